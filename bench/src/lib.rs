@@ -1,0 +1,1 @@
+//! Benchmarks: criterion kernels, and whole paths side by side with real peers.

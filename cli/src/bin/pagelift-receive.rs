@@ -1,0 +1,2 @@
+//! pagelift-receive
+fn main() {}

@@ -1,0 +1,2 @@
+//! pagelift-send
+fn main() {}

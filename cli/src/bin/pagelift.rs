@@ -1,0 +1,2 @@
+//! pagelift
+fn main() {}

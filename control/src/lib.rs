@@ -1,0 +1,1 @@
+//! Control plane of pagelift: QMP, the QEMU driver and its direct mode.

@@ -1,0 +1,25 @@
+//! The pagelift live-migration engine.
+//!
+//! It knows a guest as [regions of pages](memory::Layout), a peer as channels of
+//! [frames](wire), and nothing of sockets, hypervisors or other people's file formats.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`units`] | page numbers, byte counts, rates, instants: no bare integers across modules |
+//! | [`memory`] | the layout of a guest, sets of pages, reading and writing pages |
+//! | [`dirty`] | where the set of written pages comes from |
+//! | [`codec`] | how the content of pages becomes bytes on the wire |
+//! | [`wire`] | frames and messages: bytes to values and back, nothing else |
+//! | [`migration`] | the source and target machines, the right to run, the report |
+//! | [`converge`] | forecasts, and the policy that decides when to stop the guest |
+//! | [`pipeline`] | the threads that run a machine over a real link |
+//! | [`sys`] | typed kernel interfaces |
+//!
+//! `wire`, `migration` and `converge` are sans-IO: they read no clock and touch no file
+//! descriptor, so that the whole protocol runs in the [simulator](sim) under virtual time.
+
+#![cfg(target_os = "linux")]
+
+pub mod dirty;
+pub mod memory;
+pub mod units;

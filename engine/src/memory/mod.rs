@@ -1,0 +1,83 @@
+//! The guest's memory: its [layout](Layout), [sets of its pages](PageBitmap), and access to
+//! the content of pages through [`ReadPages`] and [`WritePages`].
+//!
+//! Guest memory is never a `&[u8]` here: the guest writes it while it is read. A page is copied
+//! once into a buffer of ours, and only the copy is looked at. A copy that was torn by a
+//! concurrent write is harmless, because that write has marked the page dirty again.
+
+mod bitmap;
+mod layout;
+
+pub use bitmap::PageBitmap;
+pub use layout::{Layout, LayoutError, MAX_REGIONS, Region, Span};
+
+use crate::units::{PageIndex, PageRange};
+
+/// Why guest memory could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The kernel refused: a full tmpfs, a truncated file, exhausted huge pages.
+    #[error("cannot {action} {region} at byte {offset}: {source}")]
+    Io {
+        /// What was tried: `read`, `write`, `populate`, ...
+        action: &'static str,
+        /// The region's name.
+        region: String,
+        /// Byte offset inside the region.
+        offset: u64,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// The pages do not lie within the layout.
+    #[error("pages {first}..{end} are outside the guest's memory of {pages} pages")]
+    OutOfRange {
+        /// First page asked for.
+        first: u64,
+        /// Page after the last one asked for.
+        end: u64,
+        /// Pages in the layout.
+        pages: u64,
+    },
+}
+
+/// Reading the pages of a guest that may be running.
+pub trait ReadPages: Send + Sync {
+    /// The regions this memory consists of.
+    fn layout(&self) -> &Layout;
+
+    /// Copies the pages of `range` into `out`, whose length is exactly theirs.
+    ///
+    /// Reading never populates memory that was never written: such pages read as zero.
+    ///
+    /// # Errors
+    /// When the range leaves the layout or the kernel refuses.
+    fn read(&self, range: PageRange, out: &mut [u8]) -> Result<(), MemoryError>;
+
+    /// Adds to `into` the pages that may hold anything but zeros.
+    ///
+    /// Pages left out were never populated, and are not read by a migration at all.
+    ///
+    /// # Errors
+    /// When the kernel cannot tell.
+    fn populated(&self, into: &mut PageBitmap) -> Result<(), MemoryError>;
+}
+
+/// Writing the pages of a guest that is not running.
+pub trait WritePages: Send + Sync {
+    /// The regions this memory consists of.
+    fn layout(&self) -> &Layout;
+
+    /// Places `data`, whole pages, from page `first` on.
+    ///
+    /// # Errors
+    /// When the range leaves the layout, or the kernel has no room.
+    fn write(&self, first: PageIndex, data: &[u8]) -> Result<(), MemoryError>;
+
+    /// Makes the pages of `range` read as zeros.
+    ///
+    /// Pages that were never populated stay so: they cost nothing.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    fn write_zeros(&self, range: PageRange) -> Result<(), MemoryError>;
+}

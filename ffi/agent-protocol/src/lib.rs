@@ -1,0 +1,1 @@
+//! Messages between pagelift and the agent inside QEMU.

@@ -1,0 +1,1 @@
+//! Whole-path tests of pagelift against real peers.

@@ -1,0 +1,1 @@
+//! Transports for pagelift: TCP channels.
