@@ -23,3 +23,4 @@
 pub mod dirty;
 pub mod memory;
 pub mod units;
+pub mod wire;

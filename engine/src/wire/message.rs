@@ -1,0 +1,298 @@
+//! Messages of the control connection: every frame that is not pages of the guest.
+
+use super::bytes::{Cursor, put_text};
+use super::{Accept, FrameType, Hello, Join, Refuse, SessionId, WireError, hello};
+
+/// A message, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// See [`Hello`].
+    Hello(Hello),
+    /// See [`Accept`].
+    Accept(Accept),
+    /// See [`Refuse`].
+    Refuse(Refuse),
+    /// See [`Join`].
+    Join(Join),
+    /// All pages of `round` that this data channel carries have been sent.
+    RoundEnd {
+        /// The round that ended.
+        round: u32,
+    },
+    /// See [`Ack`].
+    Ack(Ack),
+    /// No round follows `round`, whose pages may still be under way.
+    LastRound {
+        /// The last round.
+        round: u32,
+    },
+    /// All rounds are in the target's memory.
+    Complete {
+        /// Digest of the target's memory, if the handshake asked for it.
+        digest: Option<u128>,
+    },
+    /// A piece of the guest's device state (to the target), or of the answers to it.
+    State(StateChunk),
+    /// The target has everything and could run the guest.
+    Ready,
+    /// The source has given up the right to run the guest, for good.
+    HandOver,
+    /// The guest runs on the target.
+    Running,
+    /// The source asks where a hand-over stands whose connection was lost.
+    Reattach(SessionId),
+    /// The migration ends here.
+    Abort {
+        /// What kind of reason.
+        code: AbortCode,
+        /// The reason in words.
+        reason: String,
+    },
+    /// Asks for a [`Message::Pong`].
+    Ping,
+    /// Answers a [`Message::Ping`].
+    Pong,
+}
+
+/// What the target has placed of one data channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// The channel.
+    pub channel: u16,
+    /// Frames of it, from its first on, whose pages are in the target's memory.
+    pub frames: u64,
+    /// Bytes those frames took on the wire.
+    pub bytes: u64,
+}
+
+/// A piece of a stream of opaque bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateChunk {
+    /// Whether no piece follows.
+    pub last: bool,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a migration was ended by the other side; stable across versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+#[non_exhaustive]
+pub enum AbortCode {
+    /// Somebody asked for it.
+    Cancelled = 1,
+    /// The guest, its hypervisor or its memory failed on that side.
+    Guest = 2,
+    /// What this side sent made no sense there.
+    Protocol = 3,
+    /// The digests of the memories differ.
+    Digest = 4,
+    /// It did not converge, or took too long.
+    NotConverging = 5,
+    /// Anything else.
+    Other = 6,
+}
+
+impl AbortCode {
+    fn from_wire(value: u16) -> Self {
+        match value {
+            1 => Self::Cancelled,
+            2 => Self::Guest,
+            3 => Self::Protocol,
+            4 => Self::Digest,
+            5 => Self::NotConverging,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl Message {
+    /// The type of the frame that carries it.
+    pub fn kind(&self) -> FrameType {
+        match self {
+            Self::Hello(_) => FrameType::Hello,
+            Self::Accept(_) => FrameType::Accept,
+            Self::Refuse(_) => FrameType::Refuse,
+            Self::Join(_) => FrameType::Join,
+            Self::RoundEnd { .. } => FrameType::RoundEnd,
+            Self::Ack(_) => FrameType::Ack,
+            Self::LastRound { .. } => FrameType::LastRound,
+            Self::Complete { .. } => FrameType::Complete,
+            Self::State(_) => FrameType::State,
+            Self::Ready => FrameType::Ready,
+            Self::HandOver => FrameType::HandOver,
+            Self::Running => FrameType::Running,
+            Self::Reattach(_) => FrameType::Reattach,
+            Self::Abort { .. } => FrameType::Abort,
+            Self::Ping => FrameType::Ping,
+            Self::Pong => FrameType::Pong,
+        }
+    }
+
+    /// The body of the frame that carries it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Hello(hello) => return hello.encode(),
+            Self::Accept(accept) => return accept.encode(),
+            Self::Refuse(refuse) => return refuse.encode(),
+            Self::Join(join) => return join.encode(),
+            Self::RoundEnd { round } | Self::LastRound { round } => {
+                out.extend_from_slice(&round.to_le_bytes());
+            }
+            Self::Ack(ack) => {
+                out.extend_from_slice(&ack.channel.to_le_bytes());
+                out.extend_from_slice(&ack.frames.to_le_bytes());
+                out.extend_from_slice(&ack.bytes.to_le_bytes());
+            }
+            Self::Complete { digest } => {
+                if let Some(digest) = digest {
+                    out.extend_from_slice(&digest.to_le_bytes());
+                }
+            }
+            Self::State(chunk) => {
+                out.push(u8::from(chunk.last));
+                out.extend_from_slice(&chunk.bytes);
+            }
+            Self::Reattach(session) => out.extend_from_slice(&session.0.to_le_bytes()),
+            Self::Abort { code, reason } => {
+                out.extend_from_slice(&(*code as u16).to_le_bytes());
+                put_text(&mut out, reason);
+            }
+            Self::Ready | Self::HandOver | Self::Running | Self::Ping | Self::Pong => {}
+        }
+        out
+    }
+
+    /// Reads the body of a frame of type `kind`.
+    ///
+    /// # Errors
+    /// When the body is malformed, or the frame carries pages.
+    pub fn decode(kind: FrameType, body: &[u8]) -> Result<Self, WireError> {
+        let mut cursor = Cursor::new(body, "message");
+        let message = match kind {
+            FrameType::Hello => return Hello::decode(body).map(Self::Hello),
+            FrameType::Accept => return Accept::decode(body).map(Self::Accept),
+            FrameType::Refuse => return Refuse::decode(body).map(Self::Refuse),
+            FrameType::Join => return Join::decode(body).map(Self::Join),
+            FrameType::Reattach => return hello::decode_session(body).map(Self::Reattach),
+            FrameType::Pages => {
+                return Err(WireError::BadValue {
+                    what: "message type",
+                    value: kind as u64,
+                });
+            }
+            FrameType::RoundEnd => Self::RoundEnd {
+                round: cursor.u32()?,
+            },
+            FrameType::LastRound => Self::LastRound {
+                round: cursor.u32()?,
+            },
+            FrameType::Ack => Self::Ack(Ack {
+                channel: cursor.u16()?,
+                frames: cursor.u64()?,
+                bytes: cursor.u64()?,
+            }),
+            FrameType::Complete if cursor.is_empty() => Self::Complete { digest: None },
+            FrameType::Complete => Self::Complete {
+                digest: Some(cursor.u128()?),
+            },
+            FrameType::State => {
+                let last = match cursor.u8()? {
+                    0 => false,
+                    1 => true,
+                    value => {
+                        let value = value.into();
+                        return Err(WireError::BadValue {
+                            what: "end of state",
+                            value,
+                        });
+                    }
+                };
+                Self::State(StateChunk {
+                    last,
+                    bytes: cursor.rest().to_vec(),
+                })
+            }
+            FrameType::Ready => Self::Ready,
+            FrameType::HandOver => Self::HandOver,
+            FrameType::Running => Self::Running,
+            FrameType::Abort => {
+                let code = AbortCode::from_wire(cursor.u16()?);
+                Self::Abort {
+                    code,
+                    reason: cursor.text("reason")?,
+                }
+            }
+            FrameType::Ping => Self::Ping,
+            FrameType::Pong => Self::Pong,
+        };
+        cursor.finish()?;
+        Ok(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn messages_read_back_as_written() {
+        let messages = [
+            Message::RoundEnd { round: 3 },
+            Message::LastRound { round: u32::MAX },
+            Message::Ack(Ack {
+                channel: 1,
+                frames: 2,
+                bytes: 3,
+            }),
+            Message::Complete { digest: None },
+            Message::Complete {
+                digest: Some(u128::MAX - 1),
+            },
+            Message::State(StateChunk {
+                last: true,
+                bytes: b"state".to_vec(),
+            }),
+            Message::Ready,
+            Message::HandOver,
+            Message::Running,
+            Message::Reattach(SessionId(7)),
+            Message::Abort {
+                code: AbortCode::Guest,
+                reason: "disk full".into(),
+            },
+            Message::Ping,
+            Message::Pong,
+        ];
+        for message in messages {
+            assert_eq!(
+                Message::decode(message.kind(), &message.encode()),
+                Ok(message)
+            );
+        }
+    }
+
+    #[test]
+    fn bytes_after_a_message_are_refused() {
+        let error = Message::decode(FrameType::Ready, &[0]).unwrap_err();
+        assert_eq!(
+            error,
+            WireError::TrailingBytes {
+                what: "message",
+                count: 1
+            }
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(body in prop::collection::vec(any::<u8>(), 0..64)) {
+            use FrameType::{Abort, Ack, Complete, LastRound, Pages, Reattach, RoundEnd, State};
+            for kind in [Abort, Ack, Complete, LastRound, Pages, Reattach, RoundEnd, State] {
+                let _ = Message::decode(kind, &body);
+            }
+        }
+    }
+}
