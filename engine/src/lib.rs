@@ -20,7 +20,9 @@
 
 #![cfg(target_os = "linux")]
 
+pub mod converge;
 pub mod dirty;
 pub mod memory;
+pub mod migration;
 pub mod units;
 pub mod wire;

@@ -38,7 +38,10 @@ pub enum Message {
     /// The source has given up the right to run the guest, for good.
     HandOver,
     /// The guest runs on the target.
-    Running,
+    Running {
+        /// CPU time that the target's process has used, in microseconds.
+        cpu_us: u64,
+    },
     /// The source asks where a hand-over stands whose connection was lost.
     Reattach(SessionId),
     /// The migration ends here.
@@ -121,7 +124,7 @@ impl Message {
             Self::State(_) => FrameType::State,
             Self::Ready => FrameType::Ready,
             Self::HandOver => FrameType::HandOver,
-            Self::Running => FrameType::Running,
+            Self::Running { .. } => FrameType::Running,
             Self::Reattach(_) => FrameType::Reattach,
             Self::Abort { .. } => FrameType::Abort,
             Self::Ping => FrameType::Ping,
@@ -154,12 +157,13 @@ impl Message {
                 out.push(u8::from(chunk.last));
                 out.extend_from_slice(&chunk.bytes);
             }
+            Self::Running { cpu_us } => out.extend_from_slice(&cpu_us.to_le_bytes()),
             Self::Reattach(session) => out.extend_from_slice(&session.0.to_le_bytes()),
             Self::Abort { code, reason } => {
                 out.extend_from_slice(&(*code as u16).to_le_bytes());
                 put_text(&mut out, reason);
             }
-            Self::Ready | Self::HandOver | Self::Running | Self::Ping | Self::Pong => {}
+            Self::Ready | Self::HandOver | Self::Ping | Self::Pong => {}
         }
         out
     }
@@ -216,7 +220,9 @@ impl Message {
             }
             FrameType::Ready => Self::Ready,
             FrameType::HandOver => Self::HandOver,
-            FrameType::Running => Self::Running,
+            FrameType::Running => Self::Running {
+                cpu_us: cursor.u64()?,
+            },
             FrameType::Abort => {
                 let code = AbortCode::from_wire(cursor.u16()?);
                 Self::Abort {
@@ -257,7 +263,7 @@ mod tests {
             }),
             Message::Ready,
             Message::HandOver,
-            Message::Running,
+            Message::Running { cpu_us: 5 },
             Message::Reattach(SessionId(7)),
             Message::Abort {
                 code: AbortCode::Guest,

@@ -1,0 +1,165 @@
+//! Rates measured from what the source machine sees.
+
+use std::time::Duration;
+
+use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
+
+/// Shortest time over which a rate is worth measuring.
+const SAMPLE: Duration = Duration::from_millis(50);
+
+/// Weight of a new sample against the history.
+const NEW_WEIGHT: f64 = 0.4;
+
+/// The rate at which the target places data, from its acknowledgements.
+///
+/// "Placed", not "accepted by a socket": bytes in a socket's buffer are still to be carried.
+/// Time in which nothing was to be sent does not count. Samples of at least 50 ms are averaged
+/// with exponentially falling weights.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinkRate {
+    mean: Option<f64>,
+    /// Start of the sample being taken, and bytes placed in it.
+    open: Option<(Instant, u64)>,
+}
+
+impl LinkRate {
+    /// Data begins to flow.
+    pub fn begin(&mut self, now: Instant) {
+        self.open.get_or_insert((now, 0));
+    }
+
+    /// The target has placed `bytes` more.
+    pub fn placed(&mut self, now: Instant, bytes: ByteCount) {
+        let Some((since, sum)) = &mut self.open else {
+            return;
+        };
+        *sum += bytes.0;
+        if now.since(*since) >= SAMPLE {
+            let sample = *sum as f64 / now.since(*since).as_secs_f64();
+            self.add(sample);
+            self.open = Some((now, 0));
+        }
+    }
+
+    /// Nothing is left to be placed. A sample that was too short is used only if there is none.
+    pub fn end(&mut self, now: Instant) {
+        if let Some((since, sum)) = self.open.take()
+            && self.mean.is_none()
+            && let Some(rate) = Rate::over(ByteCount(sum), now.since(since))
+            && sum > 0
+        {
+            self.add(rate.0 as f64);
+        }
+    }
+
+    /// The rate, once there is one.
+    pub fn rate(&self) -> Option<Rate> {
+        self.mean.map(|mean| Rate(mean as u64))
+    }
+
+    fn add(&mut self, sample: f64) {
+        let mean = self
+            .mean
+            .map_or(sample, |mean| mean + (sample - mean) * NEW_WEIGHT);
+        self.mean = Some(mean);
+    }
+}
+
+/// Everything that is estimated during a migration.
+#[derive(Clone, Copy, Debug)]
+pub struct Estimates {
+    /// See [`LinkRate`].
+    pub link: LinkRate,
+    /// When the dirty set was harvested last.
+    harvested_at: Option<Instant>,
+    /// Distinct pages written per second over the last round, in bytes.
+    dirty: Option<Rate>,
+    /// Mean bytes on the wire of a page sent.
+    bytes_per_page: f64,
+}
+
+impl Default for Estimates {
+    fn default() -> Self {
+        Self {
+            link: LinkRate::default(),
+            harvested_at: None,
+            dirty: None,
+            // Until something was sent: a raw page and its share of headers.
+            bytes_per_page: PAGE_BYTES as f64,
+        }
+    }
+}
+
+impl Estimates {
+    /// Tracking began; everything written from now on will be harvested.
+    pub fn armed(&mut self, now: Instant) {
+        self.harvested_at = Some(now);
+    }
+
+    /// `pages` distinct pages were written since the last harvest.
+    pub fn harvested(&mut self, now: Instant, pages: PageCount) {
+        if let Some(before) = self.harvested_at.replace(now) {
+            self.dirty = Rate::over(pages.bytes(), now.since(before)).or(self.dirty);
+        }
+    }
+
+    /// A round of `pages` pages took `bytes` on the wire.
+    pub fn round_sent(&mut self, pages: PageCount, bytes: ByteCount) {
+        if pages.0 > 0 {
+            self.bytes_per_page = bytes.0 as f64 / pages.0 as f64;
+        }
+    }
+
+    /// Rate of distinct pages written, over the last round.
+    pub fn dirty(&self) -> Option<Rate> {
+        self.dirty
+    }
+
+    /// Mean bytes on the wire of a page, over the last round.
+    pub fn bytes_per_page(&self) -> f64 {
+        self.bytes_per_page
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_ms(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_steady_link_is_measured_exactly_and_pauses_do_not_count() {
+        let mut link = LinkRate::default();
+        for start in [0, 10_000] {
+            link.begin(at_ms(start));
+            for step in 1..=10 {
+                link.placed(at_ms(start + step * 20), ByteCount(2_000_000));
+            }
+            link.end(at_ms(start + 200));
+        }
+        assert_eq!(link.rate(), Some(Rate(100_000_000)));
+    }
+
+    #[test]
+    fn a_short_round_gives_a_rate_only_when_there_is_none() {
+        let mut link = LinkRate::default();
+        link.begin(at_ms(0));
+        link.placed(at_ms(5), ByteCount(1_000_000));
+        link.end(at_ms(10));
+        assert_eq!(link.rate(), Some(Rate(100_000_000)));
+        link.begin(at_ms(20));
+        link.placed(at_ms(21), ByteCount(1));
+        link.end(at_ms(22));
+        assert_eq!(link.rate(), Some(Rate(100_000_000)));
+    }
+
+    #[test]
+    fn the_dirty_rate_counts_distinct_pages_over_the_round() {
+        let mut estimates = Estimates::default();
+        estimates.armed(at_ms(0));
+        estimates.harvested(at_ms(500), PageCount(1000));
+        assert_eq!(estimates.dirty(), Some(Rate(1000 * 4096 * 2)));
+    }
+}

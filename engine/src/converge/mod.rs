@@ -1,0 +1,86 @@
+//! When to stop the guest, and when to stop trying.
+//!
+//! A [`Policy`] is a pure function of [`Observation`]s: it reads no clock and does no I/O, so a
+//! recorded run can be replayed through any policy. [`Estimates`] makes the observations out of
+//! what the source machine sees; [`Forecast`] turns one into the length of the blackout that
+//! would follow if the guest were stopped now.
+//!
+//! Throttling the guest is not decided here yet; [`Decision`] is where it will appear.
+
+mod estimate;
+mod forecast;
+mod stop_when_fits;
+
+pub use estimate::{Estimates, LinkRate};
+pub use forecast::{Forecast, Observation};
+pub use stop_when_fits::{StopWhenFits, StopWhenFitsConfig};
+
+use std::time::Duration;
+
+use crate::units::{ByteCount, Rate};
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Another round, or go on with this one.
+    Continue,
+    /// Stop the guest now and send what is left.
+    Stop,
+    /// The guest stays where it is, for this reason.
+    GiveUp(GiveUp),
+}
+
+/// Why a migration was given up, with the numbers that say what would have worked.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum GiveUp {
+    /// What is left to send has not become less for a while.
+    #[error(
+        "it does not converge: {left} are left to send after {rounds} rounds and no round of the \
+         last {stalled_s:.0} s left less; the guest writes {dirty} of distinct pages and the link \
+         carries {link}, so stopping it now would take about {forecast_ms} ms where {limit_ms} ms \
+         are allowed; allow a longer downtime, a higher bandwidth, or calm the guest"
+    )]
+    Stalled {
+        /// What is left.
+        left: ByteCount,
+        /// Rounds so far.
+        rounds: u32,
+        /// Seconds since a round left less than any before.
+        stalled_s: f64,
+        /// Rate of distinct pages written.
+        dirty: Rate,
+        /// Rate at which the target places data.
+        link: Rate,
+        /// Blackout that stopping now would cost, in milliseconds.
+        forecast_ms: u128,
+        /// Blackout that was allowed, in milliseconds.
+        limit_ms: u128,
+    },
+    /// The time allowed is over.
+    #[error(
+        "the time limit of {limit_s:.0} s is over with {left} left to send; the guest writes \
+         {dirty} of distinct pages and the link carries {link}; allow more time, a longer \
+         downtime or a higher bandwidth"
+    )]
+    TimedOut {
+        /// Time allowed, in seconds.
+        limit_s: f64,
+        /// What is left.
+        left: ByteCount,
+        /// Rate of distinct pages written.
+        dirty: Rate,
+        /// Rate at which the target places data.
+        link: Rate,
+    },
+}
+
+/// Decides, at the end of every round and now and then within one, what to do next.
+///
+/// Implementations are pure: the same observations give the same decisions.
+pub trait Policy: Send + std::fmt::Debug {
+    /// What to do, given what was seen.
+    fn decide(&mut self, seen: &Observation) -> Decision;
+
+    /// The blackout that is allowed, for display.
+    fn downtime_limit(&self) -> Duration;
+}

@@ -1,0 +1,184 @@
+//! The first policy: stop when the forecast blackout fits, give up when it never will.
+
+use std::time::Duration;
+
+use super::{Decision, Forecast, GiveUp, Observation, Policy};
+use crate::units::{ByteCount, Instant, Rate};
+
+/// Limits of [`StopWhenFits`].
+#[derive(Clone, Copy, Debug)]
+pub struct StopWhenFitsConfig {
+    /// Longest blackout allowed. The digest of verify mode is not counted against it.
+    pub downtime: Duration,
+    /// Longest time for the whole migration up to the stop.
+    pub timeout: Duration,
+    /// Rounds without progress before giving up, together with `stall_time`.
+    pub stall_rounds: u32,
+    /// Time without progress before giving up, together with `stall_rounds`.
+    pub stall_time: Duration,
+}
+
+impl Default for StopWhenFitsConfig {
+    fn default() -> Self {
+        Self {
+            downtime: Duration::from_millis(50),
+            timeout: Duration::from_secs(600),
+            stall_rounds: 8,
+            stall_time: Duration::from_secs(8),
+        }
+    }
+}
+
+/// Progress is a set to send this much smaller than the smallest one before.
+const PROGRESS: f64 = 0.97;
+
+/// Stops the guest as soon as the forecast fits the limit; never throttles it.
+///
+/// Gives up when the time is over, or when for `stall_rounds` rounds and `stall_time` no round
+/// left at least 3 % less than the best before.
+#[derive(Clone, Copy, Debug)]
+pub struct StopWhenFits {
+    config: StopWhenFitsConfig,
+    best: Option<Best>,
+}
+
+/// The round that left least so far.
+#[derive(Clone, Copy, Debug)]
+struct Best {
+    bytes: ByteCount,
+    round: u32,
+    at: Instant,
+}
+
+impl StopWhenFits {
+    /// A policy with these limits.
+    pub fn new(config: StopWhenFitsConfig) -> Self {
+        Self { config, best: None }
+    }
+
+    /// Whether the set to send has stopped shrinking.
+    fn stalled(&mut self, seen: &Observation, forecast: &Forecast) -> Option<GiveUp> {
+        let best = self
+            .best
+            .filter(|best| forecast.bytes.0 as f64 > best.bytes.0 as f64 * PROGRESS);
+        let Some(best) = best else {
+            self.best = Some(Best {
+                bytes: forecast.bytes,
+                round: seen.round,
+                at: seen.now,
+            });
+            return None;
+        };
+        let long = seen.now.since(best.at);
+        let stalled = seen.round.saturating_sub(best.round) >= self.config.stall_rounds
+            && long >= self.config.stall_time;
+        stalled.then(|| GiveUp::Stalled {
+            left: forecast.bytes,
+            rounds: seen.round,
+            stalled_s: long.as_secs_f64(),
+            dirty: seen.dirty.unwrap_or(Rate(0)),
+            link: seen.link.unwrap_or(Rate(0)),
+            forecast_ms: forecast.blackout.unwrap_or_default().as_millis(),
+            limit_ms: self.config.downtime.as_millis(),
+        })
+    }
+}
+
+impl Policy for StopWhenFits {
+    fn decide(&mut self, seen: &Observation) -> Decision {
+        let forecast = Forecast::of(seen);
+        if seen.round_ended
+            && forecast
+                .blackout
+                .is_some_and(|time| time <= self.config.downtime)
+        {
+            return Decision::Stop;
+        }
+        if seen.elapsed >= self.config.timeout {
+            return Decision::GiveUp(GiveUp::TimedOut {
+                limit_s: self.config.timeout.as_secs_f64(),
+                left: forecast.bytes,
+                dirty: seen.dirty.unwrap_or(Rate(0)),
+                link: seen.link.unwrap_or(Rate(0)),
+            });
+        }
+        let stalled = if seen.round_ended {
+            self.stalled(seen, &forecast)
+        } else {
+            None
+        };
+        stalled.map_or(Decision::Continue, Decision::GiveUp)
+    }
+
+    fn downtime_limit(&self) -> Duration {
+        self.config.downtime
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forecast::tests::seen;
+    use super::*;
+
+    fn policy() -> StopWhenFits {
+        StopWhenFits::new(StopWhenFitsConfig::default())
+    }
+
+    #[test]
+    fn it_stops_in_the_first_round_whose_forecast_fits() {
+        let mut policy = policy();
+        assert_eq!(policy.decide(&seen(1000, 1, 10_000)), Decision::Continue);
+        assert_eq!(
+            policy.decide(&seen(1400, 2, 1_000)),
+            Decision::Continue,
+            "51 ms"
+        );
+        assert_eq!(policy.decide(&seen(1500, 3, 900)), Decision::Stop, "47 ms");
+    }
+
+    #[test]
+    fn within_a_round_it_only_watches_the_time() {
+        let mut policy = policy();
+        let mut seen = Observation {
+            round_ended: false,
+            ..seen(1000, 2, 0)
+        };
+        assert_eq!(policy.decide(&seen), Decision::Continue);
+        seen.elapsed = Duration::from_secs(600);
+        assert!(matches!(
+            policy.decide(&seen),
+            Decision::GiveUp(GiveUp::TimedOut { .. })
+        ));
+    }
+
+    #[test]
+    fn a_plateau_ends_in_giving_up_with_the_numbers() {
+        let mut policy = policy();
+        let mut decision = Decision::Continue;
+        let mut round = 0;
+        while decision == Decision::Continue {
+            round += 1;
+            assert!(round < 100, "never loops for ever");
+            decision = policy.decide(&seen(u64::from(round) * 2000, round, 50_000));
+        }
+        let Decision::GiveUp(reason) = decision else {
+            panic!("gave up")
+        };
+        assert_eq!(round, 9, "eight rounds after the first");
+        let text = reason.to_string();
+        assert!(text.contains("47.7 MiB/s of distinct pages"), "{text}");
+        assert!(text.contains("the link carries 95.4 MiB/s"), "{text}");
+        assert!(text.contains("2058 ms where 50 ms are allowed"), "{text}");
+    }
+
+    #[test]
+    fn slow_progress_is_not_a_stall() {
+        let mut policy = policy();
+        let mut left = 1_000_000.0;
+        for round in 1..60 {
+            left *= 0.95;
+            let decision = policy.decide(&seen(u64::from(round) * 2000, round, left as u64));
+            assert_eq!(decision, Decision::Continue, "round {round}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Why a migration ended without completing, by who is to blame, and where the guest is now.
+
+use crate::converge::GiveUp;
+use crate::dirty::DirtyError;
+use crate::memory::MemoryError;
+use crate::wire::{AbortCode, FrameError, WireError};
+
+/// On which side the guest is after a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum GuestLocation {
+    /// It runs, or may be resumed, where it was.
+    Source,
+    /// It runs where it was sent.
+    Target,
+    /// The hand-over was under way when the connection was lost, and asking did not settle it.
+    Unknown,
+}
+
+impl GuestLocation {
+    /// The word used in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Why a migration did not complete.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MigrationError {
+    /// The connection could not be made, or was lost.
+    #[error("{what}: {source}")]
+    Link {
+        /// What was being done.
+        what: &'static str,
+        /// What the connection said.
+        source: std::io::Error,
+    },
+    /// Nothing was heard from the other side for too long.
+    #[error("nothing was heard from the other side for {seconds} s; is it still there?")]
+    PeerSilent {
+        /// How long, in seconds.
+        seconds: u64,
+    },
+    /// The other side sent bytes that are no valid frame or message.
+    #[error("the other side sent something malformed: {0}")]
+    Malformed(#[from] WireError),
+    /// The stream of frames is broken.
+    #[error(transparent)]
+    Frame(FrameError),
+    /// The other side broke the rules of the protocol.
+    #[error("the other side broke the protocol: {0}")]
+    PeerMisbehaved(String),
+    /// The target cannot take this guest.
+    #[error("the target refuses this guest: {}", reasons.join("; "))]
+    Refused {
+        /// All its reasons.
+        reasons: Vec<String>,
+    },
+    /// The other side ended the migration.
+    #[error("the other side ended the migration: {reason}")]
+    PeerAborted {
+        /// The kind of reason.
+        code: AbortCode,
+        /// In its words.
+        reason: String,
+    },
+    /// The guest, or its hypervisor, did not do what was asked.
+    #[error("the guest: {0}")]
+    Guest(String),
+    /// Guest memory could not be read or written.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Writes cannot be tracked.
+    #[error("dirty tracking: {0}")]
+    Dirty(#[from] DirtyError),
+    /// The policy gave up.
+    #[error(transparent)]
+    NotConverging(GiveUp),
+    /// Somebody asked for the end.
+    #[error("cancelled")]
+    Cancelled,
+    /// The memories differ at switchover.
+    #[error(
+        "the digests of the memories differ (source {here:032x}, target {there:032x}): a write \
+         was missed or damaged; the guest was not handed over"
+    )]
+    DigestMismatch {
+        /// Digest of the source's memory.
+        here: u128,
+        /// Digest of the target's.
+        there: u128,
+    },
+    /// The connection was lost after the source gave up the guest, and could not be restored.
+    #[error(
+        "the connection was lost while the guest was handed over ({0}); look at the target: if \
+         the guest does not run there, it is stopped on both sides and can be resumed on one"
+    )]
+    InDoubt(String),
+}
+
+impl MigrationError {
+    /// A stable name for scripts.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Link { .. } => "link",
+            Self::PeerSilent { .. } => "peer-silent",
+            Self::Malformed(_) | Self::Frame(_) => "malformed",
+            Self::PeerMisbehaved(_) => "peer-misbehaved",
+            Self::Refused { .. } => "refused",
+            Self::PeerAborted { .. } => "peer-aborted",
+            Self::Guest(_) => "guest",
+            Self::Memory(_) => "memory",
+            Self::Dirty(_) => "dirty-tracking",
+            Self::NotConverging(_) => "not-converging",
+            Self::Cancelled => "cancelled",
+            Self::DigestMismatch { .. } => "digest-mismatch",
+            Self::InDoubt(_) => "in-doubt",
+        }
+    }
+
+    /// Whether the same call may succeed later, with nothing changed but the moment.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Link { .. }
+            | Self::PeerSilent { .. }
+            | Self::Frame(_)
+            | Self::NotConverging(_)
+            | Self::Cancelled => true,
+            Self::PeerAborted { code, .. } => *code != AbortCode::Protocol,
+            _ => false,
+        }
+    }
+
+    /// What the other side is told when this side ends the migration.
+    pub fn abort_code(&self) -> AbortCode {
+        match self {
+            Self::Cancelled => AbortCode::Cancelled,
+            Self::Guest(_) | Self::Memory(_) | Self::Dirty(_) => AbortCode::Guest,
+            Self::Malformed(_) | Self::Frame(_) | Self::PeerMisbehaved(_) => AbortCode::Protocol,
+            Self::DigestMismatch { .. } => AbortCode::Digest,
+            Self::NotConverging(_) => AbortCode::NotConverging,
+            _ => AbortCode::Other,
+        }
+    }
+}
+
+impl From<FrameError> for MigrationError {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Io(source) => Self::Link {
+                what: "the connection was lost",
+                source,
+            },
+            FrameError::Closed => Self::Link {
+                what: "the connection was lost",
+                source: std::io::Error::other("closed by the other side"),
+            },
+            other => Self::Frame(other),
+        }
+    }
+}
+
+/// A migration that did not complete, and where the guest is.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// Why.
+    pub error: MigrationError,
+    /// Where the guest is now.
+    pub guest: GuestLocation,
+}

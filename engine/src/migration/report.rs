@@ -1,0 +1,76 @@
+//! What a finished migration reports: counts, times and where they went.
+
+use std::time::Duration;
+
+use crate::units::{ByteCount, PageCount, Rate};
+
+/// Pages of the whole migration by how they went over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PagesSent {
+    /// Never populated, so neither read nor sent.
+    pub skipped: u64,
+    /// Found to hold only zeros; sent as a mark.
+    pub zero: u64,
+    /// Sent as they are.
+    pub raw: u64,
+}
+
+impl PagesSent {
+    /// Pages that were read and sent in some form, repeats counted.
+    pub fn sent(&self) -> PageCount {
+        PageCount(self.zero + self.raw)
+    }
+}
+
+/// The blackout, from the guest's stop on the source to its start on the target, in its parts.
+///
+/// The parts follow each other; together they are the blackout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlackoutParts {
+    /// Stopping the guest and harvesting the last dirty pages.
+    pub stop: Duration,
+    /// Sending the last pages until the target had placed all of them.
+    pub pages: Duration,
+    /// Waiting for the digests of verify mode, beyond the sending.
+    pub verify: Duration,
+    /// Saving, sending and loading device state, until the target was ready.
+    pub state: Duration,
+    /// Giving up the right to run on the source, and starting the guest on the target.
+    pub hand_over: Duration,
+}
+
+impl BlackoutParts {
+    /// The whole blackout.
+    pub fn total(&self) -> Duration {
+        self.stop + self.pages + self.verify + self.state + self.hand_over
+    }
+}
+
+/// A completed migration, as the source saw it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Report {
+    /// From the handshake's start to the guest running on the target.
+    pub total: Duration,
+    /// The guest's standstill.
+    pub blackout: BlackoutParts,
+    /// The blackout that was forecast when the guest was stopped.
+    pub forecast: Option<Duration>,
+    /// Rounds, the last included.
+    pub rounds: u32,
+    /// Size of the guest's memory.
+    pub guest_bytes: ByteCount,
+    /// Bytes of frames of pages on the wire, headers included.
+    pub page_wire_bytes: ByteCount,
+    /// Bytes of device state, both ways.
+    pub state_bytes: ByteCount,
+    /// Pages by how they went over.
+    pub pages: PagesSent,
+    /// Rate of distinct pages written, over the last precopy round.
+    pub dirty: Option<Rate>,
+    /// Rate at which the target placed data.
+    pub link: Option<Rate>,
+    /// Whether the digests of the whole memory were compared, and equal.
+    pub verified: bool,
+    /// CPU time the target's process used, as it said itself.
+    pub target_cpu: Duration,
+}

@@ -1,0 +1,587 @@
+//! The target's side of the protocol, without I/O.
+//!
+//! Call order: [`Target::new`]; then, until [`TargetStep::Running`] or [`TargetStep::Failed`],
+//! - [`handle_message`](Target::handle_message) takes messages of the control connection,
+//! - each data channel calls [`join`](Target::join) once, [`admit`](Target::admit) before it
+//!   places a frame's pages and [`placed`](Target::placed) after, and
+//!   [`round_end`](Target::round_end), after which it waits until
+//!   [`may_read`](Target::may_read) says so,
+//! - [`poll`](Target::poll) says what else must be done.
+//!
+//! Invariants: no page of a round is placed before every page of the round before
+//! (the barrier), so a page that was sent twice ends as it was sent last; every page lies
+//! within the agreed layout; the guest may run only with a [`Granted`], which is made from the
+//! source's `HandOver` and nothing else.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::error::{GuestLocation, MigrationError};
+use super::right::Granted;
+use super::{HEARTBEAT, PEER_SILENCE};
+use crate::memory::Layout;
+use crate::units::{ByteCount, Instant};
+use crate::wire::{
+    Accept, Ack, Fact, Hello, Message, OLDEST_VERSION, PagesBody, Refuse, SessionId, StateChunk,
+    VERSION,
+};
+
+/// Frames placed on a channel before they are acknowledged together.
+const ACK_FRAMES: u64 = 4;
+
+/// How long a target that is ready waits for a lost source to ask where the hand-over stands.
+const DOUBT: Duration = Duration::from_secs(30);
+
+/// What a target needs to know before it begins.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    /// The guest's memory on this side.
+    pub layout: Layout,
+    /// What must be equal on both sides.
+    pub facts: Vec<Fact>,
+}
+
+/// What the caller of [`Target::poll`] must do.
+#[derive(Debug)]
+pub enum TargetStep {
+    /// Clear the memory: pages that the source does not send must read as zero. Then
+    /// [`Target::prepared`].
+    Prepare,
+    /// Compute the digest of the memory; then [`Target::digested`].
+    Digest,
+    /// Wait until the device state is loaded; then [`Target::loaded`].
+    Load,
+    /// Run the guest; then [`Target::running`].
+    Run(Granted),
+    /// Nothing until something happens, or at latest until this time.
+    Wait(Instant),
+    /// The guest runs here.
+    Running,
+    /// It ended; [`Target::take_failure`] has the reason.
+    Failed,
+}
+
+/// In the order they are passed through; `Failed` from any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Greeting,
+    /// The guest fits; the memory is being cleared.
+    Preparing,
+    Receiving,
+    Digesting,
+    Loading,
+    Ready,
+    Starting,
+    Running,
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Channel {
+    joined: bool,
+    /// Rounds the channel has ended; it carries pages of round `ended + 1`.
+    ended: u32,
+    placed_frames: u64,
+    placed_bytes: u64,
+    acked_frames: u64,
+}
+
+/// Where a migration is, for display.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetStatus {
+    /// Round whose pages are being placed, from 1.
+    pub round: u32,
+    /// Bytes of pages received on the wire so far.
+    pub received: ByteCount,
+}
+
+/// The target machine.
+#[derive(Debug)]
+pub struct Target {
+    config: TargetConfig,
+    phase: Phase,
+    hello: Option<Hello>,
+    channels: Vec<Channel>,
+    /// Rounds that every channel has ended.
+    rounds_ended: u32,
+    last_round: Option<u32>,
+    step_given: bool,
+    granted: Option<Granted>,
+    target_cpu_us: u64,
+    connected: bool,
+    disconnected_at: Instant,
+    last_heard: Instant,
+    last_said: Instant,
+    out: VecDeque<Message>,
+    failure: Option<MigrationError>,
+}
+
+impl Target {
+    /// Waits for a source's `Hello`.
+    pub fn new(config: TargetConfig, now: Instant) -> Self {
+        Self {
+            config,
+            phase: Phase::Greeting,
+            hello: None,
+            channels: Vec::new(),
+            rounds_ended: 0,
+            last_round: None,
+            step_given: false,
+            granted: None,
+            target_cpu_us: 0,
+            connected: true,
+            disconnected_at: now,
+            last_heard: now,
+            last_said: now,
+            out: VecDeque::new(),
+            failure: None,
+        }
+    }
+
+    // --- control -------------------------------------------------------------------------
+
+    /// Takes a message from the control connection. A piece of the guest's device state is
+    /// handed through.
+    ///
+    /// # Errors
+    /// When the message ends the migration: an abort, a guest that does not fit, or a message
+    /// that must not come now. The caller passes the error to [`fail`](Self::fail).
+    pub fn handle_message(
+        &mut self,
+        now: Instant,
+        message: Message,
+    ) -> Result<Option<StateChunk>, MigrationError> {
+        self.last_heard = now;
+        match (message, self.phase) {
+            (Message::Ping, _) => self.say(now, Message::Pong),
+            (Message::Pong, _) => {}
+            (Message::Abort { code, reason }, _) => {
+                return Err(MigrationError::PeerAborted { code, reason });
+            }
+            (Message::Hello(hello), Phase::Greeting) => self.greet(hello)?,
+            (Message::LastRound { round }, Phase::Receiving) => {
+                if self.last_round.replace(round).is_some() || round <= self.rounds_ended {
+                    return Err(misbehaved("a last round that is over, or a second one"));
+                }
+                self.settle_rounds();
+            }
+            (Message::State(chunk), phase) if phase >= Phase::Receiving => {
+                return Ok(Some(chunk));
+            }
+            (Message::HandOver, Phase::Ready) => {
+                self.phase = Phase::Starting;
+                self.granted = Some(Granted(()));
+            }
+            // The source did not get the answer, and asked again after a reattach.
+            (Message::HandOver, Phase::Starting) => {}
+            (Message::HandOver, Phase::Running) => self.say_running(now),
+            (message, phase) => {
+                return Err(misbehaved(&format!("{:?} while {phase:?}", message.kind())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Compares the source's guest with this side's, and refuses with every difference.
+    fn greet(&mut self, hello: Hello) -> Result<(), MigrationError> {
+        let mut reasons = Vec::new();
+        if hello.common_version().is_none() {
+            let (oldest, newest) = hello.versions;
+            reasons.push(format!(
+                "protocol version: the source speaks {oldest} to {newest}, the target \
+                 {OLDEST_VERSION} to {VERSION}; install versions of pagelift at most one apart"
+            ));
+        }
+        reasons.extend(layout_differences(&hello.layout, &self.config.layout));
+        reasons.extend(fact_differences(&hello.facts, &self.config.facts));
+        if !reasons.is_empty() {
+            self.out.push_back(Message::Refuse(Refuse {
+                reasons: reasons.clone(),
+            }));
+            return Err(MigrationError::Refused { reasons });
+        }
+        self.channels = vec![Channel::default(); usize::from(hello.channels)];
+        self.hello = Some(hello);
+        self.phase = Phase::Preparing;
+        Ok(())
+    }
+
+    /// The memory reads as zeros: the source may send.
+    pub fn prepared(&mut self, now: Instant) {
+        if self.phase == Phase::Preparing
+            && let Some(version) = self.hello.as_ref().and_then(Hello::common_version)
+        {
+            self.phase = Phase::Receiving;
+            self.step_given = false;
+            self.say(now, Message::Accept(Accept { version }));
+        }
+    }
+
+    /// Time has passed.
+    ///
+    /// # Errors
+    /// When the source is silent for too long, or a lost hand-over is not asked for any more.
+    pub fn handle_time(&mut self, now: Instant) -> Result<(), MigrationError> {
+        if self.is_over() || self.phase == Phase::Greeting {
+            return Ok(());
+        }
+        if !self.connected {
+            if now.since(self.disconnected_at) >= DOUBT {
+                let waited = format!("nobody asked for {} s", DOUBT.as_secs());
+                return Err(MigrationError::InDoubt(waited));
+            }
+            return Ok(());
+        }
+        if now.since(self.last_heard) >= PEER_SILENCE {
+            return Err(MigrationError::PeerSilent {
+                seconds: PEER_SILENCE.as_secs(),
+            });
+        }
+        if now.since(self.last_said) >= HEARTBEAT {
+            self.say(now, Message::Ping);
+        }
+        Ok(())
+    }
+
+    /// The control connection is lost. Whether a source that reattaches can still settle the
+    /// migration; if not, it is over.
+    pub fn disconnected(&mut self, now: Instant) -> bool {
+        if !matches!(self.phase, Phase::Ready | Phase::Starting) {
+            return false;
+        }
+        if self.connected {
+            self.connected = false;
+            self.disconnected_at = now;
+        }
+        true
+    }
+
+    /// Whether a new control connection for `session` may take the place of the lost one.
+    pub fn accepts_reattach(&self, session: SessionId) -> bool {
+        let same = self
+            .hello
+            .as_ref()
+            .is_some_and(|hello| hello.session == session);
+        same && matches!(self.phase, Phase::Ready | Phase::Starting | Phase::Running)
+    }
+
+    /// A source reattached: says where the hand-over stands.
+    pub fn reattached(&mut self, now: Instant) {
+        self.connected = true;
+        self.last_heard = now;
+        self.out.clear();
+        match self.phase {
+            Phase::Running => self.say_running(now),
+            Phase::Ready => self.say(now, Message::Ready),
+            _ => {}
+        }
+    }
+
+    // --- data channels -------------------------------------------------------------------
+
+    /// A data connection says which channel it is.
+    ///
+    /// # Errors
+    /// When the channel is unknown, joined already, or of another migration.
+    pub fn join(&mut self, session: SessionId, channel: u16) -> Result<(), MigrationError> {
+        let ours = self
+            .hello
+            .as_ref()
+            .is_some_and(|hello| hello.session == session);
+        match self.channels.get_mut(usize::from(channel)) {
+            Some(slot) if ours && !slot.joined => slot.joined = true,
+            _ => {
+                return Err(misbehaved(&format!(
+                    "data channel {channel} joined wrongly"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether channel number `channel` may read its next frame: the barrier.
+    pub fn may_read(&self, channel: u16) -> bool {
+        self.channels
+            .get(usize::from(channel))
+            .is_none_or(|own| own.ended == self.rounds_ended)
+    }
+
+    /// Checks that the pages of a frame may be placed now.
+    ///
+    /// # Errors
+    /// When they are of another round, or outside the guest's memory.
+    pub fn admit(&self, channel: u16, body: &PagesBody<'_>) -> Result<(), MigrationError> {
+        let own = self.channel(channel)?;
+        if self.phase != Phase::Receiving || body.round != own.ended + 1 || !self.may_read(channel)
+        {
+            return Err(misbehaved(&format!(
+                "pages of round {} at a wrong time",
+                body.round
+            )));
+        }
+        match body
+            .runs()
+            .find(|run| !self.config.layout.contains(run.range))
+        {
+            Some(run) => Err(misbehaved(&format!(
+                "pages {:?} outside the guest",
+                run.range
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// The pages of a frame are in memory. Acknowledges now and then; whether it did.
+    pub fn placed(&mut self, channel: u16, bytes: ByteCount, now: Instant) -> bool {
+        let Some(own) = self.channels.get_mut(usize::from(channel)) else {
+            return false;
+        };
+        own.placed_frames += 1;
+        own.placed_bytes += bytes.0;
+        let due = own.placed_frames - own.acked_frames >= ACK_FRAMES;
+        if due {
+            self.acknowledge(channel, now);
+        }
+        due
+    }
+
+    /// Channel number `channel` has carried all its pages of `round`, in a frame of `bytes`.
+    ///
+    /// # Errors
+    /// When that is not the round it is in.
+    pub fn round_end(
+        &mut self,
+        channel: u16,
+        round: u32,
+        bytes: ByteCount,
+        now: Instant,
+    ) -> Result<(), MigrationError> {
+        let own = self.channel(channel)?;
+        let past_last = self.last_round.is_some_and(|last| round > last);
+        if self.phase != Phase::Receiving || round != own.ended + 1 || past_last {
+            return Err(misbehaved(&format!(
+                "the end of round {round} at a wrong time"
+            )));
+        }
+        let own = &mut self.channels[usize::from(channel)];
+        own.ended = round;
+        own.placed_frames += 1;
+        own.placed_bytes += bytes.0;
+        self.acknowledge(channel, now);
+        if self.channels.iter().all(|channel| channel.ended == round) {
+            self.rounds_ended = round;
+            self.settle_rounds();
+        }
+        Ok(())
+    }
+
+    fn channel(&self, channel: u16) -> Result<&Channel, MigrationError> {
+        self.channels
+            .get(usize::from(channel))
+            .filter(|own| own.joined)
+            .ok_or_else(|| misbehaved("data before its channel joined"))
+    }
+
+    fn acknowledge(&mut self, channel: u16, now: Instant) {
+        let own = &mut self.channels[usize::from(channel)];
+        own.acked_frames = own.placed_frames;
+        let ack = Ack {
+            channel,
+            frames: own.placed_frames,
+            bytes: own.placed_bytes,
+        };
+        self.say(now, Message::Ack(ack));
+    }
+
+    /// After the last round, goes on to the digest.
+    fn settle_rounds(&mut self) {
+        if self.phase == Phase::Receiving && self.last_round == Some(self.rounds_ended) {
+            self.phase = Phase::Digesting;
+            self.step_given = false;
+        }
+    }
+
+    // --- what to do ----------------------------------------------------------------------
+
+    /// What the caller must do next.
+    pub fn poll(&mut self, now: Instant) -> TargetStep {
+        match self.phase {
+            Phase::Digesting if !self.verify() => self.complete(now, None),
+            _ => {}
+        }
+        let step = match self.phase {
+            Phase::Preparing => TargetStep::Prepare,
+            Phase::Digesting => TargetStep::Digest,
+            Phase::Loading => TargetStep::Load,
+            Phase::Running => return TargetStep::Running,
+            Phase::Failed => return TargetStep::Failed,
+            Phase::Starting => match self.granted.take() {
+                Some(granted) => return TargetStep::Run(granted),
+                None => return self.wait(now),
+            },
+            _ => return self.wait(now),
+        };
+        if std::mem::replace(&mut self.step_given, true) {
+            self.wait(now)
+        } else {
+            step
+        }
+    }
+
+    fn wait(&self, now: Instant) -> TargetStep {
+        TargetStep::Wait(now.after(HEARTBEAT / 4))
+    }
+
+    /// The digest of the whole memory.
+    pub fn digested(&mut self, now: Instant, digest: u128) {
+        if self.phase == Phase::Digesting {
+            self.complete(now, Some(digest));
+        }
+    }
+
+    fn complete(&mut self, now: Instant, digest: Option<u128>) {
+        self.phase = Phase::Loading;
+        self.step_given = false;
+        self.say(now, Message::Complete { digest });
+    }
+
+    /// The device state is loaded: the guest could run.
+    pub fn loaded(&mut self, now: Instant) {
+        if self.phase == Phase::Loading {
+            self.phase = Phase::Ready;
+            self.say(now, Message::Ready);
+        }
+    }
+
+    /// The guest runs here; this process has used `cpu` so far.
+    pub fn running(&mut self, now: Instant, cpu: Duration) {
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Running;
+            self.target_cpu_us = u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX);
+            self.say_running(now);
+        }
+    }
+
+    /// A message for the control connection.
+    pub fn poll_message(&mut self) -> Option<Message> {
+        self.out.pop_front()
+    }
+
+    /// Ends the migration. The first reason is kept.
+    pub fn fail(&mut self, error: MigrationError) {
+        if self.phase != Phase::Running {
+            self.phase = Phase::Failed;
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    /// Why it failed, once.
+    pub fn take_failure(&mut self) -> Option<MigrationError> {
+        self.failure.take()
+    }
+
+    /// Whether there is nothing more to do.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Failed)
+    }
+
+    /// Where the guest is if the migration fails now with `error`, as far as this side knows.
+    pub fn guest_location(&self, error: &MigrationError) -> GuestLocation {
+        match (self.phase, error) {
+            (Phase::Running | Phase::Starting, _) => GuestLocation::Target,
+            (_, MigrationError::InDoubt(_)) => GuestLocation::Unknown,
+            _ => GuestLocation::Source,
+        }
+    }
+
+    /// Whether every page of the last round is in memory.
+    pub fn has_all_pages(&self) -> bool {
+        self.phase >= Phase::Digesting
+    }
+
+    /// Whether the handshake asked for digests.
+    pub fn verify(&self) -> bool {
+        self.hello.as_ref().is_some_and(|hello| hello.verify)
+    }
+
+    /// Data channels the source opens; 0 before the handshake.
+    pub fn channel_count(&self) -> u16 {
+        u16::try_from(self.channels.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Where the migration is.
+    pub fn status(&self) -> TargetStatus {
+        let received = self
+            .channels
+            .iter()
+            .map(|channel| channel.placed_bytes)
+            .sum();
+        TargetStatus {
+            round: self.rounds_ended + 1,
+            received: ByteCount(received),
+        }
+    }
+
+    fn say(&mut self, now: Instant, message: Message) {
+        self.last_said = now;
+        self.out.push_back(message);
+    }
+
+    fn say_running(&mut self, now: Instant) {
+        let cpu_us = self.target_cpu_us;
+        self.say(now, Message::Running { cpu_us });
+    }
+}
+
+fn misbehaved(what: &str) -> MigrationError {
+    MigrationError::PeerMisbehaved(what.to_owned())
+}
+
+/// How the memory of the two sides differs, in words.
+fn layout_differences(source: &Layout, target: &Layout) -> Vec<String> {
+    let describe = |layout: &Layout| {
+        let regions = layout.regions().iter();
+        regions
+            .map(|r| format!("{} of {} bytes", r.name, r.pages.bytes().0))
+            .collect::<Vec<_>>()
+    };
+    let (source, target) = (describe(source), describe(target));
+    if source == target {
+        return Vec::new();
+    }
+    vec![format!(
+        "memory layout: source [{}], target [{}]; start the target with the same memory",
+        source.join(", "),
+        target.join(", ")
+    )]
+}
+
+/// Which facts about the guest differ, in words.
+fn fact_differences(source: &[Fact], target: &[Fact]) -> Vec<String> {
+    let value = |facts: &[Fact], name: &str| {
+        facts
+            .iter()
+            .find(|fact| fact.name == name)
+            .map(|fact| fact.value.clone())
+    };
+    let mut names: Vec<&str> = source
+        .iter()
+        .chain(target)
+        .map(|fact| fact.name.as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut differences = Vec::new();
+    for name in names {
+        let (here, there) = (value(source, name), value(target, name));
+        if here != there {
+            let word = |value: Option<String>| value.unwrap_or_else(|| "none".into());
+            differences.push(format!(
+                "{name}: source {}, target {}",
+                word(here),
+                word(there)
+            ));
+        }
+    }
+    differences
+}
