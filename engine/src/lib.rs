@@ -24,5 +24,6 @@ pub mod converge;
 pub mod dirty;
 pub mod memory;
 pub mod migration;
+pub mod sys;
 pub mod units;
 pub mod wire;
