@@ -16,7 +16,7 @@
 //! | [`sys`] | typed kernel interfaces |
 //!
 //! `wire`, `migration` and `converge` are sans-IO: they read no clock and touch no file
-//! descriptor, so that the whole protocol runs in the [simulator](sim) under virtual time.
+//! descriptor, so that the whole protocol runs in a simulator under virtual time.
 
 #![cfg(target_os = "linux")]
 
@@ -25,6 +25,7 @@ pub mod converge;
 pub mod dirty;
 pub mod memory;
 pub mod migration;
+pub mod pipeline;
 pub mod sys;
 pub mod units;
 pub mod wire;

@@ -42,4 +42,4 @@ use std::time::Duration;
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Silence after which the other side counts as dead.
-pub const PEER_SILENCE: Duration = Duration::from_secs(10);
+pub const PEER_SILENCE: Duration = Duration::from_secs(5);

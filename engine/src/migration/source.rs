@@ -208,6 +208,8 @@ pub struct Source {
     last_said: Instant,
     out: VecDeque<Message>,
     ready: Option<TargetReady>,
+    /// Set once, never cleared: from then on this side must not run the guest.
+    handed_over: bool,
     failure: Option<MigrationError>,
 }
 
@@ -257,6 +259,7 @@ impl Source {
             last_said: now,
             out: VecDeque::from([Message::Hello(hello)]),
             ready: None,
+            handed_over: false,
             failure: None,
         }
     }
@@ -433,30 +436,41 @@ impl Source {
 
     /// The right to run was given up; tells the target.
     pub fn handed_over(&mut self, now: Instant, _gone: HandedOver) {
+        self.handed_over = true;
         self.phase = Phase::HandedOver;
         self.say(now, Message::HandOver);
     }
 
-    /// A lost control connection was replaced: asks the target where the hand-over stands.
+    /// A lost control connection was replaced after the hand-over: asks the target where it
+    /// stands.
     pub fn reattached(&mut self, now: Instant) {
         self.out.clear();
+        self.failure = None;
         self.last_heard = now;
         let session = self.session;
         self.say(now, Message::Reattach(session));
     }
 
     /// Ends the migration. The first reason is kept.
+    ///
+    /// After the hand-over the machine stays where it was: [`reattached`](Self::reattached) may
+    /// still bring it to its end.
     pub fn fail(&mut self, error: MigrationError) {
-        if self.phase != Phase::Completed {
-            self.phase = Phase::Failed;
-            self.failure.get_or_insert(error);
+        match self.phase {
+            Phase::Completed => return,
+            Phase::HandedOver => {}
+            _ => self.phase = Phase::Failed,
         }
+        self.failure.get_or_insert(error);
     }
 
     // --- what to do ----------------------------------------------------------------------
 
     /// What the caller must do next.
     pub fn poll(&mut self, now: Instant) -> SourceStep {
+        if self.failure.is_some() {
+            return SourceStep::Failed;
+        }
         match self.phase {
             Phase::Arming => SourceStep::Arm,
             Phase::Harvesting => SourceStep::Harvest,
@@ -495,7 +509,7 @@ impl Source {
     /// What data channel number `channel` must do; `batch` takes the pages.
     pub fn next_work(&mut self, channel: u16, batch: &mut Batch) -> Work {
         match self.phase {
-            Phase::Completed | Phase::Failed => return Work::Close,
+            Phase::HandedOver | Phase::Completed | Phase::Failed => return Work::Close,
             Phase::Round | Phase::LastRound => {}
             _ => return Work::Wait,
         }
@@ -545,17 +559,17 @@ impl Source {
 
     /// Whether there is nothing more to do.
     pub fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Completed | Phase::Failed)
+        matches!(self.phase, Phase::Completed | Phase::Failed) || self.failure.is_some()
+    }
+
+    /// Whether the target has agreed to take the guest.
+    pub fn is_accepted(&self) -> bool {
+        self.phase != Phase::Greeting
     }
 
     /// Whether the source has given up the right to run.
     pub fn has_handed_over(&self) -> bool {
-        matches!(self.phase, Phase::HandedOver | Phase::Completed)
-    }
-
-    /// Whether the target may be waiting for a hand-over that will not come.
-    pub fn target_is_ready(&self) -> bool {
-        self.marks.ready != Instant::default()
+        self.handed_over
     }
 
     /// Name of the migration.
@@ -572,7 +586,7 @@ impl Source {
     pub fn guest_location(&self) -> GuestLocation {
         match self.phase {
             Phase::Completed => GuestLocation::Target,
-            Phase::HandedOver => GuestLocation::Unknown,
+            _ if self.handed_over => GuestLocation::Unknown,
             _ => GuestLocation::Source,
         }
     }

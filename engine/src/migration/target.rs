@@ -30,7 +30,7 @@ use crate::wire::{
 const ACK_FRAMES: u64 = 4;
 
 /// How long a target that is ready waits for a lost source to ask where the hand-over stands.
-const DOUBT: Duration = Duration::from_secs(30);
+const DOUBT: Duration = Duration::from_secs(10);
 
 /// What a target needs to know before it begins.
 #[derive(Clone, Debug)]
@@ -107,6 +107,8 @@ pub struct Target {
     last_round: Option<u32>,
     step_given: bool,
     granted: Option<Granted>,
+    /// Set once, never cleared: the source has given up the right to run.
+    owns_guest: bool,
     target_cpu_us: u64,
     connected: bool,
     disconnected_at: Instant,
@@ -128,6 +130,7 @@ impl Target {
             last_round: None,
             step_given: false,
             granted: None,
+            owns_guest: false,
             target_cpu_us: 0,
             connected: true,
             disconnected_at: now,
@@ -170,6 +173,7 @@ impl Target {
             }
             (Message::HandOver, Phase::Ready) => {
                 self.phase = Phase::Starting;
+                self.owns_guest = true;
                 self.granted = Some(Granted(()));
             }
             // The source did not get the answer, and asked again after a reattach.
@@ -487,11 +491,16 @@ impl Target {
 
     /// Where the guest is if the migration fails now with `error`, as far as this side knows.
     pub fn guest_location(&self, error: &MigrationError) -> GuestLocation {
-        match (self.phase, error) {
-            (Phase::Running | Phase::Starting, _) => GuestLocation::Target,
-            (_, MigrationError::InDoubt(_)) => GuestLocation::Unknown,
+        match error {
+            _ if self.owns_guest => GuestLocation::Target,
+            MigrationError::InDoubt(_) => GuestLocation::Unknown,
             _ => GuestLocation::Source,
         }
+    }
+
+    /// Whether the source has given the guest to this side.
+    pub fn owns_guest(&self) -> bool {
+        self.owns_guest
     }
 
     /// Whether every page of the last round is in memory.

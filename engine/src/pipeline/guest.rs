@@ -1,0 +1,156 @@
+//! What the engine asks of whoever runs the guest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::shared::ControlWriter;
+use crate::migration::RunRight;
+use crate::units::ByteCount;
+use crate::wire::{Message, StateChunk};
+
+/// Pieces of device state that may wait for the guest to take them.
+pub(super) const QUEUED_CHUNKS: usize = 64;
+
+/// Longest piece of device state in one frame.
+pub(super) const STATE_CHUNK_BYTES: usize = 64 << 10;
+
+/// Why a guest did not do what was asked, in words for people: the thing, the reason, the way
+/// out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct GuestError(pub String);
+
+/// The guest on the source.
+///
+/// All methods are called from one thread, in the order in which they stand here.
+pub trait SourceGuest: Send {
+    /// The migration begins; device state and the answers to it go through `parts`.
+    fn attach(&mut self, parts: Parts);
+
+    /// Stops the vCPUs and quiesces the devices, so that no memory changes any more. Returns how
+    /// long ago the guest stopped.
+    ///
+    /// # Errors
+    /// When it cannot; the guest then still runs.
+    fn stop(&mut self) -> Result<Duration, GuestError>;
+
+    /// Begins to send the device state. All memory is at the target.
+    ///
+    /// # Errors
+    /// When there is none to be had; the guest is stopped and can be resumed.
+    fn save_state(&mut self) -> Result<(), GuestError>;
+
+    /// The target is ready: makes sure that this guest never runs again.
+    ///
+    /// # Errors
+    /// When it cannot be made sure; the guest is stopped and can be resumed.
+    fn give_up(&mut self) -> Result<(), GuestError>;
+
+    /// The migration failed after [`stop`](Self::stop): the guest goes on here.
+    ///
+    /// # Errors
+    /// When it does not.
+    fn resume(&mut self, right: &RunRight) -> Result<(), GuestError>;
+
+    /// The guest runs on the target, or is with nobody: lets go of it here.
+    fn released(&mut self) {}
+}
+
+/// The guest on the target.
+pub trait TargetGuest: Send {
+    /// The migration begins; device state and the answers to it go through `parts`.
+    ///
+    /// # Errors
+    /// When this side cannot take a guest.
+    fn attach(&mut self, parts: Parts) -> Result<(), GuestError>;
+
+    /// Whether the device state is loaded. Called after all memory is there, whenever the waker
+    /// in `parts` was used.
+    ///
+    /// # Errors
+    /// When loading failed.
+    fn is_loaded(&mut self) -> Result<bool, GuestError>;
+
+    /// Runs the guest.
+    ///
+    /// # Errors
+    /// When it does not run. It is this side's guest all the same.
+    fn run(&mut self, right: &RunRight) -> Result<(), GuestError>;
+
+    /// The migration failed: the guest stays on the source.
+    fn abandon(&mut self);
+}
+
+/// What a guest is given at the start of a migration.
+#[derive(Debug)]
+pub struct Parts {
+    /// Sends device state (source), or answers to it (target).
+    pub state: StateSender,
+    /// Gives the other side's.
+    pub incoming: Receiver<StateChunk>,
+    /// Wakes the coordinator: something has changed.
+    pub waker: Waker,
+}
+
+/// Makes the coordinator look again.
+#[derive(Clone)]
+pub struct Waker(pub(super) Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// Makes it look.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Waker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
+/// Sends opaque bytes to the guest's other half.
+#[derive(Clone)]
+pub struct StateSender {
+    pub(super) writer: ControlWriter,
+    pub(super) sent: Arc<dyn Fn(ByteCount) + Send + Sync>,
+}
+
+impl std::fmt::Debug for StateSender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StateSender")
+    }
+}
+
+impl StateSender {
+    /// Sends `bytes`, in as many pieces as it takes; `last` if none follow. Waits while the
+    /// connection is full.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    pub fn send(&self, bytes: &[u8], last: bool) -> std::io::Result<()> {
+        let mut pieces = bytes.chunks(STATE_CHUNK_BYTES).peekable();
+        if pieces.peek().is_none() {
+            self.writer.write(&Message::State(StateChunk {
+                last,
+                bytes: Vec::new(),
+            }))?;
+        }
+        while let Some(piece) = pieces.next() {
+            let last = last && pieces.peek().is_none();
+            self.writer.write(&Message::State(StateChunk {
+                last,
+                bytes: piece.to_vec(),
+            }))?;
+        }
+        (self.sent)(ByteCount(bytes.len() as u64));
+        Ok(())
+    }
+}
+
+/// A bounded queue of the other side's device state.
+pub(super) fn state_queue() -> (Sender<StateChunk>, Receiver<StateChunk>) {
+    bounded(QUEUED_CHUNKS)
+}

@@ -1,0 +1,76 @@
+//! Runs the [machines](crate::migration) over a real link: who reads, encodes, sends, receives
+//! and places, and in which thread.
+//!
+//! ```text
+//!   send()                                   receive()
+//!   coordinator: SourceDriver                coordinator: TargetDriver
+//!     arm, harvest, stop, hand over            prepare, digest, load, run
+//!   one thread a data channel:               one thread a data channel:
+//!     SourceChannel                            TargetChannel
+//!     take a batch, read, find zeros, send     receive, check, place, acknowledge
+//!   one thread for control: ControlReader    one thread for control: ControlReader
+//! ```
+//!
+//! The machine sits behind one lock, taken for microseconds per frame of up to 1 MiB; all
+//! reading, sending and placing happens outside it. Each of the four workers has a `step`
+//! method that never waits, so the simulator runs the very same code without threads.
+//!
+//! Back-pressure is the connection's: a channel that cannot send takes no more work. Memory in
+//! use is bounded by [`memory_budget`] and does not depend on the guest's writes.
+
+mod clock;
+mod control;
+mod digest;
+mod encode;
+mod guest;
+mod link;
+mod receive;
+mod send;
+mod shared;
+mod source_channel;
+mod source_driver;
+mod target_channel;
+mod target_driver;
+
+pub use clock::{Clock, SystemClock};
+pub use control::ControlReader;
+pub use digest::digest_memory;
+pub use guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest, Waker};
+pub use link::{Closer, Connection, Link, Listener};
+pub use receive::{ReceiveJob, Received, receive};
+pub use send::{CancelToken, SendJob, SendOptions, send};
+pub use shared::{Machine, Shared};
+pub use source_channel::SourceChannel;
+pub use source_driver::SourceDriver;
+pub use target_channel::TargetChannel;
+pub use target_driver::TargetDriver;
+
+use crate::memory::Layout;
+use crate::units::{ByteCount, Instant};
+use crate::wire::MAX_BODY_BYTES;
+
+/// What a worker's step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something; there may be more.
+    Worked,
+    /// Nothing; try again after something has happened, or at this time.
+    Wait(Instant),
+    /// Everything; the worker is no longer needed.
+    Done,
+}
+
+/// Most memory that one side uses for a migration of `channels` data channels, next to the
+/// guest's own: buffers of frames on both ends of a channel, pieces of device state under way,
+/// and sets of pages.
+pub fn memory_budget(layout: &Layout, channels: u16) -> ByteCount {
+    let frames = (u64::from(channels) * 2 + 2) * MAX_BODY_BYTES as u64;
+    let state = guest::QUEUED_CHUNKS as u64 * guest::STATE_CHUNK_BYTES as u64;
+    // Pending, harvested, given back, and the tracker's own.
+    let sets = 4 * layout.pages().0.div_ceil(8);
+    let threads = (u64::from(channels) + 4) * THREAD_BYTES;
+    ByteCount(frames + state + sets + threads)
+}
+
+/// What a thread's stack and its share of the allocator come to.
+const THREAD_BYTES: u64 = 256 << 10;

@@ -1,0 +1,224 @@
+//! A machine behind a lock, and the control connection that its messages leave by.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::clock::Clock;
+use crate::migration::{MigrationError, Source, Target};
+use crate::units::Instant;
+use crate::wire::{FrameWriter, Message, StateChunk};
+
+/// What both machines have in common.
+pub trait Machine: Send {
+    /// Takes a message of the control connection.
+    ///
+    /// # Errors
+    /// When it ends the migration.
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        message: Message,
+    ) -> Result<Option<StateChunk>, MigrationError>;
+
+    /// A message to send.
+    fn poll_message(&mut self) -> Option<Message>;
+
+    /// Ends the migration.
+    fn fail(&mut self, error: MigrationError);
+
+    /// Whether there is nothing more to do.
+    fn is_over(&self) -> bool;
+}
+
+impl Machine for Source {
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        message: Message,
+    ) -> Result<Option<StateChunk>, MigrationError> {
+        Self::handle_message(self, now, message)
+    }
+
+    fn poll_message(&mut self) -> Option<Message> {
+        Self::poll_message(self)
+    }
+
+    fn fail(&mut self, error: MigrationError) {
+        Self::fail(self, error);
+    }
+
+    fn is_over(&self) -> bool {
+        Self::is_over(self)
+    }
+}
+
+impl Machine for Target {
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        message: Message,
+    ) -> Result<Option<StateChunk>, MigrationError> {
+        Self::handle_message(self, now, message)
+    }
+
+    fn poll_message(&mut self) -> Option<Message> {
+        Self::poll_message(self)
+    }
+
+    fn fail(&mut self, error: MigrationError) {
+        Self::fail(self, error);
+    }
+
+    fn is_over(&self) -> bool {
+        Self::is_over(self)
+    }
+}
+
+/// A machine that several workers use.
+pub struct Shared<M> {
+    machine: Mutex<M>,
+    changed: Condvar,
+    control: ControlWriter,
+    clock: Arc<dyn Clock>,
+}
+
+impl<M> std::fmt::Debug for Shared<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine> Shared<M> {
+    /// Shares `machine`; it has no control connection yet.
+    pub fn new(machine: M, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            machine: Mutex::new(machine),
+            changed: Condvar::new(),
+            control: ControlWriter::default(),
+            clock,
+        }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    /// Uses the machine, then wakes everybody who waits for a change of it.
+    pub fn with<R>(&self, act: impl FnOnce(&mut M) -> R) -> R {
+        let result = act(&mut self.lock());
+        self.changed.notify_all();
+        result
+    }
+
+    /// Looks at the machine without changing it.
+    pub fn look<R>(&self, act: impl FnOnce(&M) -> R) -> R {
+        act(&self.lock())
+    }
+
+    /// Ends the migration with `error`.
+    pub fn fail(&self, error: MigrationError) {
+        self.with(|machine| machine.fail(error));
+    }
+
+    /// Wakes everybody who waits for a change.
+    pub fn wake(&self) {
+        // Taking the lock orders this after a waiter's look at the machine.
+        drop(self.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until `ready` holds, or `until` has come.
+    pub fn wait_until(&self, until: Instant, mut ready: impl FnMut(&mut M) -> bool) {
+        let mut machine = self.lock();
+        loop {
+            let left = until.since(self.now());
+            if ready(&mut machine) || left.is_zero() {
+                return;
+            }
+            machine = self.wait(machine, left);
+        }
+    }
+
+    /// Waits for any change, or until `until` has come.
+    pub fn wait_for_change(&self, until: Instant) {
+        let machine = self.lock();
+        let left = until.since(self.now());
+        if !left.is_zero() {
+            drop(self.wait(machine, left));
+        }
+    }
+
+    fn wait<'a>(&self, machine: MutexGuard<'a, M>, left: Duration) -> MutexGuard<'a, M> {
+        self.changed
+            .wait_timeout(machine, left)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+    }
+
+    /// Where messages of the machine leave.
+    pub fn control(&self) -> &ControlWriter {
+        &self.control
+    }
+
+    /// Sends all messages the machine has ready.
+    ///
+    /// # Errors
+    /// When the control connection is lost.
+    pub fn flush_messages(&self) -> io::Result<()> {
+        self.control.write_all_from(|| self.lock().poll_message())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, M> {
+        // A worker that panicked has ended the migration for its own reason; the machine's own
+        // methods leave no half-made change behind.
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type ControlStream = FrameWriter<Box<dyn Write + Send>>;
+
+/// The sending half of the control connection, once there is one.
+#[derive(Clone, Default)]
+pub struct ControlWriter(Arc<Mutex<Option<ControlStream>>>);
+
+impl std::fmt::Debug for ControlWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ControlWriter")
+    }
+}
+
+impl ControlWriter {
+    /// Messages leave by `stream` from now on.
+    pub fn connect(&self, stream: Box<dyn Write + Send>) {
+        *self.lock() = Some(FrameWriter::new(stream));
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// When the connection is lost or not there.
+    pub fn write(&self, message: &Message) -> io::Result<()> {
+        self.write_all_from({
+            let mut once = Some(message.clone());
+            move || once.take()
+        })
+    }
+
+    /// Sends messages as long as `next` gives some. The connection is locked first, so that the
+    /// order in which `next` gives them is the order in which they leave.
+    fn write_all_from(&self, mut next: impl FnMut() -> Option<Message>) -> io::Result<()> {
+        let mut stream = self.lock();
+        while let Some(stream) = stream.as_mut()
+            && let Some(message) = next()
+        {
+            stream.write(message.kind(), &[&message.encode()])?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<ControlStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,237 @@
+//! The source's coordinator: does what the machine asks for, and puts everything back when the
+//! migration fails.
+
+use std::sync::Arc;
+
+use crossbeam_channel::Sender;
+
+use super::Step;
+use super::control::lost;
+use super::digest::digest_memory;
+use super::guest::{GuestError, Parts, SourceGuest, StateSender, Waker, state_queue};
+use super::shared::Shared;
+use crate::dirty::DirtySource;
+use crate::memory::{PageBitmap, ReadPages};
+use crate::migration::{
+    Failure, GuestLocation, MigrationError, RunRight, Source, SourceStep, StoppedRight,
+};
+use crate::units::Instant;
+use crate::wire::{Message, StateChunk};
+
+/// The right to run the source's guest, as it stands.
+#[derive(Debug)]
+enum Right {
+    Running(RunRight),
+    Stopped(StoppedRight),
+    /// Handed over, or lost with a guest that could not be resumed.
+    Gone,
+}
+
+/// Drives a [`Source`].
+pub struct SourceDriver<'a> {
+    shared: Arc<Shared<Source>>,
+    memory: Arc<dyn ReadPages>,
+    dirty: &'a mut dyn DirtySource,
+    guest: &'a mut dyn SourceGuest,
+    digest_threads: usize,
+    right: Right,
+    harvest: PageBitmap,
+    armed: bool,
+}
+
+impl std::fmt::Debug for SourceDriver<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceDriver")
+            .field("right", &self.right)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> SourceDriver<'a> {
+    /// Drives `shared` for a guest that has the right to run. Also returns where the control
+    /// reader puts the target's answers to the device state.
+    pub fn new(
+        shared: Arc<Shared<Source>>,
+        memory: Arc<dyn ReadPages>,
+        dirty: &'a mut dyn DirtySource,
+        guest: &'a mut dyn SourceGuest,
+        right: RunRight,
+        digest_threads: usize,
+    ) -> (Self, Sender<StateChunk>) {
+        let (replies, incoming) = state_queue();
+        let (count, wake) = (Arc::clone(&shared), Arc::clone(&shared));
+        guest.attach(Parts {
+            state: StateSender {
+                writer: shared.control().clone(),
+                sent: Arc::new(move |bytes| count.with(|source| source.count_state_bytes(bytes))),
+            },
+            incoming,
+            waker: Waker(Arc::new(move || wake.wake())),
+        });
+        let harvest = PageBitmap::new(memory.layout().pages());
+        let right = Right::Running(right);
+        (
+            Self {
+                shared,
+                memory,
+                dirty,
+                guest,
+                digest_threads,
+                right,
+                harvest,
+                armed: false,
+            },
+            replies,
+        )
+    }
+
+    /// Does one thing.
+    ///
+    /// # Errors
+    /// When the migration must end; the caller then calls [`fail`](Self::fail).
+    pub fn step(&mut self) -> Result<Step, MigrationError> {
+        let now = self.shared.now();
+        let step = self.shared.with(|source| {
+            source.handle_time(now)?;
+            Ok::<_, MigrationError>(source.poll(now))
+        });
+        self.flush()?;
+        match step? {
+            SourceStep::Arm => self.arm()?,
+            SourceStep::Harvest => {
+                self.take_dirty()?;
+                let (now, dirty) = (self.shared.now(), &self.harvest);
+                self.shared.with(|source| source.harvested(now, dirty))?;
+            }
+            SourceStep::StopGuest => self.stop()?,
+            SourceStep::Digest => {
+                let digest = digest_memory(&*self.memory, self.digest_threads)?.value();
+                let now = self.shared.now();
+                self.shared.with(|source| source.digested(now, digest))?;
+            }
+            SourceStep::SaveState => {
+                self.guest.save_state().map_err(guest_failed)?;
+                self.shared.with(Source::state_sent);
+            }
+            SourceStep::HandOver(ready) => {
+                self.guest.give_up().map_err(guest_failed)?;
+                let right = std::mem::replace(&mut self.right, Right::Gone);
+                let Right::Stopped(stopped) = right else {
+                    self.right = right;
+                    return Err(MigrationError::Guest(
+                        "it is not stopped at the hand-over".into(),
+                    ));
+                };
+                let gone = stopped.hand_over(ready);
+                let now = self.shared.now();
+                self.shared.with(|source| source.handed_over(now, gone));
+            }
+            SourceStep::Wait(until) => return Ok(Step::Wait(until)),
+            SourceStep::Completed => {
+                self.dirty.disarm();
+                self.guest.released();
+                return Ok(Step::Done);
+            }
+            SourceStep::Failed => {
+                let error = self.shared.with(Source::take_failure);
+                return Err(error.unwrap_or(MigrationError::Cancelled));
+            }
+        }
+        self.flush()?;
+        Ok(Step::Worked)
+    }
+
+    fn flush(&self) -> Result<(), MigrationError> {
+        self.shared.flush_messages().map_err(lost)
+    }
+
+    fn arm(&mut self) -> Result<(), MigrationError> {
+        self.dirty.arm()?;
+        self.armed = true;
+        // After arming: a page that is populated later is also reported as written.
+        self.harvest.clear();
+        self.memory.populated(&mut self.harvest)?;
+        let (now, populated) = (self.shared.now(), &self.harvest);
+        self.shared.with(|source| source.armed(now, populated));
+        Ok(())
+    }
+
+    fn take_dirty(&mut self) -> Result<(), MigrationError> {
+        self.harvest.clear();
+        Ok(self.dirty.harvest(&mut self.harvest)?)
+    }
+
+    fn stop(&mut self) -> Result<(), MigrationError> {
+        let ago = self.guest.stop().map_err(guest_failed)?;
+        self.right = match std::mem::replace(&mut self.right, Right::Gone) {
+            Right::Running(right) => Right::Stopped(right.stop()),
+            other => other,
+        };
+        let stopped_at = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
+        let since = Instant(self.shared.now().0.saturating_sub(stopped_at));
+        self.take_dirty()?;
+        let (now, dirty) = (self.shared.now(), &self.harvest);
+        self.shared.with(|source| source.stopped(since, now, dirty));
+        Ok(())
+    }
+
+    /// Ends the migration because of `error`: tells the target, lets the guest go on here if it
+    /// is still here, gives back what was not delivered and stops tracking.
+    pub fn fail(&mut self, error: MigrationError) -> Failure {
+        let peer_knows = matches!(
+            error,
+            MigrationError::PeerAborted { .. } | MigrationError::Refused { .. }
+        );
+        let handed_over = self.shared.look(Source::has_handed_over);
+        let mut failure = Failure {
+            error,
+            guest: self.shared.look(Source::guest_location),
+        };
+        // First the guest, then the news: telling the target may have to wait for a dead link.
+        // A target that was not given the right to run cannot have used it.
+        if !handed_over {
+            self.take_back(&mut failure);
+        }
+        if !peer_knows && !handed_over {
+            let code = failure.error.abort_code();
+            let reason = failure.error.to_string();
+            // The connection may be what failed; the target then finds out by itself.
+            let _ = self
+                .shared
+                .control()
+                .write(&Message::Abort { code, reason });
+        }
+        if self.armed {
+            self.harvest.clear();
+            self.shared
+                .look(|source| source.undelivered(&mut self.harvest));
+            self.dirty.give_back(&self.harvest);
+            self.dirty.disarm();
+        }
+        self.shared.fail(MigrationError::Cancelled);
+        self.guest.released();
+        failure
+    }
+
+    /// The guest goes on here.
+    fn take_back(&mut self, failure: &mut Failure) {
+        failure.guest = GuestLocation::Source;
+        let Right::Stopped(_) = self.right else {
+            return;
+        };
+        if let Right::Stopped(stopped) = std::mem::replace(&mut self.right, Right::Gone) {
+            let right = stopped.resume();
+            if let Err(error) = self.guest.resume(&right) {
+                let why = &failure.error;
+                failure.error = MigrationError::Guest(format!(
+                    "after the migration failed ({why}), it could not be resumed here: {error}"
+                ));
+            }
+            self.right = Right::Running(right);
+        }
+    }
+}
+
+fn guest_failed(error: GuestError) -> MigrationError {
+    MigrationError::Guest(error.0)
+}

@@ -1,0 +1,122 @@
+//! One data channel of the target: receive a frame, check it, place its pages, acknowledge.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use super::Step;
+use super::control::lost;
+use super::shared::Shared;
+use crate::memory::WritePages;
+use crate::migration::{HEARTBEAT, MigrationError, Target};
+use crate::units::ByteCount;
+use crate::wire::{
+    Encoding, FrameHeader, FrameReader, FrameType, HEADER_BYTES, Message, PagesBody, ReadOutcome,
+};
+
+/// The receiving half of a data channel that has joined.
+pub struct TargetChannel {
+    shared: Arc<Shared<Target>>,
+    memory: Arc<dyn WritePages>,
+    number: u16,
+    reader: FrameReader<Box<dyn Read + Send>>,
+}
+
+impl std::fmt::Debug for TargetChannel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TargetChannel")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TargetChannel {
+    /// Reads channel `number` from `reader`, whose first frame was its `Join`.
+    pub fn new(
+        shared: Arc<Shared<Target>>,
+        memory: Arc<dyn WritePages>,
+        number: u16,
+        reader: FrameReader<Box<dyn Read + Send>>,
+    ) -> Self {
+        Self {
+            shared,
+            memory,
+            number,
+            reader,
+        }
+    }
+
+    /// The machine that the channel serves.
+    pub fn shared(&self) -> &Arc<Shared<Target>> {
+        &self.shared
+    }
+
+    /// Whether the channel may read: not while it waits at a round's barrier.
+    pub fn may_read(&self) -> bool {
+        self.shared.look(|target| target.may_read(self.number))
+    }
+
+    /// Receives and places one frame. Waits only as long as the connection's read does.
+    ///
+    /// # Errors
+    /// When the connection is lost, memory cannot be written, or the source broke the protocol.
+    pub fn step(&mut self) -> Result<Step, MigrationError> {
+        if self.shared.look(Target::is_over) {
+            return Ok(Step::Done);
+        }
+        if !self.may_read() {
+            return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4)));
+        }
+        let header = match self.reader.read() {
+            Ok(ReadOutcome::Frame(header)) => header,
+            Ok(ReadOutcome::Pending) => {
+                return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4)));
+            }
+            // After the last round the source may drop its data connections at any time.
+            Err(_) if self.shared.look(Target::has_all_pages) => {
+                return Ok(Step::Done);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let bytes = ByteCount((HEADER_BYTES + header.length) as u64);
+        let acknowledge = match header.kind {
+            FrameType::Pages => self.place(bytes)?,
+            _ => self.end_round(&header, bytes)?,
+        };
+        if acknowledge {
+            self.shared.flush_messages().map_err(lost)?;
+        }
+        Ok(Step::Worked)
+    }
+
+    fn place(&mut self, bytes: ByteCount) -> Result<bool, MigrationError> {
+        let body = PagesBody::decode(self.reader.body())?;
+        self.shared
+            .look(|target| target.admit(self.number, &body))?;
+        for run in body.runs() {
+            match run.encoding {
+                Encoding::Zero => self.memory.write_zeros(run.range)?,
+                Encoding::Raw => self.memory.write(run.range.first, run.data)?,
+            }
+        }
+        let now = self.shared.now();
+        Ok(self
+            .shared
+            .with(|target| target.placed(self.number, bytes, now)))
+    }
+
+    fn end_round(
+        &mut self,
+        header: &FrameHeader,
+        bytes: ByteCount,
+    ) -> Result<bool, MigrationError> {
+        let message = Message::decode(header.kind, self.reader.body())?;
+        let Message::RoundEnd { round } = message else {
+            let what = format!("{:?} on a data connection", header.kind);
+            return Err(MigrationError::PeerMisbehaved(what));
+        };
+        let now = self.shared.now();
+        self.shared
+            .with(|target| target.round_end(self.number, round, bytes, now))?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,179 @@
+//! The target's coordinator: does what the machine asks for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::Step;
+use super::control::lost;
+use super::digest::digest_memory;
+use super::guest::{GuestError, Parts, StateSender, TargetGuest, Waker, state_queue};
+use super::shared::Shared;
+use crate::memory::{MemoryError, PageBitmap, ReadPages, WritePages};
+use crate::migration::{Failure, GuestLocation, MigrationError, Target, TargetStep};
+use crate::units::Instant;
+use crate::wire::{Message, StateChunk};
+
+/// Drives a [`Target`].
+pub struct TargetDriver<'a> {
+    shared: Arc<Shared<Target>>,
+    pages: Arc<dyn WritePages>,
+    content: Arc<dyn ReadPages>,
+    guest: &'a mut dyn TargetGuest,
+    digest_threads: usize,
+    loading: bool,
+}
+
+impl std::fmt::Debug for TargetDriver<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TargetDriver").finish_non_exhaustive()
+    }
+}
+
+impl<'a> TargetDriver<'a> {
+    /// Drives `shared`. Also returns where the control reader puts the guest's device state.
+    ///
+    /// # Errors
+    /// When the guest cannot be taken in.
+    pub fn new(
+        shared: Arc<Shared<Target>>,
+        pages: Arc<dyn WritePages>,
+        content: Arc<dyn ReadPages>,
+        guest: &'a mut dyn TargetGuest,
+        digest_threads: usize,
+    ) -> Result<(Self, Sender<StateChunk>), MigrationError> {
+        let (state, incoming) = state_queue();
+        let wake = Arc::clone(&shared);
+        guest
+            .attach(Parts {
+                state: StateSender {
+                    writer: shared.control().clone(),
+                    sent: Arc::new(|_| ()),
+                },
+                incoming,
+                waker: Waker(Arc::new(move || wake.wake())),
+            })
+            .map_err(guest_failed)?;
+        Ok((
+            Self {
+                shared,
+                pages,
+                content,
+                guest,
+                digest_threads,
+                loading: false,
+            },
+            state,
+        ))
+    }
+
+    /// Does one thing.
+    ///
+    /// # Errors
+    /// When the migration must end; the caller then calls [`fail`](Self::fail).
+    pub fn step(&mut self) -> Result<Step, MigrationError> {
+        let now = self.shared.now();
+        let step = self.shared.with(|target| {
+            target.handle_time(now)?;
+            Ok::<_, MigrationError>(target.poll(now))
+        });
+        self.flush()?;
+        match step? {
+            TargetStep::Prepare => {
+                self.clear()?;
+                let now = self.shared.now();
+                self.shared.with(|target| target.prepared(now));
+            }
+            TargetStep::Digest => {
+                let digest = digest_memory(&*self.content, self.digest_threads)?.value();
+                let now = self.shared.now();
+                self.shared.with(|target| target.digested(now, digest));
+            }
+            TargetStep::Load => self.loading = true,
+            TargetStep::Run(granted) => {
+                let right = granted.accept();
+                self.guest.run(&right).map_err(guest_failed)?;
+                let (now, cpu) = (self.shared.now(), process_cpu());
+                self.shared.with(|target| target.running(now, cpu));
+            }
+            TargetStep::Wait(until) => return self.wait_for_load(until),
+            TargetStep::Running => return Ok(Step::Done),
+            TargetStep::Failed => {
+                let error = self.shared.with(Target::take_failure);
+                return Err(error.unwrap_or(MigrationError::Cancelled));
+            }
+        }
+        self.flush()?;
+        Ok(Step::Worked)
+    }
+
+    /// While the guest loads its state, a wake-up may mean that it is done.
+    fn wait_for_load(&mut self, until: Instant) -> Result<Step, MigrationError> {
+        if !self.loading || !self.guest.is_loaded().map_err(guest_failed)? {
+            return Ok(Step::Wait(until));
+        }
+        self.loading = false;
+        let now = self.shared.now();
+        self.shared.with(|target| target.loaded(now));
+        self.flush()?;
+        Ok(Step::Worked)
+    }
+
+    /// A lost control connection does not end a migration that is being handed over.
+    fn flush(&self) -> Result<(), MigrationError> {
+        let Err(error) = self.shared.flush_messages() else {
+            return Ok(());
+        };
+        let now = self.shared.now();
+        if self.shared.with(|target| target.disconnected(now)) {
+            Ok(())
+        } else {
+            Err(lost(error))
+        }
+    }
+
+    /// Makes all memory read as zero: the source does not send pages that were never populated.
+    fn clear(&self) -> Result<(), MemoryError> {
+        let mut populated = PageBitmap::new(self.content.layout().pages());
+        self.content.populated(&mut populated)?;
+        for run in populated.runs() {
+            self.pages.write_zeros(run)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the migration because of `error`: tells the source, and lets go of the guest unless
+    /// it was granted already.
+    pub fn fail(&mut self, error: MigrationError) -> Failure {
+        let guest = self.shared.look(|target| target.guest_location(&error));
+        if !matches!(
+            error,
+            MigrationError::PeerAborted { .. } | MigrationError::Refused { .. }
+        ) {
+            let (code, reason) = (error.abort_code(), error.to_string());
+            // The connection may be what failed; the source then finds out by itself.
+            let _ = self
+                .shared
+                .control()
+                .write(&Message::Abort { code, reason });
+        }
+        self.shared.fail(MigrationError::Cancelled);
+        if guest == GuestLocation::Source {
+            self.guest.abandon();
+        }
+        Failure { error, guest }
+    }
+}
+
+/// CPU time this process has used.
+pub(super) fn process_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+fn guest_failed(error: GuestError) -> MigrationError {
+    MigrationError::Guest(error.0)
+}
