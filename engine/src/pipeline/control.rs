@@ -78,7 +78,11 @@ impl<M: Machine> ControlReader<M> {
     /// Whether the chunk went into the queue; if not, it is held.
     fn queue(&mut self, chunk: StateChunk) -> Result<bool, MigrationError> {
         match self.state.try_send(chunk) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                // The coordinator may be waiting for the guest to have its state.
+                self.shared.wake();
+                Ok(true)
+            }
             Err(TrySendError::Full(chunk)) => {
                 self.held = Some(chunk);
                 Ok(false)

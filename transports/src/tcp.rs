@@ -1,0 +1,147 @@
+//! TCP: blocking sockets, a thread each.
+//!
+//! Every connection has `TCP_NODELAY` (frames are written whole, and control messages must not
+//! wait), keepalive and `TCP_USER_TIMEOUT` (a dead peer is noticed in seconds even while data
+//! is unacknowledged; tcp(7)). Reads time out after a fraction of a second, so that a reader can
+//! look up; writes block: that is the back-pressure.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use pagelift_engine::pipeline::{Closer, Connection, Link, Listener};
+use pagelift_engine::units::Rate;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::pace::{PacedWriter, Pacer};
+
+/// How long a connection attempt to one address may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long sent data may stay unacknowledged before the connection counts as dead.
+const USER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Idle time before the kernel probes the other side, and time between probes.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+
+/// Longest wait in a read before it says that there is nothing.
+const READ_TICK: Duration = Duration::from_millis(200);
+
+/// A way to a TCP target.
+#[derive(Debug)]
+pub struct TcpLink {
+    addresses: Vec<SocketAddr>,
+    pacer: Option<Arc<Mutex<Pacer>>>,
+}
+
+impl TcpLink {
+    /// Looks up `host`; connections are made later.
+    ///
+    /// # Errors
+    /// When the name has no address.
+    pub fn resolve(host: &str, port: u16) -> io::Result<Self> {
+        let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+        if addresses.is_empty() {
+            return Err(io::Error::other(format!("{host} has no address")));
+        }
+        Ok(Self {
+            addresses,
+            pacer: None,
+        })
+    }
+
+    /// Caps the rate of all connections together.
+    #[must_use]
+    pub fn capped(mut self, rate: Rate) -> Self {
+        self.pacer = Some(Arc::new(Mutex::new(Pacer::new(rate, Instant::now()))));
+        self
+    }
+}
+
+impl Link for TcpLink {
+    fn dial(&self) -> io::Result<Connection> {
+        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for address in &self.addresses {
+            match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
+                Ok(stream) => return connection(stream, self.pacer.as_ref()),
+                Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+            }
+        }
+        Err(last)
+    }
+}
+
+/// A TCP target's ear.
+#[derive(Debug)]
+pub struct TcpServer {
+    listener: TcpListener,
+}
+
+impl TcpServer {
+    /// Listens on the first address of `host` that can be bound; port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// When none can be bound.
+    pub fn bind(host: &str, port: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind((host, port))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener })
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl Listener for TcpServer {
+    fn accept(&self, timeout: Duration) -> io::Result<Option<Connection>> {
+        let timeout = Timespec::try_from(timeout).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
+        match poll(&mut ready, Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(None),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match self.listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                // A peer that is gone already is not the listener's failure.
+                Ok(connection(stream, None).ok())
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+/// Sets a socket up, and splits it.
+fn connection(stream: TcpStream, pacer: Option<&Arc<Mutex<Pacer>>>) -> io::Result<Connection> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(READ_TICK))?;
+    let socket = SockRef::from(&stream);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE);
+    socket.set_tcp_keepalive(&keepalive.with_retries(2))?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+
+    let (rx, closing) = (stream.try_clone()?, stream.try_clone()?);
+    let tx: Box<dyn Write + Send> = match pacer {
+        Some(pacer) => Box::new(PacedWriter::new(stream, Arc::clone(pacer))),
+        None => Box::new(stream),
+    };
+    let rx: Box<dyn Read + Send> = Box::new(rx);
+    let closer = Closer::new(move || {
+        // It may be closed already.
+        let _ = closing.shutdown(Shutdown::Both);
+    });
+    Ok(Connection { tx, rx, closer })
+}
