@@ -1,2 +1,39 @@
-//! pagelift
-fn main() {}
+//! `pagelift`: the demo, and starting guests that can be moved.
+
+use std::process::ExitCode as ProcessExit;
+
+use clap::{Parser, Subcommand};
+use pagelift::demo::{self, DemoOptions, target::TargetOptions};
+use pagelift::exit::{self, ExitCode};
+
+/// Moves running virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "pagelift", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Moves a guest of our own between two processes, and proves that nothing was lost
+    Demo(DemoOptions),
+    /// The second process of the demo
+    #[command(hide = true)]
+    DemoTarget(TargetOptions),
+}
+
+fn main() -> ProcessExit {
+    let result = match Cli::parse().command {
+        Command::Demo(options) => match options.script() {
+            Ok(script) => exit::cancel_on_signal()
+                .and_then(|cancel| demo::source::run(&options, script, cancel)),
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::Usage.into();
+            }
+        },
+        Command::DemoTarget(options) => demo::target::run(&options).map(|()| ExitCode::Completed),
+    };
+    exit::report(result).into()
+}

@@ -43,7 +43,7 @@ pub use shared::{Machine, Shared};
 pub use source_channel::SourceChannel;
 pub use source_driver::SourceDriver;
 pub use target_channel::TargetChannel;
-pub use target_driver::TargetDriver;
+pub use target_driver::{TargetDriver, process_cpu};
 
 use crate::memory::Layout;
 use crate::units::{ByteCount, Instant};

@@ -168,7 +168,7 @@ impl<'a> TargetDriver<'a> {
 }
 
 /// CPU time this process has used.
-pub(super) fn process_cpu() -> Duration {
+pub fn process_cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))

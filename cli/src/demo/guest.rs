@@ -1,0 +1,340 @@
+//! The demo's guest: shared memory, and threads that write it as vCPUs would.
+
+#![allow(
+    unsafe_code,
+    reason = "the vCPUs write a shared mapping, as a guest does"
+)]
+
+use std::fs::File;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
+use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, Rate};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::pattern::Script;
+
+/// How long a vCPU runs between two looks at the time.
+const QUANTUM: Duration = Duration::from_millis(1);
+
+/// Memory in a memfd, mapped once into this process.
+#[derive(Debug)]
+pub struct GuestMemory {
+    file: File,
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping is shared memory that any thread may write; all accesses are volatile, and
+// no reference to its content is ever made.
+unsafe impl Send for GuestMemory {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for GuestMemory {}
+
+impl GuestMemory {
+    /// Fresh memory of `pages` pages, all zero.
+    ///
+    /// # Errors
+    /// When the kernel has none.
+    pub fn new(pages: u64) -> Result<Self> {
+        let bytes = usize::try_from(pages)? * PAGE_BYTES;
+        let fd = memfd_create(c"pagelift-demo", MemfdFlags::CLOEXEC).context("memfd_create")?;
+        ftruncate(&fd, bytes as u64).context("sizing the guest's memory")?;
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
+        let start = unsafe {
+            let protection = ProtFlags::READ | ProtFlags::WRITE;
+            mmap(
+                std::ptr::null_mut(),
+                bytes,
+                protection,
+                MapFlags::SHARED,
+                &fd,
+                0,
+            )
+        };
+        let start = start.context("mapping the guest's memory")?;
+        let start = NonNull::new(start.cast()).context("the kernel mapped page zero")?;
+        Ok(Self {
+            file: fd.into(),
+            start,
+            bytes,
+        })
+    }
+
+    /// Where the mapping begins in this process.
+    pub fn address(&self) -> u64 {
+        self.start.as_ptr() as u64
+    }
+
+    /// The engine's view of the memory.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn view(&self) -> Result<FileMemory> {
+        let region = Region {
+            name: "ram".into(),
+            pages: PageCount((self.bytes / PAGE_BYTES) as u64),
+            backing_page: ByteCount(PAGE_BYTES as u64),
+        };
+        let file = RegionFile {
+            file: self.file.try_clone()?,
+            offset: 0,
+        };
+        Ok(FileMemory::new(Layout::new(vec![region])?, vec![file])?)
+    }
+
+    /// Writes words at byte `offset` of `page`, as a guest's store instructions would.
+    fn store(&self, page: u64, offset: usize, words: impl Iterator<Item = u64>) {
+        let at = page as usize * PAGE_BYTES + offset;
+        for (index, word) in words.enumerate() {
+            let byte = at + index * 8;
+            assert!(byte + 8 <= self.bytes, "a write within the guest's memory");
+            // SAFETY: within the mapping, which lives as long as `self`; 8-byte aligned, since
+            // the mapping, the page and the offset are. Volatile: the engine reads it meanwhile.
+            unsafe {
+                self.start
+                    .as_ptr()
+                    .add(byte)
+                    .cast::<u64>()
+                    .write_volatile(word);
+            };
+        }
+    }
+
+    /// Gives every page its content of the start.
+    pub fn fill(&self, script: &Script) {
+        for page in 0..script.filled_pages {
+            self.store(page, 0, script.initial_words(page));
+        }
+    }
+}
+
+impl Drop for GuestMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and the vCPUs hold a reference to `self` while they run.
+        // A failure would leave it mapped until the process ends.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// What the vCPUs share.
+#[derive(Debug)]
+struct Board {
+    memory: Arc<GuestMemory>,
+    script: Script,
+    /// Pages each vCPU writes a second, at full speed.
+    writes_per_s: f64,
+    /// Writes each vCPU has done.
+    counts: Vec<AtomicU64>,
+    stop: AtomicBool,
+    end: AtomicBool,
+    parked: Mutex<u32>,
+    changed: Condvar,
+}
+
+/// A guest whose vCPUs can be run and stopped. Stopped at first.
+#[derive(Debug)]
+pub struct Guest {
+    board: Arc<Board>,
+    threads: Vec<JoinHandle<()>>,
+    ran: Duration,
+    running_since: Option<Instant>,
+}
+
+impl Guest {
+    /// A guest that goes on after `counts` writes of its vCPUs, and writes pages at `rate`.
+    pub fn new(memory: Arc<GuestMemory>, script: Script, rate: Rate, counts: &[u64]) -> Self {
+        let rate_each = rate.0 as f64 / PAGE_BYTES as f64 / f64::from(script.vcpus);
+        let board = Arc::new(Board {
+            memory,
+            script,
+            writes_per_s: rate_each,
+            counts: counts.iter().map(|count| AtomicU64::new(*count)).collect(),
+            stop: AtomicBool::new(true),
+            end: AtomicBool::new(false),
+            parked: Mutex::new(0),
+            changed: Condvar::new(),
+        });
+        let threads = (0..script.vcpus)
+            .map(|vcpu| {
+                let board = Arc::clone(&board);
+                std::thread::spawn(move || board.run(vcpu))
+            })
+            .collect();
+        let guest = Self {
+            board,
+            threads,
+            ran: Duration::ZERO,
+            running_since: None,
+        };
+        guest.wait_parked();
+        guest
+    }
+
+    /// Lets the vCPUs run.
+    pub fn run(&mut self) {
+        self.running_since = Some(Instant::now());
+        self.board.stop.store(false, Ordering::Release);
+        self.board.changed.notify_all();
+    }
+
+    /// Stops the vCPUs; when this returns none of them writes any more.
+    pub fn stop(&mut self) {
+        self.board.stop.store(true, Ordering::Release);
+        self.wait_parked();
+        self.ran += self
+            .running_since
+            .take()
+            .map_or(Duration::ZERO, |since| since.elapsed());
+    }
+
+    /// Writes each vCPU has done.
+    pub fn counts(&self) -> Vec<u64> {
+        self.board
+            .counts
+            .iter()
+            .map(|count| count.load(Ordering::Acquire))
+            .collect()
+    }
+
+    /// Time the vCPUs ran but did not work for, at their full rate.
+    pub fn lost_time(&self, done: u64) -> Duration {
+        let full = self.board.writes_per_s * f64::from(self.board.script.vcpus);
+        let worked = Duration::from_secs_f64(done as f64 / full.max(1.0));
+        self.ran.saturating_sub(worked)
+    }
+
+    fn wait_parked(&self) {
+        let mut parked = self
+            .board
+            .parked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while *parked < self.board.script.vcpus {
+            parked = self
+                .board
+                .changed
+                .wait(parked)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.board.end.store(true, Ordering::Release);
+        self.board.stop.store(true, Ordering::Release);
+        self.wake();
+        for thread in self.threads.drain(..) {
+            // A vCPU that panicked has said so; the checks find what it did not write.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Guest {
+    fn wake(&self) {
+        // Under the lock, so that a vCPU that is about to park sees it.
+        drop(
+            self.board
+                .parked
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        self.board.changed.notify_all();
+    }
+}
+
+impl Board {
+    /// One vCPU: writes at its rate while the guest runs.
+    fn run(&self, vcpu: u32) {
+        let count = &self.counts[vcpu as usize];
+        while self.park() {
+            let (began, before) = (Instant::now(), count.load(Ordering::Relaxed));
+            while !self.stop.load(Ordering::Acquire) {
+                let due = before + (began.elapsed().as_secs_f64() * self.writes_per_s) as u64;
+                let mut done = count.load(Ordering::Relaxed);
+                // A bounded burst, so that a stop is noticed soon.
+                let burst_end = due.min(done + 256);
+                while done < burst_end {
+                    let write = self.script.write(vcpu, done);
+                    let words = write.words(self.script.write_bytes);
+                    self.memory.store(write.page, write.offset, words);
+                    done += 1;
+                    count.store(done, Ordering::Release);
+                }
+                if done == due {
+                    std::thread::sleep(QUANTUM);
+                }
+            }
+        }
+    }
+
+    /// Waits until the guest runs; `false` when it ends.
+    fn park(&self) -> bool {
+        let mut parked = self.parked.lock().unwrap_or_else(PoisonError::into_inner);
+        *parked += 1;
+        self.changed.notify_all();
+        while self.stop.load(Ordering::Acquire) && !self.end.load(Ordering::Acquire) {
+            parked = self
+                .changed
+                .wait(parked)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        *parked -= 1;
+        !self.end.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pattern::Pattern;
+    use super::super::proof;
+    use super::*;
+
+    const SCRIPT: Script = Script {
+        seed: 1,
+        pages: 600,
+        filled_pages: 400,
+        vcpus: 2,
+        pattern: Pattern::Phases,
+        write_bytes: 16,
+    };
+
+    /// Runs a guest until each vCPU has written a good deal, and stops it.
+    fn ran() -> (Arc<GuestMemory>, Vec<u64>) {
+        let memory = Arc::new(GuestMemory::new(SCRIPT.pages).unwrap());
+        memory.fill(&SCRIPT);
+        let mut guest = Guest::new(Arc::clone(&memory), SCRIPT, Rate(1 << 40), &[0, 0]);
+        guest.run();
+        while guest.counts().iter().any(|count| *count < 20_000) {
+            std::thread::yield_now();
+        }
+        guest.stop();
+        (memory, guest.counts())
+    }
+
+    #[test]
+    fn the_memory_follows_from_the_numbers_of_writes() {
+        let (memory, counts) = ran();
+        proof::check(&memory.view().unwrap(), &SCRIPT, &counts).unwrap();
+    }
+
+    #[test]
+    fn a_lost_write_and_a_changed_byte_are_found() {
+        let (memory, counts) = ran();
+        let view = memory.view().unwrap();
+        assert!(proof::check(&view, &SCRIPT, &[counts[0] + 1, counts[1]]).is_err());
+        memory.store(599, 4088, std::iter::once(1));
+        let error = proof::check(&view, &SCRIPT, &counts)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "page 599 does not hold what vCPU 1 wrote");
+    }
+}

@@ -1,0 +1,297 @@
+//! The demo's first process: runs the guest, moves it, and reports.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use pagelift_engine::converge::{StopWhenFits, StopWhenFitsConfig};
+use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
+use pagelift_engine::memory::ReadPages;
+use pagelift_engine::migration::{Failure, GuestLocation, Report, RunRight};
+use pagelift_engine::pipeline::{
+    CancelToken, GuestError, Parts, SendJob, SendOptions, SourceGuest, StateSender, memory_budget,
+    process_cpu, send,
+};
+use pagelift_engine::sys::Userfaultfd;
+use pagelift_engine::units::{PageCount, PageRange};
+use pagelift_engine::wire::SessionId;
+use pagelift_transports::tcp::TcpLink;
+use serde_json::json;
+
+use super::guest::{Guest, GuestMemory};
+use super::pattern::{Script, mix};
+use super::{DemoOptions, DeviceState, TargetSays, proof};
+use crate::exit::ExitCode;
+use crate::progress::Progress;
+use crate::report::{self, Extra};
+
+/// How long the guest runs before it is moved.
+const WARM_UP: Duration = Duration::from_millis(300);
+
+/// Blackout of this guest with no page to send: parking threads, one message each way.
+const FIXED_BLACKOUT: Duration = Duration::from_millis(2);
+
+/// Moves a guest to a second process and reports on stdout.
+///
+/// # Errors
+/// When the demo could not be set up, or the proof failed: no report is printed then.
+pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result<ExitCode> {
+    let memory = Arc::new(GuestMemory::new(script.pages)?);
+    memory.fill(&script);
+    let mut target = TargetProcess::start(options)?;
+    let port = match target.hear()? {
+        TargetSays::Listening { port } => port,
+        other => bail!("the target process began with {other:?}"),
+    };
+
+    let view: Arc<dyn ReadPages> = Arc::new(memory.view()?);
+    let budget = memory_budget(view.layout(), options.convergence.channels);
+    eprintln!(
+        "guest: {} in {} vCPUs, {:.0} % filled, writing {} ({:?}, {} bytes a write)\n\
+         pagelift: {} channels, at most {budget} of memory of its own on each side",
+        options.memory,
+        options.vcpus,
+        options.fill * 100.0,
+        options.dirty_rate,
+        options.pattern,
+        options.write_size,
+        options.convergence.channels,
+    );
+    let mut half = SourceHalf {
+        guest: Guest::new(
+            Arc::clone(&memory),
+            script,
+            options.dirty_rate,
+            &vec![0; script.vcpus as usize],
+        ),
+        script,
+        dirty_bytes_per_s: options.dirty_rate.0,
+        state: None,
+        stopped_with: None,
+    };
+    half.guest.run();
+    std::thread::sleep(WARM_UP);
+    let before = half.guest.counts();
+
+    let mut tracker = tracker(&memory, script.pages)?;
+    let mut link = TcpLink::resolve("127.0.0.1", port)?;
+    if let Some(rate) = options.link {
+        link = link.capped(rate);
+    }
+    let mut progress = Progress::new(false);
+    let mut extra = Extra {
+        memory_budget_bytes: budget.0,
+        ..Extra::default()
+    };
+    let cpu_before = process_cpu();
+    let result = send(SendJob {
+        link: &link,
+        memory: view,
+        dirty: &mut tracker,
+        guest: &mut half,
+        right: RunRight::claim(),
+        options: send_options(options),
+        cancel,
+        progress: &mut |status| {
+            progress.update(status);
+            extra.memory_peak_bytes = extra.memory_peak_bytes.max(proof::own_memory_bytes());
+        },
+    });
+    progress.finish();
+    extra.source_cpu = process_cpu().saturating_sub(cpu_before);
+    match result {
+        Ok(report) => {
+            let done: u64 = sum(&half.guest.counts()) - sum(&before);
+            extra.guest_slowdown =
+                Some(half.guest.lost_time(sum(&before) + done) + report.blackout.total());
+            finish(options, &half, &mut target, &report, &extra)
+        }
+        Err(failure) => Ok(report_failure(options, &mut half, &failure)),
+    }
+}
+
+fn send_options(options: &DemoOptions) -> SendOptions {
+    let limits = &options.convergence;
+    let entropy = Instant::now().elapsed().as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
+    SendOptions {
+        session: SessionId(u128::from(mix(entropy)) << 64 | u128::from(mix(!entropy))),
+        channels: limits.channels,
+        verify: !options.no_verify,
+        facts: Vec::new(),
+        fixed_blackout: FIXED_BLACKOUT,
+        policy: Box::new(StopWhenFits::new(StopWhenFitsConfig {
+            downtime: limits.downtime,
+            timeout: limits.timeout,
+            ..StopWhenFitsConfig::default()
+        })),
+    }
+}
+
+/// Tracks the guest's memory in this process.
+fn tracker(memory: &GuestMemory, pages: u64) -> Result<PagemapTracker> {
+    let uffd = Userfaultfd::open().context("cannot track what the guest writes")?;
+    uffd.enable_async_write_protect()
+        .context("cannot track what the guest writes")?;
+    let range = PageRange::new(0, PageCount(pages).0);
+    let ranges = vec![TrackedRange {
+        address: memory.address(),
+        range,
+    }];
+    Ok(PagemapTracker::new(None, uffd, ranges)?)
+}
+
+/// Hears the target's proof, does its own, and prints the report.
+fn finish(
+    options: &DemoOptions,
+    half: &SourceHalf,
+    target: &mut TargetProcess,
+    report: &Report,
+    extra: &Extra,
+) -> Result<ExitCode> {
+    let (arrived_with, counts, target_peak) = match target.hear()? {
+        TargetSays::Proven {
+            arrived_with,
+            counts,
+            memory_peak_bytes,
+        } => (arrived_with, counts, memory_peak_bytes),
+        TargetSays::Failed { message } => bail!("on the target: {message}"),
+        other @ TargetSays::Listening { .. } => bail!("the target process said {other:?}"),
+    };
+    if half.stopped_with.as_ref() != Some(&arrived_with) || half.guest.counts() != arrived_with {
+        bail!("the source's vCPUs ran after the hand-over, or did not go on where they stopped");
+    }
+    let moved: u64 = sum(&arrived_with);
+    let after: u64 = sum(&counts) - moved;
+    if options.json {
+        let mut object = report::completed_json(report, extra);
+        object["proof"] = json!({
+            "writes_on_source": moved,
+            "writes_on_target": after,
+            "lost": 0,
+            "target_memory_peak_bytes": target_peak,
+        });
+        println!("{object}");
+    } else {
+        println!("{}", report::completed_text(report, extra));
+        println!(
+            "proof: {moved} writes on the source and {after} on the target, none lost; the \
+             source's vCPUs stand still"
+        );
+    }
+    Ok(ExitCode::Completed)
+}
+
+/// Prints why the guest did not move; it runs here.
+fn report_failure(options: &DemoOptions, half: &mut SourceHalf, failure: &Failure) -> ExitCode {
+    if failure.guest == GuestLocation::Source {
+        half.guest.stop();
+    }
+    if options.json {
+        println!("{}", report::failed_json(failure));
+    } else {
+        eprintln!("{}", report::failed_text(failure));
+    }
+    ExitCode::of(failure)
+}
+
+fn sum(counts: &[u64]) -> u64 {
+    counts.iter().sum()
+}
+
+/// The guest as the engine sees it.
+struct SourceHalf {
+    guest: Guest,
+    script: Script,
+    dirty_bytes_per_s: u64,
+    state: Option<StateSender>,
+    /// Writes of each vCPU when it was stopped for the hand-over.
+    stopped_with: Option<Vec<u64>>,
+}
+
+impl SourceGuest for SourceHalf {
+    fn attach(&mut self, parts: Parts) {
+        self.state = Some(parts.state);
+    }
+
+    fn stop(&mut self) -> Result<Duration, GuestError> {
+        let asked = Instant::now();
+        self.guest.stop();
+        self.stopped_with = Some(self.guest.counts());
+        Ok(asked.elapsed())
+    }
+
+    fn save_state(&mut self) -> Result<(), GuestError> {
+        let state = DeviceState {
+            script: self.script,
+            dirty_bytes_per_s: self.dirty_bytes_per_s,
+            counts: self.guest.counts(),
+        };
+        let bytes = serde_json::to_vec(&state).map_err(|error| GuestError(error.to_string()))?;
+        let sender = self
+            .state
+            .as_ref()
+            .ok_or_else(|| GuestError("it is not attached".into()))?;
+        sender
+            .send(&bytes, true)
+            .map_err(|error| GuestError(format!("sending state: {error}")))
+    }
+
+    fn give_up(&mut self) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn resume(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+        self.stopped_with = None;
+        self.guest.run();
+        Ok(())
+    }
+}
+
+/// The second process, killed when this is dropped.
+struct TargetProcess {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl TargetProcess {
+    fn start(options: &DemoOptions) -> Result<Self> {
+        let program = std::env::current_exe().context("finding this program")?;
+        let mut child = Command::new(program)
+            .arg("demo-target")
+            .args(["--memory", &options.memory.0.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting the target process")?;
+        let stdout = child
+            .stdout
+            .take()
+            .context("the target process has no stdout")?;
+        Ok(Self {
+            child,
+            stdout: BufReader::new(stdout),
+        })
+    }
+
+    /// The next thing it says.
+    fn hear(&mut self) -> Result<TargetSays> {
+        let mut line = String::new();
+        self.stdout
+            .read_line(&mut line)
+            .context("reading from the target process")?;
+        if line.is_empty() {
+            bail!("the target process ended without a word");
+        }
+        serde_json::from_str(&line).with_context(|| format!("the target process said {line:?}"))
+    }
+}
+
+impl Drop for TargetProcess {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,135 @@
+//! The demo's second process: takes the guest, lets it go on, and proves its memory.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use crossbeam_channel::Receiver;
+use pagelift_engine::memory::{ReadPages, WritePages};
+use pagelift_engine::migration::RunRight;
+use pagelift_engine::pipeline::{CancelToken, GuestError, Parts, ReceiveJob, TargetGuest, receive};
+use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
+use pagelift_engine::wire::StateChunk;
+use pagelift_transports::tcp::TcpServer;
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+use super::guest::{Guest, GuestMemory};
+use super::{DeviceState, TargetSays, proof};
+
+/// How long the guest runs on before its memory is checked.
+const RUN_ON: Duration = Duration::from_millis(300);
+
+/// Options of the hidden `pagelift demo-target`.
+#[derive(Args, Clone, Debug)]
+pub struct TargetOptions {
+    /// Memory of the guest
+    #[arg(long)]
+    memory: ByteCount,
+}
+
+/// Takes a guest over loopback; says on stdout how it went.
+///
+/// # Errors
+/// When the other process is gone.
+pub fn run(options: &TargetOptions) -> Result<()> {
+    // Nobody else would end this process if the demo is killed.
+    set_parent_process_death_signal(Some(Signal::KILL)).context("prctl(PR_SET_PDEATHSIG)")?;
+    let says = take_guest(options).unwrap_or_else(|error| TargetSays::Failed {
+        message: format!("{error:#}"),
+    });
+    say(&says)
+}
+
+fn say(says: &TargetSays) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", serde_json::to_string(says)?)?;
+    Ok(stdout.flush()?)
+}
+
+fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
+    let memory = Arc::new(GuestMemory::new(options.memory.0 / PAGE_BYTES as u64)?);
+    let view = Arc::new(memory.view()?);
+    let server = TcpServer::bind("127.0.0.1", 0).context("listening on loopback")?;
+    say(&TargetSays::Listening {
+        port: server.local_addr()?.port(),
+    })?;
+
+    let mut half = TargetHalf {
+        memory,
+        incoming: None,
+        state: Vec::new(),
+        guest: None,
+    };
+    let mut memory_peak_bytes = 0;
+    receive(ReceiveJob {
+        listener: &server,
+        pages: Arc::clone(&view) as Arc<dyn WritePages>,
+        content: Arc::clone(&view) as Arc<dyn ReadPages>,
+        guest: &mut half,
+        facts: Vec::new(),
+        cancel: CancelToken::default(),
+        progress: &mut |_| memory_peak_bytes = memory_peak_bytes.max(proof::own_memory_bytes()),
+    })?;
+
+    let (mut guest, state) = half
+        .guest
+        .take()
+        .ok_or_else(|| anyhow!("no guest arrived"))?;
+    std::thread::sleep(RUN_ON);
+    guest.stop();
+    let counts = guest.counts();
+    proof::check(&*view, &state.script, &counts)?;
+    Ok(TargetSays::Proven {
+        arrived_with: state.counts,
+        counts,
+        memory_peak_bytes,
+    })
+}
+
+/// The guest as the engine sees it.
+struct TargetHalf {
+    memory: Arc<GuestMemory>,
+    incoming: Option<Receiver<StateChunk>>,
+    state: Vec<u8>,
+    guest: Option<(Guest, DeviceState)>,
+}
+
+impl TargetGuest for TargetHalf {
+    fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
+        self.incoming = Some(parts.incoming);
+        Ok(())
+    }
+
+    fn is_loaded(&mut self) -> Result<bool, GuestError> {
+        while let Some(chunk) = self
+            .incoming
+            .as_ref()
+            .and_then(|queue| queue.try_recv().ok())
+        {
+            self.state.extend_from_slice(&chunk.bytes);
+            if chunk.last {
+                let state: DeviceState = serde_json::from_slice(&self.state)
+                    .map_err(|error| GuestError(format!("unreadable device state: {error}")))?;
+                let rate = Rate(state.dirty_bytes_per_s);
+                let memory = Arc::clone(&self.memory);
+                let guest = Guest::new(memory, state.script, rate, &state.counts);
+                self.guest = Some((guest, state));
+            }
+        }
+        Ok(self.guest.is_some())
+    }
+
+    fn run(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+        match &mut self.guest {
+            Some((guest, _)) => guest.run(),
+            None => return Err(GuestError("it has no device state".into())),
+        }
+        Ok(())
+    }
+
+    fn abandon(&mut self) {
+        self.guest = None;
+    }
+}

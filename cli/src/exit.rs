@@ -1,0 +1,62 @@
+//! Exit codes: what a script can rely on.
+
+use pagelift_engine::migration::{Failure, GuestLocation, MigrationError};
+use pagelift_engine::pipeline::CancelToken;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// The guest moved.
+    Completed = 0,
+    /// The guest did not move and runs on the source.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// Somebody asked for the end; the guest runs on the source.
+    Cancelled = 3,
+    /// The connection was lost during the hand-over: nobody here knows where the guest is.
+    Unknown = 4,
+}
+
+impl ExitCode {
+    /// The code for a migration that did not complete.
+    pub fn of(failure: &Failure) -> Self {
+        match (&failure.error, failure.guest) {
+            (_, GuestLocation::Unknown) => Self::Unknown,
+            (MigrationError::Cancelled, _) => Self::Cancelled,
+            _ => Self::Failed,
+        }
+    }
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// The exit code of a program's result; an error is printed.
+pub fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::Failed
+    })
+}
+
+/// A token that SIGINT and SIGTERM cancel. A second signal of either kind ends the program at
+/// once, as if the first had not been caught.
+///
+/// # Errors
+/// When no handler can be installed.
+pub fn cancel_on_signal() -> anyhow::Result<CancelToken> {
+    let cancel = CancelToken::default();
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal finds the flag unset, sets it, and goes on.
+        flag::register_conditional_default(signal, cancel.flag())?;
+        flag::register(signal, cancel.flag())?;
+    }
+    Ok(cancel)
+}

@@ -1,0 +1,17 @@
+//! The programs of pagelift: what they take from the command line, show and print.
+//!
+//! | module | program |
+//! |---|---|
+//! | [`demo`] | `pagelift demo`: a guest of our own moves between two processes |
+//! | [`report`] | what all of them print at the end |
+//! | [`progress`] | what they show while a guest moves |
+//!
+//! Progress goes to stderr, results to stdout. Exit codes are a contract, see [`ExitCode`].
+
+pub mod demo;
+pub mod exit;
+pub mod options;
+pub mod progress;
+pub mod report;
+
+pub use exit::ExitCode;

@@ -1,0 +1,141 @@
+//! The report: one JSON object for scripts, or a few lines for people.
+//!
+//! The keys of the object are a contract; new ones may be added.
+
+use std::time::Duration;
+
+use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
+use serde_json::{Value, json};
+
+/// What a report says beyond what the engine saw.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extra {
+    /// CPU time this process used.
+    pub source_cpu: Duration,
+    /// Work that the guest lost, in seconds of its full speed; `None` where nobody can tell.
+    pub guest_slowdown: Option<Duration>,
+    /// Most memory a migration may take in this process, in bytes, next to the guest's.
+    pub memory_budget_bytes: u64,
+    /// Most memory it was seen to take.
+    pub memory_peak_bytes: u64,
+}
+
+/// The object for a completed migration.
+pub fn completed_json(report: &Report, extra: &Extra) -> Value {
+    let parts = &report.blackout;
+    json!({
+        "outcome": "completed",
+        "vm_location": GuestLocation::Target.name(),
+        "total_ms": ms(report.total),
+        "blackout_ms": ms(parts.total()),
+        "blackout_forecast_ms": report.forecast.map(ms),
+        "blackout_parts": {
+            "stop_ms": ms(parts.stop),
+            "pages_ms": ms(parts.pages),
+            "verify_ms": ms(parts.verify),
+            "state_ms": ms(parts.state),
+            "hand_over_ms": ms(parts.hand_over),
+        },
+        "rounds": report.rounds,
+        "guest_bytes": report.guest_bytes.0,
+        "wire_bytes": report.page_wire_bytes.0 + report.state_bytes.0,
+        "state_bytes": report.state_bytes.0,
+        "pages": {
+            "skipped": report.pages.skipped,
+            "zero": report.pages.zero,
+            "raw": report.pages.raw,
+            "delta": 0,
+            "lz4": 0,
+            "zstd": 0,
+            "reference": 0,
+        },
+        "dirty_bytes_per_s": report.dirty.map(|rate| rate.0),
+        "link_bytes_per_s": report.link.map(|rate| rate.0),
+        "throttle_pct_max": 0,
+        "guest_slowdown_s": extra.guest_slowdown.map(|time| time.as_secs_f64()),
+        "cpu_s": {
+            "source": extra.source_cpu.as_secs_f64(),
+            "target": report.target_cpu.as_secs_f64(),
+        },
+        "memory_bytes": { "budget": extra.memory_budget_bytes, "peak": extra.memory_peak_bytes },
+        "verified": report.verified,
+        "error": null,
+    })
+}
+
+/// The object for a migration that did not complete.
+pub fn failed_json(failure: &Failure) -> Value {
+    let outcome = match (&failure.error, failure.guest) {
+        (_, GuestLocation::Unknown) => "unknown",
+        (MigrationError::Cancelled, _) => "cancelled",
+        _ => "failed",
+    };
+    json!({
+        "outcome": outcome,
+        "vm_location": failure.guest.name(),
+        "error": {
+            "code": failure.error.code(),
+            "message": failure.error.to_string(),
+            "where": failure.guest.name(),
+            "retryable": failure.error.retryable(),
+        },
+    })
+}
+
+/// The lines for a completed migration.
+pub fn completed_text(report: &Report, extra: &Extra) -> String {
+    let parts = &report.blackout;
+    let pages = &report.pages;
+    let mut text = format!(
+        "completed in {:.2} s, {} rounds, {} on the wire for {} of guest memory\n",
+        report.total.as_secs_f64(),
+        report.rounds,
+        report.page_wire_bytes,
+        report.guest_bytes,
+    );
+    text += &format!(
+        "blackout {:.1} ms: stop {:.1}, pages {:.1}, verify {:.1}, state {:.1}, hand-over {:.1}",
+        ms(parts.total()),
+        ms(parts.stop),
+        ms(parts.pages),
+        ms(parts.verify),
+        ms(parts.state),
+        ms(parts.hand_over),
+    );
+    if let Some(forecast) = report.forecast {
+        text += &format!(" (forecast without verify {:.1})", ms(forecast));
+    }
+    text += &format!(
+        "\npages: {} sent, {} zero, {} never populated\n",
+        pages.raw, pages.zero, pages.skipped
+    );
+    if let (Some(dirty), Some(link)) = (report.dirty, report.link) {
+        text +=
+            &format!("rates: the guest wrote {dirty} of distinct pages, the link took {link}\n");
+    }
+    text += &format!(
+        "CPU: source {:.2} s, target {:.2} s\n",
+        extra.source_cpu.as_secs_f64(),
+        report.target_cpu.as_secs_f64()
+    );
+    text += match report.verified {
+        true => "verified: the digest of all memory was equal on both sides at the switchover",
+        false => "not verified: no digest was asked for",
+    };
+    text
+}
+
+/// The lines for a migration that did not complete.
+pub fn failed_text(failure: &Failure) -> String {
+    let place = match failure.guest {
+        GuestLocation::Source => "the guest is on the source",
+        GuestLocation::Target => "the guest is on the target",
+        GuestLocation::Unknown => "where the guest is, is not known",
+    };
+    format!("error: {}\n{place}", failure.error)
+}
+
+/// Milliseconds, to the microsecond.
+fn ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
