@@ -22,4 +22,5 @@
 
 pub mod dirty;
 pub mod memory;
+pub mod sys;
 pub mod units;

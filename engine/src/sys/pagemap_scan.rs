@@ -1,0 +1,239 @@
+//! `ioctl(PAGEMAP_SCAN)`: which pages were written, and protecting them again.
+//!
+//! See PAGEMAP_SCAN(2const), and "Pagemap Scan IOCTL" in the kernel's
+//! Documentation/admin-guide/mm/pagemap.rst. Linux 6.7 or newer.
+//!
+//! The kernel reports each page and protects it again in one step, under the lock of its page
+//! table: a write falls either before the report or after the protection, never between.
+//!
+//! It can be asked about another process (PTRACE_MODE_READ is needed, ptrace(2)). The descriptor
+//! stays bound to the address space it was opened for, even if the number of the process is used
+//! again.
+//!
+//! Cost: 1.5 ns per resident page that is not written, 60 ns (many) to 280 ns (few) for one that
+//! is and gets protected again.
+
+#![allow(unsafe_code, reason = "rustix has no typed call for this ioctl")]
+
+use super::{SysError, kernel_release};
+use linux_raw_sys::general::{
+    PAGE_IS_PRESENT, PAGE_IS_WRITTEN, PM_SCAN_CHECK_WPASYNC, PM_SCAN_WP_MATCHING, page_region,
+    pm_scan_arg,
+};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
+use rustix::process::Pid;
+use std::ffi::c_void;
+use std::ops::Range;
+
+/// `PAGEMAP_SCAN` of linux/fs.h.
+const PAGEMAP_SCAN: Opcode = opcode::read_write::<pm_scan_arg>(b'f', 16);
+
+/// Runs of pages that one call can report (24 bytes each); more calls follow when it is full.
+const RUNS_PER_CALL: usize = 1024;
+
+/// What happens to the marks of pages that are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Marks {
+    /// They stay: the next scan reports the same pages again.
+    Keep,
+    /// They are cleared: the pages are write-protected again.
+    Clear,
+}
+
+/// One call of the ioctl; its result is the number of runs in `vec`.
+struct Scan<'a>(&'a mut pm_scan_arg);
+
+// SAFETY: the opcode takes a pm_scan_arg, which the kernel updates; `vec` is checked by the
+// caller of `ioctl`.
+unsafe impl Ioctl for Scan<'_> {
+    type Output = usize;
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        PAGEMAP_SCAN
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::from_mut(self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(runs: IoctlOutput, _: *mut c_void) -> rustix::io::Result<usize> {
+        usize::try_from(runs).map_err(|_| Errno::INVAL)
+    }
+}
+
+/// The page map of a process, with room for the answers.
+#[derive(Debug)]
+pub struct PagemapScan {
+    pagemap: OwnedFd,
+    runs: Vec<page_region>,
+}
+
+impl PagemapScan {
+    /// Opens the page map of process `pid`, or of this one.
+    ///
+    /// # Errors
+    /// When there is no such process, or it may not be looked at (ptrace(2),
+    /// PTRACE_MODE_READ_FSCREDS).
+    pub fn open(pid: Option<Pid>) -> Result<Self, SysError> {
+        let path = pid.map_or_else(
+            || "/proc/self/pagemap".to_owned(),
+            |pid| format!("/proc/{}/pagemap", pid.as_raw_nonzero()),
+        );
+        let pagemap = rustix::fs::open(&*path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| SysError::Unsupported {
+                what: format!("{path} cannot be opened ({errno})"),
+                remedy: "run as the user of that process, or with CAP_SYS_PTRACE".into(),
+            })?;
+        let empty = page_region {
+            start: 0,
+            end: 0,
+            categories: 0,
+        };
+        Ok(Self {
+            pagemap,
+            runs: vec![empty; RUNS_PER_CALL],
+        })
+    }
+
+    /// Tells whether this kernel has the call, before anything depends on it.
+    ///
+    /// # Errors
+    /// When it has not; the message names the version that is needed.
+    pub fn probe() -> Result<(), SysError> {
+        let mut own = Self::open(None)?;
+        let page = std::ptr::from_ref(&own).addr() as u64 & !0xfff;
+        let mut seen = 0;
+        own.scan(page..page + 4096, PAGE_IS_PRESENT.into(), 0, |_| seen += 1)?;
+        if seen == 1 {
+            return Ok(());
+        }
+        Err(SysError::Unsupported {
+            what: "PAGEMAP_SCAN does not see this process's own memory".into(),
+            remedy: "use a kernel that implements it; gVisor, for one, does not".into(),
+        })
+    }
+
+    /// Calls `found` for each run of written pages in `addresses`, in order.
+    ///
+    /// With [`Marks::Clear`] each reported page has been protected again when this returns, and
+    /// the range must be registered with a userfaultfd in asynchronous write-protect mode.
+    ///
+    /// # Errors
+    /// When the kernel has no such call, or (`EPERM`, only with [`Marks::Clear`]) a part of the
+    /// range is no longer registered, because the process has mapped something else there.
+    pub fn written(
+        &mut self,
+        addresses: Range<u64>,
+        marks: Marks,
+        found: impl FnMut(Range<u64>),
+    ) -> Result<(), SysError> {
+        let flags = match marks {
+            Marks::Keep => 0,
+            Marks::Clear => PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+        };
+        self.scan(addresses, PAGE_IS_WRITTEN.into(), flags.into(), found)
+    }
+
+    /// Calls `found` for each run of pages with the categories `mask`.
+    fn scan(
+        &mut self,
+        addresses: Range<u64>,
+        mask: u64,
+        flags: u64,
+        mut found: impl FnMut(Range<u64>),
+    ) -> Result<(), SysError> {
+        let mut at = addresses.start;
+        while at < addresses.end {
+            let mut arg = pm_scan_arg {
+                size: size_of::<pm_scan_arg>() as u64,
+                flags,
+                start: at,
+                end: addresses.end,
+                walk_end: 0,
+                vec: self.runs.as_mut_ptr().expose_provenance() as u64,
+                vec_len: self.runs.len() as u64,
+                max_pages: 0,
+                category_inverted: 0,
+                category_mask: mask,
+                category_anyof_mask: 0,
+                return_mask: mask,
+            };
+            // SAFETY: `vec` is ours for `vec_len` entries, and nobody else looks at it
+            // meanwhile; the kernel writes no more than that.
+            let count = match unsafe { ioctl(self.pagemap.as_fd(), Scan(&mut arg)) } {
+                Ok(count) => count.min(self.runs.len()),
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(scan_error(errno)),
+            };
+            for run in &self.runs[..count] {
+                found(run.start..run.end);
+            }
+            // The walk stops early when `vec` is full. It says how far it came, and without
+            // that it would be repeated for ever.
+            if arg.walk_end <= at {
+                return Err(SysError::failed("PAGEMAP_SCAN without progress", Errno::IO));
+            }
+            at = arg.walk_end;
+        }
+        Ok(())
+    }
+}
+
+fn scan_error(errno: Errno) -> SysError {
+    match errno {
+        Errno::NOTTY | Errno::INVAL => SysError::Unsupported {
+            what: format!("PAGEMAP_SCAN is not available ({errno})"),
+            remedy: format!(
+                "Linux 6.7 or newer is needed (this is {})",
+                kernel_release()
+            ),
+        },
+        Errno::PERM => SysError::Unsupported {
+            what: "a part of the tracked memory is no longer registered".into(),
+            remedy: "do not map anything over guest memory while it is migrated".into(),
+        },
+        errno => SysError::failed("PAGEMAP_SCAN", errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_is_told_apart_and_named() {
+        let error = scan_error(Errno::NOTTY).to_string();
+        assert!(
+            error.contains("Linux 6.7 or newer is needed (this is "),
+            "{error}"
+        );
+        assert!(error.contains(&kernel_release()), "{error}");
+        let error = scan_error(Errno::PERM).to_string();
+        assert!(error.contains("no longer registered"), "{error}");
+    }
+
+    #[test]
+    fn the_probe_agrees_with_the_version_of_the_kernel() {
+        let release = kernel_release();
+        let mut parts = release
+            .split('.')
+            .map_while(|part| part.parse::<u32>().ok());
+        let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+        match PagemapScan::probe() {
+            Ok(()) => assert!(version >= (6, 7), "{release} has PAGEMAP_SCAN"),
+            Err(error) => assert!(version < (6, 7), "{release}: {error}"),
+        }
+    }
+
+    #[test]
+    fn a_process_that_does_not_exist_is_named() {
+        let nobody = Pid::from_raw(i32::MAX).unwrap();
+        let error = PagemapScan::open(Some(nobody)).unwrap_err().to_string();
+        assert!(error.starts_with("/proc/2147483647/pagemap"), "{error}");
+    }
+}
