@@ -5,6 +5,12 @@
 //! ([`harvest`](DirtySource::harvest) returns only after the marks are cleared), so a write that
 //! comes later marks the page again.
 
+mod manual;
+mod pagemap;
+
+pub use manual::{DirtyMarker, ManualTracker};
+pub use pagemap::{PagemapTracker, TrackedRange};
+
 use crate::memory::PageBitmap;
 
 /// Why writes cannot be tracked.
