@@ -20,6 +20,7 @@
 
 #![cfg(target_os = "linux")]
 
+pub mod codec;
 pub mod dirty;
 pub mod memory;
 pub mod sys;

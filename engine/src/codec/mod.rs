@@ -1,0 +1,11 @@
+//! What the content of pages is turned into before it crosses the link.
+//!
+//! Pure functions of bytes: they read no clock and touch no file descriptor. Only the
+//! [kernels](simd) contain unsafe code.
+
+pub mod digest;
+pub mod simd;
+mod zero;
+
+pub use digest::MemoryDigest;
+pub use zero::is_zero;

@@ -1,0 +1,115 @@
+//! SSE2 (which every x86-64 has), AVX2 and AVX-512F.
+
+use super::{Vector, ZeroKernel, generic};
+use std::arch::x86_64::{
+    __m128i, __m256i, __m512i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128,
+    _mm_setzero_si128, _mm256_loadu_si256, _mm256_or_si256, _mm256_testz_si256, _mm512_loadu_si512,
+    _mm512_or_si512, _mm512_test_epi64_mask,
+};
+
+/// Adds the kernels that the processor can run, the widest last.
+pub(super) fn add_available(kernels: &mut Vec<ZeroKernel>) {
+    kernels.push(ZeroKernel {
+        name: "sse2",
+        run: sse2,
+    });
+    if is_x86_feature_detected!("avx2") {
+        kernels.push(ZeroKernel {
+            name: "avx2",
+            run: avx2,
+        });
+    }
+    if is_x86_feature_detected!("avx512f") {
+        kernels.push(ZeroKernel {
+            name: "avx512",
+            run: avx512,
+        });
+    }
+}
+
+#[target_feature(enable = "sse2")]
+fn sse2(data: &[u8]) -> bool {
+    // SAFETY: this function enables the instructions of the vector.
+    unsafe { generic::is_zero::<__m128i>(data) }
+}
+
+#[target_feature(enable = "avx2")]
+fn avx2(data: &[u8]) -> bool {
+    // SAFETY: as above.
+    unsafe { generic::is_zero::<__m256i>(data) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn avx512(data: &[u8]) -> bool {
+    // SAFETY: as above.
+    unsafe { generic::is_zero::<__m512i>(data) }
+}
+
+// SAFETY: only used, inlined, in `sse2`.
+unsafe impl Vector for __m128i {
+    const BYTES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: the caller vouches for the bytes and the instruction.
+        unsafe { _mm_loadu_si128(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: the caller vouches for the instruction.
+        unsafe { _mm_or_si128(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_zero(self) -> bool {
+        // SAFETY: as above.
+        unsafe { _mm_movemask_epi8(_mm_cmpeq_epi8(self, _mm_setzero_si128())) == 0xffff }
+    }
+}
+
+// SAFETY: only used, inlined, in `avx2`.
+unsafe impl Vector for __m256i {
+    const BYTES: usize = 32;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: the caller vouches for the bytes and the instruction.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: the caller vouches for the instruction.
+        unsafe { _mm256_or_si256(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_zero(self) -> bool {
+        // SAFETY: as above.
+        unsafe { _mm256_testz_si256(self, self) == 1 }
+    }
+}
+
+// SAFETY: only used, inlined, in `avx512`.
+unsafe impl Vector for __m512i {
+    const BYTES: usize = 64;
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: the caller vouches for the bytes and the instruction.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: the caller vouches for the instruction.
+        unsafe { _mm512_or_si512(self, other) }
+    }
+
+    #[inline(always)]
+    unsafe fn is_zero(self) -> bool {
+        // SAFETY: as above.
+        unsafe { _mm512_test_epi64_mask(self, self) == 0 }
+    }
+}
