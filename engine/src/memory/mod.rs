@@ -6,10 +6,16 @@
 //! concurrent write is harmless, because that write has marked the page dirty again.
 
 mod bitmap;
+mod copy;
+mod file;
+mod hugetlb;
 mod layout;
+mod mapped;
 
 pub use bitmap::PageBitmap;
+pub use file::{FileMemory, RegionFile};
 pub use layout::{Layout, LayoutError, MAX_REGIONS, Region, Span};
+pub use mapped::MappedMemory;
 
 use crate::units::{PageIndex, PageRange};
 
@@ -38,6 +44,20 @@ pub enum MemoryError {
         /// Pages in the layout.
         pages: u64,
     },
+}
+
+impl Layout {
+    /// That `range` lies within the layout, or the error which says that it does not.
+    fn check(&self, range: PageRange) -> Result<(), MemoryError> {
+        if self.contains(range) {
+            return Ok(());
+        }
+        Err(MemoryError::OutOfRange {
+            first: range.first.0,
+            end: range.end(),
+            pages: self.pages().0,
+        })
+    }
 }
 
 /// Reading the pages of a guest that may be running.
