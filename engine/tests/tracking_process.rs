@@ -97,13 +97,16 @@ impl Tracked {
         let file = File::from(fds.pop().unwrap());
         let uffd = Userfaultfd::from_fd(fds.pop().unwrap());
         uffd.enable_async_write_protect().unwrap();
-        Some(Self {
+        let mut other = Self {
             child,
             socket,
             address,
             file,
             uffd: Some(uffd),
-        })
+        };
+        // Once it takes orders it has closed its own copy of the userfaultfd.
+        assert_eq!(other.order(READ, 1), 1);
+        Some(other)
     }
 
     fn pid(&self) -> Option<Pid> {
@@ -203,7 +206,6 @@ fn dropping_the_tracker_leaves_the_process_running_unprotected() {
     };
     let mut tracker = other.tracker();
     tracker.arm().unwrap();
-    assert_eq!(other.order(READ, 1), 1);
     assert_eq!(other.unprotected(), 0);
     drop(tracker);
     assert_eq!(other.unprotected(), PAGES);

@@ -186,6 +186,9 @@ impl WritePages for FileMemory {
 
 impl RegionFile {
     /// Calls `found` for each run of the region's pages `range` that the file has data for.
+    ///
+    /// Moves the offset of the open file, which nothing here depends on. Costs 50 ns per page
+    /// that is there, because the kernel looks at each.
     fn for_each_data(&self, range: PageRange, mut found: impl FnMut(PageRange)) -> io::Result<()> {
         let end = self.offset + range.bytes().0;
         let mut at = self.offset;
@@ -211,9 +214,12 @@ impl RegionFile {
         Ok(())
     }
 
-    /// Makes the pages of `span` holes. One call whatever is there; on holes it does next to
-    /// nothing. For a long run it costs what writing zeros costs, and it gives the memory back;
-    /// writing zeros would also have to find out first which pages not to populate.
+    /// Makes the pages of `span` holes: one call, whatever is there, and the memory is given back.
+    ///
+    /// Per call and page: 0.55 us where there is a hole, 1.4 us where there is a page. Writing
+    /// zeros takes 0.7 us, but pages that are holes must be left alone, and finding that out with
+    /// SEEK_DATA costs as much as punching a hole. Runs of 256 KiB cost the same both ways
+    /// (0.12 s per GiB).
     fn punch(&self, span: Span) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         let offset = self.offset + span.offset;

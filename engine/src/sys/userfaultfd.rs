@@ -85,8 +85,6 @@ impl Userfaultfd {
     pub fn open() -> Result<Self, SysError> {
         let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
         let user_mode_only = UserfaultfdFlags::from_bits_retain(UFFD_USER_MODE_ONLY);
-        // SAFETY: opening is harmless; what this type does with the descriptor only makes
-        // writes to the caller's own memory slower, it never changes or moves content.
         let attempts: [&dyn Fn() -> rustix::io::Result<OwnedFd>; 3] = [
             &|| {
                 let device = rustix::fs::open(
@@ -94,10 +92,11 @@ impl Userfaultfd {
                     OFlags::RDWR | OFlags::CLOEXEC,
                     Mode::empty(),
                 )?;
-                // SAFETY: as above; the opcode is the device's only one.
+                // SAFETY: the device has this one opcode. What this type does with the result
+                // makes writes to the caller's memory slower; it never changes content.
                 unsafe { ioctl(device, NewUserfaultfd(flags)) }
             },
-            // SAFETY: as above.
+            // SAFETY: as above, for the result.
             &|| unsafe { userfaultfd(flags) },
             // SAFETY: as above.
             &|| unsafe { userfaultfd(flags | user_mode_only) },

@@ -7,9 +7,9 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use pagelift_engine::dirty::{DirtySource, PagemapTracker, TrackedRange};
-use pagelift_engine::memory::PageBitmap;
+use pagelift_engine::memory::{Layout, PageBitmap, ReadPages, Region};
 use pagelift_engine::sys::{PagemapScan, Userfaultfd};
-use pagelift_engine::units::{PAGE_BYTES, PageCount, PageRange};
+use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageRange};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
@@ -143,6 +143,39 @@ pub(crate) fn runs(list: &[(u64, u64)]) -> Vec<PageRange> {
     list.iter()
         .map(|(first, count)| PageRange::new(*first, *count))
         .collect()
+}
+
+/// A layout of regions with `pages` pages each.
+pub(crate) fn layout(pages: &[u64]) -> Layout {
+    let region = |(number, count): (usize, &u64)| Region {
+        name: format!("region{number}"),
+        pages: PageCount(*count),
+        backing_page: ByteCount(PAGE_BYTES as u64),
+    };
+    Layout::new(pages.iter().enumerate().map(region).collect()).unwrap()
+}
+
+/// Pages filled with one value each.
+pub(crate) fn pages(values: &[u8]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| [*value; PAGE_BYTES])
+        .collect()
+}
+
+/// The content of `count` pages from number `first` on.
+pub(crate) fn read(memory: &impl ReadPages, first: u64, count: u64) -> Vec<u8> {
+    let range = PageRange::new(first, count);
+    let mut out = vec![0xee; range.len_bytes()];
+    memory.read(range, &mut out).unwrap();
+    out
+}
+
+/// The runs of pages that may hold something.
+pub(crate) fn populated(memory: &impl ReadPages) -> Vec<PageRange> {
+    let mut set = PageBitmap::new(memory.layout().pages());
+    memory.populated(&mut set).unwrap();
+    set.runs().collect()
 }
 
 /// Huge pages that a test may use: raised for its time, put back when dropped.
