@@ -58,7 +58,7 @@ use core::time::Duration;
 
 pub use bed::Bed;
 pub use guest::{Images, Pattern, Workload, guest_images};
-pub use net::{Link, NetPair, Side, free_port};
+pub use net::{NetPair, Side, free_port};
 pub use programs::{agent_library, program};
 pub use qemu::{Builder, Qemu, Verified};
 pub use qmp::Qmp;

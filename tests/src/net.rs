@@ -1,7 +1,7 @@
 //! A free port, and two network namespaces joined by a link with a rate.
 //!
 //! The namespaces hold nothing but their loopback and one end of a veth pair (veth(4)); a token
-//! bucket (tc-tbf(8)) limits each direction, and tc-netem(8) may add delay. It takes root.
+//! bucket (tc-tbf(8)) limits each direction. It takes root.
 
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, TcpListener};
@@ -40,15 +40,6 @@ impl Side {
     }
 }
 
-/// What a link does to packets, the same in both directions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Link {
-    /// Bits per second, counted with Ethernet headers; unlimited if `None`.
-    pub rate_bits_per_s: Option<u64>,
-    /// Added one-way delay in milliseconds; 0 adds none.
-    pub delay_ms: u32,
-}
-
 /// The device's name, the same in both namespaces.
 const DEVICE: &str = "veth0";
 
@@ -59,20 +50,21 @@ pub struct NetPair {
 }
 
 impl NetPair {
-    /// Sets both up. The bed may have one pair.
+    /// Sets both up, with a rate in bits per second, Ethernet headers included, that holds for
+    /// each direction; unlimited if `None`. The bed may have one pair.
     ///
     /// A [`Skip`] when this process may not, or the kernel lacks a module.
-    pub fn new(bed: &Bed, link: Link) -> Result<Self, Skip> {
+    pub fn new(bed: &Bed, rate_bits_per_s: Option<u64>) -> Result<Self, Skip> {
         // From here on, dropping it removes what was made.
         let pair = Self {
             tag: bed.tag().to_owned(),
         };
-        pair.set_up(link)
+        pair.set_up(rate_bits_per_s)
             .map_err(|error| Skip(format!("no network namespaces: {error:#}")))?;
         Ok(pair)
     }
 
-    fn set_up(&self, link: Link) -> Result<()> {
+    fn set_up(&self, rate_bits_per_s: Option<u64>) -> Result<()> {
         let (source, target) = (self.namespace(Side::Source), self.namespace(Side::Target));
         run("ip", ["netns", "add", &source])?;
         run("ip", ["netns", "add", &target])?;
@@ -88,36 +80,26 @@ impl NetPair {
             self.ip(side, &["address", "add", &address, "dev", DEVICE])?;
             self.ip(side, &["link", "set", "lo", "up"])?;
             self.ip(side, &["link", "set", DEVICE, "up"])?;
-            self.shape(side, link)?;
+            if let Some(rate) = rate_bits_per_s {
+                self.limit(side, rate)?;
+            }
         }
         Ok(())
     }
 
-    fn shape(&self, side: Side, link: Link) -> Result<()> {
+    fn limit(&self, side: Side, bits_per_s: u64) -> Result<()> {
+        // The bucket must hold what may pass between two timer interrupts (at least 100 a
+        // second), and one largest segment.
+        let burst_bytes = (bits_per_s / 8 / 100).max(128 << 10);
+        let (rate, burst) = (format!("{bits_per_s}bit"), format!("{burst_bytes}b"));
         let namespace = self.namespace(side);
-        let tc = |words: &[&str]| {
-            let head = ["-n", &namespace, "qdisc", "add", "dev", DEVICE];
-            run("tc", head.iter().chain(words))
-        };
-        let mut parent = vec!["root"];
-        if let Some(bits_per_s) = link.rate_bits_per_s {
-            // The bucket must hold what may pass between two timer interrupts (at least 100 a
-            // second) and one largest segment.
-            let burst_bytes = (bits_per_s / 8 / 100).max(128 << 10);
-            let (rate, burst) = (format!("{bits_per_s}bit"), format!("{burst_bytes}b"));
-            tc(&[
-                "root", "handle", "1:", "tbf", "rate", &rate, "burst", &burst, "latency", "50ms",
-            ])?;
-            parent = vec!["parent", "1:1"];
-        }
-        if link.delay_ms > 0 {
-            let delay = format!("{}ms", link.delay_ms);
-            let mut words = parent;
-            // Room for what is on its way at tens of Gbit/s.
-            words.extend(["netem", "limit", "1000000", "delay", &delay]);
-            tc(&words)?;
-        }
-        Ok(())
+        run(
+            "tc",
+            [
+                "-n", &namespace, "qdisc", "add", "dev", DEVICE, "root", "tbf", "rate", &rate,
+                "burst", &burst, "latency", "50ms",
+            ],
+        )
     }
 
     /// The namespace's name, as `ip netns` knows it.

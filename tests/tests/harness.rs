@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use pagelift_tests::{
-    Bed, Link, NetPair, Qemu, Side, Tmpfs, Workload, free_port, guest_images, process, require,
+    Bed, NetPair, Qemu, Side, Tmpfs, Workload, free_port, guest_images, process, require,
 };
 
 #[test]
@@ -111,11 +111,7 @@ fn a_qemu_behind_a_prefix_dies_with_it() -> Result<()> {
 #[test]
 fn a_link_carries_what_it_must_and_no_more() -> Result<()> {
     let bed = Bed::new()?;
-    let link = Link {
-        rate_bits_per_s: Some(80_000_000),
-        ..Link::default()
-    };
-    let pair = require!(NetPair::new(&bed, link));
+    let pair = require!(NetPair::new(&bed, Some(80_000_000)));
     let rate = Command::new("tc")
         .args([
             "-n",
@@ -147,19 +143,6 @@ fn a_link_carries_what_it_must_and_no_more() -> Result<()> {
         pair.mend()?;
         assert!(answers("5")?);
     }
-    drop(pair);
-    bed.finish();
-    Ok(())
-}
-
-#[test]
-fn a_link_may_be_slow_to_arrive() -> Result<()> {
-    let bed = Bed::new()?;
-    let link = Link {
-        rate_bits_per_s: Some(1_000_000_000),
-        delay_ms: 20,
-    };
-    let pair = require!(NetPair::new(&bed, link));
     drop(pair);
     bed.finish();
     Ok(())
