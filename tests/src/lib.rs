@@ -11,7 +11,7 @@
 //! | [`qemu`] | a QEMU process with its serial console and monitors |
 //! | [`qmp`] | a monitor client that shares nothing with the one under test |
 //! | [`serial`] | console lines with the time at which they came |
-//! | [`skip`] | tests that cannot run here say why and are counted |
+//! | [`mod@skip`] | tests that cannot run here say why and are counted |
 //! | [`ticks`] | the guest's account of itself, checked across hosts |
 //! | [`tmpfs`] | a small file system that fills up |
 //!
