@@ -1,1 +1,71 @@
-//! Whole-path tests of pagelift against real peers.
+//! What the whole-path tests and the side-by-side benchmarks of pagelift are made of.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`bed`] | one test's place: names, directory, marked processes, and the leak check |
+//! | [`content`] | what the guest's memory must hold, computed without the guest |
+//! | [`guest`] | the guest's kernel and initramfs, and what it does with its memory |
+//! | [`net`] | a free port; two network namespaces joined by a link with a rate |
+//! | [`process`] | the process table: descendants, CPU time, marks |
+//! | [`programs`] | where the programs and the agent that were built are |
+//! | [`qemu`] | a QEMU process with its serial console and monitors |
+//! | [`qmp`] | a monitor client that shares nothing with the one under test |
+//! | [`serial`] | console lines with the time at which they came |
+//! | [`mod@skip`] | tests that cannot run here say why and are counted |
+//! | [`ticks`] | the guest's account of itself, checked across hosts |
+//! | [`tmpfs`] | a small file system that fills up |
+//!
+//! A test begins like this:
+//!
+//! ```no_run
+//! use pagelift_tests::{Bed, Qemu, Ticks, Workload, guest_images, require};
+//!
+//! # fn migrates() -> anyhow::Result<()> {
+//! let images = require!(guest_images());
+//! let bed = Bed::new()?;
+//! let workload = Workload { rate_bytes_per_s: 20 << 20, ..Workload::default() };
+//! let machine = Qemu::builder(&bed, &images).workload(&workload);
+//! let source = machine.clone().start("source")?;
+//! source.wait_ready()?;
+//! let target = machine.arg("-incoming").arg("defer").start("target")?;
+//! // ... migrate ...
+//! target.wait_ticks(10)?;
+//! assert_eq!(target.verify()?.bad, 0);
+//! Ticks::check(&workload, &[source.log(), target.log()])?;
+//! drop((source, target));
+//! bed.finish();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Nothing here asserts durations; waits end after [`PATIENCE`], which is far longer than
+//! anything takes on a slow machine.
+
+pub mod bed;
+pub mod content;
+pub mod guest;
+pub mod net;
+pub mod process;
+pub mod programs;
+pub mod qemu;
+pub mod qmp;
+pub mod serial;
+pub mod skip;
+pub mod ticks;
+pub mod tmpfs;
+
+use core::time::Duration;
+
+pub use bed::Bed;
+pub use guest::{Images, Pattern, Workload, guest_images};
+pub use net::{NetPair, Side, free_port};
+pub use programs::{agent_library, program};
+pub use qemu::{Builder, Qemu, Verified};
+pub use qmp::Qmp;
+pub use serial::SerialLog;
+pub use skip::Skip;
+pub use ticks::{TickError, Ticks};
+pub use tmpfs::Tmpfs;
+
+/// How long a wait lasts before it is taken for a failure.
+pub const PATIENCE: Duration = Duration::from_secs(120);

@@ -1,0 +1,171 @@
+//! The guest: its kernel and initramfs, and what it does with its memory.
+
+use core::fmt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::skip::Skip;
+
+/// What a guest is booted from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    /// The kernel, uncompressed by itself (bzImage).
+    pub kernel: PathBuf,
+    /// The initramfs with the writer.
+    pub initrd: PathBuf,
+}
+
+/// The images of the test guest, built if they are not in the cache yet.
+///
+/// Safe to call from many tests and test runs at once. 20 ms when they are there, half a second
+/// when they are built. A [`Skip`] says what the machine lacks, QEMU itself included.
+pub fn guest_images() -> Result<Images, Skip> {
+    static IMAGES: OnceLock<Result<Images, Skip>> = OnceLock::new();
+    IMAGES
+        .get_or_init(|| {
+            require_qemu()?;
+            build()
+        })
+        .clone()
+}
+
+/// The oldest QEMU that the tests are written for: direct mode was measured with 10.0.
+const QEMU_MAJOR_MIN: u32 = 10;
+
+fn require_qemu() -> Result<(), Skip> {
+    let lacking = |what: &str| Skip(format!("{what}; run tests/run as root, or install it"));
+    let output = Command::new("qemu-system-x86_64")
+        .arg("--version")
+        .output()
+        .map_err(|_| lacking("qemu-system-x86_64 is missing"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let major: Option<u32> = text
+        .strip_prefix("QEMU emulator version ")
+        .and_then(|rest| rest.split('.').next()?.parse().ok());
+    match major {
+        Some(major) if major >= QEMU_MAJOR_MIN => Ok(()),
+        _ => Err(lacking("qemu-system-x86_64 is older than 10")),
+    }
+}
+
+fn build() -> Result<Images, Skip> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/guest/build");
+    let output = Command::new(script)
+        .output()
+        .map_err(|error| Skip(format!("{script} cannot run: {error}")))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let mut lines = stdout.lines().map(PathBuf::from);
+    match (output.status.code(), lines.next(), lines.next()) {
+        (Some(0), Some(initrd), Some(kernel)) => Ok(Images { kernel, initrd }),
+        // The script's own word for "the machine lacks something".
+        (Some(3), ..) => Err(Skip(stderr.trim().to_owned())),
+        // A guest that does not build is a fault of ours, which must not look like a skip.
+        _ => panic!("{script} failed ({}):\n{stderr}", output.status),
+    }
+}
+
+/// Which page the next write goes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pattern {
+    /// Nine of ten writes to the first tenth of the working set.
+    Hot,
+    /// One page after the other, round and round.
+    Sequential,
+    /// Any page, all alike.
+    #[default]
+    Uniform,
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hot => "hot",
+            Self::Sequential => "sequential",
+            Self::Uniform => "uniform",
+        })
+    }
+}
+
+/// What the guest does with its memory: the writer's parameters, see `tests/guest/writer.c`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Guest memory, in MiB. The kernel and its initramfs need about 80 of them.
+    pub memory_mib: u64,
+    /// Virtual CPUs, 1 to 16.
+    pub cpus: u32,
+    /// Writing threads, 1 to 16.
+    pub threads: u32,
+    /// Memory filled with content that no codec can shrink, in bytes.
+    pub fill_bytes: u64,
+    /// The part of it that is written to, in bytes; all of it if `None`.
+    pub working_bytes: Option<u64>,
+    /// Pages written per second, counted as bytes of whole pages; 0 is an idle guest and
+    /// `u64::MAX` one that writes as fast as it can.
+    pub rate_bytes_per_s: u64,
+    /// Bytes changed by one write, a power of two from 8 to 4096.
+    pub width_bytes: u32,
+    /// Where the writes go.
+    pub pattern: Pattern,
+    /// From one line of account to the next, in milliseconds.
+    pub tick_ms: u64,
+    /// Pages that the guest verifies in each tick, in turn (4 us each under emulation).
+    pub check_pages: u64,
+    /// Seed of the content and of the order of writes.
+    pub seed: u64,
+}
+
+impl Default for Workload {
+    /// A guest of 256 MiB with one CPU, 64 MiB of it filled, idle, ticking every 100 ms.
+    fn default() -> Self {
+        Self {
+            memory_mib: 256,
+            cpus: 1,
+            threads: 1,
+            fill_bytes: 64 << 20,
+            working_bytes: None,
+            rate_bytes_per_s: 0,
+            width_bytes: 8,
+            pattern: Pattern::Uniform,
+            tick_ms: 100,
+            check_pages: 512,
+            seed: 1,
+        }
+    }
+}
+
+impl Workload {
+    /// Pages that the guest fills and accounts for.
+    pub fn pages(&self) -> u64 {
+        self.fill_bytes / 4096
+    }
+
+    /// Ticks after which every page has been verified once.
+    pub fn ticks_per_round(&self) -> u64 {
+        let per_thread = (self.check_pages / u64::from(self.threads)).max(1);
+        self.pages()
+            .div_ceil(u64::from(self.threads))
+            .div_ceil(per_thread)
+    }
+
+    /// The kernel command line.
+    pub fn kernel_args(&self) -> String {
+        let mut line = format!(
+            "console=ttyS0 panic=-1 quiet pl.fill={} pl.rate={} pl.width={} pl.pattern={} \
+             pl.tick_ms={} pl.threads={} pl.check={} pl.seed={}",
+            self.fill_bytes,
+            self.rate_bytes_per_s,
+            self.width_bytes,
+            self.pattern,
+            self.tick_ms,
+            self.threads,
+            self.check_pages,
+            self.seed,
+        );
+        if let Some(bytes) = self.working_bytes {
+            line.push_str(&format!(" pl.working={bytes}"));
+        }
+        line
+    }
+}
