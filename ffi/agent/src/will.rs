@@ -75,7 +75,13 @@ impl Monitor {
     fn connect_until(path: &Path, deadline: Instant) -> io::Result<Self> {
         loop {
             match Self::connect(path, deadline) {
-                Err(error) if Instant::now() + RETRY >= deadline => return Err(error),
+                // A path that is gone does not come back; a monitor that is taken is freed.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        || Instant::now() + RETRY >= deadline =>
+                {
+                    return Err(error);
+                }
                 Err(_) => thread::sleep(RETRY),
                 connected => return connected,
             }

@@ -6,9 +6,9 @@
 
 use std::ffi::OsString;
 
-/// Options without a value: those of QEMU 10.0 (found by asking it, see the tests beside the
-/// agent's) and those that releases since 7.2 had besides.
-pub(crate) const FLAGS: [&str; 36] = [
+/// Options without a value: those of QEMU 10.0 (a test below asks it) and those that releases
+/// since 7.2 had besides.
+const FLAGS: [&str; 36] = [
     "S",
     "async-teardown",
     "daemonize",
@@ -108,5 +108,46 @@ mod tests {
                 ("M".to_owned(), 7, None),
             ]
         );
+    }
+
+    /// QEMU's own word on which of the options in its help take a value.
+    ///
+    /// With `-machine help` before it, the option at the end of the line is either refused
+    /// for its missing value, or QEMU lists the machines and exits.
+    #[test]
+    fn qemu_agrees_on_which_options_take_a_value() {
+        let qemu = |args: &[&str]| {
+            std::process::Command::new("qemu-system-x86_64")
+                .args(args)
+                .stdin(std::process::Stdio::null())
+                .output()
+        };
+        let Ok(help) = qemu(&["-help"]) else {
+            eprintln!("SKIP: qemu-system-x86_64 is not installed");
+            return;
+        };
+        let help = String::from_utf8_lossy(&help.stdout).into_owned();
+        let mut names: Vec<&str> = help
+            .lines()
+            .filter(|line| line.starts_with('-'))
+            .map(|line| line.trim_start_matches('-'))
+            .filter_map(|line| {
+                line.split(|c: char| !c.is_alphanumeric() && c != '-')
+                    .next()
+            })
+            .filter(|name| !name.is_empty())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        assert!(names.len() > 90, "the help lists its options: {names:?}");
+        for name in names {
+            let output = qemu(&["-machine", "help", &format!("-{name}")]).unwrap();
+            let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+            if complaint.contains("invalid option") {
+                continue; // A word of the help that is no option.
+            }
+            let takes_value = complaint.contains("requires an argument");
+            assert_eq!(takes_value, !FLAGS.contains(&name), "-{name}: {complaint}");
+        }
     }
 }
