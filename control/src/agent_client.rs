@@ -55,6 +55,9 @@ pub struct AgentClient {
 impl AgentClient {
     /// Connects to the agent in the QEMU process `pid`.
     ///
+    /// The agent is there from the moment QEMU maps guest RAM: at the latest when QEMU has
+    /// answered a QMP command (the monitor's socket alone exists earlier).
+    ///
     /// # Errors
     /// When there is no such process or no agent in it, or another process poses as it. That
     /// another client is connected is found out by the first request only.

@@ -32,8 +32,8 @@
 //! | 0x8004 | reply to CLEAR_WILL | empty |
 //! | 0xffff | error, in place of any reply | u16 code, then the text to the end, UTF-8 |
 //!
-//! Path: that of a unix socket, 1 to [`MAX_PATH_BYTES`] bytes, no zero byte. Commands: 1 to
-//! [`MAX_COMMANDS`] of them, each 1 to [`MAX_COMMAND_BYTES`] bytes of UTF-8 without a line break
+//! Path: absolute, of a unix socket, 1 to [`MAX_PATH_BYTES`] bytes, no zero byte. Commands: 1
+//! to [`MAX_COMMANDS`] of them, each 1 to [`MAX_COMMAND_BYTES`] bytes of UTF-8 without a line break
 //! (each is one line to QEMU's monitor). Error text: at most [`MAX_ERROR_TEXT_BYTES`].
 //!
 //! # Growth

@@ -78,6 +78,10 @@ impl Will {
                 "must have 1 to 107 bytes, none of them zero; use a shorter path",
             ));
         }
+        // QEMU's working directory is not the client's, and is `/` once it daemonized.
+        if qmp_path.first() != Some(&b'/') {
+            return Err(DecodeError::Field("socket path", "must be absolute"));
+        }
         if commands.is_empty() || commands.len() > MAX_COMMANDS {
             return Err(DecodeError::Field(
                 "command list",
@@ -102,7 +106,7 @@ impl Will {
         Ok(will)
     }
 
-    /// Path of the monitor's unix socket: 1 to [`MAX_PATH_BYTES`] bytes without a zero.
+    /// Absolute path of the monitor's unix socket: at most [`MAX_PATH_BYTES`], without a zero.
     pub fn qmp_path(&self) -> &[u8] {
         &self.qmp_path
     }

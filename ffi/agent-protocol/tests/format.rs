@@ -179,8 +179,9 @@ fn a_will_keeps_its_limits_in_both_directions() {
     let one = || vec!["{}".to_owned()];
     let refused = |path: &[u8], commands: Vec<String>| Will::new(path.to_vec(), commands).is_err();
     assert!(refused(b"", one()));
-    assert!(refused(&[b'a'; 108], one()));
-    assert!(!refused(&[b'a'; 107], one()));
+    assert!(refused(&[b'/'; 108], one()));
+    assert!(!refused(&[b'/'; 107], one()));
+    assert!(refused(b"run/q", one()), "relative to whose folder?");
     assert!(refused(b"/q\0", one()));
     assert!(refused(b"/q", vec![]));
     assert!(refused(b"/q", vec![String::new()]));

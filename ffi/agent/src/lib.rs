@@ -10,8 +10,9 @@
 //! file, which is QEMU mapping guest RAM, the agent binds its socket and starts one detached
 //! [`server`] thread. Nothing happens before: helpers that QEMU spawns never map such a file
 //! and stay untouched, and with `-daemonize` QEMU has forked by then, so that the thread
-//! lives in the right process. When QEMU answers on its monitor the socket is already there.
-//! It ends with QEMU; being abstract, it leaves no file.
+//! lives in the right process. When QEMU answers its first QMP command the socket is there
+//! (the monitor's own socket, and with `--preconfig` its answers, come before RAM does). It
+//! ends with QEMU; being abstract, it leaves no file.
 //!
 //! # The userfaultfd
 //! GET_USERFAULTFD hands out a fresh one, its API not negotiated. All its ioctls act on the
