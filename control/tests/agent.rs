@@ -5,18 +5,15 @@
 //! runs itself with a role in its environment (see `roles`). The agent's library is built by
 //! `cargo build -p pagelift-agent` into the target folder of the tests.
 
-#![allow(unsafe_code, reason = "calls the ioctls of userfaultfd")]
-
 use std::fs;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use agent_support::{Vm, have_qemu, role_command, wait_until};
+use agent_support::{Vm, have_qemu, role_command, uffd, wait_until};
 use pagelift_agent_protocol::{
     ErrorCode, FEATURE_USERFAULTFD, FEATURE_WILL, HEADER_BYTES, Header, Reply, VERSION, socket_name,
 };
@@ -315,61 +312,4 @@ fn programs_that_map_no_guest_ram_run_as_ever() {
         .unwrap();
     assert!(output.status.success());
     assert!(output.stderr.is_empty());
-}
-
-/// The ioctls of userfaultfd that the tests need, as in linux/userfaultfd.h.
-mod uffd {
-    use super::OwnedFd;
-    use rustix::ioctl::{Updater, ioctl, opcode};
-
-    const WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
-    const WP_UNPOPULATED: u64 = 1 << 13;
-    const WP_ASYNC: u64 = 1 << 15;
-    const REGISTER_MODE_WP: u64 = 1 << 1;
-
-    #[repr(C)]
-    struct Api {
-        api: u64,
-        features: u64,
-        ioctls: u64,
-    }
-
-    #[repr(C)]
-    struct Register {
-        start: u64,
-        length: u64,
-        mode: u64,
-        ioctls: u64,
-    }
-
-    /// `false` if the kernel lacks the features.
-    pub(super) fn negotiate_async_write_protect(fd: &OwnedFd) -> bool {
-        let mut api = Api {
-            api: 0xaa,
-            features: WP_ASYNC | WP_UNPOPULATED | WP_HUGETLBFS_SHMEM,
-            ioctls: 0,
-        };
-        // SAFETY: UFFDIO_API reads and writes one uffdio_api, which `Api` mirrors.
-        unsafe {
-            let call = Updater::<{ opcode::read_write::<Api>(0xaa, 0x3f) }, Api>::new(&mut api);
-            ioctl(fd, call).is_ok()
-        }
-    }
-
-    pub(super) fn register_write_protect(fd: &OwnedFd, start: u64, length: u64) {
-        let mut register = Register {
-            start,
-            length,
-            mode: REGISTER_MODE_WP,
-            ioctls: 0,
-        };
-        // SAFETY: UFFDIO_REGISTER reads and writes one uffdio_register, which `Register`
-        // mirrors. The range is in QEMU's address space, not in ours.
-        unsafe {
-            let call = Updater::<{ opcode::read_write::<Register>(0xaa, 0x00) }, Register>::new(
-                &mut register,
-            );
-            ioctl(fd, call).expect("UFFDIO_REGISTER on the guest's RAM");
-        }
-    }
 }

@@ -125,7 +125,8 @@ pub enum CommandLineError {
 
 /// Rewrites `args`, QEMU's arguments without the program's name.
 ///
-/// A command line that only asks for help or the version is returned as it is.
+/// A command line that only asks for help or the version is returned as it is, and so is one
+/// that ends in an option without its value, for QEMU to complain of.
 ///
 /// # Errors
 /// When memory on it cannot be shared, or an option about memory cannot be understood.
@@ -140,7 +141,9 @@ pub fn make_shareable(
     };
     let mut memory = Memory::default();
     for option in &options {
-        if matches!(option.name.as_str(), "h" | "help" | "version") {
+        // Nothing may follow an option that lacks its value: it would be taken for the value.
+        let is_broken = option.lacks_value();
+        if is_broken || matches!(option.name.as_str(), "h" | "help" | "version") {
             return Ok(rewritten_unchanged(args));
         }
         let Some(value_at) = option.value_at else {

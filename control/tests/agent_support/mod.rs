@@ -1,5 +1,7 @@
 //! Starts QEMU under the agent, speaks a little QMP, and cleans up whatever happens.
 
+pub(super) mod uffd;
+
 use std::env;
 use std::ffi::OsString;
 use std::fs;

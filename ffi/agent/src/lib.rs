@@ -6,9 +6,9 @@
 //! read and sent by the client process, which may be killed at any moment.
 //!
 //! # Life
-//! [`interpose`] stands in front of `mmap`. When the process first maps a large writable shared
+//! `interpose` stands in front of `mmap`. When the process first maps a large writable shared
 //! file, which is QEMU mapping guest RAM, the agent binds its socket and starts one detached
-//! [`server`] thread. Nothing happens before: helpers that QEMU spawns never map such a file
+//! `server` thread. Nothing happens before: helpers that QEMU spawns never map such a file
 //! and stay untouched, and with `-daemonize` QEMU has forked by then, so that the thread
 //! lives in the right process. When QEMU answers its first QMP command the socket is there
 //! (the monitor's own socket, and with `--preconfig` its answers, come before RAM does). It
@@ -25,7 +25,7 @@
 //! # The last will
 //! A client that stops the guest for the hand-over first leaves a will, as in MQTT: QMP
 //! commands that the agent runs at QEMU's monitor should the connection end with the will
-//! still set. See [`will`].
+//! still set. See `will`.
 //!
 //! # Who may connect
 //! Root and the user QEMU runs as, checked with `SO_PEERCRED`. Anybody could have bound the
@@ -38,7 +38,7 @@
 //! - `mmap` of anything but a large writable shared file costs a few compares and the system
 //!   call: no lock, no allocation.
 //! - All descriptors are close-on-exec. One client at a time; memory is bounded by one message
-//!   (76 KiB) and one monitor line (1 MiB), time in a will by [`will::TOTAL`].
+//!   (76 KiB) and one monitor line (1 MiB), time in a will by `will::TOTAL`.
 //! - The system calls it makes are among those that QEMU's own `-sandbox` leaves it.
 
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]

@@ -54,8 +54,15 @@ pub(super) struct Found {
     pub(super) name: String,
     /// Index of the option among the arguments.
     pub(super) at: usize,
-    /// Index of its value; a value that is missing at the end is for QEMU to complain of.
+    /// Index of its value, if it takes one and it is there.
     pub(super) value_at: Option<usize>,
+}
+
+impl Found {
+    /// Whether the command line ends where the option's value should be.
+    pub(super) fn lacks_value(&self) -> bool {
+        self.value_at.is_none() && !FLAGS.contains(&self.name.as_str())
+    }
 }
 
 /// The options among `args`, in order; disk images and other loose arguments are passed over.
