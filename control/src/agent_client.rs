@@ -135,6 +135,11 @@ impl AgentClient {
     /// this client uses or another that is free when the client is gone. Each command is the
     /// JSON text of one QMP command on one line; one that fails does not stop the next.
     ///
+    /// A will that resumes the guest must be cleared before the target may be given the right
+    /// to run: afterwards it would make the guest run twice. In `pre-switchover` the command
+    /// `migrate_cancel` is enough and safest, as it resumes the guest itself; `cont` resumes
+    /// a source whose migration has completed, too.
+    ///
     /// # Errors
     /// [`AgentError::BadWill`] beyond the limits of the protocol (path 107 bytes, 64 commands,
     /// 16 KiB each, 64 KiB together), and as every request. After any other error the will may

@@ -5,7 +5,8 @@
 //! client at a time, and may still hold the connection of the client that died: a connection
 //! is refused or hangs in the backlog without a greeting until then, so the agent tries again
 //! until its time is over. A monitor that another program (libvirt, say) keeps for itself is
-//! never free: a will needs one that is pagelift's alone.
+//! never free: a will needs one that is pagelift's alone. Whoever connects to it first after
+//! the client's death goes before the agent.
 //!
 //! A command that fails does not stop the next ones: a will lists what may help, such as
 //! leaving the migration first and then `cont`, which fails if the first one already resumed
