@@ -1,1 +1,125 @@
-//! Messages between pagelift and the agent inside QEMU.
+//! Messages between pagelift (the client) and the agent inside QEMU.
+//!
+//! This crate turns messages into bytes and back. It opens no socket and passes no descriptor:
+//! where a message travels with one, the field says so and the two ends see to it. It has no
+//! dependency, so that the agent stays small, and allocates no more than the bytes at hand.
+//!
+//! # Transport
+//! A stream socket in the abstract namespace, [`socket_name`] of QEMU's process id. The client
+//! sends requests, the agent answers each with exactly one reply, in order. The agent never
+//! speaks first, except to send away a client it cannot serve: that one finds an [`ErrorReply`]
+//! waiting, and then the end of the stream.
+//!
+//! # Bytes
+//! All integers are little-endian. Every message begins with this header of 12 bytes:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | magic: `50 4c 41 47`, "PLAG" |
+//! | 4 | 2 | version: [`VERSION`] |
+//! | 6 | 2 | type |
+//! | 8 | 4 | length of the payload that follows, at most [`MAX_PAYLOAD_BYTES`] |
+//!
+//! | type | message | payload |
+//! |---|---|---|
+//! | 0x0001 | HELLO | empty |
+//! | 0x0002 | GET_USERFAULTFD | empty |
+//! | 0x0003 | SET_WILL | u16 p, p bytes path, u16 n, n times (u32 c, c bytes command) |
+//! | 0x0004 | CLEAR_WILL | empty |
+//! | 0x8001 | reply to HELLO | u16 version, u16 zero, u32 process id, u64 feature bits |
+//! | 0x8002 | reply to GET_USERFAULTFD | u32 flags; one descriptor as `SCM_RIGHTS` |
+//! | 0x8003 | reply to SET_WILL | empty |
+//! | 0x8004 | reply to CLEAR_WILL | empty |
+//! | 0xffff | error, in place of any reply | u16 code, then the text to the end, UTF-8 |
+//!
+//! Path: absolute, of a unix socket, 1 to [`MAX_PATH_BYTES`] bytes, no zero byte. Commands: 1
+//! to [`MAX_COMMANDS`] of them, each 1 to [`MAX_COMMAND_BYTES`] bytes of UTF-8 without a line break
+//! (each is one line to QEMU's monitor). Error text: at most [`MAX_ERROR_TEXT_BYTES`].
+//!
+//! # Growth
+//! A request of a type that the agent does not know is answered with error
+//! [`ErrorCode::UnknownRequest`] and the connection goes on: a newer client learns so what an
+//! older agent lacks. New requests therefore keep the version; it changes only with the header
+//! or with the meaning of a message above. Bits of the reply to HELLO announce what is there.
+
+mod bytes;
+mod message;
+
+pub use bytes::DecodeError;
+pub use message::{ErrorCode, ErrorReply, Hello, Reply, Request, Userfaultfd, Will};
+
+/// First four bytes of every message, as a little-endian number: "PLAG".
+pub const MAGIC: u32 = 0x4741_4c50;
+
+/// Version of the format described here.
+pub const VERSION: u16 = 1;
+
+/// Size of the header in bytes.
+pub const HEADER_BYTES: usize = 12;
+
+/// Longest payload of any message, in bytes. What a peer claims beyond it is refused unread.
+pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
+
+/// Longest path of a unix socket in bytes: `sun_path` less its final zero, unix(7).
+pub const MAX_PATH_BYTES: usize = 107;
+
+/// Most commands in one will.
+pub const MAX_COMMANDS: usize = 64;
+
+/// Longest command of a will, in bytes.
+pub const MAX_COMMAND_BYTES: usize = 16 << 10;
+
+/// Longest text of an error in bytes; longer ones are cut at a character when encoded.
+pub const MAX_ERROR_TEXT_BYTES: usize = 4 << 10;
+
+/// Feature bit of HELLO: the agent answers GET_USERFAULTFD.
+pub const FEATURE_USERFAULTFD: u64 = 1 << 0;
+
+/// Feature bit of HELLO: the agent keeps a last will.
+pub const FEATURE_WILL: u64 = 1 << 1;
+
+/// Name of the agent's socket in the abstract namespace, without the leading zero byte.
+///
+/// Abstract, because such a socket leaves no file behind when QEMU is killed. The name is no
+/// proof of anything: any process may bind it first. A client must compare the process id
+/// that `SO_PEERCRED` reports with the one it meant, socket(7).
+pub fn socket_name(pid: u32) -> String {
+    format!("pagelift-agent-{pid}")
+}
+
+/// The header of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Type of the message, not yet known to be one that exists.
+    pub kind: u16,
+    /// Bytes of payload that follow, at most [`MAX_PAYLOAD_BYTES`].
+    pub payload_bytes: usize,
+}
+
+impl Header {
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// When the magic or the version is another's, or the payload would exceed the cap. The
+    /// stream cannot be followed any further then.
+    pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, DecodeError> {
+        let mut reader = bytes::Reader::new(bytes);
+        let magic = reader.u32()?;
+        if magic != MAGIC {
+            return Err(DecodeError::Magic(magic));
+        }
+        let version = reader.u16()?;
+        if version != VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        let kind = reader.u16()?;
+        let length = reader.u32()?;
+        match usize::try_from(length) {
+            Ok(payload_bytes) if payload_bytes <= MAX_PAYLOAD_BYTES => Ok(Self {
+                kind,
+                payload_bytes,
+            }),
+            _ => Err(DecodeError::PayloadTooLong(length)),
+        }
+    }
+}

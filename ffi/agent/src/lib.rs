@@ -1,1 +1,58 @@
-//! The library preloaded into QEMU.
+//! The library preloaded into QEMU: lends a userfaultfd and keeps the last will.
+//!
+//! Only a process itself can open a userfaultfd of its address space, and only QEMU's monitor
+//! can resume its guest. So pagelift puts this small library into QEMU with `LD_PRELOAD`
+//! (`pagelift run -- qemu-system-x86_64 ...`). It holds no engine: dirty pages are tracked,
+//! read and sent by the client process, which may be killed at any moment.
+//!
+//! # Life
+//! `interpose` stands in front of `mmap`. When the process first maps a large writable shared
+//! file, which is QEMU mapping guest RAM, the agent binds its socket and starts one detached
+//! `server` thread. Nothing happens before: helpers that QEMU spawns never map such a file
+//! and stay untouched, and with `-daemonize` QEMU has forked by then, so that the thread
+//! lives in the right process. When QEMU answers its first QMP command the socket is there
+//! (the monitor's own socket, and with `--preconfig` its answers, come before RAM does). It
+//! ends with QEMU; being abstract, it leaves no file.
+//!
+//! # The userfaultfd
+//! GET_USERFAULTFD hands out a fresh one, its API not negotiated. All its ioctls act on the
+//! address space it was opened in, whoever calls them: the client negotiates and registers
+//! ranges from outside. The agent closes its copy after sending. So the client holds the only
+//! reference, and when it dies in whatever way, the kernel releases the userfaultfd, which
+//! ends every registration and write protection: QEMU runs on untracked, nothing has to clean
+//! up (userfaultfd(2), "close").
+//!
+//! # The last will
+//! A client that stops the guest for the hand-over first leaves a will, as in MQTT: QMP
+//! commands that the agent runs at QEMU's monitor should the connection end with the will
+//! still set. See `will`.
+//!
+//! # Who may connect
+//! Root and the user QEMU runs as, checked with `SO_PEERCRED`. Anybody could have bound the
+//! name before QEMU did: a client must check in turn that the peer's process id is QEMU's.
+//! Client and QEMU must share the network namespace (abstract names belong to it) and should
+//! share the pid namespace (the name carries the pid).
+//!
+//! # Invariants
+//! - No panic leaves the library; no signal handler is installed; its thread takes no signals.
+//! - `mmap` of anything but a large writable shared file costs a few compares and the system
+//!   call: no lock, no allocation.
+//! - All descriptors are close-on-exec. One client at a time; memory is bounded by one message
+//!   (76 KiB) and one monitor line (1 MiB), time in a will by `will::TOTAL`.
+//! - The system calls it makes are among those that QEMU's own `-sandbox` leaves it.
+
+#![cfg(all(target_os = "linux", target_pointer_width = "64"))]
+
+mod interpose;
+mod qmp_reply;
+mod server;
+mod socket;
+mod userfault;
+mod will;
+
+/// Says one line on QEMU's standard error, where it is found in its log.
+fn complain(text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    // A closed standard error is no reason to fail, so `eprintln`, which panics then, is out.
+    let _ = writeln!(std::io::stderr(), "pagelift-agent: {text}");
+}

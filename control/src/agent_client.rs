@@ -1,0 +1,277 @@
+//! The client's side of the agent inside QEMU.
+//!
+//! An [`AgentClient`] is one connection; the agent serves one at a time. As long as it lives
+//! the will set over it is kept, and when it ends the will runs unless cleared before, no
+//! matter how it ends: `drop`, an error, `kill -9`. So clear the will before you drop it.
+//!
+//! What the connection asserts: the process at the other end has the id that was asked for,
+//! by the kernel's word (`SO_PEERCRED`), since anybody could have bound the agent's name.
+//!
+//! Every call takes at most [`TIMEOUT`] and is answered in microseconds ordinarily; the agent
+//! answers late only while it runs the last will of the client before.
+
+mod error;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+pub use error::AgentError;
+use pagelift_agent_protocol::{
+    ErrorCode, HEADER_BYTES, Header, Hello, Reply, Request, Will, socket_name,
+};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, recvmsg, send, socket_with,
+};
+
+/// Longest time that one call waits for the agent: more than the 10 s of a last will.
+pub const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A userfaultfd of QEMU's address space, its API not negotiated yet.
+///
+/// `UFFDIO_API`, `UFFDIO_REGISTER` and the others act on QEMU's memory although this process
+/// calls them. Closing it ends its registrations and their write protection.
+#[derive(Debug)]
+pub struct QemuUserfaultfd {
+    /// The descriptor: close-on-exec, non-blocking, the only reference there is.
+    pub fd: OwnedFd,
+    /// Faults raised inside the kernel are not delivered through it: good for asynchronous
+    /// write-protect tracking, of no use for post-copy.
+    pub user_mode_only: bool,
+}
+
+/// A connection to the agent inside a QEMU process.
+#[derive(Debug)]
+pub struct AgentClient {
+    pid: u32,
+    socket: OwnedFd,
+}
+
+impl AgentClient {
+    /// Connects to the agent in the QEMU process `pid`.
+    ///
+    /// The agent is there from the moment QEMU maps guest RAM: at the latest when QEMU has
+    /// answered a QMP command (the monitor's socket alone exists earlier).
+    ///
+    /// # Errors
+    /// When there is no such process or no agent in it, or another process poses as it. That
+    /// another client is connected is found out by the first request only.
+    pub fn connect(pid: u32) -> Result<Self, AgentError> {
+        if pid == 0 {
+            return Err(AgentError::NoProcess { pid });
+        }
+        let io_error = |errno: Errno| AgentError::Io {
+            pid,
+            source: errno.into(),
+        };
+        let address =
+            SocketAddrUnix::new_abstract_name(socket_name(pid).as_bytes()).map_err(io_error)?;
+        let socket = socket_with(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(io_error)?;
+        // The limit for sending holds for connecting to a full backlog as well, socket(7).
+        set_socket_timeout(&socket, Timeout::Send, Some(TIMEOUT)).map_err(io_error)?;
+        connect(&socket, &address).map_err(|errno| match errno {
+            Errno::CONNREFUSED if !Path::new(&format!("/proc/{pid}")).exists() => {
+                AgentError::NoProcess { pid }
+            }
+            Errno::CONNREFUSED => AgentError::NoAgent { pid },
+            Errno::AGAIN => AgentError::Timeout { pid },
+            errno => io_error(errno),
+        })?;
+        let peer = socket_peercred(&socket).map_err(io_error)?;
+        // The kernel says 0 for a process outside this pid namespace; `pid` is none.
+        let holder = u32::try_from(peer.pid.as_raw_pid()).unwrap_or(0);
+        if holder != pid {
+            return Err(AgentError::WrongProcess { pid, holder });
+        }
+        Ok(Self { pid, socket })
+    }
+
+    /// The QEMU process at the other end.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Asks who the agent is and what it offers.
+    ///
+    /// # Errors
+    /// As every request: a refusal, a broken connection, no answer in time.
+    pub fn hello(&mut self) -> Result<Hello, AgentError> {
+        match self.call(&Request::Hello)? {
+            (Reply::Hello(hello), _) => Ok(hello),
+            (other, _) => Err(self.unexpected("HELLO", &other)),
+        }
+    }
+
+    /// Obtains a new userfaultfd of QEMU's address space.
+    ///
+    /// # Errors
+    /// [`AgentError::Refused`] with the settings to change when the kernel gives none, and as
+    /// every request.
+    pub fn userfaultfd(&mut self) -> Result<QemuUserfaultfd, AgentError> {
+        match self.call(&Request::GetUserfaultfd)? {
+            (Reply::Userfaultfd(reply), Some(fd)) => Ok(QemuUserfaultfd {
+                fd,
+                user_mode_only: reply.user_mode_only,
+            }),
+            (other, _) => Err(self.unexpected("GET_USERFAULTFD", &other)),
+        }
+    }
+
+    /// Has the agent run `commands` at QEMU's monitor `qmp_path` when this connection ends
+    /// with the will still set. Replaces an earlier will.
+    ///
+    /// `qmp_path` is an absolute path of a unix socket that QEMU itself can open, the one
+    /// this client uses or another that is free when the client is gone. Each command is the
+    /// JSON text of one QMP command on one line; one that fails does not stop the next.
+    ///
+    /// A will that resumes the guest must be cleared before the target may be given the right
+    /// to run: afterwards it would make the guest run twice. In `pre-switchover` the command
+    /// `migrate_cancel` is enough and safest, as it resumes the guest itself; `cont` resumes
+    /// a source whose migration has completed, too.
+    ///
+    /// # Errors
+    /// [`AgentError::BadWill`] beyond the limits of the protocol (path 107 bytes, 64 commands,
+    /// 16 KiB each, 64 KiB together), and as every request. After any other error the will may
+    /// or may not be set.
+    pub fn set_will(&mut self, qmp_path: &Path, commands: &[String]) -> Result<(), AgentError> {
+        let path = qmp_path.as_os_str().as_bytes().to_vec();
+        let will = Will::new(path, commands.to_vec()).map_err(AgentError::BadWill)?;
+        match self.call(&Request::SetWill(will))? {
+            (Reply::WillSet, _) => Ok(()),
+            (other, _) => Err(self.unexpected("SET_WILL", &other)),
+        }
+    }
+
+    /// Makes the agent forget the will. After `Ok` it will not run, whatever happens.
+    ///
+    /// # Errors
+    /// As every request. The will may or may not be void then.
+    pub fn clear_will(&mut self) -> Result<(), AgentError> {
+        match self.call(&Request::ClearWill)? {
+            (Reply::WillCleared, _) => Ok(()),
+            (other, _) => Err(self.unexpected("CLEAR_WILL", &other)),
+        }
+    }
+
+    fn call(&mut self, request: &Request) -> Result<(Reply, Option<OwnedFd>), AgentError> {
+        let deadline = Instant::now() + TIMEOUT;
+        let sent = self.send(&request.encode());
+        // An agent that sends a client away closes at once: its reason is there to be read
+        // although sending failed.
+        let received = self.receive(deadline);
+        let (reply, fd) = match (sent, received) {
+            (_, Ok(received)) => received,
+            (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
+        };
+        match reply {
+            Reply::Error(error) if error.code == ErrorCode::Busy => Err(AgentError::Busy {
+                pid: self.pid,
+                text: error.text,
+            }),
+            Reply::Error(error) => Err(AgentError::Refused {
+                pid: self.pid,
+                code: error.code,
+                text: error.text,
+            }),
+            reply => Ok((reply, fd)),
+        }
+    }
+
+    fn send(&self, mut bytes: &[u8]) -> Result<(), AgentError> {
+        while !bytes.is_empty() {
+            match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.io_error(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&self, deadline: Instant) -> Result<(Reply, Option<OwnedFd>), AgentError> {
+        let protocol = |source| AgentError::Protocol {
+            pid: self.pid,
+            source,
+        };
+        let mut fd = None;
+        let mut header = [0; HEADER_BYTES];
+        self.receive_exact(&mut header, &mut fd, deadline)?;
+        let header = Header::decode(&header).map_err(protocol)?;
+        let mut payload = vec![0; header.payload_bytes];
+        self.receive_exact(&mut payload, &mut fd, deadline)?;
+        let reply = Reply::decode(header.kind, &payload).map_err(protocol)?;
+        Ok((reply, fd))
+    }
+
+    /// Fills `bytes`; a descriptor that comes along goes to `fd`.
+    fn receive_exact(
+        &self,
+        mut bytes: &mut [u8],
+        fd: &mut Option<OwnedFd>,
+        deadline: Instant,
+    ) -> Result<(), AgentError> {
+        while !bytes.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(AgentError::Timeout { pid: self.pid });
+            }
+            set_socket_timeout(&self.socket, Timeout::Recv, Some(left))
+                .map_err(|errno| self.io_error(errno))?;
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let result = recvmsg(
+                &self.socket,
+                &mut [io::IoSliceMut::new(bytes)],
+                &mut ancillary,
+                RecvFlags::CMSG_CLOEXEC,
+            );
+            let count = match result {
+                Ok(message) if message.bytes == 0 => {
+                    return Err(AgentError::Io {
+                        pid: self.pid,
+                        source: io::ErrorKind::UnexpectedEof.into(),
+                    });
+                }
+                Ok(message) => message.bytes,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(self.io_error(errno)),
+            };
+            for message in ancillary.drain() {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                    *fd = descriptors.last();
+                }
+            }
+            bytes = &mut bytes[count..];
+        }
+        Ok(())
+    }
+
+    fn io_error(&self, errno: Errno) -> AgentError {
+        match errno {
+            Errno::AGAIN => AgentError::Timeout { pid: self.pid },
+            errno => AgentError::Io {
+                pid: self.pid,
+                source: errno.into(),
+            },
+        }
+    }
+
+    fn unexpected(&self, request: &'static str, got: &Reply) -> AgentError {
+        AgentError::Unexpected {
+            pid: self.pid,
+            request,
+            got: format!("{got:?}"),
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Why the agent did not do what it was asked, and what to do about it.
+
+use std::io;
+
+use pagelift_agent_protocol::{DecodeError, ErrorCode};
+
+use super::TIMEOUT;
+
+/// Why the agent did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgentError {
+    /// There is no such process.
+    #[error("there is no process {pid}; check the process id of QEMU")]
+    NoProcess {
+        /// The process asked for.
+        pid: u32,
+    },
+    /// The process has no agent.
+    #[error(
+        "no agent in QEMU process {pid}: start it with `pagelift run -- qemu-system-x86_64 ...` \
+         (and run pagelift in the same network namespace)"
+    )]
+    NoAgent {
+        /// The process asked for.
+        pid: u32,
+    },
+    /// Another process listens in the agent's name.
+    #[error(
+        "the agent's socket of process {pid} is held by process {holder}, which is not it: \
+         end that process and start QEMU anew (if QEMU is in a container, run pagelift in \
+         the same pid namespace)"
+    )]
+    WrongProcess {
+        /// The process asked for.
+        pid: u32,
+        /// The process at the other end, 0 if it is outside this pid namespace.
+        holder: u32,
+    },
+    /// Another client is connected.
+    #[error("the agent in process {pid} is {text}; wait until that migration has ended")]
+    Busy {
+        /// The process asked for.
+        pid: u32,
+        /// The agent's words, which name the other client.
+        text: String,
+    },
+    /// The agent refused, for the reason it gives.
+    #[error("the agent in process {pid} refused: {text}")]
+    Refused {
+        /// The process asked for.
+        pid: u32,
+        /// The kind of refusal.
+        code: ErrorCode,
+        /// The reason and the way out.
+        text: String,
+    },
+    /// The will cannot be expressed.
+    #[error("this last will cannot be set: {0}")]
+    BadWill(#[source] DecodeError),
+    /// The other end does not keep to the protocol.
+    #[error("the agent in process {pid} does not keep to the protocol: {source}")]
+    Protocol {
+        /// The process asked for.
+        pid: u32,
+        /// What is wrong with its bytes.
+        source: DecodeError,
+    },
+    /// The agent's reply is not one to the request.
+    #[error(
+        "the agent in process {pid} answered {request} with {got}; \
+         use pagelift and its agent from the same release"
+    )]
+    Unexpected {
+        /// The process asked for.
+        pid: u32,
+        /// What was asked.
+        request: &'static str,
+        /// What came instead.
+        got: String,
+    },
+    /// The agent did not answer within [`TIMEOUT`].
+    #[error(
+        "the agent in process {pid} did not answer within {} s; is QEMU stopped by a signal \
+         or a debugger?",
+        TIMEOUT.as_secs()
+    )]
+    Timeout {
+        /// The process asked for.
+        pid: u32,
+    },
+    /// The connection failed or ended; QEMU may have.
+    #[error("the connection to the agent in process {pid} failed: {source}")]
+    Io {
+        /// The process asked for.
+        pid: u32,
+        /// The failure.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,3 @@
+//! QEMU as pagelift drives it.
+
+pub mod command_line;

@@ -1,0 +1,150 @@
+//! Carries out a last will: runs the commands at QEMU's own monitor.
+//!
+//! The agent connects to the monitor's socket like any client, although it lives in the same
+//! process: QEMU's main loop answers, and the agent's thread waits. The monitor serves one
+//! client at a time, and may still hold the connection of the client that died: a connection
+//! is refused or hangs in the backlog without a greeting until then, so the agent tries again
+//! until its time is over. A monitor that another program (libvirt, say) keeps for itself is
+//! never free: a will needs one that is pagelift's alone. Whoever connects to it first after
+//! the client's death goes before the agent.
+//!
+//! A command that fails does not stop the next ones: a will lists what may help, such as
+//! leaving the migration first and then `cont`, which fails if the first one already resumed
+//! the guest. Everything together takes at most [`TOTAL`]; a reader that waits for the agent
+//! meanwhile must be willing to wait longer.
+
+use std::ffi::OsStr;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pagelift_agent_protocol::Will;
+
+use crate::qmp_reply::{Line, classify};
+use crate::{complain, socket};
+
+/// Longest time for the whole will.
+pub(crate) const TOTAL: Duration = Duration::from_secs(10);
+
+/// Pause between two tries to connect.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Longest line taken from the monitor in bytes; QEMU's greeting and replies are far shorter.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// Carries out `will`, whatever fails; says on standard error what did.
+pub(crate) fn run(will: &Will) {
+    let path = Path::new(OsStr::from_bytes(will.qmp_path()));
+    let deadline = Instant::now() + TOTAL;
+    let mut monitor = match Monitor::connect_until(path, deadline) {
+        Ok(monitor) => monitor,
+        Err(error) => {
+            complain(format_args!(
+                "last will not run, monitor {}: {error}",
+                path.display()
+            ));
+            return;
+        }
+    };
+    for command in will.commands() {
+        match monitor.execute(command) {
+            Ok((Line::Return, _)) => {}
+            Ok((_, reply)) => complain(format_args!(
+                "last will: {command} failed: {}",
+                reply.trim_end()
+            )),
+            Err(error) => {
+                complain(format_args!("last will ended at {command}: {error}"));
+                return;
+            }
+        }
+    }
+}
+
+/// A connection to QEMU's monitor, ready for commands.
+struct Monitor {
+    stream: UnixStream,
+    deadline: Instant,
+    /// Bytes received after the last line taken.
+    received: Vec<u8>,
+}
+
+impl Monitor {
+    fn connect_until(path: &Path, deadline: Instant) -> io::Result<Self> {
+        loop {
+            match Self::connect(path, deadline) {
+                // A path that is gone does not come back; a monitor that is taken is freed.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound
+                        || Instant::now() + RETRY >= deadline =>
+                {
+                    return Err(error);
+                }
+                Err(_) => thread::sleep(RETRY),
+                connected => return connected,
+            }
+        }
+    }
+
+    fn connect(path: &Path, deadline: Instant) -> io::Result<Self> {
+        let mut monitor = Self {
+            stream: socket::connect(path, time_until(deadline)?)?,
+            deadline,
+            received: Vec::new(),
+        };
+        monitor.line()?; // the greeting
+        match monitor.execute(r#"{"execute":"qmp_capabilities"}"#)? {
+            (Line::Return, _) => Ok(monitor),
+            (_, reply) => Err(io::Error::other(reply)),
+        }
+    }
+
+    /// Sends one command and waits for its reply.
+    fn execute(&mut self, command: &str) -> io::Result<(Line, String)> {
+        self.stream
+            .set_write_timeout(Some(time_until(self.deadline)?))?;
+        socket::send(&self.stream, format!("{command}\n").as_bytes(), None)?;
+        loop {
+            let line = self.line()?;
+            match classify(&line) {
+                Line::Other => {}
+                kind => return Ok((kind, line)),
+            }
+        }
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        loop {
+            if let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                return Ok(String::from_utf8_lossy(&line).into_owned());
+            }
+            if self.received.len() > LINE_BYTES_MAX {
+                return Err(io::Error::other("a line of more than 1 MiB"));
+            }
+            self.stream
+                .set_read_timeout(Some(time_until(self.deadline)?))?;
+            let mut bytes = [0; 4096];
+            match (&self.stream).read(&mut bytes) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => self.received.extend_from_slice(&bytes[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Time until `deadline`; never zero, which would mean no limit to a socket.
+fn time_until(deadline: Instant) -> io::Result<Duration> {
+    deadline
+        .checked_duration_since(Instant::now())
+        .filter(|left| !left.is_zero())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))
+}
