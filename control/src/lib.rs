@@ -1,1 +1,3 @@
 //! Control plane of pagelift: QMP, the QEMU driver and its direct mode.
+
+pub mod qmp;
