@@ -129,7 +129,10 @@ fn impostor(lines: Vec<u8>) -> (tempfile::TempDir, Address) {
     std::thread::spawn(move || {
         let (stream, _) = listener.accept().unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
-        (&stream).write_all(b"{\"QMP\": {}}\r\n").unwrap();
+        // The event was for the client before.
+        (&stream)
+            .write_all(b"{\"event\": \"STOP\"}\r\n{\"QMP\": {}}\r\n")
+            .unwrap();
         let mut line = String::new();
         reader.read_line(&mut line).unwrap();
         (&stream)

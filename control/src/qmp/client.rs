@@ -89,11 +89,19 @@ impl Qmp {
         };
         let shared = Arc::new(Shared::new(name.clone()));
         let mut reader = BufReader::new(File::from(socket.try_clone().map_err(connect_failed)?));
-        match read_line(&mut reader) {
-            Ok(greeting) if greeting.contains_key("QMP") => {}
-            Ok(_) => return Err(shared.broken(&End::Malformed("it does not greet".into()))),
-            Err(End::Lost(_)) if started.elapsed() >= limit => return Err(no_greeting()),
-            Err(end) => return Err(shared.broken(&end)),
+        loop {
+            match read_line(&mut reader) {
+                Ok(greeting) if greeting.contains_key("QMP") => break,
+                // What QEMU had not yet written to the client before us reaches us first.
+                Ok(late) if late.contains_key("event") || late.contains_key("return") => {
+                    if started.elapsed() >= limit {
+                        return Err(no_greeting());
+                    }
+                }
+                Ok(_) => return Err(shared.broken(&End::Malformed("it does not greet".into()))),
+                Err(End::Lost(_)) if started.elapsed() >= limit => return Err(no_greeting()),
+                Err(end) => return Err(shared.broken(&end)),
+            }
         }
         set_socket_timeout(&socket, Timeout::Recv, None).map_err(|e| connect_failed(e.into()))?;
         set_socket_timeout(&socket, Timeout::Send, Some(COMMAND_TIMEOUT))
@@ -105,16 +113,14 @@ impl Qmp {
                 move || shared.read_all(reader)
             })
             .map_err(connect_failed)?;
-        let inner = Inner {
+        let inner = Arc::new(Inner {
             shared,
             socket,
             address: address.clone(),
             next_id: Mutex::new(1),
             reader: Some(reader),
-        };
-        let qmp = Self {
-            inner: Arc::new(inner),
-        };
+        });
+        let qmp = Self { inner };
         qmp.execute("qmp_capabilities", Value::Null)?;
         Ok(qmp)
     }
@@ -154,8 +160,8 @@ impl Qmp {
             return Err(QmpError::DescriptorOverTcp(address));
         }
         let arguments = json!({ "fdname": name });
-        self.call("getfd", arguments, Some(fd), COMMAND_TIMEOUT)
-            .map(drop)
+        self.call("getfd", arguments, Some(fd), COMMAND_TIMEOUT)?;
+        Ok(())
     }
 
     /// The output of a command of QEMU's human monitor.
@@ -270,8 +276,7 @@ fn send_all(
     mut bytes: &[u8],
     fd: Option<BorrowedFd<'_>>,
 ) -> Result<(), Errno> {
-    let fds: &[BorrowedFd<'_>] = fd.as_slice();
-    let mut fds = fds;
+    let mut fds: &[BorrowedFd<'_>] = fd.as_slice();
     while !bytes.is_empty() {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
