@@ -180,6 +180,49 @@ fn all_reasons_are_told_at_once() {
 }
 
 #[test]
+fn pluggable_and_persistent_memory_is_refused() {
+    if !has_qemu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let storage = format!(
+        "memory-backend-file,id=disk0,size=4M,mem-path={}/pmem,share=on",
+        folder.path().display()
+    );
+    let qemu = TestQemu::start(&[
+        "-m",
+        "64,maxmem=1G",
+        "-object",
+        "memory-backend-ram,id=more,size=128M",
+        "-device",
+        "virtio-mem-pci,memdev=more,id=vm0",
+        "-object",
+        &storage,
+        "-device",
+        "virtio-pmem-pci,memdev=disk0,id=pm0",
+    ]);
+    let (qmp, guest) = look(&qemu);
+    // QEMU does not migrate what is behind virtio-pmem; the other's name has its device's path.
+    let backends = guest
+        .ram
+        .iter()
+        .map(|block| guest.backend_of(&block.name).unwrap());
+    assert!(
+        backends
+            .map(|backend| backend.id.as_str())
+            .eq(["more", "pc.ram"])
+    );
+    assert_refused(
+        &preflight::source(&qmp, &guest).unwrap(),
+        &[
+            "memory backend more is memory-backend-ram with share=off",
+            "device vm0 (virtio-mem-pci) cannot be tracked",
+            "device pm0 (virtio-pmem-pci) cannot be tracked",
+        ],
+    );
+}
+
+#[test]
 fn wrong_states_are_refused() {
     if !has_qemu() {
         return;
