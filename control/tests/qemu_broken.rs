@@ -6,6 +6,7 @@ mod host;
 
 use host::handover::{Halfway, assert_unharmed, halfway, hand_over, switch, verdict};
 use host::{LIMIT, TestQemu, has_qemu, settings, state};
+use pagelift_control::qemu::relay::downstream;
 use pagelift_control::qemu::return_path::Shut;
 use pagelift_control::qemu::{CommitError, MigrationError, SourceQemu};
 
@@ -22,6 +23,29 @@ fn paused_guest_stays_paused_after_cancel() {
     let target = TestQemu::start_target(&[]);
     halfway(&source, &target).paused.cancel().unwrap();
     assert_eq!(state(&source), ("paused".into(), "cancelled".into()));
+}
+
+#[test]
+fn guest_paused_while_its_memory_was_copied() {
+    if !has_qemu() {
+        return;
+    }
+    let source = TestQemu::start(&[]);
+    let prepared = SourceQemu::connect(&source.address())
+        .unwrap()
+        .prepare()
+        .unwrap();
+    source
+        .second()
+        .execute("stop", serde_json::Value::Null)
+        .unwrap();
+    let (switching, stream) = prepared.begin_switchover().unwrap();
+    let drained = std::thread::spawn(move || downstream(stream, std::io::sink()));
+    let paused = switching.wait_paused(LIMIT).unwrap();
+    assert!(!paused.was_running());
+    paused.cancel().unwrap();
+    assert_eq!(state(&source).0, "paused");
+    drained.join().unwrap().unwrap();
 }
 
 #[test]

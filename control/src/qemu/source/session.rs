@@ -34,6 +34,8 @@ impl Drop for Session {
 
 impl Session {
     pub(super) fn begin(&mut self) -> Result<UnixStream, MigrationError> {
+        // Copying RAM took its time; the user may have paused or resumed the guest meanwhile.
+        self.was_running = run_state(&self.qmp)? == "running";
         let (ours, uri) = migration::open_stream(&self.qmp)?;
         // QEMU reads answers at once; were it stuck, the commit would otherwise wait for ever.
         ours.set_write_timeout(Some(STEP_LIMIT))?;
