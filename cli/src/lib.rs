@@ -3,6 +3,8 @@
 //! | module | program |
 //! |---|---|
 //! | [`demo`] | `pagelift demo`: a guest of our own moves between two processes |
+//! | [`launch`] | `pagelift run`: starts a QEMU whose guest can be moved |
+//! | [`qemu`] | `pagelift-send` and `pagelift-receive` |
 //! | [`report`] | what all of them print at the end |
 //! | [`progress`] | what they show while a guest moves |
 //!
@@ -10,8 +12,11 @@
 
 pub mod demo;
 pub mod exit;
+pub mod launch;
 pub mod options;
+pub mod own_memory;
 pub mod progress;
+pub mod qemu;
 pub mod report;
 
 pub use exit::ExitCode;

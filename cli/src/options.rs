@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use pagelift_engine::units::{ParseQuantityError, Rate, parse_duration};
-use pagelift_engine::wire::MAX_CHANNELS;
+use pagelift_engine::wire::{MAX_CHANNELS, SessionId};
 use pagelift_transports::auto_channels;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 /// How long a migration may take and how hard it may try.
 #[derive(Args, Clone, Debug)]
@@ -50,4 +51,13 @@ fn channels(text: &str) -> Result<u16, String> {
         .ok()
         .filter(|count| (1..=MAX_CHANNELS).contains(count))
         .ok_or_else(|| format!("write a number from 1 to {MAX_CHANNELS}, or auto"))
+}
+
+/// A name for a migration that no other one has.
+pub fn random_session() -> SessionId {
+    let mut bytes = [0; 16];
+    // Getting 16 bytes fails only before the kernel has any entropy; then zeros must do, and a
+    // second migration to the same target at the same moment would be refused.
+    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
+    SessionId(u128::from_le_bytes(bytes))
 }

@@ -43,6 +43,13 @@ impl Progress {
         }
     }
 
+    /// Says something once.
+    pub fn say(&self, words: &str) {
+        if !self.quiet {
+            eprintln!("{words}");
+        }
+    }
+
     /// Takes note of where the migration is; shows it now and then.
     pub fn update(&mut self, status: &SourceStatus) {
         if status.round != self.round {

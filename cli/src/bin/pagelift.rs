@@ -5,6 +5,7 @@ use std::process::ExitCode as ProcessExit;
 use clap::{Parser, Subcommand};
 use pagelift::demo::{self, DemoOptions, target::TargetOptions};
 use pagelift::exit::{self, ExitCode};
+use pagelift::launch::{self, RunOptions};
 
 /// Moves running virtual machines.
 #[derive(Debug, Parser)]
@@ -18,6 +19,8 @@ struct Cli {
 enum Command {
     /// Moves a guest of our own between two processes, and proves that nothing was lost
     Demo(DemoOptions),
+    /// Starts QEMU so that its guest can be moved: loads the agent, and makes RAM shareable
+    Run(RunOptions),
     /// The second process of the demo
     #[command(hide = true)]
     DemoTarget(TargetOptions),
@@ -33,6 +36,7 @@ fn main() -> ProcessExit {
                 return ExitCode::Usage.into();
             }
         },
+        Command::Run(options) => launch::run(options).map(|never| match never {}),
         Command::DemoTarget(options) => demo::target::run(&options).map(|()| ExitCode::Completed),
     };
     exit::report(result).into()

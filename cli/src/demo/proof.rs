@@ -3,8 +3,6 @@
 //! The memory is rebuilt slice by slice from the [`Script`] and the numbers of writes, and
 //! compared byte by byte. Cost: one replay of all writes per slice; memory: two slices.
 
-use std::path::Path;
-
 use anyhow::{Context, Result, bail};
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::units::{PAGE_BYTES, PageRange};
@@ -65,14 +63,4 @@ fn put_words(out: &mut [u8], words: impl Iterator<Item = u64>) {
     for (place, word) in out.chunks_exact_mut(8).zip(words) {
         place.copy_from_slice(&word.to_le_bytes());
     }
-}
-
-/// Memory of this process that is its own and not a guest's, in bytes: `RssAnon` of proc(5).
-pub fn own_memory_bytes() -> u64 {
-    let status = std::fs::read_to_string(Path::new("/proc/self/status")).unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("RssAnon:"));
-    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }

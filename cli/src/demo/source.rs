@@ -16,14 +16,15 @@ use pagelift_engine::pipeline::{
 };
 use pagelift_engine::sys::Userfaultfd;
 use pagelift_engine::units::{PageCount, PageRange};
-use pagelift_engine::wire::SessionId;
 use pagelift_transports::tcp::TcpLink;
 use serde_json::json;
 
 use super::guest::{Guest, GuestMemory};
-use super::pattern::{Script, mix};
-use super::{DemoOptions, DeviceState, TargetSays, proof};
+use super::pattern::Script;
+use super::{DemoOptions, DeviceState, TargetSays};
 use crate::exit::ExitCode;
+use crate::options::random_session;
+use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra};
 
@@ -96,7 +97,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         cancel,
         progress: &mut |status| {
             progress.update(status);
-            extra.memory_peak_bytes = extra.memory_peak_bytes.max(proof::own_memory_bytes());
+            extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
         },
     });
     progress.finish();
@@ -114,9 +115,8 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
 
 fn send_options(options: &DemoOptions) -> SendOptions {
     let limits = &options.convergence;
-    let entropy = Instant::now().elapsed().as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
     SendOptions {
-        session: SessionId(u128::from(mix(entropy)) << 64 | u128::from(mix(!entropy))),
+        session: random_session(),
         channels: limits.channels,
         verify: !options.no_verify,
         facts: Vec::new(),

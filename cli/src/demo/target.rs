@@ -17,6 +17,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::guest::{Guest, GuestMemory};
 use super::{DeviceState, TargetSays, proof};
+use crate::own_memory::own_memory_bytes;
 
 /// How long the guest runs on before its memory is checked.
 const RUN_ON: Duration = Duration::from_millis(300);
@@ -70,7 +71,7 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
         guest: &mut half,
         facts: Vec::new(),
         cancel: CancelToken::default(),
-        progress: &mut |_| memory_peak_bytes = memory_peak_bytes.max(proof::own_memory_bytes()),
+        progress: &mut |_| memory_peak_bytes = memory_peak_bytes.max(own_memory_bytes()),
     })?;
 
     let (mut guest, state) = half

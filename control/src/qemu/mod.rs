@@ -1,3 +1,40 @@
-//! QEMU as pagelift drives it.
+//! The QEMU driver: what guest this is, whether it can move, and the steps of its hand-over.
+//!
+//! In direct mode the engine moves the RAM, and QEMU moves its devices by its own migration, told
+//! to leave the RAM alone (`x-ignore-shared`). The life of a hand-over, with the types that carry
+//! it; each step consumes the one before:
+//!
+//! | source | target |
+//! |---|---|
+//! | [`SourceQemu`] looked at, nothing changed | [`TargetQemu`] looked at, nothing changed |
+//! | [`PreparedSource`] capabilities set | [`HeldTarget`] will not start by itself |
+//! | [`SwitchingSource`] QEMU's migration runs | [`LoadingTarget`] takes QEMU's stream |
+//! | [`PausedSource`] guest stopped, RAM final | |
+//! | [`HandingOver`] device state flows | [`LoadedTarget`] complete, but stopped |
+//! | [`HandedOver`] cannot run any more | [`RunningTarget`] runs |
+//!
+//! Between the two the [`relay`] passes QEMU's own stream through as opaque bytes, and keeps back
+//! the one message that commits.
 
+pub mod backend;
 pub mod command_line;
+pub mod direct;
+pub mod inspect;
+pub mod maps;
+pub mod migration;
+pub mod preflight;
+pub mod ramblock;
+pub mod relay;
+pub mod return_path;
+pub mod settings;
+pub mod source;
+pub mod target;
+
+pub use inspect::{DeviceBlock, Guest, InspectError, QemuVersion, RamBlock};
+pub use migration::MigrationError;
+pub use preflight::Refusal;
+pub use source::{
+    CommitError, HandedOver, HandingOver, PausedSource, PreparedSource, SourceFailure, SourceQemu,
+    SwitchingSource,
+};
+pub use target::{HeldTarget, LoadedTarget, LoadingTarget, RunningTarget, TargetQemu};

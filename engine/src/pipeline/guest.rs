@@ -24,10 +24,18 @@ pub struct GuestError(pub String);
 
 /// The guest on the source.
 ///
-/// All methods are called from one thread, in the order in which they stand here.
+/// All methods are called from one thread.
 pub trait SourceGuest: Send {
     /// The migration begins; device state and the answers to it go through `parts`.
     fn attach(&mut self, parts: Parts);
+
+    /// Whether the guest is still there. Asked many times a second, while it runs.
+    ///
+    /// # Errors
+    /// When it is not: the migration ends.
+    fn check(&mut self) -> Result<(), GuestError> {
+        Ok(())
+    }
 
     /// Stops the vCPUs and quiesces the devices, so that no memory changes any more. Returns how
     /// long ago the guest stopped.
@@ -65,6 +73,15 @@ pub trait TargetGuest: Send {
     /// # Errors
     /// When this side cannot take a guest.
     fn attach(&mut self, parts: Parts) -> Result<(), GuestError>;
+
+    /// Whether the hypervisor that is to take the guest is still there. Asked many times a
+    /// second.
+    ///
+    /// # Errors
+    /// When it is not: the migration ends.
+    fn check(&mut self) -> Result<(), GuestError> {
+        Ok(())
+    }
 
     /// Whether the device state is loaded. Called after all memory is there, whenever the waker
     /// in `parts` was used.

@@ -90,6 +90,9 @@ impl<'a> SourceDriver<'a> {
     /// # Errors
     /// When the migration must end; the caller then calls [`fail`](Self::fail).
     pub fn step(&mut self) -> Result<Step, MigrationError> {
+        if !self.shared.look(Source::has_handed_over) {
+            self.guest.check().map_err(guest_failed)?;
+        }
         let now = self.shared.now();
         let step = self.shared.with(|source| {
             source.handle_time(now)?;

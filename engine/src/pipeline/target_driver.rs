@@ -74,6 +74,7 @@ impl<'a> TargetDriver<'a> {
     /// # Errors
     /// When the migration must end; the caller then calls [`fail`](Self::fail).
     pub fn step(&mut self) -> Result<Step, MigrationError> {
+        self.guest.check().map_err(guest_failed)?;
         let now = self.shared.now();
         let step = self.shared.with(|target| {
             target.handle_time(now)?;

@@ -1,0 +1,54 @@
+//! `pagelift run`: starts a QEMU whose guest can be moved.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use pagelift_control::qemu::command_line;
+
+/// File name of the agent.
+const AGENT: &str = "libpagelift_agent.so";
+
+/// Options of `pagelift run`.
+#[derive(Args, Clone, Debug)]
+pub struct RunOptions {
+    /// The agent library; by default the one beside this program, or in ../lib/pagelift
+    #[arg(long, value_name = "PATH", env = "PAGELIFT_AGENT")]
+    agent: Option<PathBuf>,
+    /// QEMU and its options
+    #[arg(last = true, required = true, value_name = "QEMU")]
+    command: Vec<OsString>,
+}
+
+/// Becomes QEMU; returns only if that failed.
+///
+/// # Errors
+/// When the agent is not found, the command line cannot be made shareable, or QEMU cannot be
+/// started.
+pub fn run(options: RunOptions) -> Result<std::convert::Infallible> {
+    let agent = match options.agent {
+        Some(agent) => agent,
+        None => find_agent()?,
+    };
+    Ok(command_line::run(options.command, &agent)?)
+}
+
+/// The agent, where it is built or installed.
+fn find_agent() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let folder = program.parent().context("this program is in no folder")?;
+    let places = [
+        folder.join(AGENT),
+        folder.join("../lib/pagelift").join(AGENT),
+    ];
+    match places.iter().find(|place| place.is_file()) {
+        Some(place) => Ok(place.clone()),
+        None => bail!(
+            "{AGENT} is neither in {} nor in {}; build it with `cargo build --release`, or name \
+             it with --agent",
+            folder.display(),
+            folder.join("../lib/pagelift").display(),
+        ),
+    }
+}

@@ -1,0 +1,246 @@
+//! `pagelift-send` and `pagelift-receive`: a QEMU guest moves, with pagelift carrying its RAM.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser};
+use pagelift_control::qemu::direct::{DirectSource, DirectTarget, SourceError, SourceOptions};
+use pagelift_control::qmp::Address;
+use pagelift_engine::converge::{StopWhenFits, StopWhenFitsConfig};
+use pagelift_engine::memory::{ReadPages, WritePages};
+use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, RunRight};
+use pagelift_engine::pipeline::{
+    CancelToken, ReceiveJob, SendJob, SendOptions, memory_budget, process_cpu, receive, send,
+};
+use pagelift_engine::units::{ByteCount, Rate};
+use pagelift_engine::wire::MAX_CHANNELS;
+use pagelift_transports::Endpoint;
+use pagelift_transports::tcp::{TcpLink, TcpServer};
+use serde_json::{Value, json};
+
+use crate::exit::{self, ExitCode};
+use crate::options::{self, ConvergenceOptions, random_session};
+use crate::own_memory::own_memory_bytes;
+use crate::progress::Progress;
+use crate::report::{self, Extra};
+
+/// Blackout of a QEMU guest with no page to send: QEMU's stop, its device state, the commit.
+/// `bench/` measures it; a little is added for a busy machine.
+const FIXED_BLACKOUT: Duration = Duration::from_millis(10);
+
+/// Moves the guest of a running QEMU to another one.
+///
+/// The QEMU must have been started by `pagelift run`, and the target be waiting in
+/// `pagelift-receive`. Until the hand-over the guest runs on here, whatever happens.
+#[derive(Debug, Parser)]
+#[command(name = "pagelift-send", version)]
+pub struct SendCommand {
+    /// QEMU's monitor: the path of a -qmp unix socket that nobody else uses
+    #[arg(long, value_name = "PATH")]
+    qmp: Address,
+    /// The target: tcp://HOST:PORT
+    #[arg(long, value_name = "URI")]
+    to: Endpoint,
+    /// Cap on the rate of everything sent
+    #[arg(long, value_name = "RATE", value_parser = options::rate)]
+    bandwidth: Option<Rate>,
+    /// Limits of the migration
+    #[command(flatten)]
+    convergence: ConvergenceOptions,
+    /// Compare the digests of all memory before the hand-over; lengthens the blackout by the
+    /// time to read all memory
+    #[arg(long)]
+    verify: bool,
+    /// What to print
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Waits for a guest and lets it go on in a QEMU that was started with `-incoming defer`.
+#[derive(Debug, Parser)]
+#[command(name = "pagelift-receive", version)]
+pub struct ReceiveCommand {
+    /// QEMU's monitor: the path of a -qmp unix socket that nobody else uses
+    #[arg(long, value_name = "PATH")]
+    qmp: Address,
+    /// Where to wait for the source: tcp://HOST:PORT; port 0 picks one, which is printed
+    #[arg(long, value_name = "URI")]
+    listen: Endpoint,
+    /// What to print
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What to print.
+#[derive(Args, Clone, Copy, Debug)]
+struct Output {
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Show no progress
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl SendCommand {
+    /// Moves the guest.
+    ///
+    /// # Errors
+    /// When a signal handler or the like could not be set up. What goes wrong with the
+    /// migration is reported, and is an exit code.
+    pub fn run(self) -> Result<ExitCode> {
+        let cancel = exit::cancel_on_signal()?;
+        let prepared = match DirectSource::prepare(&SourceOptions {
+            qmp: self.qmp.clone(),
+        }) {
+            Ok(prepared) => prepared,
+            Err(error) => return Ok(self.refused(&error)),
+        };
+        let memory = Arc::clone(&prepared.memory) as Arc<dyn ReadPages>;
+        let channels = self.convergence.channels;
+        let budget = memory_budget(memory.layout(), channels);
+        let mut progress = Progress::new(self.output.quiet);
+        progress.say(&format!(
+            "guest: {} of RAM; {channels} channels, at most {budget} of memory for the migration",
+            memory.layout().pages().bytes(),
+        ));
+        let Endpoint::Tcp { host, port } = &self.to;
+        let link = TcpLink::resolve(host, *port);
+        let mut link = link.with_context(|| format!("looking up {}", self.to))?;
+        if let Some(rate) = self.bandwidth {
+            link = link.capped(rate);
+        }
+        let (mut tracker, mut guest) = (prepared.tracker, prepared.guest);
+        let mut extra = Extra {
+            memory_budget_bytes: budget.0,
+            ..Extra::default()
+        };
+        let cpu_before = process_cpu();
+        let result = send(SendJob {
+            link: &link,
+            memory,
+            dirty: &mut tracker,
+            guest: &mut guest,
+            right: RunRight::claim(),
+            options: SendOptions {
+                session: random_session(),
+                channels,
+                verify: self.verify,
+                facts: prepared.facts,
+                fixed_blackout: FIXED_BLACKOUT,
+                policy: Box::new(StopWhenFits::new(StopWhenFitsConfig {
+                    downtime: self.convergence.downtime,
+                    timeout: self.convergence.timeout,
+                    ..StopWhenFitsConfig::default()
+                })),
+            },
+            cancel,
+            progress: &mut |status| {
+                progress.update(status);
+                extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
+            },
+        });
+        progress.finish();
+        extra.source_cpu = process_cpu().saturating_sub(cpu_before);
+        Ok(match result {
+            Ok(report) if self.output.json => {
+                println!("{}", report::completed_json(&report, &extra));
+                ExitCode::Completed
+            }
+            Ok(report) => {
+                println!("{}", report::completed_text(&report, &extra));
+                ExitCode::Completed
+            }
+            Err(failure) => self.output.failed(&failure),
+        })
+    }
+
+    /// The guest cannot leave; nothing was started.
+    fn refused(&self, error: &SourceError) -> ExitCode {
+        self.output.failed(&Failure {
+            error: MigrationError::Guest(error.to_string()),
+            guest: GuestLocation::Source,
+        })
+    }
+}
+
+impl ReceiveCommand {
+    /// Takes a guest.
+    ///
+    /// # Errors
+    /// As [`SendCommand::run`].
+    pub fn run(self) -> Result<ExitCode> {
+        let cancel = exit::cancel_on_signal()?;
+        let Endpoint::Tcp { host, port } = &self.listen;
+        let server = TcpServer::bind(host, *port);
+        let server = server.with_context(|| format!("cannot listen on {}", self.listen))?;
+        let mut prepared = match DirectTarget::prepare(&self.qmp) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                return Ok(self.output.failed(&Failure {
+                    error: MigrationError::Guest(error.to_string()),
+                    guest: GuestLocation::Source,
+                }));
+            }
+        };
+        let memory = prepared.memory;
+        let progress = Progress::new(self.output.quiet);
+        progress.say(&format!(
+            "waiting on tcp://{} for a guest of {} of RAM; at most {} of memory for the migration",
+            server.local_addr()?,
+            WritePages::layout(&*memory).pages().bytes(),
+            memory_budget(WritePages::layout(&*memory), MAX_CHANNELS),
+        ));
+        let mut peak = 0;
+        let result = receive(ReceiveJob {
+            listener: &server,
+            pages: Arc::clone(&memory) as Arc<dyn WritePages>,
+            content: memory as Arc<dyn ReadPages>,
+            guest: &mut prepared.guest,
+            facts: prepared.facts,
+            cancel: CancelToken::clone(&cancel),
+            progress: &mut |_| peak = peak.max(own_memory_bytes()),
+        });
+        prepared.guest.finish();
+        Ok(match result {
+            Ok(received) => {
+                let object = received_json(received.status.received, received.verified, peak);
+                if self.output.json {
+                    println!("{object}");
+                } else {
+                    println!(
+                        "completed: the guest is here, {} received",
+                        received.status.received
+                    );
+                }
+                ExitCode::Completed
+            }
+            Err(failure) => self.output.failed(&failure),
+        })
+    }
+}
+
+impl Output {
+    /// Reports a migration that did not complete.
+    fn failed(self, failure: &Failure) -> ExitCode {
+        if self.json {
+            println!("{}", report::failed_json(failure));
+        }
+        eprintln!("{}", report::failed_text(failure));
+        ExitCode::of(failure)
+    }
+}
+
+/// The target's report.
+fn received_json(received: ByteCount, verified: bool, memory_peak_bytes: u64) -> Value {
+    json!({
+        "outcome": "completed",
+        "vm_location": GuestLocation::Target.name(),
+        "wire_bytes": received.0,
+        "cpu_s": { "target": process_cpu().as_secs_f64() },
+        "memory_bytes": { "peak": memory_peak_bytes },
+        "verified": verified,
+        "error": null,
+    })
+}

@@ -1,0 +1,57 @@
+//! Noticing at once that a QEMU has died.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// A process that is watched; never mistaken for a later one with the same number.
+#[derive(Debug)]
+pub(super) struct ProcessWatch {
+    pidfd: OwnedFd,
+    pid: u32,
+}
+
+impl ProcessWatch {
+    /// Watches the process `pid`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(super) fn new(pid: u32) -> io::Result<Self> {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let raw = raw.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self {
+            pidfd: pidfd_open(raw, PidfdFlags::empty())?,
+            pid,
+        })
+    }
+
+    /// Whether it still runs; one system call.
+    pub(super) fn is_alive(&self) -> bool {
+        let mut ready = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        // A pidfd becomes readable when its process ends (pidfd_open(2)).
+        !matches!(poll(&mut ready, Some(&Timespec::default())), Ok(1))
+    }
+
+    /// The process.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn an_ended_process_is_noticed() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let watch = ProcessWatch::new(child.id()).unwrap();
+        assert!(watch.is_alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!watch.is_alive());
+    }
+}

@@ -1,0 +1,127 @@
+//! Refusing, before anything starts, what could not end well; with all reasons at once.
+//!
+//! What only the kernel can tell (userfaultfd, PAGEMAP_SCAN) is checked where it is used.
+//!
+//! What is let through on purpose: a guest that is paused (it arrives paused); virtio-balloon and
+//! free page reporting (a page the balloon takes becomes a hole in the RAM file, which tracking
+//! reports as written and which reads as zeros); the kernel's vhost-net and vhost-vsock (they
+//! write guest memory through QEMU's page tables, as QEMU does).
+
+mod devices;
+mod disks;
+mod memory;
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::inspect::Guest;
+use super::settings;
+use crate::qmp::{Qmp, QmpError};
+
+/// A reason why a guest cannot move, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is in the way, naming the thing.
+    pub reason: String,
+    /// The way out.
+    pub remedy: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.reason, self.remedy)
+    }
+}
+
+impl Refusal {
+    fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// All reasons why a guest cannot leave; none if it can.
+///
+/// # Errors
+/// When QEMU does not answer.
+pub fn source(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
+    let mut refusals = both(qmp, guest)?;
+    refusals.extend(devices::check(qmp)?);
+    refusals.extend(disks::check(qmp)?);
+    let info = qmp.execute("query-migrate", Value::Null)?;
+    for reason in info["blocked-reasons"].as_array().into_iter().flatten() {
+        let reason = reason.as_str().unwrap_or("no reason given");
+        refusals.push(Refusal::new(
+            format!("QEMU itself cannot migrate this guest: {reason}"),
+            "remove what it names",
+        ));
+    }
+    if !matches!(guest.run_state.as_str(), "paused" | "prelaunch" | "running") {
+        let remedy = match guest.run_state.as_str() {
+            "inmigrate" => "this is a target; give the QEMU whose guest is to move",
+            "postmigrate" => "it has left already; its place is on the target of that migration",
+            _ => "bring it to 'running' or 'paused' first",
+        };
+        let state = &guest.run_state;
+        refusals.push(Refusal::new(
+            format!("the guest's state is {state:?}"),
+            remedy,
+        ));
+    }
+    Ok(refusals)
+}
+
+/// All reasons why a guest cannot arrive; none if it can.
+///
+/// # Errors
+/// When QEMU does not answer.
+pub fn target(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
+    let mut refusals = both(qmp, guest)?;
+    if guest.run_state != "inmigrate" {
+        refusals.push(Refusal::new(
+            format!(
+                "the target's state is {:?}, not waiting for a guest",
+                guest.run_state
+            ),
+            "start it with -incoming defer",
+        ));
+    }
+    Ok(refusals)
+}
+
+/// What holds for both sides.
+fn both(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
+    let mut refusals = memory::check(qmp, guest)?;
+    let known = settings::capabilities(qmp)?;
+    for name in settings::NEEDED {
+        if !known.iter().any(|(known, _)| known == name) {
+            refusals.push(Refusal::new(
+                format!("QEMU {} has no migration capability {name}", guest.version),
+                "use QEMU 7.2 or later",
+            ));
+        }
+    }
+    let info = qmp.execute("query-migrate", Value::Null)?;
+    let status = info["status"].as_str().unwrap_or("none");
+    let incoming = guest.run_state == "inmigrate";
+    // A target that has tried once takes no second guest.
+    let usable = match status {
+        "none" => true,
+        "cancelled" | "completed" | "failed" => !incoming,
+        _ => false,
+    };
+    if !usable {
+        refusals.push(Refusal::new(
+            format!("QEMU has another migration, its status is {status:?}"),
+            if incoming {
+                "start the target afresh with -incoming defer"
+            } else {
+                "wait for its end or cancel it"
+            },
+        ));
+    }
+    Ok(refusals)
+}

@@ -1,0 +1,182 @@
+//! Capabilities and parameters of QEMU's migration: set for ours, and put back afterwards.
+//!
+//! Only what differs is changed, so a guest whose manager had set things up finds them as they
+//! were. QEMU refuses to change capabilities while a migration runs, and for a moment after.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use crate::qmp::{Qmp, QmpError};
+
+/// What direct mode needs; without any of them it cannot work.
+pub const NEEDED: [&str; 4] = [
+    "events",
+    "pause-before-switchover",
+    "return-path",
+    "x-ignore-shared",
+];
+
+/// What contradicts them, or makes QEMU do what is the engine's work.
+const UNWANTED: [&str; 11] = [
+    "auto-converge",
+    "background-snapshot",
+    "dirty-limit",
+    "mapped-ram",
+    "multifd",
+    "postcopy-preempt",
+    "postcopy-ram",
+    "rdma-pin-all",
+    "release-ram",
+    "x-colo",
+    "zero-copy-send",
+];
+
+/// How long QEMU may go on refusing to put capabilities back.
+const RESTORE_LIMIT: Duration = Duration::from_secs(5);
+const RESTORE_PAUSE: Duration = Duration::from_millis(10);
+
+/// Which end of the migration a QEMU is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The guest leaves.
+    Source,
+    /// The guest arrives.
+    Target,
+}
+
+/// The values as they were, of all that was changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// `migrate-set-capabilities`' list.
+    capabilities: Vec<Value>,
+    /// `migrate-set-parameters`' arguments.
+    parameters: Map<String, Value>,
+}
+
+impl Settings {
+    /// Changes what has to be changed; on failure what was changed is put back.
+    ///
+    /// # Errors
+    /// As QMP's; QEMU refuses while a migration runs.
+    pub fn apply(qmp: &Qmp, side: Side) -> Result<Self, QmpError> {
+        let mut before = Self::default();
+        let mut changed = Vec::new();
+        for (name, state) in capabilities(qmp)? {
+            let wanted = if NEEDED.contains(&name.as_str()) {
+                true
+            } else if UNWANTED.contains(&name.as_str()) {
+                false
+            } else {
+                continue;
+            };
+            if state != wanted {
+                changed.push(json!({ "capability": name, "state": wanted }));
+                before
+                    .capabilities
+                    .push(json!({ "capability": name, "state": state }));
+            }
+        }
+        let current = qmp.execute("query-migrate-parameters", Value::Null)?;
+        let mut parameters = Map::new();
+        for (name, wanted) in wanted_parameters(side) {
+            match current.get(name) {
+                Some(value) if *value != wanted => {
+                    before.parameters.insert(name.to_owned(), value.clone());
+                    parameters.insert(name.to_owned(), wanted);
+                }
+                // Equal already, or unknown to this version.
+                _ => {}
+            }
+        }
+        set_capabilities(qmp, &changed)?;
+        if let Err(error) = set_parameters(qmp, &parameters) {
+            // The first error is the one to tell.
+            let _second = set_capabilities(qmp, &before.capabilities);
+            return Err(error);
+        }
+        Ok(before)
+    }
+
+    /// Puts everything back, waiting for an ended migration to be gone.
+    ///
+    /// # Errors
+    /// As QMP's.
+    pub fn restore(&self, qmp: &Qmp) -> Result<(), QmpError> {
+        set_parameters(qmp, &self.parameters)?;
+        let deadline = Instant::now() + RESTORE_LIMIT;
+        loop {
+            match set_capabilities(qmp, &self.capabilities) {
+                // "There's a migration process in progress": its thread is still winding down.
+                Err(QmpError::Refused { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(RESTORE_PAUSE);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// The QMP commands that put everything back, one line each.
+    pub fn restore_lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !self.parameters.is_empty() {
+            let arguments = &self.parameters;
+            let line = json!({ "execute": "migrate-set-parameters", "arguments": arguments });
+            lines.push(line.to_string());
+        }
+        if !self.capabilities.is_empty() {
+            let arguments = json!({ "capabilities": self.capabilities });
+            let line = json!({ "execute": "migrate-set-capabilities", "arguments": arguments });
+            lines.push(line.to_string());
+        }
+        lines
+    }
+}
+
+/// Name and state of every capability this QEMU knows.
+///
+/// # Errors
+/// As QMP's.
+pub fn capabilities(qmp: &Qmp) -> Result<Vec<(String, bool)>, QmpError> {
+    let listed = qmp.execute("query-migrate-capabilities", Value::Null)?;
+    let entry = |entry: &Value| {
+        let name = entry.get("capability")?.as_str()?.to_owned();
+        Some((name, entry.get("state")?.as_bool()?))
+    };
+    Ok(listed
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(entry)
+        .collect())
+}
+
+/// Parameters and the values they need.
+fn wanted_parameters(side: Side) -> Vec<(&'static str, Value)> {
+    // QEMU's end of the stream is a socket pair: TLS, if any, is the engine's.
+    let mut wanted = vec![("mode", json!("normal")), ("tls-creds", json!(""))];
+    if side == Side::Source {
+        // QEMU has only video RAM and devices to send, and must never wait with them for a better
+        // moment: no rate cap (0), the longest downtime it takes (ms), no assumed bandwidth.
+        wanted.push(("max-bandwidth", json!(0)));
+        wanted.push(("downtime-limit", json!(2_000_000)));
+        wanted.push(("avail-switchover-bandwidth", json!(0)));
+    }
+    wanted
+}
+
+fn set_capabilities(qmp: &Qmp, list: &[Value]) -> Result<(), QmpError> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    qmp.execute("migrate-set-capabilities", json!({ "capabilities": list }))
+        .map(drop)
+}
+
+fn set_parameters(qmp: &Qmp, parameters: &Map<String, Value>) -> Result<(), QmpError> {
+    if parameters.is_empty() {
+        return Ok(());
+    }
+    qmp.execute("migrate-set-parameters", Value::Object(parameters.clone()))
+        .map(drop)
+}

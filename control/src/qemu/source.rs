@@ -1,0 +1,294 @@
+//! The source's steps of a hand-over.
+//!
+//! ```text
+//! SourceQemu -prepare-> PreparedSource -begin_switchover-> SwitchingSource -wait_paused->
+//! PausedSource -continue_device_state-> HandingOver -commit-> HandedOver
+//! ```
+//!
+//! Each step consumes the state before it, and [`HandedOver`] has no way back: a guest that was
+//! given away cannot be resumed here. Every earlier state can be cancelled; then, and whenever a
+//! step fails or a state is dropped, the guest is made to run as it did before (a guest that was
+//! paused stays paused) and QEMU's settings are put back.
+//!
+//! # What brings a guest back (QEMU 10.0.2)
+//!
+//! `migrate_cancel` alone, in every state before the commit: `active`, `pre-switchover` and
+//! `device`, whether our end of the stream is open or closed. In `completed` it does nothing.
+//! `cont` must not be part of it: before the commit QEMU refuses it ("Migration is not finalized
+//! yet"), and after the commit it *starts the guest a second time*. QEMU by itself resumes the
+//! guest when the stream closes in `device`, but waits for ever when it does in `pre-switchover`.
+
+mod session;
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::inspect::Guest;
+use super::migration::{self, MigrationError, STEP_LIMIT};
+use super::return_path::SHUT_SUCCESS;
+use super::settings::{Settings, Side};
+use crate::qmp::{Address, Qmp, Timestamp};
+use session::Session;
+
+/// A step failed; what happened to the guest then.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}; {}", match .undone {
+    Ok(()) => "the guest is on the source as it was before".to_owned(),
+    Err(error) => format!("and undoing it failed: {error}"),
+})]
+pub struct SourceFailure {
+    /// Why the step failed.
+    pub cause: Box<MigrationError>,
+    /// Whether the guest is as it was before.
+    pub undone: Result<(), Box<MigrationError>>,
+}
+
+/// Why a commit did not end with a guest handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// QEMU did not give the guest up: the target must not run it.
+    ///
+    /// If undoing failed because the connection is lost, the source's QEMU has died, before it
+    /// was told anything; the target's copy is whole, and may be run once that death is certain.
+    #[error(transparent)]
+    Kept(#[from] SourceFailure),
+    /// QEMU was told to give the guest up and has not answered. The target must not run it until
+    /// the source is known to be `postmigrate`, or to be gone.
+    #[error("it is not known whether the source gave the guest up: {0}; ask its 'query-status'")]
+    Unknown(Box<MigrationError>),
+}
+
+/// A source whose guest runs, and of which nothing has been changed.
+#[derive(Debug)]
+pub struct SourceQemu {
+    qmp: Qmp,
+    guest: Guest,
+}
+
+/// Capabilities and parameters are set; the guest runs.
+#[derive(Debug)]
+#[must_use]
+pub struct PreparedSource(Session);
+
+/// QEMU's migration has begun; the guest runs until QEMU stops it, milliseconds later.
+#[derive(Debug)]
+#[must_use]
+pub struct SwitchingSource(Session);
+
+/// The guest is stopped and its RAM is final; QEMU waits for us.
+#[derive(Debug)]
+#[must_use]
+pub struct PausedSource(Session);
+
+/// Device state flows; the guest is still the source's.
+#[derive(Debug)]
+#[must_use]
+pub struct HandingOver(Session);
+
+/// The guest is not the source's any more.
+#[derive(Debug)]
+pub struct HandedOver {
+    session: Session,
+    completed_at: Option<Timestamp>,
+}
+
+impl SourceQemu {
+    /// Connects and looks at the guest.
+    ///
+    /// # Errors
+    /// When the monitor does not answer or the guest cannot be described.
+    pub fn connect(address: &Address) -> Result<Self, MigrationError> {
+        let qmp = Qmp::connect(address)?;
+        let guest = Guest::inspect(&qmp)?;
+        Ok(Self { qmp, guest })
+    }
+
+    /// The guest.
+    pub fn guest(&self) -> &Guest {
+        &self.guest
+    }
+
+    /// The monitor.
+    pub fn qmp(&self) -> &Qmp {
+        &self.qmp
+    }
+
+    /// Sets what direct mode needs, remembering what was.
+    ///
+    /// # Errors
+    /// When QEMU refuses; nothing is changed then.
+    pub fn prepare(self) -> Result<PreparedSource, MigrationError> {
+        let settings = Settings::apply(&self.qmp, Side::Source)?;
+        Ok(PreparedSource(Session {
+            events: self.qmp.events(),
+            was_running: self.guest.run_state == "running",
+            qmp: self.qmp,
+            settings: Some(settings),
+            stream: None,
+            stopped_at: None,
+        }))
+    }
+}
+
+impl PreparedSource {
+    /// What somebody else must send to QEMU if we die before the commit: one QMP command a line,
+    /// for a monitor of its own (after `qmp_capabilities`).
+    ///
+    /// Harmless at any time: once QEMU has given the guest up it does nothing, and one that comes
+    /// during the commit makes QEMU decide, which [`HandingOver::commit`] then reports. Only the
+    /// first line matters for the guest; the others put settings back and may be refused.
+    pub fn will(&self) -> Vec<String> {
+        let mut lines = vec![json!({ "execute": "migrate_cancel" }).to_string()];
+        lines.extend(self.0.settings.iter().flat_map(Settings::restore_lines));
+        lines
+    }
+
+    /// Starts QEMU's migration; the second value is our end of its stream.
+    ///
+    /// From here on the stream must be read (it goes to the target's QEMU) or QEMU stalls.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn begin_switchover(mut self) -> Result<(SwitchingSource, UnixStream), SourceFailure> {
+        match self.0.begin() {
+            Ok(stream) => Ok((SwitchingSource(self.0), stream)),
+            Err(cause) => Err(self.0.fail(cause)),
+        }
+    }
+
+    /// Puts QEMU's settings back.
+    ///
+    /// # Errors
+    /// As QMP's.
+    pub fn cancel(mut self) -> Result<(), MigrationError> {
+        self.0.undo()
+    }
+}
+
+impl SwitchingSource {
+    /// Whether the guest was running before, and so has to run on the target.
+    pub fn was_running(&self) -> bool {
+        self.0.was_running
+    }
+
+    /// Waits until QEMU has stopped the guest and waits for us (`pre-switchover`).
+    ///
+    /// # Errors
+    /// When the migration fails or `limit` passes; the guest runs on.
+    pub fn wait_paused(mut self, limit: Duration) -> Result<PausedSource, SourceFailure> {
+        match self.0.wait_paused(limit) {
+            Ok(()) => Ok(PausedSource(self.0)),
+            Err(cause) => Err(self.0.fail(cause)),
+        }
+    }
+
+    /// Cancels; returns once the guest is as it was before.
+    ///
+    /// # Errors
+    /// When it could not be brought there.
+    pub fn cancel(mut self) -> Result<(), MigrationError> {
+        self.0.undo()
+    }
+}
+
+impl PausedSource {
+    /// When QEMU stopped the guest; `None` when it was paused already.
+    pub fn stopped_at(&self) -> Option<Timestamp> {
+        self.0.stopped_at
+    }
+
+    /// Lets QEMU send device state. The target must have all RAM by the time it loads it.
+    ///
+    /// # Errors
+    /// When QEMU refuses; the guest runs on.
+    pub fn continue_device_state(self) -> Result<HandingOver, SourceFailure> {
+        let arguments = json!({ "state": "pre-switchover" });
+        match self.0.qmp.execute("migrate-continue", arguments) {
+            Ok(_) => Ok(HandingOver(self.0)),
+            Err(cause) => Err(self.0.fail(cause.into())),
+        }
+    }
+
+    /// Cancels; returns once the guest is as it was before.
+    ///
+    /// # Errors
+    /// When it could not be brought there.
+    pub fn cancel(mut self) -> Result<(), MigrationError> {
+        self.0.undo()
+    }
+}
+
+impl HandingOver {
+    /// Gives the guest up: tells QEMU that the target has all (`SHUT` 0), and waits for its
+    /// `completed`. Call it only once the target is complete and held.
+    ///
+    /// That `SHUT` was sent is no proof: a `migrate_cancel` from anywhere that reaches QEMU within
+    /// the same few hundred microseconds may still win, and then the guest runs here. QEMU's own
+    /// `completed` is the proof, and the only one the target may run on.
+    ///
+    /// # Errors
+    /// See [`CommitError`] for who owns the guest then.
+    pub fn commit(mut self) -> Result<HandedOver, CommitError> {
+        let session = &mut self.0;
+        let stream = session.stream.take();
+        let written = match &stream {
+            Some(stream) => (&*stream).write_all(&SHUT_SUCCESS),
+            None => Err(std::io::ErrorKind::NotConnected.into()),
+        };
+        if let Err(cause) = written {
+            // Eight bytes go into a socket whole or not at all.
+            session.stream = stream;
+            return Err(self.0.fail(cause.into()).into());
+        }
+        let session = &mut self.0;
+        let waited = migration::wait_status(
+            &session.qmp,
+            &mut session.events,
+            "completed",
+            STEP_LIMIT,
+            |_, _| {},
+        );
+        match waited {
+            Ok(reached) => Ok(HandedOver {
+                completed_at: reached.at,
+                session: self.0,
+            }),
+            Err(cause @ MigrationError::Ended { .. }) => {
+                session.stream = stream;
+                Err(self.0.fail(cause).into())
+            }
+            Err(cause) => Err(CommitError::Unknown(Box::new(cause))),
+        }
+    }
+
+    /// Cancels; returns once the guest is as it was before.
+    ///
+    /// # Errors
+    /// When it could not be brought there.
+    pub fn cancel(mut self) -> Result<(), MigrationError> {
+        self.0.undo()
+    }
+}
+
+impl HandedOver {
+    /// When QEMU stopped the guest; `None` when it was paused already.
+    pub fn stopped_at(&self) -> Option<Timestamp> {
+        self.session.stopped_at
+    }
+
+    /// When QEMU gave the guest up.
+    pub fn completed_at(&self) -> Option<Timestamp> {
+        self.completed_at
+    }
+
+    /// Puts QEMU's settings back; to be called after the target runs, as it takes its time.
+    ///
+    /// # Errors
+    /// As QMP's; the guest is not concerned.
+    pub fn finish(mut self) -> Result<(), MigrationError> {
+        self.session.restore()
+    }
+}

@@ -1,0 +1,110 @@
+//! What all states of a source share, and how to undo it.
+
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::SourceFailure;
+use crate::qemu::inspect::run_state;
+use crate::qemu::migration::{self, MigrationError, STEP_LIMIT};
+use crate::qemu::settings::Settings;
+use crate::qmp::{Events, Qmp, Timestamp};
+
+/// A source from `prepare` on.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) qmp: Qmp,
+    pub(super) events: Events,
+    /// `None` once put back.
+    pub(super) settings: Option<Settings>,
+    pub(super) was_running: bool,
+    /// Our end of the stream, while the migration can be undone.
+    pub(super) stream: Option<UnixStream>,
+    pub(super) stopped_at: Option<Timestamp>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Nobody is left to be told; the monitor shows what the guest does.
+        let _untold = self.undo();
+    }
+}
+
+impl Session {
+    pub(super) fn begin(&mut self) -> Result<UnixStream, MigrationError> {
+        // Copying RAM took its time; the user may have paused or resumed the guest meanwhile.
+        self.was_running = run_state(&self.qmp)? == "running";
+        let (ours, uri) = migration::open_stream(&self.qmp)?;
+        // QEMU reads answers at once; were it stuck, the commit would otherwise wait for ever.
+        ours.set_write_timeout(Some(STEP_LIMIT))?;
+        let second = ours.try_clone()?;
+        self.events.skip_to_now();
+        if let Err(error) = self.qmp.execute("migrate", json!({ "uri": uri })) {
+            // After a timeout the migration may have begun all the same.
+            if error.refusal().is_none() {
+                self.stream = Some(ours);
+            }
+            migration::forget_stream(&self.qmp);
+            return Err(error.into());
+        }
+        self.stream = Some(ours);
+        Ok(second)
+    }
+
+    pub(super) fn wait_paused(&mut self, limit: Duration) -> Result<(), MigrationError> {
+        let stopped_at = &mut self.stopped_at;
+        let note = |name: &str, at| {
+            if name == "STOP" {
+                *stopped_at = at;
+            }
+        };
+        migration::wait_status(&self.qmp, &mut self.events, "pre-switchover", limit, note)?;
+        Ok(())
+    }
+
+    pub(super) fn fail(mut self, cause: MigrationError) -> SourceFailure {
+        let undone = self.undo().map_err(Box::new);
+        let cause = Box::new(cause);
+        SourceFailure { cause, undone }
+    }
+
+    /// Brings guest and settings back to what they were; does nothing the second time.
+    pub(super) fn undo(&mut self) -> Result<(), MigrationError> {
+        let resumed = match self.stream.take() {
+            Some(stream) => self.take_back(&stream),
+            None => Ok(()),
+        };
+        // In either case.
+        let restored = self.restore();
+        resumed.and(restored)
+    }
+
+    fn take_back(&mut self, stream: &UnixStream) -> Result<(), MigrationError> {
+        self.qmp.execute("migrate_cancel", Value::Null)?;
+        // A relay that reads the other handle of the stream learns that it is over.
+        let _already_closed = stream.shutdown(Shutdown::Both);
+        if migration::wait_final(&self.qmp, &mut self.events)? == "completed" {
+            return Err(MigrationError::AlreadyHandedOver);
+        }
+        if !self.was_running {
+            return Ok(());
+        }
+        if run_state(&self.qmp)? != "running" {
+            // Not by the migration: it is known to have ended without a hand-over.
+            self.qmp.execute("cont", Value::Null)?;
+        }
+        match run_state(&self.qmp)? {
+            state if state == "running" => Ok(()),
+            state => Err(MigrationError::StaysStopped(state)),
+        }
+    }
+
+    pub(super) fn restore(&mut self) -> Result<(), MigrationError> {
+        if let Some(settings) = self.settings.take() {
+            settings.restore(&self.qmp)?;
+        }
+        Ok(())
+    }
+}
