@@ -41,8 +41,8 @@ fn guest_paused_while_its_memory_was_copied() {
         .unwrap();
     let (switching, stream) = prepared.begin_switchover().unwrap();
     let drained = std::thread::spawn(move || downstream(stream, std::io::sink()));
+    assert!(!switching.was_running());
     let paused = switching.wait_paused(LIMIT).unwrap();
-    assert!(!paused.was_running());
     paused.cancel().unwrap();
     assert_eq!(state(&source).0, "paused");
     drained.join().unwrap().unwrap();

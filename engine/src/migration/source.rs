@@ -619,12 +619,18 @@ impl Source {
     /// The report of a completed migration.
     pub fn report(&self) -> Report {
         let marks = &self.marks;
+        // Without digests, what comes after the last acknowledgement is the news of it.
+        let placed = if self.verify {
+            marks.placed
+        } else {
+            marks.complete
+        };
         Report {
             total: marks.running.since(marks.began),
             blackout: BlackoutParts {
                 stop: marks.last_harvested.since(marks.guest_stopped),
-                pages: marks.placed.since(marks.last_harvested),
-                verify: marks.complete.since(marks.placed),
+                pages: placed.since(marks.last_harvested),
+                verify: marks.complete.since(placed),
                 state: marks.ready.since(marks.complete),
                 hand_over: marks.running.since(marks.ready),
             },

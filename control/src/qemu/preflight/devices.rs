@@ -5,6 +5,8 @@
 //! (vhost-user, ivshmem) nor hardware that writes to it (VFIO, vDPA), so such a page would arrive
 //! with old content.
 
+use serde_json::{Value, json};
+
 use super::Refusal;
 use crate::qemu::backend;
 use crate::qmp::{Qmp, QmpError};
@@ -72,6 +74,9 @@ pub(super) fn check(qmp: &Qmp) -> Result<Vec<Refusal>, QmpError> {
     for container in CONTAINERS {
         for (name, kind) in backend::children(qmp, container)? {
             refusals.extend(check_device(&name, &kind));
+            if kind.starts_with("virtio-balloon") {
+                refusals.extend(check_balloon(qmp, container, &name));
+            }
         }
     }
     refusals.extend(check_network(&qmp.human("info network")?));
@@ -84,6 +89,22 @@ fn check_device(name: &str, kind: &str) -> Option<Refusal> {
         format!("device {name} ({kind}) cannot be tracked: {reason}"),
         *remedy,
     ))
+}
+
+/// A page that the guest reports as free becomes a hole, which tracking does not see. A guest that
+/// clears pages when it frees them expects zeros when it takes them back; the target would have
+/// the old content.
+fn check_balloon(qmp: &Qmp, container: &str, name: &str) -> Option<Refusal> {
+    let arguments =
+        json!({ "path": format!("{container}/{name}"), "property": "free-page-reporting" });
+    // A board's wrapper of the device may not have the property; the device itself does.
+    let reporting = qmp.execute("qom-get", arguments).ok()?;
+    (reporting == Value::Bool(true)).then(|| {
+        Refusal::new(
+            format!("device {name} reports free pages, and pages it gives back are not tracked"),
+            "start the guest with free-page-reporting=off",
+        )
+    })
 }
 
 /// The human monitor has a line such as ` \ n0: index=0,type=vhost-user,...` for each back end.

@@ -2,10 +2,12 @@
 //!
 //! What only the kernel can tell (userfaultfd, PAGEMAP_SCAN) is checked where it is used.
 //!
-//! What is let through on purpose: a guest that is paused (it arrives paused); virtio-balloon and
-//! free page reporting (a page the balloon takes becomes a hole in the RAM file, which tracking
-//! reports as written and which reads as zeros); the kernel's vhost-net and vhost-vsock (they
-//! write guest memory through QEMU's page tables, as QEMU does).
+//! What is let through on purpose: a guest that is paused (it arrives paused); virtio-balloon (a
+//! page the balloon takes becomes a hole in the RAM file, which tracking does not report, so the
+//! target may keep the page's old content; the guest has given the page up and expects nothing of
+//! it, but `--verify` may find it different); the kernel's vhost-net and vhost-vsock (they write
+//! guest memory through QEMU's page tables, as QEMU does). Free page reporting is refused: a guest
+//! may rely on its pages coming back as zeros.
 
 mod devices;
 mod disks;
