@@ -27,7 +27,7 @@ const REATTACH: Duration = Duration::from_secs(8);
 /// Pause between two tries to reach a target again.
 const REATTACH_PAUSE: Duration = Duration::from_millis(200);
 
-/// Most pages in one frame, by measurement (`docs/decisions/004-frame-size.md`).
+/// Most pages in one frame, see `docs/benchmarks.md`.
 const FRAME_PAGES: u64 = 64;
 
 const _: () = assert!(FRAME_PAGES <= MAX_FRAME_PAGES as u64);
