@@ -87,23 +87,33 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
     let parts = &report.blackout;
     let pages = &report.pages;
     let mut text = format!(
-        "completed in {:.2} s, {} rounds, {} on the wire for {} of guest memory\n",
+        "completed in {:.2} s: {} rounds, {} on the wire for {} of guest memory\n",
         report.total.as_secs_f64(),
         report.rounds,
         report.page_wire_bytes,
         report.guest_bytes,
     );
     text += &format!(
-        "blackout {:.1} ms: stop {:.1}, pages {:.1}, verify {:.1}, state {:.1}, hand-over {:.1}",
+        "blackout {:.1} ms: stop {:.1}, last pages {:.1}",
         ms(parts.total()),
         ms(parts.stop),
-        ms(parts.pages),
-        ms(parts.verify),
+        ms(parts.pages)
+    );
+    if report.verified {
+        text += &format!(", digest of all memory {:.1}", ms(parts.verify));
+    }
+    text += &format!(
+        ", state {:.1}, hand-over {:.1}",
         ms(parts.state),
-        ms(parts.hand_over),
+        ms(parts.hand_over)
     );
     if let Some(forecast) = report.forecast {
-        text += &format!(" (forecast without verify {:.1})", ms(forecast));
+        let without = if report.verified {
+            " without the digest"
+        } else {
+            ""
+        };
+        text += &format!(" (forecast{without}: {:.1})", ms(forecast));
     }
     text += &format!(
         "\npages: {} sent, {} zero, {} never populated\n",
@@ -111,7 +121,7 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
     );
     if let (Some(dirty), Some(link)) = (report.dirty, report.link) {
         text +=
-            &format!("rates: the guest wrote {dirty} of distinct pages, the link took {link}\n");
+            &format!("rates: the guest wrote {dirty} of distinct pages, the link carried {link}\n");
     }
     text += &format!(
         "CPU: source {:.2} s, target {:.2} s\n",

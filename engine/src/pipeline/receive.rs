@@ -141,11 +141,12 @@ impl Session {
             if cancel.is_cancelled() && !self.shared.look(Target::owns_guest) {
                 return Err(MigrationError::Cancelled);
             }
+            let seen = self.shared.version();
             let step = driver.step()?;
             progress(&self.shared.look(Target::status));
             match step {
                 Step::Worked => {}
-                Step::Wait(until) => self.shared.wait_for_change(until),
+                Step::Wait(until) => self.shared.wait_past(seen, until),
                 Step::Done => return Ok(()),
             }
         }
@@ -243,6 +244,7 @@ impl Session {
             result = control.step();
         }
         self.controlled.store(false, Ordering::Release);
+        self.shared.wake();
         let Err(error) = result else { return };
         let now = self.shared.now();
         let lost = matches!(error, MigrationError::Link { .. });
@@ -262,7 +264,7 @@ impl Session {
         let deadline = Moment::now() + LINGER;
         while self.controlled.load(Ordering::Acquire) && Moment::now() < deadline {
             let soon = self.shared.now().after(ACCEPT_TICK);
-            self.shared.wait_for_change(soon);
+            self.shared.wait_past(self.shared.version(), soon);
         }
     }
 

@@ -233,6 +233,7 @@ impl Session<'_> {
                 self.open_channels()?;
                 channels_open = true;
             }
+            let seen = self.shared.version();
             let step = driver.step()?;
             let now = self.shared.now();
             progress(&self.shared.look(|source| source.status(now)));
@@ -240,7 +241,7 @@ impl Session<'_> {
                 Step::Worked => {}
                 Step::Wait(until) => {
                     let soon = now.after(Duration::from_millis(50));
-                    self.shared.wait_for_change(until.min(soon));
+                    self.shared.wait_past(seen, until.min(soon));
                 }
                 Step::Done => return Ok(()),
             }
@@ -323,9 +324,10 @@ pub(super) fn run_channel<M: super::Machine>(
     mut step: impl FnMut() -> Result<Step, MigrationError>,
 ) {
     loop {
+        let seen = shared.version();
         match step() {
             Ok(Step::Worked) => {}
-            Ok(Step::Wait(until)) => shared.wait_for_change(until),
+            Ok(Step::Wait(until)) => shared.wait_past(seen, until),
             Ok(Step::Done) => return,
             Err(error) => return shared.fail(error),
         }

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::clock::Clock;
 use crate::migration::{MigrationError, Source, Target};
@@ -76,8 +75,13 @@ impl Machine for Target {
 }
 
 /// A machine that several workers use.
+///
+/// Who waits for a change says which one it has seen last, so a change between a look and the
+/// wait is not missed: take [`version`](Self::version) before a step, and hand it to
+/// [`wait_past`](Self::wait_past) after a step that found nothing to do. Such a step must not
+/// count as a change itself: it uses [`try_with`](Self::try_with).
 pub struct Shared<M> {
-    machine: Mutex<M>,
+    guarded: Mutex<Guarded<M>>,
     changed: Condvar,
     control: ControlWriter,
     clock: Arc<dyn Clock>,
@@ -93,7 +97,10 @@ impl<M: Machine> Shared<M> {
     /// Shares `machine`; it has no control connection yet.
     pub fn new(machine: M, clock: Arc<dyn Clock>) -> Self {
         Self {
-            machine: Mutex::new(machine),
+            guarded: Mutex::new(Guarded {
+                machine,
+                version: 0,
+            }),
             changed: Condvar::new(),
             control: ControlWriter::default(),
             clock,
@@ -107,14 +114,24 @@ impl<M: Machine> Shared<M> {
 
     /// Uses the machine, then wakes everybody who waits for a change of it.
     pub fn with<R>(&self, act: impl FnOnce(&mut M) -> R) -> R {
-        let result = act(&mut self.lock());
-        self.changed.notify_all();
+        self.try_with(|machine| (act(machine), true))
+    }
+
+    /// Uses the machine; `act` also says whether anything changed that others may wait for.
+    pub fn try_with<R>(&self, act: impl FnOnce(&mut M) -> (R, bool)) -> R {
+        let mut guarded = self.lock();
+        let (result, changed) = act(&mut guarded.machine);
+        if changed {
+            guarded.version += 1;
+            drop(guarded);
+            self.changed.notify_all();
+        }
         result
     }
 
     /// Looks at the machine without changing it.
     pub fn look<R>(&self, act: impl FnOnce(&M) -> R) -> R {
-        act(&self.lock())
+        act(&self.lock().machine)
     }
 
     /// Ends the migration with `error`.
@@ -122,39 +139,27 @@ impl<M: Machine> Shared<M> {
         self.with(|machine| machine.fail(error));
     }
 
-    /// Wakes everybody who waits for a change.
+    /// Wakes everybody who waits for a change: something beside the machine has changed.
     pub fn wake(&self) {
-        // Taking the lock orders this after a waiter's look at the machine.
-        drop(self.lock());
-        self.changed.notify_all();
+        self.with(|_| ());
     }
 
-    /// Waits until `ready` holds, or `until` has come.
-    pub fn wait_until(&self, until: Instant, mut ready: impl FnMut(&mut M) -> bool) {
-        let mut machine = self.lock();
-        loop {
+    /// The number of changes so far.
+    pub fn version(&self) -> u64 {
+        self.lock().version
+    }
+
+    /// Waits until there were more than `seen` changes, or until `until` has come.
+    pub fn wait_past(&self, seen: u64, until: Instant) {
+        let mut guarded = self.lock();
+        while guarded.version == seen {
             let left = until.since(self.now());
-            if ready(&mut machine) || left.is_zero() {
+            if left.is_zero() {
                 return;
             }
-            machine = self.wait(machine, left);
+            let waited = self.changed.wait_timeout(guarded, left);
+            guarded = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-
-    /// Waits for any change, or until `until` has come.
-    pub fn wait_for_change(&self, until: Instant) {
-        let machine = self.lock();
-        let left = until.since(self.now());
-        if !left.is_zero() {
-            drop(self.wait(machine, left));
-        }
-    }
-
-    fn wait<'a>(&self, machine: MutexGuard<'a, M>, left: Duration) -> MutexGuard<'a, M> {
-        self.changed
-            .wait_timeout(machine, left)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
     }
 
     /// Where messages of the machine leave.
@@ -167,14 +172,21 @@ impl<M: Machine> Shared<M> {
     /// # Errors
     /// When the control connection is lost.
     pub fn flush_messages(&self) -> io::Result<()> {
-        self.control.write_all_from(|| self.lock().poll_message())
+        self.control
+            .write_all_from(|| self.lock().machine.poll_message())
     }
 
-    fn lock(&self) -> MutexGuard<'_, M> {
+    fn lock(&self) -> MutexGuard<'_, Guarded<M>> {
         // A worker that panicked has ended the migration for its own reason; the machine's own
         // methods leave no half-made change behind.
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+#[derive(Debug)]
+struct Guarded<M> {
+    machine: M,
+    version: u64,
 }
 
 type ControlStream = FrameWriter<Box<dyn Write + Send>>;

@@ -93,7 +93,8 @@ impl SourceChannel {
             Work::Wait => return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4))),
             Work::Close => return Ok(Step::Done),
         };
-        self.shared.with(|source| source.sent(number, frame));
+        self.shared
+            .try_with(|source| (source.sent(number, frame), false));
         Ok(Step::Worked)
     }
 }

@@ -94,9 +94,10 @@ impl<'a> SourceDriver<'a> {
             self.guest.check().map_err(guest_failed)?;
         }
         let now = self.shared.now();
-        let step = self.shared.with(|source| {
-            source.handle_time(now)?;
-            Ok::<_, MigrationError>(source.poll(now))
+        let step = self.shared.try_with(|source| {
+            let step = source.handle_time(now).map(|()| source.poll(now));
+            let idle = matches!(step, Ok(SourceStep::Wait(_)));
+            (step, !idle)
         });
         self.flush()?;
         match step? {

@@ -76,9 +76,10 @@ impl<'a> TargetDriver<'a> {
     pub fn step(&mut self) -> Result<Step, MigrationError> {
         self.guest.check().map_err(guest_failed)?;
         let now = self.shared.now();
-        let step = self.shared.with(|target| {
-            target.handle_time(now)?;
-            Ok::<_, MigrationError>(target.poll(now))
+        let step = self.shared.try_with(|target| {
+            let step = target.handle_time(now).map(|()| target.poll(now));
+            let idle = matches!(step, Ok(TargetStep::Wait(_)));
+            (step, !idle)
         });
         self.flush()?;
         match step? {
