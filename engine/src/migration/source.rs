@@ -22,12 +22,14 @@ use super::error::{GuestLocation, MigrationError};
 use super::ledger::Ledger;
 use super::report::{BlackoutParts, PagesSent, Report};
 use super::right::{HandedOver, TargetReady};
+use super::watch::{PeerWatch, Watch};
 use super::{HEARTBEAT, PEER_SILENCE};
 use crate::converge::{Decision, Estimates, Forecast, Observation, Policy};
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant, PageCount, PageRange, Rate};
 use crate::wire::{
-    Ack, Fact, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, StateChunk, VERSION,
+    AbortCode, Ack, Fact, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, StateChunk,
+    VERSION,
 };
 
 /// How often the policy is asked within a round.
@@ -204,10 +206,11 @@ pub struct Source {
     marks: Marks,
 
     policy_due: Instant,
-    last_heard: Instant,
-    last_said: Instant,
+    watch: PeerWatch,
     out: VecDeque<Message>,
     ready: Option<TargetReady>,
+    /// The target said that it has the guest, although it does not run.
+    kept_by_target: bool,
     /// Set once, never cleared: from then on this side must not run the guest.
     handed_over: bool,
     failure: Option<MigrationError>,
@@ -255,10 +258,10 @@ impl Source {
                 ..Marks::default()
             },
             policy_due: now,
-            last_heard: now,
-            last_said: now,
+            watch: PeerWatch::new(now),
             out: VecDeque::from([Message::Hello(hello)]),
             ready: None,
+            kept_by_target: false,
             handed_over: false,
             failure: None,
         }
@@ -277,11 +280,14 @@ impl Source {
         now: Instant,
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
-        self.last_heard = now;
+        self.watch.heard(now);
         match (message, self.phase) {
             (Message::Ping, _) => self.say(now, Message::Pong),
             (Message::Pong, _) => {}
             (Message::Abort { code, reason }, _) => {
+                // A target that is ready gives up for one reason of its own: the guest was
+                // handed over and does not run.
+                self.kept_by_target = self.handed_over && code == AbortCode::Guest;
                 return Err(MigrationError::PeerAborted { code, reason });
             }
             (Message::Refuse(refuse), Phase::Greeting) => {
@@ -292,11 +298,7 @@ impl Source {
             (Message::Accept(_), Phase::Greeting) => self.phase = Phase::Arming,
             (Message::Ack(ack), _) => self.handle_ack(now, &ack)?,
             (Message::Complete { digest }, Phase::Completing) => {
-                if !self
-                    .channels
-                    .iter()
-                    .all(|channel| channel.ledger.is_settled())
-                {
+                if !self.all_is_placed() {
                     return Err(misbehaved(
                         "it said complete before acknowledging all pages",
                     ));
@@ -325,7 +327,10 @@ impl Source {
                 self.phase = Phase::Completed;
                 self.marks.running = now;
                 self.target_cpu = Duration::from_micros(cpu_us);
+                self.say(now, Message::Settled);
             }
+            // It answered twice, over the old connection and the new one.
+            (Message::Running { .. }, Phase::Completed) => {}
             (message, phase) => {
                 return Err(misbehaved(&format!("{:?} while {phase:?}", message.kind())));
             }
@@ -340,17 +345,18 @@ impl Source {
             .and_then(|channel| channel.ledger.acknowledge(ack))
             .ok_or_else(|| misbehaved(&format!("an impossible acknowledgement {ack:?}")))?;
         self.estimates.link.placed(now, placed);
-        if self
-            .channels
-            .iter()
-            .all(|channel| channel.ledger.is_settled())
-        {
+        if self.all_is_placed() {
             self.marks.placed = now;
             if !matches!(self.phase, Phase::Round | Phase::LastRound) {
                 self.estimates.link.end(now);
             }
         }
         Ok(())
+    }
+
+    /// Another side that is known to be there: this one has no room for what it says.
+    pub fn heard(&mut self, now: Instant) {
+        self.watch.heard(now);
     }
 
     /// Time has passed: the other side may have died, and the policy may want to give up.
@@ -361,13 +367,14 @@ impl Source {
         if self.is_over() {
             return Ok(());
         }
-        if now.since(self.last_heard) >= PEER_SILENCE {
-            return Err(MigrationError::PeerSilent {
-                seconds: PEER_SILENCE.as_secs(),
-            });
-        }
-        if now.since(self.last_said) >= HEARTBEAT {
-            self.say(now, Message::Ping);
+        match self.watch.look(now) {
+            Watch::Nothing => {}
+            Watch::Ping => self.say(now, Message::Ping),
+            Watch::Dead => {
+                return Err(MigrationError::PeerSilent {
+                    seconds: PEER_SILENCE.as_secs(),
+                });
+            }
         }
         if self.phase == Phase::Round && now >= self.policy_due {
             self.policy_due = now.after(POLICY_TICK);
@@ -446,7 +453,7 @@ impl Source {
     pub fn reattached(&mut self, now: Instant) {
         self.out.clear();
         self.failure = None;
-        self.last_heard = now;
+        self.watch.heard(now);
         let session = self.session;
         self.say(now, Message::Reattach(session));
     }
@@ -586,6 +593,7 @@ impl Source {
     pub fn guest_location(&self) -> GuestLocation {
         match self.phase {
             Phase::Completed => GuestLocation::Target,
+            _ if self.kept_by_target => GuestLocation::Target,
             _ if self.handed_over => GuestLocation::Unknown,
             _ => GuestLocation::Source,
         }
@@ -644,8 +652,14 @@ impl Source {
     // --- within --------------------------------------------------------------------------
 
     fn say(&mut self, now: Instant, message: Message) {
-        self.last_said = now;
+        self.watch.said(now);
         self.out.push_back(message);
+    }
+
+    /// Whether the target has placed everything that was handed out.
+    fn all_is_placed(&self) -> bool {
+        let mut channels = self.channels.iter();
+        channels.all(|channel| channel.ledger.is_settled())
     }
 
     fn begin_round(&mut self, now: Instant, phase: Phase) {

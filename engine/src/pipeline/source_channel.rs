@@ -58,6 +58,11 @@ impl SourceChannel {
         })
     }
 
+    /// The machine that the channel serves.
+    pub fn shared(&self) -> &Arc<Shared<Source>> {
+        &self.shared
+    }
+
     /// Sends one frame, if there is one to send. Waits only for the connection.
     ///
     /// # Errors

@@ -95,7 +95,10 @@ impl<'a> SourceDriver<'a> {
             source.handle_time(now)?;
             Ok::<_, MigrationError>(source.poll(now))
         });
-        self.flush()?;
+        let sent = self.flush();
+        if !matches!(step, Ok(SourceStep::Completed)) {
+            sent?;
+        }
         match step? {
             SourceStep::Arm => self.arm()?,
             SourceStep::Harvest => {
