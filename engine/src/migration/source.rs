@@ -385,9 +385,12 @@ impl Source {
 
     /// Tracking is armed, and `populated` holds every page that may differ from zero.
     pub fn armed(&mut self, now: Instant, populated: &PageBitmap) {
-        debug_assert_eq!(self.phase, Phase::Arming, "armed when asked to");
-        self.estimates.armed(now);
         self.pending.union(populated);
+        // It may have failed while the caller was at it; so in the methods below.
+        if self.phase != Phase::Arming {
+            return;
+        }
+        self.estimates.armed(now);
         self.pages.skipped = self.layout.pages().0 - populated.count().0;
         self.begin_round(now, Phase::Round);
     }
@@ -397,9 +400,11 @@ impl Source {
     /// # Errors
     /// When the policy gives up.
     pub fn harvested(&mut self, now: Instant, dirty: &PageBitmap) -> Result<(), MigrationError> {
-        debug_assert_eq!(self.phase, Phase::Harvesting, "harvested when asked to");
-        self.estimates.harvested(now, dirty.count());
         self.pending.union(dirty);
+        if self.phase != Phase::Harvesting {
+            return Ok(());
+        }
+        self.estimates.harvested(now, dirty.count());
         self.left = self.pending.count().0;
         self.ask_policy(now, true)?;
         if self.phase == Phase::Harvesting {
@@ -408,13 +413,20 @@ impl Source {
         Ok(())
     }
 
+    /// `dirty` was harvested, but the harvest failed: it must not be lost.
+    pub fn harvest_failed(&mut self, dirty: &PageBitmap) {
+        self.pending.union(dirty);
+    }
+
     /// The guest has stood still since `since`, and `dirty` was harvested after that.
     pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
-        debug_assert_eq!(self.phase, Phase::Stopping, "stopped when asked to");
+        self.pending.union(dirty);
+        if self.phase != Phase::Stopping {
+            return;
+        }
         self.marks.guest_stopped = since;
         self.marks.last_harvested = now;
         self.marks.placed = now;
-        self.pending.union(dirty);
         self.begin_round(now, Phase::LastRound);
         let round = self.round;
         self.say(now, Message::LastRound { round });

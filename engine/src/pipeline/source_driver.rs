@@ -161,7 +161,12 @@ impl<'a> SourceDriver<'a> {
 
     fn take_dirty(&mut self) -> Result<(), MigrationError> {
         self.harvest.clear();
-        Ok(self.dirty.harvest(&mut self.harvest)?)
+        let result = self.dirty.harvest(&mut self.harvest);
+        if result.is_err() {
+            let part = &self.harvest;
+            self.shared.with(|source| source.harvest_failed(part));
+        }
+        Ok(result?)
     }
 
     fn stop(&mut self) -> Result<(), MigrationError> {
