@@ -60,3 +60,9 @@ pub const REATTACH: Duration = Duration::from_secs(8);
 pub const DOUBT: Duration = Duration::from_secs(20);
 
 const _: () = assert!(DOUBT.as_secs() > PEER_SILENCE.as_secs() + REATTACH.as_secs() + 5);
+
+/// How long pages may be under way without any acknowledgement.
+///
+/// The control connection may be well while a data connection's packets go nowhere. Long enough
+/// for 64 channels to share 2 MB/s: each is acknowledged every four frames of 256 KiB.
+pub const DATA_SILENCE: Duration = Duration::from_secs(30);

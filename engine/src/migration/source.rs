@@ -23,7 +23,7 @@ use super::ledger::Ledger;
 use super::report::{BlackoutParts, PagesSent, Report};
 use super::right::{HandedOver, TargetReady};
 use super::watch::{PeerWatch, Watch};
-use super::{HEARTBEAT, PEER_SILENCE};
+use super::{DATA_SILENCE, HEARTBEAT, PEER_SILENCE};
 use crate::converge::{Decision, Estimates, Forecast, Observation, Policy};
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant, PageCount, PageRange, Rate};
@@ -207,6 +207,8 @@ pub struct Source {
 
     policy_due: Instant,
     watch: PeerWatch,
+    /// When the pages under way last became less, or began to be.
+    acked_at: Instant,
     out: VecDeque<Message>,
     ready: Option<TargetReady>,
     /// The target said that it has the guest, although it does not run.
@@ -259,6 +261,7 @@ impl Source {
             },
             policy_due: now,
             watch: PeerWatch::new(now),
+            acked_at: now,
             out: VecDeque::from([Message::Hello(hello)]),
             ready: None,
             kept_by_target: false,
@@ -344,6 +347,7 @@ impl Source {
             .get_mut(usize::from(ack.channel))
             .and_then(|channel| channel.ledger.acknowledge(ack))
             .ok_or_else(|| misbehaved(&format!("an impossible acknowledgement {ack:?}")))?;
+        self.acked_at = now;
         self.estimates.link.placed(now, placed);
         if self.all_is_placed() {
             self.marks.placed = now;
@@ -362,7 +366,7 @@ impl Source {
     /// Time has passed: the other side may have died, and the policy may want to give up.
     ///
     /// # Errors
-    /// When nothing was heard for [`PEER_SILENCE`].
+    /// When nothing was heard for [`PEER_SILENCE`], or nothing placed for [`DATA_SILENCE`].
     pub fn handle_time(&mut self, now: Instant) -> Result<(), MigrationError> {
         if self.is_over() {
             return Ok(());
@@ -375,6 +379,12 @@ impl Source {
                     seconds: PEER_SILENCE.as_secs(),
                 });
             }
+        }
+        if !self.all_is_placed() && now.since(self.acked_at) >= DATA_SILENCE {
+            return Err(MigrationError::Link {
+                what: "pages are sent and none arrives",
+                source: std::io::ErrorKind::TimedOut.into(),
+            });
         }
         if self.phase == Phase::Round && now >= self.policy_due {
             self.policy_due = now.after(POLICY_TICK);
@@ -526,12 +536,13 @@ impl Source {
     }
 
     /// What data channel number `channel` must do; `batch` takes the pages.
-    pub fn next_work(&mut self, channel: u16, batch: &mut Batch) -> Work {
+    pub fn next_work(&mut self, now: Instant, channel: u16, batch: &mut Batch) -> Work {
         match self.phase {
             Phase::HandedOver | Phase::Completed | Phase::Failed => return Work::Close,
             Phase::Round | Phase::LastRound => {}
             _ => return Work::Wait,
         }
+        let settled = self.all_is_placed();
         let channels = self.channels.len() as u64;
         let Some(own) = self.channels.get_mut(usize::from(channel)) else {
             return Work::Close;
@@ -554,6 +565,9 @@ impl Source {
             batch.runs.push(run);
         }
         own.ledger.hand_out(&batch.runs);
+        if settled {
+            self.acked_at = now;
+        }
         if !batch.runs.is_empty() {
             return Work::Pages;
         }
