@@ -211,6 +211,8 @@ pub struct Source {
     acked_at: Instant,
     out: VecDeque<Message>,
     ready: Option<TargetReady>,
+    /// The policy wants the guest stopped: the round under way ends early.
+    cut_short: bool,
     /// The target said that it has the guest, although it does not run.
     kept_by_target: bool,
     /// Set once, never cleared: from then on this side must not run the guest.
@@ -264,6 +266,7 @@ impl Source {
             acked_at: now,
             out: VecDeque::from([Message::Hello(hello)]),
             ready: None,
+            cut_short: false,
             kept_by_target: false,
             handed_over: false,
             failure: None,
@@ -555,6 +558,9 @@ impl Source {
         // Towards the end of a round the channels share what is left, so that all end together.
         let share = (self.left / (2 * channels)).max(SMALLEST_SHARE);
         let mut room = share.min(self.frame_pages);
+        if self.cut_short {
+            room = 0;
+        }
         while room > 0
             && let Some(run) = self.pending.next_run(self.cursor, room)
         {
@@ -707,6 +713,7 @@ impl Source {
         self.estimates.round_sent(pages, bytes);
         self.phase = match self.phase {
             Phase::LastRound => Phase::Completing,
+            _ if std::mem::take(&mut self.cut_short) => Phase::Stopping,
             _ => Phase::Harvesting,
         };
     }
@@ -737,7 +744,13 @@ impl Source {
             Decision::Continue => Ok(()),
             Decision::Stop => {
                 self.forecast = Forecast::of(&seen).blackout;
-                self.phase = Phase::Stopping;
+                if round_ended {
+                    self.phase = Phase::Stopping;
+                } else {
+                    // The channels must say that the round is over: what they have not sent of
+                    // it goes into the last one.
+                    self.cut_short = true;
+                }
                 Ok(())
             }
             Decision::GiveUp(reason) => Err(MigrationError::NotConverging(reason)),
