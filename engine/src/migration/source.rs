@@ -35,6 +35,10 @@ use crate::wire::{
 /// How often the policy is asked within a round.
 const POLICY_TICK: Duration = Duration::from_millis(50);
 
+/// Pause before the next harvest when the last one found nothing. Rounds of nothing would follow
+/// each other as fast as the processor allows, and measure the link by frames without pages.
+const REST: Duration = Duration::from_millis(10);
+
 /// Smallest share of a round worth a frame of its own when channels divide the end of it.
 const SMALLEST_SHARE: u64 = 8;
 
@@ -121,6 +125,8 @@ enum Phase {
     Arming,
     Round,
     Harvesting,
+    /// Nothing is left to send, and it is not time to stop the guest.
+    Resting,
     Stopping,
     LastRound,
     /// All is sent; the target has not said that all is placed.
@@ -421,7 +427,12 @@ impl Source {
         self.left = self.pending.count().0;
         self.ask_policy(now, true)?;
         if self.phase == Phase::Harvesting {
-            self.begin_round(now, Phase::Round);
+            if self.left > 0 {
+                self.begin_round(now, Phase::Round);
+            } else {
+                self.phase = Phase::Resting;
+                self.policy_due = now.after(REST);
+            }
         }
         Ok(())
     }
@@ -503,6 +514,9 @@ impl Source {
         if self.failure.is_some() {
             return SourceStep::Failed;
         }
+        if self.phase == Phase::Resting && now >= self.policy_due {
+            self.phase = Phase::Harvesting;
+        }
         match self.phase {
             Phase::Arming => SourceStep::Arm,
             Phase::Harvesting => SourceStep::Harvest,
@@ -527,7 +541,7 @@ impl Source {
 
     fn wait(&self, now: Instant) -> SourceStep {
         let mut until = now.after(HEARTBEAT / 4);
-        if self.phase == Phase::Round {
+        if matches!(self.phase, Phase::Round | Phase::Resting) {
             until = until.min(self.policy_due);
         }
         SourceStep::Wait(until)
@@ -651,7 +665,12 @@ impl Source {
             forecast: Forecast::of(&self.observe(now, false)).blackout,
             blackout: !matches!(
                 self.phase,
-                Phase::Greeting | Phase::Arming | Phase::Round | Phase::Harvesting | Phase::Failed
+                Phase::Greeting
+                    | Phase::Arming
+                    | Phase::Round
+                    | Phase::Harvesting
+                    | Phase::Resting
+                    | Phase::Failed
             ),
         }
     }
