@@ -35,7 +35,8 @@ const PROGRESS: f64 = 0.97;
 /// Stops the guest as soon as the forecast fits the limit; never throttles it.
 ///
 /// Gives up when the time is over, or when for `stall_rounds` rounds and `stall_time` no round
-/// left at least 3 % less than the best before.
+/// left at least 3 % less than the best before; at once when nothing is left and the blackout
+/// still does not fit.
 #[derive(Clone, Copy, Debug)]
 pub struct StopWhenFits {
     config: StopWhenFitsConfig,
@@ -56,22 +57,20 @@ impl StopWhenFits {
         Self { config, best: None }
     }
 
-    /// Whether the set to send has stopped shrinking.
+    /// Whether the set to send has stopped shrinking, or cannot shrink any more.
     fn stalled(&mut self, seen: &Observation, forecast: &Forecast) -> Option<GiveUp> {
         let best = self
             .best
-            .filter(|best| forecast.bytes.0 as f64 > best.bytes.0 as f64 * PROGRESS);
-        let Some(best) = best else {
-            self.best = Some(Best {
-                bytes: forecast.bytes,
-                round: seen.round,
-                at: seen.now,
-            });
-            return None;
-        };
+            .filter(|best| forecast.bytes.0 as f64 >= best.bytes.0 as f64 * PROGRESS);
+        let best = *self.best.insert(best.unwrap_or(Best {
+            bytes: forecast.bytes,
+            round: seen.round,
+            at: seen.now,
+        }));
         let long = seen.now.since(best.at);
-        let stalled = seen.round.saturating_sub(best.round) >= self.config.stall_rounds
-            && long >= self.config.stall_time;
+        let rounds = seen.round.saturating_sub(best.round);
+        let stalled = forecast.bytes.0 == 0
+            || (rounds >= self.config.stall_rounds && long >= self.config.stall_time);
         stalled.then(|| GiveUp::Stalled {
             left: forecast.bytes,
             rounds: seen.round,
@@ -169,6 +168,19 @@ mod tests {
         assert!(text.contains("47.7 MiB/s of distinct pages"), "{text}");
         assert!(text.contains("the link carries 95.4 MiB/s"), "{text}");
         assert!(text.contains("2058 ms where 50 ms are allowed"), "{text}");
+    }
+
+    #[test]
+    fn a_blackout_that_nothing_can_shorten_is_given_up_at_once() {
+        let mut policy = policy();
+        let seen = Observation {
+            fixed: Duration::from_millis(60),
+            ..seen(1000, 3, 0)
+        };
+        assert!(matches!(
+            policy.decide(&seen),
+            Decision::GiveUp(GiveUp::Stalled { limit_ms: 50, .. })
+        ));
     }
 
     #[test]

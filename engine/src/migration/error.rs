@@ -135,6 +135,15 @@ impl MigrationError {
         }
     }
 
+    /// Whether the connection is what failed: it is lost, silent, or carries damaged bytes. The
+    /// other side may be well, and can be asked over another one.
+    pub fn breaks_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Link { .. } | Self::PeerSilent { .. } | Self::Malformed(_) | Self::Frame(_)
+        )
+    }
+
     /// What the other side is told when this side ends the migration.
     pub fn abort_code(&self) -> AbortCode {
         match self {

@@ -21,7 +21,11 @@
 //!   give up the right to run
 //!   HandOver                       ------->  run
 //!          <-------------------------------  Running
+//!   Settled                        ------->  nobody will ask any more
 //! ```
+//!
+//! From `Ready` on the target is bound: only the source's word, or [`DOUBT`], ends the migration
+//! there, because the source may have given up the right to run already.
 
 mod error;
 mod ledger;
@@ -29,6 +33,7 @@ mod report;
 mod right;
 mod source;
 mod target;
+mod watch;
 
 pub use error::{Failure, GuestLocation, MigrationError};
 pub use report::{BlackoutParts, PagesSent, Report};
@@ -43,3 +48,21 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Silence after which the other side counts as dead.
 pub const PEER_SILENCE: Duration = Duration::from_secs(5);
+
+/// How long a source that has handed over tries to reach its target again.
+pub const REATTACH: Duration = Duration::from_secs(8);
+
+/// How long a target waits for a lost source to ask where the hand-over stands: before it gives
+/// up if it is ready, before it goes its way if the guest runs.
+///
+/// A source notices the loss after [`PEER_SILENCE`], tries for [`REATTACH`], and its last try
+/// may take as long as a connection attempt does (5 s on TCP).
+pub const DOUBT: Duration = Duration::from_secs(20);
+
+const _: () = assert!(DOUBT.as_secs() > PEER_SILENCE.as_secs() + REATTACH.as_secs() + 5);
+
+/// How long pages may be under way without any acknowledgement.
+///
+/// The control connection may be well while a data connection's packets go nowhere. Long enough
+/// for 64 channels to share 2 MB/s: each is acknowledged every four frames of 256 KiB.
+pub const DATA_SILENCE: Duration = Duration::from_secs(30);

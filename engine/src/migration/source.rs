@@ -22,16 +22,22 @@ use super::error::{GuestLocation, MigrationError};
 use super::ledger::Ledger;
 use super::report::{BlackoutParts, PagesSent, Report};
 use super::right::{HandedOver, TargetReady};
-use super::{HEARTBEAT, PEER_SILENCE};
+use super::watch::{PeerWatch, Watch};
+use super::{DATA_SILENCE, HEARTBEAT, PEER_SILENCE};
 use crate::converge::{Decision, Estimates, Forecast, Observation, Policy};
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant, PageCount, PageRange, Rate};
 use crate::wire::{
-    Ack, Fact, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, StateChunk, VERSION,
+    AbortCode, Ack, Fact, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, StateChunk,
+    VERSION,
 };
 
 /// How often the policy is asked within a round.
 const POLICY_TICK: Duration = Duration::from_millis(50);
+
+/// Pause before the next harvest when the last one found nothing. Rounds of nothing would follow
+/// each other as fast as the processor allows, and measure the link by frames without pages.
+const REST: Duration = Duration::from_millis(10);
 
 /// Smallest share of a round worth a frame of its own when channels divide the end of it.
 const SMALLEST_SHARE: u64 = 8;
@@ -119,6 +125,8 @@ enum Phase {
     Arming,
     Round,
     Harvesting,
+    /// Nothing is left to send, and it is not time to stop the guest.
+    Resting,
     Stopping,
     LastRound,
     /// All is sent; the target has not said that all is placed.
@@ -204,10 +212,15 @@ pub struct Source {
     marks: Marks,
 
     policy_due: Instant,
-    last_heard: Instant,
-    last_said: Instant,
+    watch: PeerWatch,
+    /// When the pages under way last became less, or began to be.
+    acked_at: Instant,
     out: VecDeque<Message>,
     ready: Option<TargetReady>,
+    /// The policy wants the guest stopped: the round under way ends early.
+    cut_short: bool,
+    /// The target said that it has the guest, although it does not run.
+    kept_by_target: bool,
     /// Set once, never cleared: from then on this side must not run the guest.
     handed_over: bool,
     failure: Option<MigrationError>,
@@ -255,10 +268,12 @@ impl Source {
                 ..Marks::default()
             },
             policy_due: now,
-            last_heard: now,
-            last_said: now,
+            watch: PeerWatch::new(now),
+            acked_at: now,
             out: VecDeque::from([Message::Hello(hello)]),
             ready: None,
+            cut_short: false,
+            kept_by_target: false,
             handed_over: false,
             failure: None,
         }
@@ -277,11 +292,14 @@ impl Source {
         now: Instant,
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
-        self.last_heard = now;
+        self.watch.heard(now);
         match (message, self.phase) {
             (Message::Ping, _) => self.say(now, Message::Pong),
             (Message::Pong, _) => {}
             (Message::Abort { code, reason }, _) => {
+                // A target that is ready gives up for one reason of its own: the guest was
+                // handed over and does not run.
+                self.kept_by_target = self.handed_over && code == AbortCode::Guest;
                 return Err(MigrationError::PeerAborted { code, reason });
             }
             (Message::Refuse(refuse), Phase::Greeting) => {
@@ -292,11 +310,7 @@ impl Source {
             (Message::Accept(_), Phase::Greeting) => self.phase = Phase::Arming,
             (Message::Ack(ack), _) => self.handle_ack(now, &ack)?,
             (Message::Complete { digest }, Phase::Completing) => {
-                if !self
-                    .channels
-                    .iter()
-                    .all(|channel| channel.ledger.is_settled())
-                {
+                if !self.all_is_placed() {
                     return Err(misbehaved(
                         "it said complete before acknowledging all pages",
                     ));
@@ -325,7 +339,10 @@ impl Source {
                 self.phase = Phase::Completed;
                 self.marks.running = now;
                 self.target_cpu = Duration::from_micros(cpu_us);
+                self.say(now, Message::Settled);
             }
+            // It answered twice, over the old connection and the new one.
+            (Message::Running { .. }, Phase::Completed) => {}
             (message, phase) => {
                 return Err(misbehaved(&format!("{:?} while {phase:?}", message.kind())));
             }
@@ -339,12 +356,9 @@ impl Source {
             .get_mut(usize::from(ack.channel))
             .and_then(|channel| channel.ledger.acknowledge(ack))
             .ok_or_else(|| misbehaved(&format!("an impossible acknowledgement {ack:?}")))?;
+        self.acked_at = now;
         self.estimates.link.placed(now, placed);
-        if self
-            .channels
-            .iter()
-            .all(|channel| channel.ledger.is_settled())
-        {
+        if self.all_is_placed() {
             self.marks.placed = now;
             if !matches!(self.phase, Phase::Round | Phase::LastRound) {
                 self.estimates.link.end(now);
@@ -353,21 +367,33 @@ impl Source {
         Ok(())
     }
 
+    /// Another side that is known to be there: this one has no room for what it says.
+    pub fn heard(&mut self, now: Instant) {
+        self.watch.heard(now);
+    }
+
     /// Time has passed: the other side may have died, and the policy may want to give up.
     ///
     /// # Errors
-    /// When nothing was heard for [`PEER_SILENCE`].
+    /// When nothing was heard for [`PEER_SILENCE`], or nothing placed for [`DATA_SILENCE`].
     pub fn handle_time(&mut self, now: Instant) -> Result<(), MigrationError> {
         if self.is_over() {
             return Ok(());
         }
-        if now.since(self.last_heard) >= PEER_SILENCE {
-            return Err(MigrationError::PeerSilent {
-                seconds: PEER_SILENCE.as_secs(),
-            });
+        match self.watch.look(now) {
+            Watch::Nothing => {}
+            Watch::Ping => self.say(now, Message::Ping),
+            Watch::Dead => {
+                return Err(MigrationError::PeerSilent {
+                    seconds: PEER_SILENCE.as_secs(),
+                });
+            }
         }
-        if now.since(self.last_said) >= HEARTBEAT {
-            self.say(now, Message::Ping);
+        if !self.all_is_placed() && now.since(self.acked_at) >= DATA_SILENCE {
+            return Err(MigrationError::Link {
+                what: "pages are sent and none arrives",
+                source: std::io::ErrorKind::TimedOut.into(),
+            });
         }
         if self.phase == Phase::Round && now >= self.policy_due {
             self.policy_due = now.after(POLICY_TICK);
@@ -378,9 +404,12 @@ impl Source {
 
     /// Tracking is armed, and `populated` holds every page that may differ from zero.
     pub fn armed(&mut self, now: Instant, populated: &PageBitmap) {
-        debug_assert_eq!(self.phase, Phase::Arming, "armed when asked to");
-        self.estimates.armed(now);
         self.pending.union(populated);
+        // It may have failed while the caller was at it; so in the methods below.
+        if self.phase != Phase::Arming {
+            return;
+        }
+        self.estimates.armed(now);
         self.pages.skipped = self.layout.pages().0 - populated.count().0;
         self.begin_round(now, Phase::Round);
     }
@@ -390,24 +419,38 @@ impl Source {
     /// # Errors
     /// When the policy gives up.
     pub fn harvested(&mut self, now: Instant, dirty: &PageBitmap) -> Result<(), MigrationError> {
-        debug_assert_eq!(self.phase, Phase::Harvesting, "harvested when asked to");
-        self.estimates.harvested(now, dirty.count());
         self.pending.union(dirty);
+        if self.phase != Phase::Harvesting {
+            return Ok(());
+        }
+        self.estimates.harvested(now, dirty.count());
         self.left = self.pending.count().0;
         self.ask_policy(now, true)?;
         if self.phase == Phase::Harvesting {
-            self.begin_round(now, Phase::Round);
+            if self.left > 0 {
+                self.begin_round(now, Phase::Round);
+            } else {
+                self.phase = Phase::Resting;
+                self.policy_due = now.after(REST);
+            }
         }
         Ok(())
     }
 
+    /// `dirty` was harvested, but the harvest failed: it must not be lost.
+    pub fn harvest_failed(&mut self, dirty: &PageBitmap) {
+        self.pending.union(dirty);
+    }
+
     /// The guest has stood still since `since`, and `dirty` was harvested after that.
     pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
-        debug_assert_eq!(self.phase, Phase::Stopping, "stopped when asked to");
+        self.pending.union(dirty);
+        if self.phase != Phase::Stopping {
+            return;
+        }
         self.marks.guest_stopped = since;
         self.marks.last_harvested = now;
         self.marks.placed = now;
-        self.pending.union(dirty);
         self.begin_round(now, Phase::LastRound);
         let round = self.round;
         self.say(now, Message::LastRound { round });
@@ -446,7 +489,7 @@ impl Source {
     pub fn reattached(&mut self, now: Instant) {
         self.out.clear();
         self.failure = None;
-        self.last_heard = now;
+        self.watch.heard(now);
         let session = self.session;
         self.say(now, Message::Reattach(session));
     }
@@ -470,6 +513,9 @@ impl Source {
     pub fn poll(&mut self, now: Instant) -> SourceStep {
         if self.failure.is_some() {
             return SourceStep::Failed;
+        }
+        if self.phase == Phase::Resting && now >= self.policy_due {
+            self.phase = Phase::Harvesting;
         }
         match self.phase {
             Phase::Arming => SourceStep::Arm,
@@ -495,7 +541,7 @@ impl Source {
 
     fn wait(&self, now: Instant) -> SourceStep {
         let mut until = now.after(HEARTBEAT / 4);
-        if self.phase == Phase::Round {
+        if matches!(self.phase, Phase::Round | Phase::Resting) {
             until = until.min(self.policy_due);
         }
         SourceStep::Wait(until)
@@ -507,12 +553,13 @@ impl Source {
     }
 
     /// What data channel number `channel` must do; `batch` takes the pages.
-    pub fn next_work(&mut self, channel: u16, batch: &mut Batch) -> Work {
+    pub fn next_work(&mut self, now: Instant, channel: u16, batch: &mut Batch) -> Work {
         match self.phase {
             Phase::HandedOver | Phase::Completed | Phase::Failed => return Work::Close,
             Phase::Round | Phase::LastRound => {}
             _ => return Work::Wait,
         }
+        let settled = self.all_is_placed();
         let channels = self.channels.len() as u64;
         let Some(own) = self.channels.get_mut(usize::from(channel)) else {
             return Work::Close;
@@ -525,6 +572,9 @@ impl Source {
         // Towards the end of a round the channels share what is left, so that all end together.
         let share = (self.left / (2 * channels)).max(SMALLEST_SHARE);
         let mut room = share.min(self.frame_pages);
+        if self.cut_short {
+            room = 0;
+        }
         while room > 0
             && let Some(run) = self.pending.next_run(self.cursor, room)
         {
@@ -535,6 +585,9 @@ impl Source {
             batch.runs.push(run);
         }
         own.ledger.hand_out(&batch.runs);
+        if settled {
+            self.acked_at = now;
+        }
         if !batch.runs.is_empty() {
             return Work::Pages;
         }
@@ -586,6 +639,7 @@ impl Source {
     pub fn guest_location(&self) -> GuestLocation {
         match self.phase {
             Phase::Completed => GuestLocation::Target,
+            _ if self.kept_by_target => GuestLocation::Target,
             _ if self.handed_over => GuestLocation::Unknown,
             _ => GuestLocation::Source,
         }
@@ -611,7 +665,12 @@ impl Source {
             forecast: Forecast::of(&self.observe(now, false)).blackout,
             blackout: !matches!(
                 self.phase,
-                Phase::Greeting | Phase::Arming | Phase::Round | Phase::Harvesting | Phase::Failed
+                Phase::Greeting
+                    | Phase::Arming
+                    | Phase::Round
+                    | Phase::Harvesting
+                    | Phase::Resting
+                    | Phase::Failed
             ),
         }
     }
@@ -650,8 +709,14 @@ impl Source {
     // --- within --------------------------------------------------------------------------
 
     fn say(&mut self, now: Instant, message: Message) {
-        self.last_said = now;
+        self.watch.said(now);
         self.out.push_back(message);
+    }
+
+    /// Whether the target has placed everything that was handed out.
+    fn all_is_placed(&self) -> bool {
+        let mut channels = self.channels.iter();
+        channels.all(|channel| channel.ledger.is_settled())
     }
 
     fn begin_round(&mut self, now: Instant, phase: Phase) {
@@ -673,6 +738,7 @@ impl Source {
         self.estimates.round_sent(pages, bytes);
         self.phase = match self.phase {
             Phase::LastRound => Phase::Completing,
+            _ if std::mem::take(&mut self.cut_short) => Phase::Stopping,
             _ => Phase::Harvesting,
         };
     }
@@ -703,7 +769,13 @@ impl Source {
             Decision::Continue => Ok(()),
             Decision::Stop => {
                 self.forecast = Forecast::of(&seen).blackout;
-                self.phase = Phase::Stopping;
+                if round_ended {
+                    self.phase = Phase::Stopping;
+                } else {
+                    // The channels must say that the round is over: what they have not sent of
+                    // it goes into the last one.
+                    self.cut_short = true;
+                }
                 Ok(())
             }
             Decision::GiveUp(reason) => Err(MigrationError::NotConverging(reason)),

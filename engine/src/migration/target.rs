@@ -18,7 +18,8 @@ use std::time::Duration;
 
 use super::error::{GuestLocation, MigrationError};
 use super::right::Granted;
-use super::{HEARTBEAT, PEER_SILENCE};
+use super::watch::{PeerWatch, Watch};
+use super::{DOUBT, HEARTBEAT, PEER_SILENCE};
 use crate::memory::Layout;
 use crate::units::{ByteCount, Instant};
 use crate::wire::{
@@ -28,9 +29,6 @@ use crate::wire::{
 
 /// Frames placed on a channel before they are acknowledged together.
 const ACK_FRAMES: u64 = 4;
-
-/// How long a target that is ready waits for a lost source to ask where the hand-over stands.
-const DOUBT: Duration = Duration::from_secs(10);
 
 /// What a target needs to know before it begins.
 #[derive(Clone, Debug)]
@@ -110,10 +108,15 @@ pub struct Target {
     /// Set once, never cleared: the source has given up the right to run.
     owns_guest: bool,
     target_cpu_us: u64,
-    connected: bool,
-    disconnected_at: Instant,
-    last_heard: Instant,
-    last_said: Instant,
+    /// Set once, never cleared: the source was told that the guest could run here.
+    promised: bool,
+    /// The source said that it keeps the guest.
+    kept_by_source: bool,
+    /// The source knows that the guest runs here.
+    settled: bool,
+    /// Since when there is no control connection.
+    lost_at: Option<Instant>,
+    watch: PeerWatch,
     out: VecDeque<Message>,
     failure: Option<MigrationError>,
 }
@@ -132,10 +135,11 @@ impl Target {
             granted: None,
             owns_guest: false,
             target_cpu_us: 0,
-            connected: true,
-            disconnected_at: now,
-            last_heard: now,
-            last_said: now,
+            promised: false,
+            kept_by_source: false,
+            settled: false,
+            lost_at: None,
+            watch: PeerWatch::new(now),
             out: VecDeque::new(),
             failure: None,
         }
@@ -154,16 +158,18 @@ impl Target {
         now: Instant,
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
-        self.last_heard = now;
+        self.heard(now);
         match (message, self.phase) {
             (Message::Ping, _) => self.say(now, Message::Pong),
             (Message::Pong, _) => {}
             (Message::Abort { code, reason }, _) => {
+                self.kept_by_source = !self.owns_guest;
                 return Err(MigrationError::PeerAborted { code, reason });
             }
             (Message::Hello(hello), Phase::Greeting) => self.greet(hello)?,
             (Message::LastRound { round }, Phase::Receiving) => {
-                if self.last_round.replace(round).is_some() || round <= self.rounds_ended {
+                // Its pages may have overtaken it on the data connections.
+                if self.last_round.replace(round).is_some() || round < self.rounds_ended {
                     return Err(misbehaved("a last round that is over, or a second one"));
                 }
                 self.settle_rounds();
@@ -179,6 +185,7 @@ impl Target {
             // The source did not get the answer, and asked again after a reattach.
             (Message::HandOver, Phase::Starting) => {}
             (Message::HandOver, Phase::Running) => self.say_running(now),
+            (Message::Settled, Phase::Running) => self.settled = true,
             (message, phase) => {
                 return Err(misbehaved(&format!("{:?} while {phase:?}", message.kind())));
             }
@@ -226,53 +233,74 @@ impl Target {
     /// # Errors
     /// When the source is silent for too long, or a lost hand-over is not asked for any more.
     pub fn handle_time(&mut self, now: Instant) -> Result<(), MigrationError> {
-        if self.is_over() || self.phase == Phase::Greeting {
+        if self.is_over() || matches!(self.phase, Phase::Greeting | Phase::Starting) {
             return Ok(());
         }
-        if !self.connected {
-            if now.since(self.disconnected_at) >= DOUBT {
+        if let Some(lost_at) = self.lost_at {
+            if now.since(lost_at) >= DOUBT {
                 let waited = format!("nobody asked for {} s", DOUBT.as_secs());
                 return Err(MigrationError::InDoubt(waited));
             }
             return Ok(());
         }
-        if now.since(self.last_heard) >= PEER_SILENCE {
-            return Err(MigrationError::PeerSilent {
-                seconds: PEER_SILENCE.as_secs(),
-            });
-        }
-        if now.since(self.last_said) >= HEARTBEAT {
-            self.say(now, Message::Ping);
+        match self.watch.look(now) {
+            Watch::Nothing => {}
+            Watch::Ping => self.say(now, Message::Ping),
+            Watch::Dead if self.is_bound() => self.lost_at = Some(now),
+            Watch::Dead => {
+                return Err(MigrationError::PeerSilent {
+                    seconds: PEER_SILENCE.as_secs(),
+                });
+            }
         }
         Ok(())
     }
 
-    /// The control connection is lost. Whether a source that reattaches can still settle the
-    /// migration; if not, it is over.
-    pub fn disconnected(&mut self, now: Instant) -> bool {
-        if !matches!(self.phase, Phase::Ready | Phase::Starting) {
-            return false;
+    /// A source that is known to be there: this side has no room for what it says.
+    pub fn heard(&mut self, now: Instant) {
+        self.watch.heard(now);
+        self.lost_at = None;
+    }
+
+    /// What came over the control connection, or its loss, ends the migration with `error`;
+    /// unless this side is bound and a source that reattaches can still settle it.
+    pub fn control_failed(&mut self, now: Instant, error: MigrationError) {
+        let said = matches!(
+            error,
+            MigrationError::PeerAborted { .. } | MigrationError::PeerMisbehaved(_)
+        );
+        if !self.is_bound() || (self.phase == Phase::Ready && said) {
+            self.end(error);
+        } else {
+            self.lost_at.get_or_insert(now);
         }
-        if self.connected {
-            self.connected = false;
-            self.disconnected_at = now;
-        }
-        true
+    }
+
+    /// Whether this side may not give up by itself any more: it has said that it is ready, and
+    /// the source may have given up the right to run.
+    pub fn is_bound(&self) -> bool {
+        matches!(self.phase, Phase::Ready | Phase::Starting | Phase::Running)
+    }
+
+    /// Whether the guest runs here and the source knows it.
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// Whether `session` is the migration under way.
+    pub fn is_session(&self, session: SessionId) -> bool {
+        let hello = self.hello.as_ref();
+        hello.is_some_and(|hello| hello.session == session)
     }
 
     /// Whether a new control connection for `session` may take the place of the lost one.
     pub fn accepts_reattach(&self, session: SessionId) -> bool {
-        let same = self
-            .hello
-            .as_ref()
-            .is_some_and(|hello| hello.session == session);
-        same && matches!(self.phase, Phase::Ready | Phase::Starting | Phase::Running)
+        self.is_session(session) && self.is_bound()
     }
 
     /// A source reattached: says where the hand-over stands.
     pub fn reattached(&mut self, now: Instant) {
-        self.connected = true;
-        self.last_heard = now;
+        self.heard(now);
         self.out.clear();
         match self.phase {
             Phase::Running => self.say_running(now),
@@ -286,14 +314,10 @@ impl Target {
     /// A data connection says which channel it is.
     ///
     /// # Errors
-    /// When the channel is unknown, joined already, or of another migration.
-    pub fn join(&mut self, session: SessionId, channel: u16) -> Result<(), MigrationError> {
-        let ours = self
-            .hello
-            .as_ref()
-            .is_some_and(|hello| hello.session == session);
+    /// When the channel is unknown, or joined already.
+    pub fn join(&mut self, channel: u16) -> Result<(), MigrationError> {
         match self.channels.get_mut(usize::from(channel)) {
-            Some(slot) if ours && !slot.joined => slot.joined = true,
+            Some(slot) if !slot.joined => slot.joined = true,
             _ => {
                 return Err(misbehaved(&format!(
                     "data channel {channel} joined wrongly"
@@ -453,6 +477,7 @@ impl Target {
     pub fn loaded(&mut self, now: Instant) {
         if self.phase == Phase::Loading {
             self.phase = Phase::Ready;
+            self.promised = true;
             self.say(now, Message::Ready);
         }
     }
@@ -471,8 +496,16 @@ impl Target {
         self.out.pop_front()
     }
 
-    /// Ends the migration. The first reason is kept.
+    /// Something beside the control connection failed, which ends the migration unless this
+    /// side is bound. The first reason is kept.
     pub fn fail(&mut self, error: MigrationError) {
+        if !self.is_bound() {
+            self.end(error);
+        }
+    }
+
+    /// Ends the migration, unless the guest runs.
+    pub fn end(&mut self, error: MigrationError) {
         if self.phase != Phase::Running {
             self.phase = Phase::Failed;
             self.failure.get_or_insert(error);
@@ -489,12 +522,14 @@ impl Target {
         matches!(self.phase, Phase::Running | Phase::Failed)
     }
 
-    /// Where the guest is if the migration fails now with `error`, as far as this side knows.
-    pub fn guest_location(&self, error: &MigrationError) -> GuestLocation {
-        match error {
-            _ if self.owns_guest => GuestLocation::Target,
-            MigrationError::InDoubt(_) => GuestLocation::Unknown,
-            _ => GuestLocation::Source,
+    /// Where the guest is if the migration fails now, as far as this side knows.
+    pub fn guest_location(&self) -> GuestLocation {
+        if self.owns_guest {
+            GuestLocation::Target
+        } else if self.promised && !self.kept_by_source {
+            GuestLocation::Unknown
+        } else {
+            GuestLocation::Source
         }
     }
 
@@ -532,7 +567,7 @@ impl Target {
     }
 
     fn say(&mut self, now: Instant, message: Message) {
-        self.last_said = now;
+        self.watch.said(now);
         self.out.push_back(message);
     }
 

@@ -13,6 +13,8 @@ use crate::wire::{FrameReader, Message, ReadOutcome, StateChunk};
 /// The reader of a control connection.
 pub struct ControlReader<M> {
     shared: Arc<Shared<M>>,
+    /// Number of the control connection that it reads.
+    connection: u64,
     reader: FrameReader<Box<dyn Read + Send>>,
     state: Sender<StateChunk>,
     /// A piece of device state that its queue had no room for.
@@ -26,18 +28,31 @@ impl<M> std::fmt::Debug for ControlReader<M> {
 }
 
 impl<M: Machine> ControlReader<M> {
-    /// Reads `reader` on; device state goes to `state`.
+    /// Reads `reader` on, of the connection that `shared` writes its messages to; device state
+    /// goes to `state`.
     pub fn new(
         shared: Arc<Shared<M>>,
         reader: FrameReader<Box<dyn Read + Send>>,
         state: Sender<StateChunk>,
     ) -> Self {
         Self {
+            connection: shared.control().connection(),
             shared,
             reader,
             state,
             held: None,
         }
+    }
+
+    /// The machine that the messages go to.
+    pub fn shared(&self) -> &Arc<Shared<M>> {
+        &self.shared
+    }
+
+    /// Whether no newer control connection has taken the place of the one it reads. What
+    /// happens to an older one says nothing of the migration.
+    pub fn is_current(&self) -> bool {
+        self.connection == self.shared.control().connection()
     }
 
     /// Takes one message. Waits only as long as the connection's read does.
@@ -48,10 +63,13 @@ impl<M: Machine> ControlReader<M> {
         if let Some(chunk) = self.held.take()
             && !self.queue(chunk)?
         {
-            return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 1000)));
+            // Not the other side is silent: this one does not listen.
+            let now = self.shared.now();
+            self.shared.with(|machine| machine.heard(now));
+            return Ok(Step::Wait(now.after(HEARTBEAT / 1000)));
         }
         match self.reader.read()? {
-            ReadOutcome::Pending => Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4))),
+            ReadOutcome::Pending => Ok(Step::Quiet),
             ReadOutcome::Frame(header) => {
                 let message = Message::decode(header.kind, self.reader.body())?;
                 self.take(message)
@@ -65,10 +83,13 @@ impl<M: Machine> ControlReader<M> {
     /// As [`step`](Self::step).
     pub fn take(&mut self, message: Message) -> Result<Step, MigrationError> {
         let now = self.shared.now();
-        let chunk = self
+        let result = self
             .shared
-            .with(|machine| machine.handle_message(now, message))?;
-        self.shared.flush_messages().map_err(lost)?;
+            .with(|machine| machine.handle_message(now, message));
+        let flushed = self.shared.flush_messages();
+        // A refusal is both: a message to send, and the end.
+        let chunk = result?;
+        flushed.map_err(lost)?;
         if let Some(chunk) = chunk {
             self.queue(chunk)?;
         }

@@ -62,7 +62,7 @@ pub trait SourceGuest: Send {
     /// When it does not.
     fn resume(&mut self, right: &RunRight) -> Result<(), GuestError>;
 
-    /// The guest runs on the target, or is with nobody: lets go of it here.
+    /// The migration is over, however it ended: lets go of what was held for it. The last call.
     fn released(&mut self) {}
 }
 

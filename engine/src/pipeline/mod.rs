@@ -3,7 +3,9 @@
 //!
 //! ```text
 //!   send()                                   receive()
-//!   coordinator: SourceDriver                coordinator: TargetDriver
+//!   coordinator: SourceSession               coordinator: TargetSession
+//!     open, cancel, settle                     cancel, stay to be asked
+//!     SourceDriver                             TargetDriver
 //!     arm, harvest, stop, hand over            prepare, digest, load, run
 //!   one thread a data channel:               one thread a data channel:
 //!     SourceChannel                            TargetChannel
@@ -12,8 +14,9 @@
 //! ```
 //!
 //! The machine sits behind one lock, taken for microseconds per frame of up to 1 MiB; all
-//! reading, sending and placing happens outside it. Each of the four workers has a `step`
-//! method that never waits, so the simulator runs the very same code without threads.
+//! reading, sending and placing happens outside it. Each worker and coordinator has a `step`
+//! method that waits for nothing but its connection, so the simulator runs the very same code
+//! without threads.
 //!
 //! Back-pressure is the connection's: a channel that cannot send takes no more work. Memory in
 //! use is bounded by [`memory_budget`] and does not depend on the guest's writes.
@@ -29,8 +32,10 @@ mod send;
 mod shared;
 mod source_channel;
 mod source_driver;
+mod source_session;
 mod target_channel;
 mod target_driver;
+mod target_session;
 
 pub use clock::{Clock, SystemClock};
 pub use control::ControlReader;
@@ -42,8 +47,10 @@ pub use send::{CancelToken, SendJob, SendOptions, send};
 pub use shared::{Machine, Shared};
 pub use source_channel::SourceChannel;
 pub use source_driver::SourceDriver;
+pub use source_session::{SourceParts, SourceSession, SourceWorker};
 pub use target_channel::TargetChannel;
 pub use target_driver::{TargetDriver, process_cpu};
+pub use target_session::{Reception, TargetSession, TargetWorker};
 
 use crate::memory::Layout;
 use crate::units::{ByteCount, Instant};
@@ -54,6 +61,8 @@ use crate::wire::MAX_BODY_BYTES;
 pub enum Step {
     /// Something; there may be more.
     Worked,
+    /// Nothing came in. The connection's read has waited for it already, if it can.
+    Quiet,
     /// Nothing; try again after something has happened, or at this time.
     Wait(Instant),
     /// Everything; the worker is no longer needed.
@@ -74,3 +83,15 @@ pub fn memory_budget(layout: &Layout, channels: u16) -> ByteCount {
 
 /// What a thread's stack and its share of the allocator come to.
 const THREAD_BYTES: u64 = 256 << 10;
+
+/// A thread that steps a worker until it is done.
+fn run_worker<M: Machine>(shared: &Shared<M>, mut step: impl FnMut() -> Step) {
+    loop {
+        let seen = shared.version();
+        match step() {
+            Step::Worked | Step::Quiet => {}
+            Step::Wait(until) => shared.wait_past(seen, until),
+            Step::Done => return,
+        }
+    }
+}

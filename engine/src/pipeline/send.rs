@@ -1,31 +1,26 @@
 //! Sends a guest over a link: the threads of the source.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant as Moment};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use super::Step;
 use super::clock::SystemClock;
-use super::control::{ControlReader, lost};
 use super::guest::SourceGuest;
-use super::link::{Closer, Connection, Link};
+use super::link::Link;
 use super::shared::Shared;
-use super::source_channel::SourceChannel;
-use super::source_driver::SourceDriver;
+use super::source_session::{SourceParts, SourceSession, SourceWorker};
+use super::{Step, run_worker};
 use crate::converge::Policy;
 use crate::dirty::DirtySource;
 use crate::memory::ReadPages;
 use crate::migration::{
-    Failure, GuestLocation, MigrationError, Report, RunRight, Source, SourceConfig, SourceStatus,
+    Failure, MigrationError, Report, RunRight, Source, SourceConfig, SourceStatus,
 };
-use crate::wire::{Fact, FrameReader, MAX_FRAME_PAGES, SessionId, StateChunk};
+use crate::wire::{Fact, MAX_FRAME_PAGES, SessionId};
 
-/// How long a source that has handed over tries to reach its target again.
-const REATTACH: Duration = Duration::from_secs(8);
-
-/// Pause between two tries to reach a target again.
-const REATTACH_PAUSE: Duration = Duration::from_millis(200);
+/// Longest wait of the coordinator, so that a cancellation is noticed.
+const CANCEL_TICK: Duration = Duration::from_millis(50);
 
 /// Most pages in one frame, see `docs/benchmarks.md`.
 const FRAME_PAGES: u64 = 64;
@@ -120,227 +115,52 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         super::Clock::now(&*clock),
     );
     let shared = Arc::new(Shared::new(source, clock));
-    let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let (mut driver, replies) = SourceDriver::new(
-        Arc::clone(&shared),
-        Arc::clone(&job.memory),
-        job.dirty,
-        job.guest,
-        job.right,
-        threads,
-    );
-    let mut session = Session {
-        shared,
+    let parts = SourceParts {
         link: job.link,
         memory: job.memory,
-        channels,
-        replies,
-        closers: Arc::default(),
-        workers: Vec::new(),
+        dirty: job.dirty,
+        guest: job.guest,
+        right: job.right,
+        cancel: job.cancel,
+        digest_threads: thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
-    let result = session
-        .open()
-        .and_then(|()| session.drive(&mut driver, &job.cancel, job.progress))
-        .map_err(|error| session.settle(&mut driver, error));
-    session.close();
-    match result {
-        Ok(()) => Ok(session.shared.look(Source::report)),
-        Err(None) => Ok(session.shared.look(Source::report)),
-        Err(Some(failure)) => Err(failure),
-    }
-}
-
-/// Threads and connections of one sending.
-struct Session<'a> {
-    shared: Arc<Shared<Source>>,
-    link: &'a dyn Link,
-    memory: Arc<dyn ReadPages>,
-    channels: u16,
-    replies: crossbeam_channel::Sender<StateChunk>,
-    closers: Arc<Mutex<Vec<Closer>>>,
-    workers: Vec<thread::JoinHandle<()>>,
-}
-
-impl Session<'_> {
-    /// Opens the control connection, over which the handshake begins.
-    fn open(&mut self) -> Result<(), MigrationError> {
-        let reader = self.connect_control()?;
-        self.spawn("pagelift-ctl", move |shared| read_control(shared, reader));
-        Ok(())
-    }
-
-    fn connect_control(&mut self) -> Result<ControlReader<Source>, MigrationError> {
-        let connection = self.dial()?;
-        self.shared.control().connect(connection.tx);
-        let reader = FrameReader::new(connection.rx);
-        Ok(ControlReader::new(
-            Arc::clone(&self.shared),
-            reader,
-            self.replies.clone(),
-        ))
-    }
-
-    fn dial(&self) -> Result<Connection, MigrationError> {
-        let connection = self.link.dial().map_err(|source| MigrationError::Link {
-            what: "cannot connect to the target",
-            source,
-        })?;
-        let mut closers = self.closers.lock().unwrap_or_else(PoisonError::into_inner);
-        closers.push(connection.closer.clone());
-        Ok(connection)
-    }
-
-    /// Opens the data channels; each gets a thread.
-    fn open_channels(&mut self) -> Result<(), MigrationError> {
-        for number in 0..self.channels {
-            let tx = self.dial()?.tx;
-            let (shared, memory) = (Arc::clone(&self.shared), Arc::clone(&self.memory));
-            let mut channel = SourceChannel::open(shared, memory, number, tx)?;
-            self.spawn("pagelift-data", move |shared| {
-                run_channel(shared, || channel.step());
-            });
-        }
-        Ok(())
-    }
-
-    fn spawn(&mut self, name: &str, work: impl FnOnce(&Shared<Source>) + Send + 'static) {
-        let shared = Arc::clone(&self.shared);
-        let thread = thread::Builder::new()
-            .name(name.into())
-            .spawn(move || work(&shared));
-        match thread {
-            Ok(thread) => self.workers.push(thread),
-            Err(source) => self.shared.fail(MigrationError::Link {
-                what: "cannot start a thread",
-                source,
-            }),
-        }
-    }
-
-    /// Steps the coordinator until the guest runs on the target.
-    fn drive(
-        &mut self,
-        driver: &mut SourceDriver<'_>,
-        cancel: &CancelToken,
-        progress: &mut dyn FnMut(&SourceStatus),
-    ) -> Result<(), MigrationError> {
-        let mut channels_open = false;
-        loop {
-            if cancel.is_cancelled() && !self.shared.look(Source::has_handed_over) {
-                return Err(MigrationError::Cancelled);
-            }
-            if !channels_open && self.shared.look(Source::is_accepted) {
-                self.open_channels()?;
-                channels_open = true;
-            }
-            let seen = self.shared.version();
-            let step = driver.step()?;
-            let now = self.shared.now();
-            progress(&self.shared.look(|source| source.status(now)));
-            match step {
-                Step::Worked => {}
-                Step::Wait(until) => {
-                    let soon = now.after(Duration::from_millis(50));
-                    self.shared.wait_past(seen, until.min(soon));
-                }
-                Step::Done => return Ok(()),
-            }
-        }
-    }
-
-    /// Ends a migration that went wrong. `None`: after a lost hand-over the target said that
-    /// the guest runs there.
-    fn settle(&mut self, driver: &mut SourceDriver<'_>, error: MigrationError) -> Option<Failure> {
-        let handed_over = self.shared.look(Source::has_handed_over);
-        let connection_lost = matches!(
-            error,
-            MigrationError::Link { .. } | MigrationError::PeerSilent { .. }
-        );
-        if !handed_over || !connection_lost {
-            return Some(driver.fail(error));
-        }
-        let reason = match self.reattach(driver) {
-            Ok(()) => return None,
-            Err(reason) => reason,
-        };
-        let mut failure = driver.fail(MigrationError::InDoubt(reason));
-        failure.guest = GuestLocation::Unknown;
-        Some(failure)
-    }
-
-    /// Asks the target, over a new connection, where the hand-over stands; tells it again.
-    fn reattach(&mut self, driver: &mut SourceDriver<'_>) -> Result<(), String> {
-        let deadline = Moment::now() + REATTACH;
-        let mut last = String::from("no connection");
-        while Moment::now() < deadline {
-            match self.try_reattach(driver, deadline) {
-                Ok(()) => return Ok(()),
-                Err(error) => last = error.to_string(),
-            }
-            thread::sleep(REATTACH_PAUSE);
-        }
-        Err(last)
-    }
-
-    fn try_reattach(
-        &mut self,
-        driver: &mut SourceDriver<'_>,
-        deadline: Moment,
-    ) -> Result<(), MigrationError> {
-        let mut reader = self.connect_control()?;
-        let now = self.shared.now();
-        self.shared.with(|source| source.reattached(now));
-        self.shared.flush_messages().map_err(lost)?;
-        while Moment::now() < deadline {
-            reader.step()?;
-            if driver.step()? == Step::Done {
-                return Ok(());
-            }
-        }
-        Err(MigrationError::InDoubt("the target does not answer".into()))
-    }
-
-    /// Closes all connections and waits for the threads.
-    fn close(&mut self) {
-        for closer in self
-            .closers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-        {
-            closer.close();
-        }
-        self.shared.wake();
-        for worker in self.workers.drain(..) {
-            // A panic has been reported by the panic hook; the migration is over anyway.
-            let _ = worker.join();
-        }
-    }
-}
-
-/// A thread that steps a worker until it is done; what goes wrong ends the migration.
-pub(super) fn run_channel<M: super::Machine>(
-    shared: &Shared<M>,
-    mut step: impl FnMut() -> Result<Step, MigrationError>,
-) {
-    loop {
+    let mut session = SourceSession::new(Arc::clone(&shared), channels, parts);
+    let mut threads = Vec::new();
+    let mut spawn = |worker| match start(&shared, worker) {
+        Ok(thread) => threads.push(thread),
+        Err(error) => shared.fail(error),
+    };
+    let result = loop {
         let seen = shared.version();
-        match step() {
-            Ok(Step::Worked) => {}
-            Ok(Step::Wait(until)) => shared.wait_past(seen, until),
-            Ok(Step::Done) => return,
-            Err(error) => return shared.fail(error),
+        let step = session.step(&mut spawn);
+        let now = shared.now();
+        (job.progress)(&shared.look(|source| source.status(now)));
+        match step {
+            Ok(Step::Worked | Step::Quiet) => {}
+            Ok(Step::Wait(until)) => shared.wait_past(seen, until.min(now.after(CANCEL_TICK))),
+            Ok(Step::Done) => break Ok(session.report()),
+            Err(failure) => break Err(failure),
         }
+    };
+    session.close();
+    for thread in threads {
+        // A panic has been reported by the panic hook; the migration is over anyway.
+        let _ = thread.join();
     }
+    result
 }
 
-fn read_control(shared: &Shared<Source>, mut reader: ControlReader<Source>) {
-    loop {
-        match reader.step() {
-            // The reading itself waits; the state queue being full is the only other reason.
-            Ok(Step::Worked | Step::Wait(_)) if !shared.look(Source::is_over) => {}
-            Ok(_) => return,
-            Err(error) => return shared.fail(error),
-        }
-    }
+/// Gives a worker a thread.
+fn start(
+    shared: &Arc<Shared<Source>>,
+    mut worker: SourceWorker,
+) -> Result<JoinHandle<()>, MigrationError> {
+    let shared = Arc::clone(shared);
+    thread::Builder::new()
+        .name(worker.name().into())
+        .spawn(move || run_worker(&shared, || worker.step()))
+        .map_err(|source| MigrationError::Link {
+            what: "cannot start a thread",
+            source,
+        })
 }

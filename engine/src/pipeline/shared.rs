@@ -1,6 +1,7 @@
 //! A machine behind a lock, and the control connection that its messages leave by.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::clock::Clock;
@@ -20,6 +21,9 @@ pub trait Machine: Send {
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError>;
 
+    /// The other side is known to be there.
+    fn heard(&mut self, now: Instant);
+
     /// A message to send.
     fn poll_message(&mut self) -> Option<Message>;
 
@@ -37,6 +41,10 @@ impl Machine for Source {
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
         Self::handle_message(self, now, message)
+    }
+
+    fn heard(&mut self, now: Instant) {
+        Self::heard(self, now);
     }
 
     fn poll_message(&mut self) -> Option<Message> {
@@ -59,6 +67,10 @@ impl Machine for Target {
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
         Self::handle_message(self, now, message)
+    }
+
+    fn heard(&mut self, now: Instant) {
+        Self::heard(self, now);
     }
 
     fn poll_message(&mut self) -> Option<Message> {
@@ -193,7 +205,11 @@ type ControlStream = FrameWriter<Box<dyn Write + Send>>;
 
 /// The sending half of the control connection, once there is one.
 #[derive(Clone, Default)]
-pub struct ControlWriter(Arc<Mutex<Option<ControlStream>>>);
+pub struct ControlWriter {
+    stream: Arc<Mutex<Option<ControlStream>>>,
+    /// How many connections there have been.
+    connections: Arc<AtomicU64>,
+}
 
 impl std::fmt::Debug for ControlWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -205,6 +221,12 @@ impl ControlWriter {
     /// Messages leave by `stream` from now on.
     pub fn connect(&self, stream: Box<dyn Write + Send>) {
         *self.lock() = Some(FrameWriter::new(stream));
+        self.connections.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Number of the connection, from 1; 0 before there is one.
+    pub fn connection(&self) -> u64 {
+        self.connections.load(Ordering::Acquire)
     }
 
     /// Sends one message.
@@ -231,6 +253,6 @@ impl ControlWriter {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<ControlStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -58,15 +58,21 @@ impl SourceChannel {
         })
     }
 
+    /// The machine that the channel serves.
+    pub fn shared(&self) -> &Arc<Shared<Source>> {
+        &self.shared
+    }
+
     /// Sends one frame, if there is one to send. Waits only for the connection.
     ///
     /// # Errors
     /// When memory cannot be read or the connection is lost.
     pub fn step(&mut self) -> Result<Step, MigrationError> {
         let number = self.number;
+        let now = self.shared.now();
         let work = self
             .shared
-            .with(|source| source.next_work(number, &mut self.batch));
+            .with(|source| source.next_work(now, number, &mut self.batch));
         let frame = match work {
             Work::Pages => {
                 let encoded = self.encoder.encode(&self.batch, &*self.memory)?;

@@ -99,7 +99,10 @@ impl<'a> SourceDriver<'a> {
             let idle = matches!(step, Ok(SourceStep::Wait(_)));
             (step, !idle)
         });
-        self.flush()?;
+        let sent = self.flush();
+        if !matches!(step, Ok(SourceStep::Completed)) {
+            sent?;
+        }
         match step? {
             SourceStep::Arm => self.arm()?,
             SourceStep::Harvest => {
@@ -162,7 +165,12 @@ impl<'a> SourceDriver<'a> {
 
     fn take_dirty(&mut self) -> Result<(), MigrationError> {
         self.harvest.clear();
-        Ok(self.dirty.harvest(&mut self.harvest)?)
+        let result = self.dirty.harvest(&mut self.harvest);
+        if result.is_err() {
+            let part = &self.harvest;
+            self.shared.with(|source| source.harvest_failed(part));
+        }
+        Ok(result?)
     }
 
     fn stop(&mut self) -> Result<(), MigrationError> {

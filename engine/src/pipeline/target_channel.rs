@@ -68,9 +68,7 @@ impl TargetChannel {
         }
         let header = match self.reader.read() {
             Ok(ReadOutcome::Frame(header)) => header,
-            Ok(ReadOutcome::Pending) => {
-                return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4)));
-            }
+            Ok(ReadOutcome::Pending) => return Ok(Step::Quiet),
             // After the last round the source may drop its data connections at any time.
             Err(_) if self.shared.look(Target::has_all_pages) => {
                 return Ok(Step::Done);

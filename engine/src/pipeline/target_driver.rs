@@ -129,11 +129,10 @@ impl<'a> TargetDriver<'a> {
             return Ok(());
         };
         let now = self.shared.now();
-        if self.shared.with(|target| target.disconnected(now)) {
-            Ok(())
-        } else {
-            Err(lost(error))
-        }
+        self.shared
+            .with(|target| target.control_failed(now, lost(error)));
+        // If that ended the migration, the next step finds out.
+        Ok(())
     }
 
     /// Makes all memory read as zero: the source does not send pages that were never populated.
@@ -149,7 +148,7 @@ impl<'a> TargetDriver<'a> {
     /// Ends the migration because of `error`: tells the source, and lets go of the guest unless
     /// it was granted already.
     pub fn fail(&mut self, error: MigrationError) -> Failure {
-        let guest = self.shared.look(|target| target.guest_location(&error));
+        let guest = self.shared.look(Target::guest_location);
         if !matches!(
             error,
             MigrationError::PeerAborted { .. } | MigrationError::Refused { .. }
@@ -161,7 +160,8 @@ impl<'a> TargetDriver<'a> {
                 .control()
                 .write(&Message::Abort { code, reason });
         }
-        self.shared.fail(MigrationError::Cancelled);
+        self.shared
+            .with(|target| target.end(MigrationError::Cancelled));
         if guest == GuestLocation::Source {
             self.guest.abandon();
         }

@@ -57,6 +57,8 @@ pub enum FrameType {
     Running = 0x32,
     /// A new control connection for a migration that is being handed over.
     Reattach = 0x33,
+    /// The source knows that the guest runs on the target.
+    Settled = 0x34,
     /// The migration ends; the sender of this says why.
     Abort = 0x3f,
     /// Are you there?
@@ -66,7 +68,7 @@ pub enum FrameType {
 }
 
 impl FrameType {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Hello,
         Self::Accept,
         Self::Refuse,
@@ -81,6 +83,7 @@ impl FrameType {
         Self::HandOver,
         Self::Running,
         Self::Reattach,
+        Self::Settled,
         Self::Abort,
         Self::Ping,
         Self::Pong,

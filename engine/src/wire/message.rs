@@ -44,6 +44,8 @@ pub enum Message {
     },
     /// The source asks where a hand-over stands whose connection was lost.
     Reattach(SessionId),
+    /// The source knows that the guest runs on the target, and will not ask any more.
+    Settled,
     /// The migration ends here.
     Abort {
         /// What kind of reason.
@@ -126,6 +128,7 @@ impl Message {
             Self::HandOver => FrameType::HandOver,
             Self::Running { .. } => FrameType::Running,
             Self::Reattach(_) => FrameType::Reattach,
+            Self::Settled => FrameType::Settled,
             Self::Abort { .. } => FrameType::Abort,
             Self::Ping => FrameType::Ping,
             Self::Pong => FrameType::Pong,
@@ -163,7 +166,7 @@ impl Message {
                 out.extend_from_slice(&(*code as u16).to_le_bytes());
                 put_text(&mut out, reason);
             }
-            Self::Ready | Self::HandOver | Self::Ping | Self::Pong => {}
+            Self::Ready | Self::HandOver | Self::Settled | Self::Ping | Self::Pong => {}
         }
         out
     }
@@ -220,6 +223,7 @@ impl Message {
             }
             FrameType::Ready => Self::Ready,
             FrameType::HandOver => Self::HandOver,
+            FrameType::Settled => Self::Settled,
             FrameType::Running => Self::Running {
                 cpu_us: cursor.u64()?,
             },
@@ -265,6 +269,7 @@ mod tests {
             Message::HandOver,
             Message::Running { cpu_us: 5 },
             Message::Reattach(SessionId(7)),
+            Message::Settled,
             Message::Abort {
                 code: AbortCode::Guest,
                 reason: "disk full".into(),

@@ -1,0 +1,279 @@
+//! One sending, step by step: opens the connections, steps the coordinator, and settles a
+//! hand-over whose answer was lost.
+//!
+//! Like the other workers it never waits, and does no work but its own: what must go on beside
+//! it (a reader, a data channel) is handed out as a [`SourceWorker`], for a thread or for the
+//! simulator to step.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use super::Step;
+use super::control::{ControlReader, lost};
+use super::guest::SourceGuest;
+use super::link::{Closer, Connection, Link};
+use super::send::CancelToken;
+use super::shared::Shared;
+use super::source_channel::SourceChannel;
+use super::source_driver::SourceDriver;
+use crate::dirty::DirtySource;
+use crate::memory::ReadPages;
+use crate::migration::{Failure, MigrationError, REATTACH, Report, RunRight, Source};
+use crate::units::Instant;
+use crate::wire::{FrameReader, StateChunk};
+
+/// Pause between two tries to reach a target again.
+const REATTACH_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a session works with.
+pub struct SourceParts<'a> {
+    /// The way to the target.
+    pub link: &'a dyn Link,
+    /// The guest's memory.
+    pub memory: Arc<dyn ReadPages>,
+    /// What the guest writes.
+    pub dirty: &'a mut dyn DirtySource,
+    /// The guest.
+    pub guest: &'a mut dyn SourceGuest,
+    /// The right to run it.
+    pub right: RunRight,
+    /// Ends the migration from elsewhere.
+    pub cancel: CancelToken,
+    /// Threads that compute the digest of verify mode.
+    pub digest_threads: usize,
+}
+
+impl std::fmt::Debug for SourceParts<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceParts").finish_non_exhaustive()
+    }
+}
+
+/// The coordinator of a sending.
+pub struct SourceSession<'a> {
+    shared: Arc<Shared<Source>>,
+    link: &'a dyn Link,
+    memory: Arc<dyn ReadPages>,
+    channels: u16,
+    replies: Sender<StateChunk>,
+    driver: SourceDriver<'a>,
+    cancel: CancelToken,
+    closers: Vec<Closer>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Connecting,
+    /// The target has not agreed yet.
+    Greeting,
+    Migrating,
+    Settling(Settling),
+}
+
+/// The hand-over was said, and the connection lost before the answer came.
+#[derive(Debug)]
+struct Settling {
+    deadline: Instant,
+    next_try: Instant,
+    /// Whether a new connection carries the question.
+    asked: bool,
+    /// What went wrong last.
+    why: String,
+}
+
+impl std::fmt::Debug for SourceSession<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SourceSession")
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> SourceSession<'a> {
+    /// Prepares to send over `channels` data channels; nothing is connected yet.
+    pub fn new(shared: Arc<Shared<Source>>, channels: u16, parts: SourceParts<'a>) -> Self {
+        let (driver, replies) = SourceDriver::new(
+            Arc::clone(&shared),
+            Arc::clone(&parts.memory),
+            parts.dirty,
+            parts.guest,
+            parts.right,
+            parts.digest_threads,
+        );
+        Self {
+            shared,
+            link: parts.link,
+            memory: parts.memory,
+            channels,
+            replies,
+            driver,
+            cancel: parts.cancel,
+            closers: Vec::new(),
+            stage: Stage::Connecting,
+        }
+    }
+
+    /// Does one thing; what is to go on beside it is given to `spawn`. [`Step::Done`]: the guest
+    /// runs on the target.
+    ///
+    /// # Errors
+    /// When the guest did not move. Nothing must be stepped any more then.
+    pub fn step(&mut self, spawn: &mut dyn FnMut(SourceWorker)) -> Result<Step, Failure> {
+        self.advance(spawn).or_else(|error| self.settle(error))
+    }
+
+    fn advance(&mut self, spawn: &mut dyn FnMut(SourceWorker)) -> Result<Step, MigrationError> {
+        if self.cancel.is_cancelled() && !self.shared.look(Source::has_handed_over) {
+            return Err(MigrationError::Cancelled);
+        }
+        match &self.stage {
+            Stage::Connecting => {
+                spawn(self.connect_control()?);
+                self.stage = Stage::Greeting;
+            }
+            Stage::Greeting if self.shared.look(Source::is_accepted) => {
+                for number in 0..self.channels {
+                    let tx = self.dial()?.tx;
+                    let (shared, memory) = (Arc::clone(&self.shared), Arc::clone(&self.memory));
+                    let channel = SourceChannel::open(shared, memory, number, tx)?;
+                    spawn(SourceWorker::Data(channel));
+                }
+                self.stage = Stage::Migrating;
+            }
+            Stage::Greeting | Stage::Migrating => return self.driver.step(),
+            Stage::Settling(settling) => {
+                let now = self.shared.now();
+                if now >= settling.deadline {
+                    return Err(MigrationError::InDoubt(settling.why.clone()));
+                }
+                if settling.asked {
+                    return self.driver.step();
+                }
+                if now < settling.next_try {
+                    return Ok(Step::Wait(settling.next_try));
+                }
+                spawn(self.ask_again()?);
+            }
+        }
+        Ok(Step::Worked)
+    }
+
+    /// Opens a control connection, to be read by the worker.
+    fn connect_control(&mut self) -> Result<SourceWorker, MigrationError> {
+        let connection = self.dial()?;
+        self.shared.control().connect(connection.tx);
+        Ok(SourceWorker::Control(ControlReader::new(
+            Arc::clone(&self.shared),
+            FrameReader::new(connection.rx),
+            self.replies.clone(),
+        )))
+    }
+
+    fn dial(&mut self) -> Result<Connection, MigrationError> {
+        let connection = self.link.dial().map_err(|source| MigrationError::Link {
+            what: "cannot connect to the target",
+            source,
+        })?;
+        self.closers.push(connection.closer.clone());
+        Ok(connection)
+    }
+
+    /// Asks the target, over a new connection, where the hand-over stands.
+    fn ask_again(&mut self) -> Result<SourceWorker, MigrationError> {
+        let worker = self.connect_control()?;
+        let now = self.shared.now();
+        self.shared.with(|source| source.reattached(now));
+        self.shared.flush_messages().map_err(lost)?;
+        if let Stage::Settling(settling) = &mut self.stage {
+            settling.asked = true;
+            "the target does not answer".clone_into(&mut settling.why);
+        }
+        Ok(worker)
+    }
+
+    /// Ends a migration that went wrong, unless asking the target may still settle it.
+    fn settle(&mut self, error: MigrationError) -> Result<Step, Failure> {
+        let handed_over = self.shared.look(Source::has_handed_over);
+        if !handed_over || !error.breaks_connection() {
+            return Err(self.driver.fail(error));
+        }
+        // A reader of the old connection must not take the new one's failures for its own.
+        self.close();
+        let (now, why) = (self.shared.now(), error.to_string());
+        match &mut self.stage {
+            Stage::Settling(settling) => {
+                settling.next_try = now.after(REATTACH_PAUSE);
+                settling.asked = false;
+                settling.why = why;
+            }
+            stage => {
+                *stage = Stage::Settling(Settling {
+                    deadline: now.after(REATTACH),
+                    next_try: now,
+                    asked: false,
+                    why,
+                });
+            }
+        }
+        Ok(Step::Worked)
+    }
+
+    /// The report of a guest that has moved.
+    pub fn report(&self) -> Report {
+        self.shared.look(Source::report)
+    }
+
+    /// Closes all connections: the workers come to their end.
+    pub fn close(&mut self) {
+        for closer in self.closers.drain(..) {
+            closer.close();
+        }
+        self.shared.wake();
+    }
+}
+
+/// What goes on beside a [`SourceSession`].
+#[derive(Debug)]
+pub enum SourceWorker {
+    /// Reads the control connection.
+    Control(ControlReader<Source>),
+    /// Sends pages.
+    Data(SourceChannel),
+}
+
+impl SourceWorker {
+    /// A name for its thread.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Control(_) => "pagelift-ctl",
+            Self::Data(_) => "pagelift-data",
+        }
+    }
+
+    /// Does one thing. What goes wrong ends the migration, and the worker is done.
+    pub fn step(&mut self) -> Step {
+        match self {
+            Self::Control(reader) => {
+                let shared = reader.shared();
+                if shared.look(Source::is_over) {
+                    return Step::Done;
+                }
+                let error = match reader.step() {
+                    Ok(step) => return step,
+                    Err(error) => error,
+                };
+                if reader.is_current() {
+                    reader.shared().fail(error);
+                }
+                Step::Done
+            }
+            Self::Data(channel) => channel.step().unwrap_or_else(|error| {
+                channel.shared().fail(error);
+                Step::Done
+            }),
+        }
+    }
+}
