@@ -6,6 +6,7 @@
 //! | [`content`] | what the guest's memory must hold, computed without the guest |
 //! | [`contract`] | the report that `--json` promises |
 //! | [`guest`] | the guest's kernel and initramfs, and what it does with its memory |
+//! | [`hugepages`] | huge pages for a test |
 //! | [`moving`] | moving a QEMU guest with the programs under test |
 //! | [`net`] | a free port; two network namespaces joined by a link with a rate |
 //! | [`process`] | the process table: descendants, CPU time, marks |
@@ -48,6 +49,7 @@ pub mod bed;
 pub mod content;
 pub mod contract;
 pub mod guest;
+pub mod hugepages;
 pub mod moving;
 pub mod net;
 pub mod process;
@@ -64,6 +66,7 @@ use core::time::Duration;
 
 pub use bed::Bed;
 pub use guest::{Images, Pattern, Workload, guest_images};
+pub use hugepages::HugePages;
 pub use moving::{Moved, Programs};
 pub use net::{NetPair, Side, free_port};
 pub use programs::{agent_library, program};

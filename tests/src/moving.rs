@@ -151,11 +151,13 @@ impl Programs {
         target: &Qemu,
         options: &[&str],
     ) -> Result<Moved> {
-        let (receive, uri) = self.receive(bed, target)?;
+        let (mut receive, uri) = self.receive(bed, target)?;
         let sent = self.send(bed, source, &uri, options)?.wait()?;
         // A source that ended before it connected leaves the target waiting for ever.
         if sent.code() != 0 {
-            bail!("{sent:?}; the target: {:?}", receive.stderr());
+            // The target's own words, should it have any.
+            let words = receive.wait_stderr(|text| text.contains("error").then(|| text.to_owned()));
+            bail!("{sent:?}; the target: {words:?}");
         }
         let received = receive.wait()?;
         Ok(Moved { sent, received })
