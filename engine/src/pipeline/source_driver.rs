@@ -126,9 +126,19 @@ impl<'a> SourceDriver<'a> {
                         "it is not stopped at the hand-over".into(),
                     ));
                 };
-                let gone = stopped.hand_over(ready);
                 let now = self.shared.now();
-                self.shared.with(|source| source.handed_over(now, gone));
+                let kept = self.shared.with(|source| {
+                    // Giving up takes QEMU a while. If the migration has ended meanwhile, the
+                    // target was not told: the guest goes on here.
+                    if source.is_over() {
+                        return Some(stopped);
+                    }
+                    source.handed_over(now, stopped.hand_over(ready));
+                    None
+                });
+                if let Some(stopped) = kept {
+                    self.right = Right::Stopped(stopped);
+                }
             }
             SourceStep::Wait(until) => return Ok(Step::Wait(until)),
             SourceStep::Completed => {
