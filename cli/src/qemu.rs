@@ -23,7 +23,7 @@ use crate::exit::{self, ExitCode};
 use crate::options::{self, ConvergenceOptions, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
-use crate::report::{self, Extra};
+use crate::report::{self, Extra, Side};
 
 /// Blackout of a QEMU guest with no page to send: QEMU's stop, its device state, the commit.
 /// `bench/` measures it; a little is added for a busy machine.
@@ -152,16 +152,17 @@ impl SendCommand {
                 println!("{}", report::completed_text(&report, &extra));
                 ExitCode::Completed
             }
-            Err(failure) => self.output.failed(&failure),
+            Err(failure) => self.output.failed(&failure, Side::Source),
         })
     }
 
     /// The guest cannot leave; nothing was started.
     fn refused(&self, error: &SourceError) -> ExitCode {
-        self.output.failed(&Failure {
+        let failure = Failure {
             error: MigrationError::Guest(error.to_string()),
             guest: GuestLocation::Source,
-        })
+        };
+        self.output.failed(&failure, Side::Source)
     }
 }
 
@@ -178,10 +179,11 @@ impl ReceiveCommand {
         let mut prepared = match DirectTarget::prepare(&self.qmp) {
             Ok(prepared) => prepared,
             Err(error) => {
-                return Ok(self.output.failed(&Failure {
+                let failure = Failure {
                     error: MigrationError::Guest(error.to_string()),
                     guest: GuestLocation::Source,
-                }));
+                };
+                return Ok(self.output.failed(&failure, Side::Target));
             }
         };
         let memory = prepared.memory;
@@ -216,18 +218,18 @@ impl ReceiveCommand {
                 }
                 ExitCode::Completed
             }
-            Err(failure) => self.output.failed(&failure),
+            Err(failure) => self.output.failed(&failure, Side::Target),
         })
     }
 }
 
 impl Output {
     /// Reports a migration that did not complete.
-    fn failed(self, failure: &Failure) -> ExitCode {
+    fn failed(self, failure: &Failure, side: Side) -> ExitCode {
         if self.json {
-            println!("{}", report::failed_json(failure));
+            println!("{}", report::failed_json(failure, side));
         }
-        eprintln!("{}", report::failed_text(failure));
+        eprintln!("{}", report::failed_text(failure, side));
         ExitCode::of(failure)
     }
 }
