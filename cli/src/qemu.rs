@@ -24,6 +24,7 @@ use crate::options::{self, ConvergenceOptions, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra, Side};
+use crate::stop_at::{StopAt, Stopping};
 
 /// Blackout of a QEMU guest with no page to send: QEMU's stop, its device state, the commit.
 /// `bench/` measures it; a little is added for a busy machine.
@@ -91,6 +92,7 @@ impl SendCommand {
     /// migration is reported, and is an exit code.
     pub fn run(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
+        let stop_at = StopAt::from_env()?;
         let prepared = match DirectSource::prepare(&SourceOptions {
             qmp: self.qmp.clone(),
         }) {
@@ -121,7 +123,10 @@ impl SendCommand {
             link: &link,
             memory,
             dirty: &mut tracker,
-            guest: &mut guest,
+            guest: &mut Stopping {
+                guest: &mut guest,
+                at: &stop_at,
+            },
             right: RunRight::claim(),
             options: SendOptions {
                 session: random_session(),
@@ -138,6 +143,7 @@ impl SendCommand {
             cancel,
             progress: &mut |status| {
                 progress.update(status);
+                stop_at.at(status);
                 extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
             },
         });
@@ -173,6 +179,7 @@ impl ReceiveCommand {
     /// As [`SendCommand::run`].
     pub fn run(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
+        let stop_at = StopAt::from_env()?;
         let Endpoint::Tcp { host, port } = &self.listen;
         let server = TcpServer::bind(host, *port);
         let server = server.with_context(|| format!("cannot listen on {}", self.listen))?;
@@ -199,7 +206,10 @@ impl ReceiveCommand {
             listener: &server,
             pages: Arc::clone(&memory) as Arc<dyn WritePages>,
             content: memory as Arc<dyn ReadPages>,
-            guest: &mut prepared.guest,
+            guest: &mut Stopping {
+                guest: &mut prepared.guest,
+                at: &stop_at,
+            },
             facts: prepared.facts,
             cancel: CancelToken::clone(&cancel),
             progress: &mut |_| peak = peak.max(own_memory_bytes()),
