@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Step;
 use super::encode::PageEncoder;
+use super::last_word::LastWord;
 use super::shared::Shared;
 use crate::memory::ReadPages;
 use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, Work};
@@ -19,6 +20,7 @@ pub struct SourceChannel {
     writer: FrameWriter<Box<dyn Write + Send>>,
     encoder: PageEncoder,
     batch: Batch,
+    last_word: LastWord,
 }
 
 impl std::fmt::Debug for SourceChannel {
@@ -55,6 +57,7 @@ impl SourceChannel {
             writer,
             encoder,
             batch,
+            last_word: LastWord::default(),
         })
     }
 
@@ -63,6 +66,17 @@ impl SourceChannel {
     /// # Errors
     /// When memory cannot be read or the connection is lost.
     pub fn step(&mut self) -> Result<Step, MigrationError> {
+        let is_over = self.shared.look(Source::is_over);
+        if let Some(step) = self.last_word.step(self.shared.now(), is_over) {
+            return step;
+        }
+        self.work().or_else(|error| match error {
+            MigrationError::Link { .. } => Ok(self.last_word.lost(self.shared.now(), error)),
+            other => Err(other),
+        })
+    }
+
+    fn work(&mut self) -> Result<Step, MigrationError> {
         let number = self.number;
         let work = self
             .shared
