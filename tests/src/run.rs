@@ -72,6 +72,24 @@ impl Run {
         Ok(kill_process(pid.context("a process id")?, signal)?)
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// Waits until it has stopped itself (SIGSTOP).
+    pub fn wait_stopped(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !process::is_stopped(self.pid()) {
+            let ended = self.ended()?;
+            if ended.is_some() || Instant::now() >= deadline {
+                bail!("{} did not stop ({ended:?}): {}", self.name, self.stderr());
+            }
+            sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
     /// What it has said on stderr so far.
     pub fn stderr(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap_or_default()
