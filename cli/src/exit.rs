@@ -11,13 +11,15 @@ use signal_hook::flag;
 pub enum ExitCode {
     /// The guest moved.
     Completed = 0,
-    /// The guest did not move and runs on the source.
+    /// The guest did not move and runs on the source, or has ended there by itself.
     Failed = 1,
     /// The command line makes no sense.
     Usage = 2,
     /// Somebody asked for the end; the guest runs on the source.
     Cancelled = 3,
-    /// The connection was lost during the hand-over: nobody here knows where the guest is.
+    /// The guest is not on the source as before, or that cannot be known: the connection was
+    /// lost during the hand-over, or the target has the guest and cannot run it. The message
+    /// says what to look at.
     Unknown = 4,
 }
 
@@ -25,9 +27,9 @@ impl ExitCode {
     /// The code for a migration that did not complete.
     pub fn of(failure: &Failure) -> Self {
         match (&failure.error, failure.guest) {
-            (_, GuestLocation::Unknown) => Self::Unknown,
-            (MigrationError::Cancelled, _) => Self::Cancelled,
-            _ => Self::Failed,
+            (_, GuestLocation::Unknown | GuestLocation::Target) => Self::Unknown,
+            (MigrationError::Cancelled, GuestLocation::Source) => Self::Cancelled,
+            (_, GuestLocation::Source) => Self::Failed,
         }
     }
 }

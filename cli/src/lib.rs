@@ -7,6 +7,7 @@
 //! | [`qemu`] | `pagelift-send` and `pagelift-receive` |
 //! | [`report`] | what all of them print at the end |
 //! | [`progress`] | what they show while a guest moves |
+//! | [`stop_at`] | stops them at a point of a migration, for tests |
 //!
 //! Progress goes to stderr, results to stdout. Exit codes are a contract, see [`ExitCode`].
 
@@ -18,5 +19,6 @@ pub mod own_memory;
 pub mod progress;
 pub mod qemu;
 pub mod report;
+pub mod stop_at;
 
 pub use exit::ExitCode;

@@ -23,7 +23,8 @@ use crate::exit::{self, ExitCode};
 use crate::options::{self, ConvergenceOptions, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
-use crate::report::{self, Extra};
+use crate::report::{self, Extra, Side};
+use crate::stop_at::{StopAt, Stopping};
 
 /// Blackout of a QEMU guest with no page to send: QEMU's stop, its device state, the commit.
 /// `bench/` measures it; a little is added for a busy machine.
@@ -91,6 +92,7 @@ impl SendCommand {
     /// migration is reported, and is an exit code.
     pub fn run(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
+        let stop_at = StopAt::from_env()?;
         let prepared = match DirectSource::prepare(&SourceOptions {
             qmp: self.qmp.clone(),
         }) {
@@ -121,7 +123,10 @@ impl SendCommand {
             link: &link,
             memory,
             dirty: &mut tracker,
-            guest: &mut guest,
+            guest: &mut Stopping {
+                guest: &mut guest,
+                at: &stop_at,
+            },
             right: RunRight::claim(),
             options: SendOptions {
                 session: random_session(),
@@ -138,6 +143,7 @@ impl SendCommand {
             cancel,
             progress: &mut |status| {
                 progress.update(status);
+                stop_at.at(status);
                 extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
             },
         });
@@ -152,16 +158,17 @@ impl SendCommand {
                 println!("{}", report::completed_text(&report, &extra));
                 ExitCode::Completed
             }
-            Err(failure) => self.output.failed(&failure),
+            Err(failure) => self.output.failed(&failure, Side::Source),
         })
     }
 
     /// The guest cannot leave; nothing was started.
     fn refused(&self, error: &SourceError) -> ExitCode {
-        self.output.failed(&Failure {
+        let failure = Failure {
             error: MigrationError::Guest(error.to_string()),
             guest: GuestLocation::Source,
-        })
+        };
+        self.output.failed(&failure, Side::Source)
     }
 }
 
@@ -172,16 +179,18 @@ impl ReceiveCommand {
     /// As [`SendCommand::run`].
     pub fn run(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
+        let stop_at = StopAt::from_env()?;
         let Endpoint::Tcp { host, port } = &self.listen;
         let server = TcpServer::bind(host, *port);
         let server = server.with_context(|| format!("cannot listen on {}", self.listen))?;
         let mut prepared = match DirectTarget::prepare(&self.qmp) {
             Ok(prepared) => prepared,
             Err(error) => {
-                return Ok(self.output.failed(&Failure {
+                let failure = Failure {
                     error: MigrationError::Guest(error.to_string()),
                     guest: GuestLocation::Source,
-                }));
+                };
+                return Ok(self.output.failed(&failure, Side::Target));
             }
         };
         let memory = prepared.memory;
@@ -197,7 +206,10 @@ impl ReceiveCommand {
             listener: &server,
             pages: Arc::clone(&memory) as Arc<dyn WritePages>,
             content: memory as Arc<dyn ReadPages>,
-            guest: &mut prepared.guest,
+            guest: &mut Stopping {
+                guest: &mut prepared.guest,
+                at: &stop_at,
+            },
             facts: prepared.facts,
             cancel: CancelToken::clone(&cancel),
             progress: &mut |_| peak = peak.max(own_memory_bytes()),
@@ -216,18 +228,18 @@ impl ReceiveCommand {
                 }
                 ExitCode::Completed
             }
-            Err(failure) => self.output.failed(&failure),
+            Err(failure) => self.output.failed(&failure, Side::Target),
         })
     }
 }
 
 impl Output {
     /// Reports a migration that did not complete.
-    fn failed(self, failure: &Failure) -> ExitCode {
+    fn failed(self, failure: &Failure, side: Side) -> ExitCode {
         if self.json {
-            println!("{}", report::failed_json(failure));
+            println!("{}", report::failed_json(failure, side));
         }
-        eprintln!("{}", report::failed_text(failure));
+        eprintln!("{}", report::failed_text(failure, side));
         ExitCode::of(failure)
     }
 }

@@ -20,6 +20,15 @@ pub struct Extra {
     pub memory_peak_bytes: u64,
 }
 
+/// Which side reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The guest was to leave.
+    Source,
+    /// The guest was to arrive.
+    Target,
+}
+
 /// The object for a completed migration.
 pub fn completed_json(report: &Report, extra: &Extra) -> Value {
     let parts = &report.blackout;
@@ -63,8 +72,35 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
     })
 }
 
+/// What to do about a migration that did not complete; `None` if the guest is well.
+pub fn advice(failure: &Failure, side: Side) -> Option<&'static str> {
+    Some(match (failure.guest, side) {
+        (GuestLocation::Source, _) => return None,
+        (GuestLocation::Unknown, Side::Source) => {
+            "look at the target: if the guest runs there, all is well. If it does not, make sure \
+             that pagelift-receive has ended, end the target's QEMU, and send 'cont' to this one, \
+             which has the guest as it was when it stopped"
+        }
+        (GuestLocation::Unknown, Side::Target) => {
+            "look at the source: if the guest runs there, all is well; end this QEMU. If it is \
+             stopped there ('postmigrate'), make sure that pagelift-send has ended, and send \
+             'cont' to one of the two: both have the whole guest"
+        }
+        (GuestLocation::Target, Side::Source) => {
+            "look at the target: it said that it has the guest and does not run it. 'cont' may be \
+             tried there; if its QEMU has ended, send 'cont' to this one, which has the guest as \
+             it was when it stopped"
+        }
+        (GuestLocation::Target, Side::Target) => {
+            "the source has given the guest up. Send 'cont' to this QEMU; if it has ended, and \
+             the guest never ran here, send it to the source's, which has the guest as it was \
+             when it stopped"
+        }
+    })
+}
+
 /// The object for a migration that did not complete.
-pub fn failed_json(failure: &Failure) -> Value {
+pub fn failed_json(failure: &Failure, side: Side) -> Value {
     let outcome = match (&failure.error, failure.guest) {
         (_, GuestLocation::Unknown) => "unknown",
         (MigrationError::Cancelled, _) => "cancelled",
@@ -78,6 +114,7 @@ pub fn failed_json(failure: &Failure) -> Value {
             "message": failure.error.to_string(),
             "where": failure.guest.name(),
             "retryable": failure.error.retryable(),
+            "advice": advice(failure, side),
         },
     })
 }
@@ -136,13 +173,19 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
 }
 
 /// The lines for a migration that did not complete.
-pub fn failed_text(failure: &Failure) -> String {
+pub fn failed_text(failure: &Failure, side: Side) -> String {
     let place = match failure.guest {
+        GuestLocation::Source if failure.error.ended_guest() => "the guest does not run any more",
         GuestLocation::Source => "the guest is on the source",
         GuestLocation::Target => "the guest is on the target",
         GuestLocation::Unknown => "where the guest is, is not known",
     };
-    format!("error: {}\n{place}", failure.error)
+    let mut text = format!("error: {}\n{place}", failure.error);
+    if let Some(advice) = advice(failure, side) {
+        text += "; ";
+        text += advice;
+    }
+    text
 }
 
 /// Milliseconds, to the microsecond.

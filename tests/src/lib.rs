@@ -4,12 +4,16 @@
 //! |---|---|
 //! | [`bed`] | one test's place: names, directory, marked processes, and the leak check |
 //! | [`content`] | what the guest's memory must hold, computed without the guest |
+//! | [`contract`] | the report that `--json` promises |
 //! | [`guest`] | the guest's kernel and initramfs, and what it does with its memory |
+//! | [`hugepages`] | huge pages for a test |
+//! | [`moving`] | moving a QEMU guest with the programs under test |
 //! | [`net`] | a free port; two network namespaces joined by a link with a rate |
 //! | [`process`] | the process table: descendants, CPU time, marks |
 //! | [`programs`] | where the programs and the agent that were built are |
 //! | [`qemu`] | a QEMU process with its serial console and monitors |
 //! | [`qmp`] | a monitor client that shares nothing with the one under test |
+//! | [`run`] | a program under test: what it prints, its end |
 //! | [`serial`] | console lines with the time at which they came |
 //! | [`mod@skip`] | tests that cannot run here say why and are counted |
 //! | [`ticks`] | the guest's account of itself, checked across hosts |
@@ -43,12 +47,16 @@
 
 pub mod bed;
 pub mod content;
+pub mod contract;
 pub mod guest;
+pub mod hugepages;
+pub mod moving;
 pub mod net;
 pub mod process;
 pub mod programs;
 pub mod qemu;
 pub mod qmp;
+pub mod run;
 pub mod serial;
 pub mod skip;
 pub mod ticks;
@@ -58,10 +66,13 @@ use core::time::Duration;
 
 pub use bed::Bed;
 pub use guest::{Images, Pattern, Workload, guest_images};
+pub use hugepages::HugePages;
+pub use moving::{Moved, Programs};
 pub use net::{NetPair, Side, free_port};
 pub use programs::{agent_library, program};
 pub use qemu::{Builder, Qemu, Verified};
 pub use qmp::Qmp;
+pub use run::{Finished, Run};
 pub use serial::SerialLog;
 pub use skip::Skip;
 pub use ticks::{TickError, Ticks};

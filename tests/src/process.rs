@@ -15,7 +15,8 @@ pub const MARK: &str = "PAGELIFT_TEST_BED";
 /// One line of the process table.
 struct Stat {
     parent: u32,
-    zombie: bool,
+    /// One letter, such as `T` for stopped by a signal and `Z` for ended.
+    state: char,
     /// User and system time, of the process and of children it has waited for.
     cpu_ticks: u64,
 }
@@ -29,7 +30,7 @@ fn stat(pid: u32) -> Option<Stat> {
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
     Some(Stat {
         parent: fields.get(1)?.parse().ok()?,
-        zombie: *fields.first()? == "Z",
+        state: fields.first()?.chars().next()?,
         cpu_ticks: number(11)? + number(12)? + number(13)? + number(14)?,
     })
 }
@@ -88,7 +89,26 @@ pub fn marked(tag: &str) -> Vec<u32> {
 
 /// Whether the process exists and has not ended.
 pub fn is_alive(pid: u32) -> bool {
-    stat(pid).is_some_and(|stat| !stat.zombie)
+    stat(pid).is_some_and(|stat| stat.state != 'Z')
+}
+
+/// Whether a signal (SIGSTOP) has stopped the process.
+pub fn is_stopped(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| stat.state == 'T')
+}
+
+/// Whether any memory of the process is registered with a userfaultfd: flags `um`, `uw` and `ui`
+/// of proc_pid_smaps(5).
+///
+/// # Errors
+/// When there is no such process.
+pub fn is_tracked(pid: u32) -> std::io::Result<bool> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let mut flags = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("VmFlags:"))
+        .flat_map(str::split_whitespace);
+    Ok(flags.any(|flag| matches!(flag, "um" | "uw" | "ui")))
 }
 
 /// The command name of a process, at most 15 bytes (proc_pid_comm(5)).
@@ -99,10 +119,15 @@ pub fn name(pid: u32) -> Option<String> {
 
 /// Sends SIGKILL to one process; that it is gone already is no error.
 pub fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+/// Sends a signal to one process; that it is gone already is no error.
+pub fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         // The only failures are "no such process" and "not yours"; neither can be helped here,
         // and the leak check reports what survives.
-        let _ = kill_process(pid, Signal::KILL);
+        let _ = kill_process(pid, signal);
     }
 }
 

@@ -72,6 +72,13 @@ impl Qmp {
         }
     }
 
+    /// All events so far that nobody waited for, oldest first; they stay.
+    pub fn events(&mut self) -> Result<&[Value]> {
+        // Events come in order with answers: after an answer, all before it are here.
+        self.execute("query-name", json!({}))?;
+        Ok(&self.events)
+    }
+
     /// The next message, or `None` at the deadline.
     fn read(&mut self, deadline: Instant) -> Result<Option<Value>> {
         loop {

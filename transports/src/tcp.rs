@@ -122,6 +122,24 @@ impl Listener for TcpServer {
     }
 }
 
+/// A socket whose death is not taken for silence.
+///
+/// A read that found nothing for [`READ_TICK`] ends with EAGAIN (socket(7), `SO_RCVTIMEO`), but a
+/// connection that the kernel has given up ends with ETIMEDOUT, which the standard library calls
+/// `TimedOut` and readers take for "nothing yet".
+struct TcpReader(TcpStream);
+
+impl Read for TcpReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => {
+                io::Error::new(io::ErrorKind::NotConnected, error.to_string())
+            }
+            _ => error,
+        })
+    }
+}
+
 /// Sets a socket up, and splits it.
 fn connection(stream: TcpStream, pacer: Option<&Arc<Mutex<Pacer>>>) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
@@ -138,7 +156,7 @@ fn connection(stream: TcpStream, pacer: Option<&Arc<Mutex<Pacer>>>) -> io::Resul
         Some(pacer) => Box::new(PacedWriter::new(stream, Arc::clone(pacer))),
         None => Box::new(stream),
     };
-    let rx: Box<dyn Read + Send> = Box::new(rx);
+    let rx: Box<dyn Read + Send> = Box::new(TcpReader(rx));
     let closer = Closer::new(move || {
         // It may be closed already.
         let _ = closing.shutdown(Shutdown::Both);

@@ -189,9 +189,9 @@ fn report_failure(options: &DemoOptions, half: &mut SourceHalf, failure: &Failur
         half.guest.stop();
     }
     if options.json {
-        println!("{}", report::failed_json(failure));
+        println!("{}", report::failed_json(failure, report::Side::Source));
     } else {
-        eprintln!("{}", report::failed_text(failure));
+        eprintln!("{}", report::failed_text(failure, report::Side::Source));
     }
     ExitCode::of(failure)
 }

@@ -139,11 +139,10 @@ impl PreparedSource {
     ///
     /// Harmless at any time: once QEMU has given the guest up it does nothing, and one that comes
     /// during the commit makes QEMU decide, which [`HandingOver::commit`] then reports. Only the
-    /// first line matters for the guest; the others put settings back and may be refused.
+    /// first line matters for the guest; the others put settings back and are refused until the
+    /// cancelled migration is gone.
     pub fn will(&self) -> Vec<String> {
-        let mut lines = vec![json!({ "execute": "migrate_cancel" }).to_string()];
-        lines.extend(self.0.settings.iter().flat_map(Settings::restore_lines));
-        lines
+        self.0.will(false)
     }
 
     /// Starts QEMU's migration; the second value is our end of its stream.
@@ -222,6 +221,14 @@ impl PausedSource {
 }
 
 impl HandingOver {
+    /// As [`PreparedSource::will`], for the time of the commit: a QEMU that had completed is made
+    /// to go on as well, if the guest was running. It is refused until QEMU has made up its mind.
+    ///
+    /// Harmless only as long as the target has not been told to run the guest.
+    pub fn will(&self) -> Vec<String> {
+        self.0.will(true)
+    }
+
     /// Gives the guest up: tells QEMU that the target has all (`SHUT` 0), and waits for its
     /// `completed`. Call it only once the target is complete and held.
     ///
@@ -274,6 +281,17 @@ impl HandingOver {
 }
 
 impl HandedOver {
+    /// The target was never told, and never will be: the guest goes on here as it was before.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn take_back(mut self) -> Result<(), MigrationError> {
+        let resumed = self.session.resume();
+        // In either case.
+        let restored = self.session.restore();
+        resumed.and(restored)
+    }
+
     /// When QEMU stopped the guest; `None` when it was paused already.
     pub fn stopped_at(&self) -> Option<Timestamp> {
         self.session.stopped_at

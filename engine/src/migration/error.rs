@@ -71,6 +71,9 @@ pub enum MigrationError {
     /// The guest, or its hypervisor, did not do what was asked.
     #[error("the guest: {0}")]
     Guest(String),
+    /// The guest's process has ended on the source: the guest does not run anywhere.
+    #[error("{0}, and the guest with it")]
+    GuestEnded(String),
     /// Guest memory could not be read or written.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -95,10 +98,7 @@ pub enum MigrationError {
         there: u128,
     },
     /// The connection was lost after the source gave up the guest, and could not be restored.
-    #[error(
-        "the connection was lost while the guest was handed over ({0}); look at the target: if \
-         the guest does not run there, it is stopped on both sides and can be resumed on one"
-    )]
+    #[error("the connection was lost while the guest was handed over ({0})")]
     InDoubt(String),
 }
 
@@ -113,6 +113,7 @@ impl MigrationError {
             Self::Refused { .. } => "refused",
             Self::PeerAborted { .. } => "peer-aborted",
             Self::Guest(_) => "guest",
+            Self::GuestEnded(_) => "guest-ended",
             Self::Memory(_) => "memory",
             Self::Dirty(_) => "dirty-tracking",
             Self::NotConverging(_) => "not-converging",
@@ -130,7 +131,9 @@ impl MigrationError {
             | Self::Frame(_)
             | Self::NotConverging(_)
             | Self::Cancelled => true,
-            Self::PeerAborted { code, .. } => *code != AbortCode::Protocol,
+            Self::PeerAborted { code, .. } => {
+                !matches!(code, AbortCode::Protocol | AbortCode::GuestEnded)
+            }
             _ => false,
         }
     }
@@ -144,10 +147,23 @@ impl MigrationError {
         )
     }
 
+    /// Whether the guest ended on the source, so that it does not run anywhere.
+    pub fn ended_guest(&self) -> bool {
+        matches!(
+            self,
+            Self::GuestEnded(_)
+                | Self::PeerAborted {
+                    code: AbortCode::GuestEnded,
+                    ..
+                }
+        )
+    }
+
     /// What the other side is told when this side ends the migration.
     pub fn abort_code(&self) -> AbortCode {
         match self {
             Self::Cancelled => AbortCode::Cancelled,
+            Self::GuestEnded(_) => AbortCode::GuestEnded,
             Self::Guest(_) | Self::Memory(_) | Self::Dirty(_) => AbortCode::Guest,
             Self::Malformed(_) | Self::Frame(_) | Self::PeerMisbehaved(_) => AbortCode::Protocol,
             Self::DigestMismatch { .. } => AbortCode::Digest,

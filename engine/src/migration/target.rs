@@ -168,8 +168,9 @@ impl Target {
             }
             (Message::Hello(hello), Phase::Greeting) => self.greet(hello)?,
             (Message::LastRound { round }, Phase::Receiving) => {
-                // Its pages may have overtaken it on the data connections.
-                if self.last_round.replace(round).is_some() || round < self.rounds_ended {
+                // On its own connection the news may come after all pages of that round.
+                let over = round < self.rounds_ended.max(1);
+                if self.last_round.replace(round).is_some() || over {
                     return Err(misbehaved("a last round that is over, or a second one"));
                 }
                 self.settle_rounds();

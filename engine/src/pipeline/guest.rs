@@ -29,10 +29,10 @@ pub trait SourceGuest: Send {
     /// The migration begins; device state and the answers to it go through `parts`.
     fn attach(&mut self, parts: Parts);
 
-    /// Whether the guest is still there. Asked many times a second, while it runs.
+    /// Whether the guest is still there. Asked many times a second.
     ///
     /// # Errors
-    /// When it is not: the migration ends.
+    /// When it is not, in words that "and the guest with it" can follow: the migration ends.
     fn check(&mut self) -> Result<(), GuestError> {
         Ok(())
     }

@@ -26,6 +26,7 @@ mod control;
 mod digest;
 mod encode;
 mod guest;
+mod last_word;
 mod link;
 mod receive;
 mod send;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Step;
 use super::encode::PageEncoder;
+use super::last_word::LastWord;
 use super::shared::Shared;
 use crate::memory::ReadPages;
 use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, Work};
@@ -19,6 +20,7 @@ pub struct SourceChannel {
     writer: FrameWriter<Box<dyn Write + Send>>,
     encoder: PageEncoder,
     batch: Batch,
+    last_word: LastWord,
 }
 
 impl std::fmt::Debug for SourceChannel {
@@ -55,6 +57,7 @@ impl SourceChannel {
             writer,
             encoder,
             batch,
+            last_word: LastWord::default(),
         })
     }
 
@@ -68,11 +71,25 @@ impl SourceChannel {
     /// # Errors
     /// When memory cannot be read or the connection is lost.
     pub fn step(&mut self) -> Result<Step, MigrationError> {
+        let is_over = self.shared.look(Source::is_over);
+        if let Some(step) = self.last_word.step(self.shared.now(), is_over) {
+            return step;
+        }
+        self.work().or_else(|error| match error {
+            MigrationError::Link { .. } => Ok(self.last_word.lost(self.shared.now(), error)),
+            other => Err(other),
+        })
+    }
+
+    fn work(&mut self) -> Result<Step, MigrationError> {
         let number = self.number;
         let now = self.shared.now();
-        let work = self
-            .shared
-            .with(|source| source.next_work(now, number, &mut self.batch));
+        // Others wait only for the end of a round.
+        let work = self.shared.try_with(|source| {
+            let work = source.next_work(now, number, &mut self.batch);
+            let round_ended = matches!(work, Work::RoundEnd(_));
+            (work, round_ended)
+        });
         let frame = match work {
             Work::Pages => {
                 let encoded = self.encoder.encode(&self.batch, &*self.memory)?;

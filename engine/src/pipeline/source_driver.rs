@@ -91,7 +91,7 @@ impl<'a> SourceDriver<'a> {
     /// When the migration must end; the caller then calls [`fail`](Self::fail).
     pub fn step(&mut self) -> Result<Step, MigrationError> {
         if !self.shared.look(Source::has_handed_over) {
-            self.guest.check().map_err(guest_failed)?;
+            self.guest.check().map_err(guest_ended)?;
         }
         let now = self.shared.now();
         let step = self.shared.try_with(|source| {
@@ -129,9 +129,19 @@ impl<'a> SourceDriver<'a> {
                         "it is not stopped at the hand-over".into(),
                     ));
                 };
-                let gone = stopped.hand_over(ready);
                 let now = self.shared.now();
-                self.shared.with(|source| source.handed_over(now, gone));
+                let kept = self.shared.with(|source| {
+                    // Giving up takes QEMU a while. If the migration has ended meanwhile, the
+                    // target was not told: the guest goes on here.
+                    if source.is_over() {
+                        return Some(stopped);
+                    }
+                    source.handed_over(now, stopped.hand_over(ready));
+                    None
+                });
+                if let Some(stopped) = kept {
+                    self.right = Right::Stopped(stopped);
+                }
             }
             SourceStep::Wait(until) => return Ok(Step::Wait(until)),
             SourceStep::Completed => {
@@ -228,20 +238,28 @@ impl<'a> SourceDriver<'a> {
     /// The guest goes on here.
     fn take_back(&mut self, failure: &mut Failure) {
         failure.guest = GuestLocation::Source;
-        let Right::Stopped(_) = self.right else {
-            return;
-        };
-        if let Right::Stopped(stopped) = std::mem::replace(&mut self.right, Right::Gone) {
-            let right = stopped.resume();
-            if let Err(error) = self.guest.resume(&right) {
-                let why = &failure.error;
-                failure.error = MigrationError::Guest(format!(
-                    "after the migration failed ({why}), it could not be resumed here: {error}"
-                ));
+        self.right = match std::mem::replace(&mut self.right, Right::Gone) {
+            Right::Stopped(stopped) => {
+                let right = stopped.resume();
+                if let Err(error) = self.guest.resume(&right) {
+                    let why = &failure.error;
+                    failure.error = MigrationError::Guest(format!(
+                        "after the migration failed ({why}), it could not be resumed here: {error}"
+                    ));
+                }
+                Right::Running(right)
             }
-            self.right = Right::Running(right);
+            other => other,
+        };
+        // Whatever failed first, this is what matters.
+        if let Err(error) = self.guest.check() {
+            failure.error = guest_ended(error);
         }
     }
+}
+
+fn guest_ended(error: GuestError) -> MigrationError {
+    MigrationError::GuestEnded(error.0)
 }
 
 fn guest_failed(error: GuestError) -> MigrationError {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use super::Step;
 use super::control::lost;
+use super::last_word::LastWord;
 use super::shared::Shared;
 use crate::memory::WritePages;
 use crate::migration::{HEARTBEAT, MigrationError, Target};
 use crate::units::ByteCount;
 use crate::wire::{
-    Encoding, FrameHeader, FrameReader, FrameType, HEADER_BYTES, Message, PagesBody, ReadOutcome,
+    Encoding, FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, Message, PagesBody,
+    ReadOutcome,
 };
 
 /// The receiving half of a data channel that has joined.
@@ -19,6 +21,7 @@ pub struct TargetChannel {
     memory: Arc<dyn WritePages>,
     number: u16,
     reader: FrameReader<Box<dyn Read + Send>>,
+    last_word: LastWord,
 }
 
 impl std::fmt::Debug for TargetChannel {
@@ -42,6 +45,7 @@ impl TargetChannel {
             memory,
             number,
             reader,
+            last_word: LastWord::default(),
         }
     }
 
@@ -63,6 +67,9 @@ impl TargetChannel {
         if self.shared.look(Target::is_over) {
             return Ok(Step::Done);
         }
+        if let Some(step) = self.last_word.step(self.shared.now(), false) {
+            return step;
+        }
         if !self.may_read() {
             return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4)));
         }
@@ -72,6 +79,9 @@ impl TargetChannel {
             // After the last round the source may drop its data connections at any time.
             Err(_) if self.shared.look(Target::has_all_pages) => {
                 return Ok(Step::Done);
+            }
+            Err(error @ (FrameError::Closed | FrameError::Io(_))) => {
+                return Ok(self.last_word.lost(self.shared.now(), error.into()));
             }
             Err(error) => return Err(error.into()),
         };

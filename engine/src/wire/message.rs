@@ -96,6 +96,8 @@ pub enum AbortCode {
     NotConverging = 5,
     /// Anything else.
     Other = 6,
+    /// The guest's process has ended on the source: the guest does not run anywhere.
+    GuestEnded = 7,
 }
 
 impl AbortCode {
@@ -106,6 +108,7 @@ impl AbortCode {
             3 => Self::Protocol,
             4 => Self::Digest,
             5 => Self::NotConverging,
+            7 => Self::GuestEnded,
             _ => Self::Other,
         }
     }

@@ -8,10 +8,11 @@
 //! never free: a will needs one that is pagelift's alone. Whoever connects to it first after
 //! the client's death goes before the agent.
 //!
-//! A command that fails does not stop the next ones: a will lists what may help, such as
-//! leaving the migration first and then `cont`, which fails if the first one already resumed
-//! the guest. Everything together takes at most [`TOTAL`]; a reader that waits for the agent
-//! meanwhile must be willing to wait longer.
+//! A command that fails is tried again for a while ([`PERSISTENCE`]): right after
+//! `migrate_cancel` QEMU refuses `cont` ("Migration is not finalized yet") and new capabilities
+//! ("There's a migration process in progress") until its migration thread is done. One that goes
+//! on failing does not stop the next ones: a will lists what may help. Everything together takes
+//! at most [`TOTAL`]; a reader that waits for the agent meanwhile must be willing to wait longer.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -29,7 +30,10 @@ use crate::{complain, socket};
 /// Longest time for the whole will.
 pub(crate) const TOTAL: Duration = Duration::from_secs(10);
 
-/// Pause between two tries to connect.
+/// How long a command that fails is tried again.
+const PERSISTENCE: Duration = Duration::from_secs(1);
+
+/// Pause between two tries to connect, and between two tries of a command.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Longest line taken from the monitor in bytes; QEMU's greeting and replies are far shorter.
@@ -50,7 +54,7 @@ pub(crate) fn run(will: &Will) {
         }
     };
     for command in will.commands() {
-        match monitor.execute(command) {
+        match monitor.persist(command) {
             Ok((Line::Return, _)) => {}
             Ok((_, reply)) => complain(format_args!(
                 "last will: {command} failed: {}",
@@ -99,6 +103,17 @@ impl Monitor {
         match monitor.execute(r#"{"execute":"qmp_capabilities"}"#)? {
             (Line::Return, _) => Ok(monitor),
             (_, reply) => Err(io::Error::other(reply)),
+        }
+    }
+
+    /// Executes a command until it succeeds; the last reply, if it goes on failing.
+    fn persist(&mut self, command: &str) -> io::Result<(Line, String)> {
+        let give_up = Instant::now() + PERSISTENCE;
+        loop {
+            match self.execute(command)? {
+                (Line::Error, _) if Instant::now() < give_up => thread::sleep(RETRY),
+                reply => return Ok(reply),
+            }
         }
     }
 

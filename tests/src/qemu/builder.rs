@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -104,6 +105,8 @@ impl<'a> Builder<'a> {
         let listener = UnixListener::bind(&paths.serial)
             .with_context(|| format!("console {}", paths.serial.display()))?;
         listener.set_nonblocking(true)?;
+        // A prefix may make QEMU another user's.
+        fs::set_permissions(&paths.serial, fs::Permissions::from_mode(0o666))?;
 
         let output = fs::File::create(&paths.output)?;
         let mut words = self.prefix.clone();

@@ -67,6 +67,20 @@ impl Qemu {
             .with_context(|| self.name.clone())
     }
 
+    /// When the last event of that name came so far, by QEMU's own timestamp on the host's
+    /// clock, in seconds since 1970; to the microsecond.
+    pub fn last_event_s(&self, name: &str) -> Result<f64> {
+        let mut qmp = self.qmp();
+        let events = qmp.events()?.iter().rev();
+        let stamp = events
+            .filter(|event| event["event"] == name)
+            .map(|event| &event["timestamp"])
+            .next()
+            .with_context(|| format!("{}: no event {name}", self.name))?;
+        let number = |key: &str| stamp[key].as_f64().context("a timestamp has numbers");
+        Ok(number("seconds")? + number("microseconds")? / 1e6)
+    }
+
     /// QEMU's run state (`running`, `postmigrate`, `inmigrate`, ...).
     pub fn run_state(&self) -> Result<String> {
         let status = self.execute("query-status", json!({}))?;

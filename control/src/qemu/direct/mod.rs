@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!   engine: precopy of RAM ........................ rounds, guest runs
-//!   stop()        will set, QEMU's `migrate` begins, guest stops (pre-switchover)
+//!   stop()        QEMU's `migrate` begins, guest stops (pre-switchover)
 //!   engine: last pages, Complete
 //!   save_state()  migrate-continue; device state flows
 //!                                                   target's QEMU loads, says SHUT (kept back)
@@ -19,8 +19,9 @@
 //!
 //! # If pagelift is killed
 //!
-//! The agent in QEMU holds a last will and runs it when pagelift's connection ends:
-//! `migrate_cancel` brings the guest back from every state before the commit. While the commit
+//! The agent in QEMU holds a last will from the start and runs it when pagelift's connection
+//! ends: `migrate_cancel` brings the guest back from every state before the commit, and QEMU's
+//! settings are put back. While the commit
 //! is under way the will has a `cont` as well, since a QEMU that completed would stay stopped;
 //! that is safe as long as the target has not been told that the guest is its own, and so the
 //! will is cleared, with the agent's answer, before it is told. Dirty tracking ends by itself:

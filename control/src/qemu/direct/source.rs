@@ -15,7 +15,7 @@ use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest};
 use pagelift_engine::sys::{PagemapScan, Userfaultfd};
 use pagelift_engine::wire::Fact;
 use rustix::process::Pid;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::watch::ProcessWatch;
 use super::{OpenMemoryError, Preamble, facts, open_memory};
@@ -98,6 +98,8 @@ pub struct DirectSource {
     agent: AgentClient,
     watch: ProcessWatch,
     step: Step,
+    /// Whether the guest ran when the switchover began: one that was paused stays so.
+    was_running: bool,
     parts: Option<Parts>,
     relay: Option<Relay>,
 }
@@ -138,12 +140,17 @@ impl DirectSource {
         let mut agent = AgentClient::connect(guest.pid)?;
         agent.hello()?;
         let tracker = tracker(&mut agent, &blocks)?;
+        let qmp = source.qmp().clone();
+        let prepared = source.prepare()?;
+        // From here on, so that a sender that is killed leaves QEMU's settings as they were.
+        agent.set_will(&qmp_path, &prepared.will())?;
         let guest = Self {
-            qmp: source.qmp().clone(),
+            qmp,
             qmp_path,
             agent,
             watch,
-            step: Step::Prepared(source.prepare()?),
+            step: Step::Prepared(prepared),
+            was_running: false,
             parts: None,
             relay: None,
         };
@@ -167,9 +174,7 @@ impl DirectSource {
     fn commit(&mut self, handing: HandingOver) -> Result<(), GuestError> {
         // If we die between QEMU's `completed` and the hand-over, the guest would run nowhere.
         // The target has not been told yet, so it may go on here.
-        let mut will = vec![json!({ "execute": "migrate_cancel" }).to_string()];
-        will.push(json!({ "execute": "cont" }).to_string());
-        if let Err(error) = self.agent.set_will(&self.qmp_path, &will) {
+        if let Err(error) = self.agent.set_will(&self.qmp_path, &handing.will()) {
             self.step = Step::HandingOver(handing);
             return Err(failed("preparing the commit", error));
         }
@@ -185,8 +190,12 @@ impl DirectSource {
             .map_err(|error| failed("voiding the last will", error))
     }
 
-    /// Makes a guest go on that QEMU had completed and the target was never told about.
+    /// Makes a guest go on of which it is not known whether QEMU had given it up; the target was
+    /// never told.
     fn continue_here(&self) -> Result<(), GuestError> {
+        if !self.was_running {
+            return Ok(());
+        }
         let state = run_state(&self.qmp).map_err(|error| failed("asking QEMU", error))?;
         if state == "running" {
             return Ok(());
@@ -221,15 +230,12 @@ impl SourceGuest for DirectSource {
             .parts
             .take()
             .ok_or_else(|| GuestError("it is not attached".into()))?;
-        if let Err(error) = self.agent.set_will(&self.qmp_path, &prepared.will()) {
-            self.step = Step::Prepared(prepared);
-            return Err(failed("leaving a last will with the agent", error));
-        }
         let (switching, stream) = prepared
             .begin_switchover()
             .map_err(|error| failed("QEMU's migrate", error))?;
+        self.was_running = switching.was_running();
         self.relay = Some(
-            Relay::start(stream, parts, switching.was_running())
+            Relay::start(stream, parts, self.was_running)
                 .map_err(|error| failed("relaying QEMU's stream", error))?,
         );
         let paused = switching
@@ -270,9 +276,10 @@ impl SourceGuest for DirectSource {
             Step::Prepared(prepared) => prepared.cancel(),
             Step::Paused(paused) => paused.cancel(),
             Step::HandingOver(handing) => handing.cancel(),
-            Step::Committed(_) | Step::Undone => return self.continue_here(),
+            Step::Committed(handed_over) => handed_over.take_back(),
+            Step::Undone => return self.continue_here(),
         };
-        undone.map_err(|error| failed("QEMU's migrate_cancel", error))
+        undone.map_err(|error| failed("QEMU", error))
     }
 
     fn released(&mut self) {

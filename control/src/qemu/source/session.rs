@@ -64,6 +64,16 @@ impl Session {
         Ok(())
     }
 
+    /// Commands for somebody else to undo with; with `resume`, also a migration that completed.
+    pub(super) fn will(&self, resume: bool) -> Vec<String> {
+        let mut lines = vec![json!({ "execute": "migrate_cancel" }).to_string()];
+        if resume && self.was_running {
+            lines.push(json!({ "execute": "cont" }).to_string());
+        }
+        lines.extend(self.settings.iter().flat_map(Settings::restore_lines));
+        lines
+    }
+
     pub(super) fn fail(mut self, cause: MigrationError) -> SourceFailure {
         let undone = self.undo().map_err(Box::new);
         let cause = Box::new(cause);
@@ -88,11 +98,16 @@ impl Session {
         if migration::wait_final(&self.qmp, &mut self.events)? == "completed" {
             return Err(MigrationError::AlreadyHandedOver);
         }
+        self.resume()
+    }
+
+    /// Makes the guest run if it did before. Its migration is known to have ended, without a
+    /// hand-over.
+    pub(super) fn resume(&self) -> Result<(), MigrationError> {
         if !self.was_running {
             return Ok(());
         }
         if run_state(&self.qmp)? != "running" {
-            // Not by the migration: it is known to have ended without a hand-over.
             self.qmp.execute("cont", Value::Null)?;
         }
         match run_state(&self.qmp)? {

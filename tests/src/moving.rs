@@ -1,0 +1,165 @@
+//! Moving a QEMU guest with the programs under test.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::bed::Bed;
+use crate::guest::Images;
+use crate::programs;
+use crate::qemu::{Builder, Qemu};
+use crate::run::{Finished, Run};
+use crate::skip::Skip;
+
+/// What is installed for another user.
+const INSTALLED: [&str; 4] = [
+    "libpagelift_agent.so",
+    "pagelift",
+    "pagelift-receive",
+    "pagelift-send",
+];
+
+/// The programs under test, and as whom they run.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    dir: PathBuf,
+    /// Words in front of every command.
+    prefix: Vec<OsString>,
+}
+
+/// Both ends of a migration, after it.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    /// `pagelift-send`.
+    pub sent: Finished,
+    /// `pagelift-receive`.
+    pub received: Finished,
+}
+
+impl Programs {
+    /// Those that were built, run by the user who runs the tests.
+    pub fn built() -> Result<Self> {
+        let pagelift = programs::program("pagelift")?;
+        Ok(Self {
+            dir: pagelift.parent().context("a folder")?.to_owned(),
+            prefix: Vec::new(),
+        })
+    }
+
+    /// Copies that user and group `id` can run, without any privilege, in a bed that is given to
+    /// them. Takes root. The images are copied as well.
+    pub fn for_user(bed: &Bed, id: u32, images: &mut Images) -> Result<Self, Skip> {
+        Self::install(bed, id, images)
+            .map_err(|error| Skip(format!("cannot run as user {id}: {error:#}")))
+    }
+
+    fn install(bed: &Bed, id: u32, images: &mut Images) -> Result<Self> {
+        let dir = bed.dir().join("bin");
+        fs::create_dir_all(&dir)?;
+        for name in INSTALLED {
+            fs::copy(programs::program(name)?, dir.join(name))?;
+        }
+        for (image, name) in [
+            (&mut images.kernel, "kernel"),
+            (&mut images.initrd, "initrd"),
+        ] {
+            let copy = dir.join(name);
+            fs::copy(&*image, &copy)?;
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o644))?;
+            *image = copy;
+        }
+        for path in [bed.dir().to_owned(), bed.runtime_dir()] {
+            chown(&path, Some(id), Some(id)).with_context(|| format!("{}", path.display()))?;
+        }
+        let prefix = [
+            "setpriv".to_owned(),
+            format!("--reuid={id}"),
+            format!("--regid={id}"),
+            "--clear-groups".to_owned(),
+            "--no-new-privs".to_owned(),
+        ];
+        let made = Self {
+            dir,
+            prefix: prefix.map(OsString::from).into(),
+        };
+        let tried = made.command(bed, "pagelift").arg("--version").output();
+        let tried = tried.context("setpriv")?;
+        anyhow::ensure!(
+            tried.status.success(),
+            "{}; are all folders above {} open to everybody?",
+            String::from_utf8_lossy(&tried.stderr).trim(),
+            made.dir.display()
+        );
+        Ok(made)
+    }
+
+    /// A command of one of them, marked as the bed's.
+    pub fn command(&self, bed: &Bed, program: &str) -> Command {
+        let mut words = self.prefix.clone();
+        words.push(self.dir.join(program).into());
+        let mut command = bed.command(&words[0]);
+        command.args(&words[1..]);
+        command
+    }
+
+    /// Lets `pagelift run` start the QEMU.
+    #[must_use]
+    pub fn wrap<'a>(&self, qemu: Builder<'a>) -> Builder<'a> {
+        qemu.prefix(&self.prefix)
+            .prefix([self.dir.join("pagelift")])
+            .prefix(["run", "--"])
+    }
+
+    /// Starts `pagelift-receive` for a QEMU; also gives the URI where it waits.
+    pub fn receive(&self, bed: &Bed, qemu: &Qemu) -> Result<(Run, String)> {
+        let mut command = self.command(bed, "pagelift-receive");
+        command
+            .arg("--qmp")
+            .arg(qemu.qmp_path())
+            .args(["--listen", "tcp://127.0.0.1:0", "--json"]);
+        let mut run = Run::start(bed, "receive", command)?;
+        let uri = run.wait_stderr(|text| {
+            let (_, rest) = text.split_once("waiting on ")?;
+            Some(rest.split_once(' ')?.0.to_owned())
+        })?;
+        Ok((run, uri))
+    }
+
+    /// Starts `pagelift-send` for a QEMU.
+    pub fn send(&self, bed: &Bed, qemu: &Qemu, to: &str, options: &[&str]) -> Result<Run> {
+        let mut command = self.command(bed, "pagelift-send");
+        command
+            .arg("--qmp")
+            .arg(qemu.qmp_path())
+            .args(["--to", to, "--json"])
+            .args(options);
+        Run::start(bed, "send", command)
+    }
+
+    /// Moves a guest; `options` are those of `pagelift-send`.
+    ///
+    /// # Errors
+    /// When the source does not say that the guest has moved; the target is then killed.
+    pub fn migrate(
+        &self,
+        bed: &Bed,
+        source: &Qemu,
+        target: &Qemu,
+        options: &[&str],
+    ) -> Result<Moved> {
+        let (mut receive, uri) = self.receive(bed, target)?;
+        let sent = self.send(bed, source, &uri, options)?.wait()?;
+        // A source that ended before it connected leaves the target waiting for ever.
+        if sent.code() != 0 {
+            // The target's own words, should it have any.
+            let words = receive.wait_stderr(|text| text.contains("error").then(|| text.to_owned()));
+            bail!("{sent:?}; the target: {words:?}");
+        }
+        let received = receive.wait()?;
+        Ok(Moved { sent, received })
+    }
+}

@@ -1,0 +1,167 @@
+//! Where guests are sent from and to: QEMUs, the two programs, and the link between them.
+
+use std::cell::Cell;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use pagelift_tests::run::Run;
+use pagelift_tests::{Bed, Builder, Images, NetPair, Qemu, Side, Workload, program};
+
+use crate::guest::Guest;
+
+const MIB: u64 = 1 << 20;
+
+/// What strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Strike {
+    /// The link is cut for good.
+    Cut,
+    /// The link is cut, and whole again after this time.
+    CutFor(Duration),
+    /// The receiver hangs for this time.
+    HangReceiver(Duration),
+    /// SIGINT.
+    InterruptReceiver,
+    InterruptSender,
+    /// SIGKILL.
+    KillReceiver,
+    KillSender,
+    KillSourceQemu,
+    KillTargetQemu,
+}
+
+/// Which program stops itself, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Receiver(&'static str),
+    Sender(&'static str),
+}
+
+impl Stop {
+    /// The point's name.
+    pub(crate) fn point(self) -> &'static str {
+        match self {
+            Self::Receiver(point) | Self::Sender(point) => point,
+        }
+    }
+}
+
+/// What the guests of a test have in common.
+#[derive(Debug)]
+pub(crate) struct Ground<'a> {
+    bed: &'a Bed,
+    images: Images,
+    /// The link, where a test cuts it; otherwise all is on this machine's loopback.
+    net: Option<NetPair>,
+    pub(crate) workload: Workload,
+    /// QEMUs started so far.
+    started: Cell<u32>,
+}
+
+impl<'a> Ground<'a> {
+    pub(crate) fn new(bed: &'a Bed, images: Images, net: Option<NetPair>) -> Self {
+        Self {
+            bed,
+            images,
+            net,
+            workload: Workload {
+                memory_mib: 128,
+                fill_bytes: 16 * MIB,
+                rate_bytes_per_s: 20 * MIB,
+                check_pages: 64,
+                seed: 5,
+                ..Workload::default()
+            },
+            started: Cell::new(0),
+        }
+    }
+
+    /// Boots a guest.
+    pub(crate) fn boot(&self) -> Result<Guest<'_>> {
+        self.boot_with(|builder| builder)
+    }
+
+    /// Boots a guest, with something `added` to its description.
+    pub(crate) fn boot_with(
+        &self,
+        added: impl Fn(Builder<'a>) -> Builder<'a>,
+    ) -> Result<Guest<'_>> {
+        let qemu = added(self.builder(Side::Source)?).start(&self.name("source"))?;
+        qemu.wait_ready()?;
+        qemu.wait_ticks(2)?;
+        Ok(Guest::new(self, qemu))
+    }
+
+    /// A QEMU that waits for a guest, with something `added` to its description.
+    pub(crate) fn target(&self, added: impl Fn(Builder<'a>) -> Builder<'a>) -> Result<Qemu> {
+        let builder = added(self.builder(Side::Target)?);
+        let builder = builder.arg("-incoming").arg("defer");
+        builder.start(&self.name("target"))
+    }
+
+    fn builder(&self, side: Side) -> Result<Builder<'a>> {
+        let mut builder = Qemu::builder(self.bed, &self.images).workload(&self.workload);
+        if let Some(net) = &self.net {
+            builder = builder.prefix(net.prefix(side));
+        }
+        let pagelift = program("pagelift")?;
+        Ok(builder.prefix([pagelift]).prefix(["run", "--"]))
+    }
+
+    fn name(&self, kind: &str) -> String {
+        self.started.set(self.started.get() + 1);
+        format!("{kind}{}", self.started.get())
+    }
+
+    /// The link that can be cut.
+    pub(crate) fn link(&self) -> Result<&NetPair> {
+        let net = self.net.as_ref();
+        net.context("this test has no link of its own")
+    }
+
+    /// Whether both sides share one network.
+    pub(crate) fn is_one_host(&self) -> bool {
+        self.net.is_none()
+    }
+
+    /// Starts both programs, sender first in the answer.
+    pub(crate) fn programs(
+        &self,
+        source: &Qemu,
+        target: &Qemu,
+        stop: Option<Stop>,
+    ) -> Result<(Run, Run)> {
+        let host = match &self.net {
+            Some(net) => net.address(Side::Target).to_string(),
+            None => "127.0.0.1".into(),
+        };
+        let mut command = self.command(Side::Target, "pagelift-receive")?;
+        command.arg("--qmp").arg(target.qmp_path());
+        command.args(["--json", "--listen", &format!("tcp://{host}:0")]);
+        if let Some(Stop::Receiver(point)) = stop {
+            command.env("PAGELIFT_STOP_AT", point);
+        }
+        let mut receiver = Run::start(self.bed, "receive", command)?;
+        let uri = receiver.wait_stderr(|text| {
+            let (_, rest) = text.split_once("waiting on ")?;
+            Some(rest.split_once(' ')?.0.to_owned())
+        })?;
+        let mut command = self.command(Side::Source, "pagelift-send")?;
+        command.arg("--qmp").arg(source.qmp_path());
+        // Slow enough for a second round.
+        command.args(["--json", "--to", &uri, "--bandwidth", "100MiB/s"]);
+        if let Some(Stop::Sender(point)) = stop {
+            command.env("PAGELIFT_STOP_AT", point);
+        }
+        Ok((Run::start(self.bed, "send", command)?, receiver))
+    }
+
+    fn command(&self, side: Side, name: &str) -> Result<Command> {
+        let program = program(name)?;
+        Ok(match &self.net {
+            Some(net) => net.command(self.bed, side, program),
+            None => self.bed.command(program),
+        })
+    }
+}

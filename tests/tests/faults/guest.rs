@@ -1,0 +1,245 @@
+//! A guest that is sent again and again, and what strikes it on the way.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use pagelift_tests::run::Run;
+use pagelift_tests::{PATIENCE, Qemu, SerialLog, Ticks, process};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::ground::{Ground, Stop, Strike};
+use crate::verdict::{Outcome, Place};
+
+/// How long the agent may take for a last will after the sender is gone.
+const WILL: Duration = Duration::from_secs(3);
+
+/// A guest and its story.
+#[derive(Debug)]
+pub(crate) struct Guest<'a> {
+    ground: &'a Ground<'a>,
+    qemu: Qemu,
+    /// The consoles of the hosts before.
+    past: Vec<SerialLog>,
+}
+
+/// An attempt under way.
+#[derive(Debug)]
+struct Attempt {
+    target: Qemu,
+    sender: Run,
+    receiver: Run,
+}
+
+impl<'a> Guest<'a> {
+    pub(crate) fn new(ground: &'a Ground<'a>, qemu: Qemu) -> Self {
+        Self {
+            ground,
+            qemu,
+            past: Vec::new(),
+        }
+    }
+
+    /// Sends the guest to a fresh target, and strikes when `stop` is reached.
+    pub(crate) fn struck_at(&self, stop: Stop, strike: Strike) -> Result<Outcome> {
+        let mut attempt = self.begin(Some(stop))?;
+        match stop {
+            Stop::Sender(_) => attempt.sender.wait_stopped()?,
+            Stop::Receiver(_) => attempt.receiver.wait_stopped()?,
+        }
+        let struck = Instant::now();
+        self.strike(strike, &mut attempt)?;
+        // A signal sent before comes first, and one that was killed does not hear this.
+        signal(&mut attempt.sender, Signal::CONT)?;
+        if !matches!(strike, Strike::HangReceiver(_)) {
+            signal(&mut attempt.receiver, Signal::CONT)?;
+        }
+        self.watch(struck, Some(strike), attempt)
+    }
+
+    /// Sends the guest to a fresh target, and strikes after `delay`.
+    pub(crate) fn struck_after(&self, delay: Duration, strike: Strike) -> Result<Outcome> {
+        let mut attempt = self.begin(None)?;
+        sleep(delay);
+        let struck = Instant::now();
+        self.strike(strike, &mut attempt)?;
+        self.watch(struck, Some(strike), attempt)
+    }
+
+    /// Sends the guest to a fresh target, which must succeed.
+    pub(crate) fn moves(&mut self) -> Result<()> {
+        let outcome = self.watch(Instant::now(), None, self.begin(None)?)?;
+        ensure!(outcome.codes() == (Some(0), Some(0)), "{outcome}");
+        self.settle(outcome)
+    }
+
+    /// Sends the guest to `target`.
+    pub(crate) fn sent_to(&self, target: Qemu) -> Result<Outcome> {
+        let attempt = self.begin_to(target, None)?;
+        self.watch(Instant::now(), None, attempt)
+    }
+
+    fn begin(&self, stop: Option<Stop>) -> Result<Attempt> {
+        self.begin_to(self.ground.target(|builder| builder)?, stop)
+    }
+
+    fn begin_to(&self, target: Qemu, stop: Option<Stop>) -> Result<Attempt> {
+        let (sender, receiver) = self.ground.programs(&self.qemu, &target, stop)?;
+        Ok(Attempt {
+            target,
+            sender,
+            receiver,
+        })
+    }
+
+    fn strike(&self, strike: Strike, attempt: &mut Attempt) -> Result<()> {
+        match strike {
+            Strike::Cut | Strike::CutFor(_) => self.ground.link()?.cut()?,
+            Strike::HangReceiver(_) => signal(&mut attempt.receiver, Signal::STOP)?,
+            Strike::InterruptReceiver => signal(&mut attempt.receiver, Signal::INT)?,
+            Strike::InterruptSender => signal(&mut attempt.sender, Signal::INT)?,
+            Strike::KillReceiver => signal(&mut attempt.receiver, Signal::KILL)?,
+            Strike::KillSender => signal(&mut attempt.sender, Signal::KILL)?,
+            Strike::KillSourceQemu => self.qemu.kill(),
+            Strike::KillTargetQemu => attempt.target.kill(),
+        }
+        Ok(())
+    }
+
+    /// Waits until both programs have ended, and says where the guest is then. At no moment may
+    /// it run on both sides.
+    fn watch(
+        &self,
+        struck: Instant,
+        strike: Option<Strike>,
+        mut attempt: Attempt,
+    ) -> Result<Outcome> {
+        let mut undo_at = match strike {
+            Some(Strike::CutFor(time) | Strike::HangReceiver(time)) => Some(struck + time),
+            _ => None,
+        };
+        let (mut guest_after, mut ended_after) = (None, None);
+        let place = loop {
+            if undo_at.is_some_and(|at| Instant::now() >= at) {
+                undo_at = None;
+                match strike {
+                    Some(Strike::CutFor(_)) => self.ground.link()?.mend()?,
+                    _ => signal(&mut attempt.receiver, Signal::CONT)?,
+                }
+            }
+            let (before, source, target) = (
+                runs(&attempt.target),
+                runs(&self.qemu),
+                runs(&attempt.target),
+            );
+            // One that ran before and after also ran in between, when the source was asked.
+            ensure!(!(before && source && target), "it runs on both sides");
+            if source || target {
+                guest_after.get_or_insert_with(|| struck.elapsed());
+            }
+            if attempt.sender.ended()?.is_some() && attempt.receiver.ended()?.is_some() {
+                let ended = *ended_after.get_or_insert_with(|| struck.elapsed());
+                if target {
+                    break Place::Target;
+                } else if source {
+                    break Place::Source;
+                } else if !self.qemu.is_running() {
+                    break Place::Lost;
+                } else if struck.elapsed() > ended + WILL {
+                    break Place::Neither;
+                }
+            } else if struck.elapsed() > PATIENCE {
+                let (sender, receiver) = (attempt.sender.stderr(), attempt.receiver.stderr());
+                bail!("they do not end\nsender: {sender}\nreceiver: {receiver}");
+            }
+            sleep(Duration::from_millis(5));
+        };
+        if strike == Some(Strike::Cut) {
+            self.ground.link()?.mend()?;
+        }
+        Ok(Outcome {
+            place,
+            sender: attempt.sender.wait()?,
+            receiver: attempt.receiver.wait()?,
+            target: attempt.target,
+            guest_after,
+            ended_after: ended_after.unwrap_or_default(),
+        })
+    }
+
+    /// Does what the programs advise if they do not know, checks that the guest is whole, and
+    /// goes on with it from where it is.
+    pub(crate) fn settle(&mut self, outcome: Outcome) -> Result<()> {
+        match outcome.place {
+            Place::Source => {}
+            Place::Target => {
+                let source = std::mem::replace(&mut self.qemu, outcome.target);
+                self.past.push(source.log());
+            }
+            // Both programs have ended, and the guest does not run there.
+            Place::Neither => {
+                outcome.target.kill();
+                self.qemu.execute("cont", json!({}))?;
+            }
+            Place::Lost => bail!("the guest is lost"),
+        }
+        self.check()
+    }
+
+    /// The guest runs here, has lost nothing, and nobody tracks it.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.qemu.wait_ticks(2)?;
+        ensure!(self.qemu.run_state()? == "running", "it does not run");
+        ensure!(self.qemu.verify()?.bad == 0, "it has bad pages");
+        let mut story = self.past.clone();
+        story.push(self.qemu.log());
+        Ticks::check(&self.ground.workload, &story)?;
+        let pid = self.qemu.qemu_pid()?;
+        ensure!(!process::is_tracked(pid)?, "it is still tracked");
+        Ok(())
+    }
+
+    /// QEMU's migration settings, which an attempt must leave as they were.
+    pub(crate) fn settings(&self) -> Result<[Value; 2]> {
+        Ok([
+            self.qemu.execute("query-migrate-capabilities", json!({}))?,
+            self.qemu.execute("query-migrate-parameters", json!({}))?,
+        ])
+    }
+
+    /// Whether what was struck can be sent again from where it is.
+    pub(crate) fn can_go_on(&self, place: Place) -> bool {
+        match place {
+            Place::Source | Place::Neither => true,
+            // In a network of its own, the other side has no way back.
+            Place::Target => self.ground.is_one_host(),
+            Place::Lost => false,
+        }
+    }
+
+    /// That tracking can be seen at all: while a round is under way.
+    pub(crate) fn is_tracked_meanwhile(&self) -> Result<bool> {
+        let mut attempt = self.begin(Some(Stop::Sender("first-round")))?;
+        attempt.sender.wait_stopped()?;
+        let is_tracked = process::is_tracked(self.qemu.qemu_pid()?)?;
+        signal(&mut attempt.sender, Signal::INT)?;
+        signal(&mut attempt.sender, Signal::CONT)?;
+        let outcome = self.watch(Instant::now(), None, attempt)?;
+        ensure!(outcome.place == Place::Source, "{outcome}");
+        Ok(is_tracked)
+    }
+}
+
+/// Sends a signal to a program that has not ended.
+fn signal(run: &mut Run, signal: Signal) -> Result<()> {
+    match run.ended()? {
+        Some(_) => Ok(()),
+        None => run.signal(signal).context("signalling"),
+    }
+}
+
+/// Whether a QEMU lives and runs its guest.
+fn runs(qemu: &Qemu) -> bool {
+    qemu.is_running() && qemu.run_state().is_ok_and(|state| state == "running")
+}

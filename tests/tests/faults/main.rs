@@ -1,0 +1,18 @@
+//! Faults with real processes: what is killed, interrupted, cut, hung or full, and when.
+//!
+//! After each of them the programs have ended with the exit code and the words that say where the
+//! guest is; the guest runs on exactly one side, or is said to be stopped on both where nobody can
+//! know better; it has lost nothing, is not tracked any more, and can be sent again; and nothing
+//! is left behind.
+//!
+//! To strike at a known point, a program stops itself there (`PAGELIFT_STOP_AT`, see the module
+//! `stop_at` of the command line). The times that are printed are for people and not asserted.
+
+mod demo;
+mod ground;
+mod guest;
+mod links;
+mod moments;
+mod points;
+mod room;
+mod verdict;
