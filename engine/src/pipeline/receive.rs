@@ -177,22 +177,28 @@ impl Session {
     }
 
     /// Finds out what a connection is for, and serves it. A stranger is dropped and does not
-    /// disturb the migration.
+    /// disturb the migration, however many there are.
+    ///
+    /// A connection of the source's stays open when its serving ends: it may have ended because
+    /// of a failure, and the source must hear the reason before it finds connections closed.
     fn serve(&self, connection: Connection) {
         let Connection { tx, rx, closer } = connection;
-        {
+        let mut reader = FrameReader::new(rx);
+        let first = self.first_message(&mut reader);
+        let keep = || {
             let mut closers = self.closers.lock().unwrap_or_else(PoisonError::into_inner);
             closers.push(closer.clone());
-        }
-        let mut reader = FrameReader::new(rx);
-        match self.first_message(&mut reader) {
+        };
+        match first {
             Some(message @ Message::Hello(_)) if !self.controlled.swap(true, Ordering::AcqRel) => {
+                keep();
                 self.shared.control().connect(tx);
                 self.serve_control(reader, Some(message));
             }
             Some(Message::Reattach(id))
                 if self.shared.look(|target| target.accepts_reattach(id)) =>
             {
+                keep();
                 self.shared.control().connect(tx);
                 let now = self.shared.now();
                 self.shared.with(|target| target.reattached(now));
@@ -206,13 +212,15 @@ impl Session {
                     .shared
                     .with(|target| target.join(join.session, join.channel))
                 {
-                    Ok(()) => self.serve_data(join.channel, reader),
+                    Ok(()) => {
+                        keep();
+                        self.serve_data(join.channel, reader);
+                    }
                     Err(error) => self.shared.fail(error),
                 }
             }
-            _ => {}
+            _ => closer.close(),
         }
-        closer.close();
     }
 
     /// The first message of a connection, if it comes in time and is well-formed.
