@@ -244,12 +244,13 @@ fn a_paused_guest_arrives_paused() -> Result<()> {
 /// QEMU and both programs as a user without any privilege.
 #[test]
 fn a_user_without_privileges_moves_a_guest() -> Result<()> {
-    let mut images = require!(guest_images());
+    let images = require!(guest_images());
     if !geteuid().is_root() {
         pagelift_tests::skip!("the other tests run without privileges here already");
     }
     let bed = Bed::new()?;
-    let programs = require!(Programs::for_user(&bed, 65534, &mut images));
+    let programs = require!(Programs::for_user(&bed, 65534));
+    let images = images.readable(&bed)?;
     let shape = Shape {
         programs,
         send: &["--verify"],
