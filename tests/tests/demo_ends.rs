@@ -57,13 +57,18 @@ fn a_guest_that_cannot_converge_stays_and_is_told_why() -> Result<()> {
 #[test]
 fn a_time_limit_ends_it() -> Result<()> {
     let bed = Bed::new()?;
-    let options = [LONG[0], LONG[1], LONG[3], "--timeout=1s"];
+    // Messages must get through between the pages of many channels, or the other side would
+    // take this one for dead before the time is over.
+    let options = [LONG[0], LONG[1], LONG[3], "--timeout=8s", "--channels=64"];
     let finished = start(&bed, &options)?.wait()?;
     assert_eq!(finished.code(), 1, "{finished:?}");
     let report = finished.json()?;
     let (code, message) = check_failed(&report, "failed");
     assert_eq!(code, "not-converging");
-    assert!(message.contains("the time limit of 1 s is over"));
+    assert!(
+        message.contains("the time limit of 8 s is over"),
+        "{message}"
+    );
     bed.finish();
     Ok(())
 }

@@ -206,7 +206,7 @@ fn a_capped_rate_is_kept() -> Result<()> {
     let images = require!(guest_images());
     let bed = Bed::new()?;
     let mut shape = Shape::new(&bed, &images)?;
-    shape.send = &["--bandwidth", "32MiB/s", "--downtime", "500ms"];
+    shape.send = &["--bandwidth", "32MiB/s", "--downtime", "150ms"];
     let report = shape.moves()?;
     let rate = number(&report, "/wire_bytes") / number(&report, "/total_ms") * 1e3;
     // No clock on a busy machine makes the mean over the whole migration too high.
