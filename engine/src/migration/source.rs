@@ -366,14 +366,19 @@ impl Source {
                 seconds: PEER_SILENCE.as_secs(),
             });
         }
-        if now.since(self.last_said) >= HEARTBEAT {
-            self.say(now, Message::Ping);
-        }
+        self.heartbeat(now);
         if self.phase == Phase::Round && now >= self.policy_due {
             self.policy_due = now.after(POLICY_TICK);
             self.ask_policy(now, false)?;
         }
         Ok(())
+    }
+
+    /// Lets the other side know that this one lives, should it have said nothing for a while.
+    pub fn heartbeat(&mut self, now: Instant) {
+        if !self.is_over() && now.since(self.last_said) >= HEARTBEAT {
+            self.say(now, Message::Ping);
+        }
     }
 
     /// Tracking is armed, and `populated` holds every page that may differ from zero.

@@ -243,10 +243,16 @@ impl Target {
                 seconds: PEER_SILENCE.as_secs(),
             });
         }
-        if now.since(self.last_said) >= HEARTBEAT {
+        self.heartbeat(now);
+        Ok(())
+    }
+
+    /// Lets the other side know that this one lives, should it have said nothing for a while.
+    pub fn heartbeat(&mut self, now: Instant) {
+        let greeted = self.phase != Phase::Greeting && self.connected;
+        if greeted && !self.is_over() && now.since(self.last_said) >= HEARTBEAT {
             self.say(now, Message::Ping);
         }
-        Ok(())
     }
 
     /// The control connection is lost. Whether a source that reattaches can still settle the

@@ -51,12 +51,26 @@ impl<M: Machine> ControlReader<M> {
             return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 1000)));
         }
         match self.reader.read()? {
-            ReadOutcome::Pending => Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4))),
+            ReadOutcome::Pending => {
+                self.heartbeat()?;
+                Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4)))
+            }
             ReadOutcome::Frame(header) => {
                 let message = Message::decode(header.kind, self.reader.body())?;
                 self.take(message)
             }
         }
+    }
+
+    /// Tells the other side that this one lives. The coordinator does that as well, but not
+    /// while it is at something long: the digest of a large memory takes more time than a
+    /// silence may last.
+    fn heartbeat(&self) -> Result<(), MigrationError> {
+        let now = self.shared.now();
+        // No change that anybody waits for.
+        self.shared
+            .try_with(|machine| (machine.heartbeat(now), false));
+        self.shared.flush_messages().map_err(lost)
     }
 
     /// Handles a message that was read elsewhere: the first one of a connection.

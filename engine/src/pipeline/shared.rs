@@ -20,6 +20,9 @@ pub trait Machine: Send {
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError>;
 
+    /// Says something if nothing was said for a while.
+    fn heartbeat(&mut self, now: Instant);
+
     /// A message to send.
     fn poll_message(&mut self) -> Option<Message>;
 
@@ -37,6 +40,10 @@ impl Machine for Source {
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
         Self::handle_message(self, now, message)
+    }
+
+    fn heartbeat(&mut self, now: Instant) {
+        Self::heartbeat(self, now);
     }
 
     fn poll_message(&mut self) -> Option<Message> {
@@ -59,6 +66,10 @@ impl Machine for Target {
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
         Self::handle_message(self, now, message)
+    }
+
+    fn heartbeat(&mut self, now: Instant) {
+        Self::heartbeat(self, now);
     }
 
     fn poll_message(&mut self) -> Option<Message> {
