@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, Parser};
 use pagelift_control::qemu::direct::{DirectSource, DirectTarget, SourceError, SourceOptions};
 use pagelift_control::qmp::Address;
@@ -93,6 +93,18 @@ impl SendCommand {
     pub fn run(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         let stop_at = StopAt::from_env()?;
+        let Endpoint::Tcp { host, port } = &self.to;
+        let mut link = match TcpLink::resolve(host, *port) {
+            Ok(link) => link,
+            Err(error) => {
+                return Ok(self.output.no_link(
+                    "cannot look up the target",
+                    &self.to,
+                    error,
+                    Side::Source,
+                ));
+            }
+        };
         let prepared = match DirectSource::prepare(&SourceOptions {
             qmp: self.qmp.clone(),
         }) {
@@ -107,9 +119,6 @@ impl SendCommand {
             "guest: {} of RAM; {channels} channels, at most {budget} of memory for the migration",
             memory.layout().pages().bytes(),
         ));
-        let Endpoint::Tcp { host, port } = &self.to;
-        let link = TcpLink::resolve(host, *port);
-        let mut link = link.with_context(|| format!("looking up {}", self.to))?;
         if let Some(rate) = self.bandwidth {
             link = link.capped(rate);
         }
@@ -181,8 +190,14 @@ impl ReceiveCommand {
         let cancel = exit::cancel_on_signal()?;
         let stop_at = StopAt::from_env()?;
         let Endpoint::Tcp { host, port } = &self.listen;
-        let server = TcpServer::bind(host, *port);
-        let server = server.with_context(|| format!("cannot listen on {}", self.listen))?;
+        let server = match TcpServer::bind(host, *port) {
+            Ok(server) => server,
+            Err(error) => {
+                return Ok(self
+                    .output
+                    .no_link("cannot listen", &self.listen, error, Side::Target));
+            }
+        };
         let mut prepared = match DirectTarget::prepare(&self.qmp) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -234,6 +249,22 @@ impl ReceiveCommand {
 }
 
 impl Output {
+    /// Reports an address that cannot be used; nothing was started.
+    fn no_link(
+        self,
+        what: &'static str,
+        address: &Endpoint,
+        error: std::io::Error,
+        side: Side,
+    ) -> ExitCode {
+        let source = std::io::Error::new(error.kind(), format!("{address}: {error}"));
+        let failure = Failure {
+            error: MigrationError::Link { what, source },
+            guest: GuestLocation::Source,
+        };
+        self.failed(&failure, side)
+    }
+
     /// Reports a migration that did not complete.
     fn failed(self, failure: &Failure, side: Side) -> ExitCode {
         if self.json {

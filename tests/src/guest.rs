@@ -1,10 +1,15 @@
 //! The guest: its kernel and initramfs, and what it does with its memory.
 
 use core::fmt;
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use anyhow::Result;
+
+use crate::bed::Bed;
 use crate::skip::Skip;
 
 /// What a guest is booted from.
@@ -14,6 +19,22 @@ pub struct Images {
     pub kernel: PathBuf,
     /// The initramfs with the writer.
     pub initrd: PathBuf,
+}
+
+impl Images {
+    /// Copies in the bed that every user may read.
+    pub fn readable(&self, bed: &Bed) -> Result<Self> {
+        let copy = |image: &Path, name: &str| -> Result<PathBuf> {
+            let copy = bed.dir().join(name);
+            fs::copy(image, &copy)?;
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o644))?;
+            Ok(copy)
+        };
+        Ok(Self {
+            kernel: copy(&self.kernel, "kernel")?,
+            initrd: copy(&self.initrd, "initrd")?,
+        })
+    }
 }
 
 /// The images of the test guest, built if they are not in the cache yet.

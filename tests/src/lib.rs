@@ -16,6 +16,7 @@
 //! | [`run`] | a program under test: what it prints, its end |
 //! | [`serial`] | console lines with the time at which they came |
 //! | [`mod@skip`] | tests that cannot run here say why and are counted |
+//! | [`snapshot`] | what a migration that did not happen must leave as it was |
 //! | [`ticks`] | the guest's account of itself, checked across hosts |
 //! | [`tmpfs`] | a small file system that fills up |
 //!
@@ -59,6 +60,7 @@ pub mod qmp;
 pub mod run;
 pub mod serial;
 pub mod skip;
+pub mod snapshot;
 pub mod ticks;
 pub mod tmpfs;
 
@@ -75,6 +77,7 @@ pub use qmp::Qmp;
 pub use run::{Finished, Run};
 pub use serial::SerialLog;
 pub use skip::Skip;
+pub use snapshot::Snapshot;
 pub use ticks::{TickError, Ticks};
 pub use tmpfs::Tmpfs;
 

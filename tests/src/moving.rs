@@ -2,14 +2,13 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use crate::bed::Bed;
-use crate::guest::Images;
 use crate::programs;
 use crate::qemu::{Builder, Qemu};
 use crate::run::{Finished, Run};
@@ -51,26 +50,16 @@ impl Programs {
     }
 
     /// Copies that user and group `id` can run, without any privilege, in a bed that is given to
-    /// them. Takes root. The images are copied as well.
-    pub fn for_user(bed: &Bed, id: u32, images: &mut Images) -> Result<Self, Skip> {
-        Self::install(bed, id, images)
-            .map_err(|error| Skip(format!("cannot run as user {id}: {error:#}")))
+    /// them. Takes root.
+    pub fn for_user(bed: &Bed, id: u32) -> Result<Self, Skip> {
+        Self::install(bed, id).map_err(|error| Skip(format!("cannot run as user {id}: {error:#}")))
     }
 
-    fn install(bed: &Bed, id: u32, images: &mut Images) -> Result<Self> {
+    fn install(bed: &Bed, id: u32) -> Result<Self> {
         let dir = bed.dir().join("bin");
         fs::create_dir_all(&dir)?;
         for name in INSTALLED {
             fs::copy(programs::program(name)?, dir.join(name))?;
-        }
-        for (image, name) in [
-            (&mut images.kernel, "kernel"),
-            (&mut images.initrd, "initrd"),
-        ] {
-            let copy = dir.join(name);
-            fs::copy(&*image, &copy)?;
-            fs::set_permissions(&copy, fs::Permissions::from_mode(0o644))?;
-            *image = copy;
         }
         for path in [bed.dir().to_owned(), bed.runtime_dir()] {
             chown(&path, Some(id), Some(id)).with_context(|| format!("{}", path.display()))?;

@@ -20,6 +20,14 @@ pub const BURST: Duration = Duration::from_millis(5);
 /// Most bytes written between two looks at the pacer.
 const SLICE_BYTES: usize = 64 << 10;
 
+/// Fewest; a slice is otherwise what the rate allows in [`SLICE_TIME`].
+const SLICE_BYTES_MIN: usize = 512;
+
+/// What one slice may take of a slow link. A message may have to wait for a slice of every other
+/// connection: with the most connections, 64, that is well below the silence after which the
+/// other side counts as dead.
+const SLICE_TIME: Duration = Duration::from_millis(10);
+
 /// Decides when bytes may leave.
 #[derive(Clone, Copy, Debug)]
 pub struct Pacer {
@@ -37,6 +45,12 @@ impl Pacer {
         }
     }
 
+    /// Bytes to write at a time.
+    fn slice_bytes(&self) -> usize {
+        let bytes = self.rate.0 as f64 * SLICE_TIME.as_secs_f64();
+        (bytes as usize).clamp(SLICE_BYTES_MIN, SLICE_BYTES)
+    }
+
     /// Takes note that `bytes` are about to leave; how long to wait before they may.
     pub fn take(&mut self, now: Instant, bytes: ByteCount) -> Duration {
         let start = self.free_at.max(now);
@@ -51,12 +65,21 @@ impl Pacer {
 pub struct PacedWriter<W> {
     inner: W,
     pacer: Arc<Mutex<Pacer>>,
+    slice_bytes: usize,
 }
 
 impl<W: Write> PacedWriter<W> {
     /// Writes to `inner` no faster than `pacer` lets all its writers together.
     pub fn new(inner: W, pacer: Arc<Mutex<Pacer>>) -> Self {
-        Self { inner, pacer }
+        let slice_bytes = pacer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .slice_bytes();
+        Self {
+            inner,
+            pacer,
+            slice_bytes,
+        }
     }
 
     fn wait_for(&self, bytes: usize) {
@@ -73,7 +96,7 @@ impl<W: Write> PacedWriter<W> {
 
 impl<W: Write> Write for PacedWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let slice = &bytes[..bytes.len().min(SLICE_BYTES)];
+        let slice = &bytes[..bytes.len().min(self.slice_bytes)];
         self.wait_for(slice.len());
         // What the stream does not take is paid for twice; it is less than a slice.
         self.inner.write(slice)
@@ -82,13 +105,13 @@ impl<W: Write> Write for PacedWriter<W> {
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         // Small leading parts (headers) go out with the start of what follows them.
         let mut slices = [IoSlice::new(&[]); 4];
-        let mut room = SLICE_BYTES;
+        let mut room = self.slice_bytes;
         for (slice, part) in slices.iter_mut().zip(parts) {
             let taken = part.len().min(room);
             *slice = IoSlice::new(&part[..taken]);
             room -= taken;
         }
-        self.wait_for(SLICE_BYTES - room);
+        self.wait_for(self.slice_bytes - room);
         self.inner.write_vectored(&slices)
     }
 
@@ -123,6 +146,15 @@ mod tests {
             sent as f64 > fastest * 0.8,
             "{sent} of {fastest}: the cap is also reached"
         );
+    }
+
+    #[test]
+    fn a_slow_link_is_shared_in_small_slices() {
+        for (rate, bytes) in [(1, 512), (250_000, 2500), (1 << 40, SLICE_BYTES)] {
+            let pacer = Arc::new(Mutex::new(Pacer::new(Rate(rate), Instant::now())));
+            let mut writer = PacedWriter::new(io::sink(), pacer);
+            assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), bytes);
+        }
     }
 
     #[test]

@@ -66,7 +66,10 @@ impl Link for TcpLink {
         for address in &self.addresses {
             match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
                 Ok(stream) => return connection(stream, self.pacer.as_ref()),
-                Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+                Err(error) => {
+                    let words = format!("{address}: {error}; is pagelift-receive waiting there?");
+                    last = io::Error::new(error.kind(), words);
+                }
             }
         }
         Err(last)

@@ -33,8 +33,8 @@ pub struct DemoOptions {
     /// Share of the memory that holds incompressible content at the start, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.7)]
     pub fill: f64,
-    /// Rate at which the guest writes pages, each write counted as a page
-    #[arg(long, value_name = "RATE", default_value = "100MiB/s", value_parser = options::rate)]
+    /// Rate at which the guest writes pages, each write counted as a page; 0MiB/s: an idle guest
+    #[arg(long, value_name = "RATE", default_value = "100MiB/s")]
     pub dirty_rate: Rate,
     /// Which pages it writes
     #[arg(long, value_enum, default_value_t = Pattern::Uniform)]

@@ -8,7 +8,10 @@ use super::events::MAX_EVENTS;
 #[derive(Debug, thiserror::Error)]
 pub enum QmpError {
     /// The socket could not be reached.
-    #[error("{address}: cannot connect to QEMU's QMP socket: {source}")]
+    #[error(
+        "{address}: cannot connect to QEMU's QMP socket: {source}; name the path of a running \
+         QEMU's -qmp unix:PATH,server=on,wait=off"
+    )]
     Connect {
         /// The socket, as the user named it.
         address: String,

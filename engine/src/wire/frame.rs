@@ -104,7 +104,11 @@ pub enum FrameError {
     #[error("the other side closed the connection")]
     Closed,
     /// The first bytes are not those of this protocol.
-    #[error("the other side does not speak pagelift's protocol (it sent {0:02x?})")]
+    #[error(
+        "the other side does not speak pagelift's protocol, it began with \"{}\"; check host and \
+         port",
+        .0.escape_ascii()
+    )]
     NotPagelift([u8; 8]),
     /// The header's checksum is wrong: the stream is damaged, or out of step.
     #[error("frame {sequence}: damaged header")]
