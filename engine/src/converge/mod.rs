@@ -7,10 +7,12 @@
 //!
 //! Throttling the guest is not decided here yet; [`Decision`] is where it will appear.
 
+mod curve;
 mod estimate;
 mod forecast;
 mod stop_when_fits;
 
+pub use curve::DirtyCurve;
 pub use estimate::{Estimates, LinkRate};
 pub use forecast::{Forecast, Observation};
 pub use stop_when_fits::{StopWhenFits, StopWhenFitsConfig};
