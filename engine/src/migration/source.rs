@@ -23,7 +23,7 @@ use super::ledger::Ledger;
 use super::report::{BlackoutParts, PagesSent, Report};
 use super::right::{HandedOver, TargetReady};
 use super::{HEARTBEAT, PEER_SILENCE};
-use crate::converge::{Decision, Estimates, Forecast, Observation, Policy};
+use crate::converge::{Decision, Estimates, Forecast, Observation, Policy, Share};
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant, PageCount, PageRange, Rate};
 use crate::wire::{
@@ -64,6 +64,8 @@ pub enum SourceStep {
     Arm,
     /// Harvest the dirty pages; then [`Source::harvested`].
     Harvest,
+    /// Keep the guest from running for this share of its time from now on.
+    Throttle(Share),
     /// Stop the guest, harvest for the last time; then [`Source::stopped`].
     StopGuest,
     /// Compute the digest of the (now still) memory; then [`Source::digested`].
@@ -197,6 +199,12 @@ pub struct Source {
     forecast: Option<Duration>,
     digest_here: Option<u128>,
     digest_there: Option<u128>,
+    /// Share of its time that the guest is kept from running.
+    throttle: Share,
+    throttle_most: Share,
+    /// A new share that the guest has not been given yet.
+    throttle_asked: Option<Share>,
+    placed_bytes: ByteCount,
     digest_asked: bool,
     state_asked: bool,
     placed_all: bool,
@@ -246,6 +254,10 @@ impl Source {
             forecast: None,
             digest_here: None,
             digest_there: None,
+            throttle: Share::NONE,
+            throttle_most: Share::NONE,
+            throttle_asked: None,
+            placed_bytes: ByteCount(0),
             digest_asked: false,
             state_asked: false,
             placed_all: false,
@@ -339,6 +351,7 @@ impl Source {
             .get_mut(usize::from(ack.channel))
             .and_then(|channel| channel.ledger.acknowledge(ack))
             .ok_or_else(|| misbehaved(&format!("an impossible acknowledgement {ack:?}")))?;
+        self.placed_bytes += placed;
         self.estimates.link.placed(now, placed);
         if self
             .channels
@@ -470,6 +483,13 @@ impl Source {
     pub fn poll(&mut self, now: Instant) -> SourceStep {
         if self.failure.is_some() {
             return SourceStep::Failed;
+        }
+        if let Some(share) = self.throttle_asked.take()
+            && matches!(self.phase, Phase::Round | Phase::Harvesting)
+        {
+            self.throttle = share;
+            self.throttle_most = self.throttle_most.max(share);
+            return SourceStep::Throttle(share);
         }
         match self.phase {
             Phase::Arming => SourceStep::Arm,
@@ -694,6 +714,10 @@ impl Source {
             link: self.estimates.link.rate(),
             dirty: self.estimates.dirty(),
             fixed: self.fixed_blackout,
+            harvested: self.estimates.last_harvest(),
+            interval: self.estimates.last_interval(),
+            throttled: self.throttle,
+            placed: self.placed_bytes,
         }
     }
 
@@ -701,6 +725,10 @@ impl Source {
         let seen = self.observe(now, round_ended);
         match self.policy.decide(&seen) {
             Decision::Continue => Ok(()),
+            Decision::Throttle(share) => {
+                self.throttle_asked = Some(share);
+                Ok(())
+            }
             Decision::Stop => {
                 self.forecast = Forecast::of(&seen).blackout;
                 self.phase = Phase::Stopping;

@@ -107,6 +107,7 @@ impl<'a> SourceDriver<'a> {
                 let (now, dirty) = (self.shared.now(), &self.harvest);
                 self.shared.with(|source| source.harvested(now, dirty))?;
             }
+            SourceStep::Throttle(share) => self.guest.throttle(share).map_err(guest_failed)?,
             SourceStep::StopGuest => self.stop()?,
             SourceStep::Digest => {
                 let digest = digest_memory(&*self.memory, self.digest_threads)?.value();
