@@ -1,10 +1,9 @@
-//! A fluid model of a migration, for tests of policies: rounds under virtual time, with a guest
-//! that writes random pages and a link that wavers. No protocol, no pages: only their numbers.
+//! Invented guests and links, for tests of policies.
 
 use std::time::Duration;
 
-use super::{Decision, Observation, Policy, Share};
-use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
+use super::replay::Model;
+use super::{Policy, Run};
 
 /// A guest and its link.
 #[derive(Clone, Copy, Debug)]
@@ -18,26 +17,6 @@ pub(super) struct Workload {
     /// The link's rate wavers by this much.
     pub(super) noise: f64,
 }
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Ended {
-    Completed { blackout: Duration },
-    GaveUp,
-}
-
-/// A run.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Fluid {
-    pub(super) ended: Ended,
-    pub(super) took: Duration,
-    pub(super) throttle_most: Share,
-    /// Seconds of full speed that the guest lost, the blackout included.
-    pub(super) harm_s: f64,
-}
-
-/// Cost of a blackout with nothing to send.
-const FIXED: Duration = Duration::from_millis(10);
 
 impl Workload {
     /// Uniform writes over `pages`, on a link of 100 MB/s.
@@ -67,113 +46,52 @@ impl Workload {
         }
     }
 
-    /// Distinct pages written in `time` of the guest's.
-    fn distinct(&self, time: f64) -> f64 {
-        let pages = |(pages, rate): (f64, f64)| pages * (1.0 - (-rate * time / pages).exp());
-        self.sets.into_iter().map(pages).sum()
+    /// The guest, with a seed for all that wavers.
+    pub(super) fn model(self, seed: u64) -> Fluid {
+        Fluid {
+            workload: self,
+            random: Random(seed),
+        }
+    }
+
+    /// Runs `policy` over the guest.
+    pub(super) fn run(self, policy: &mut dyn Policy, seed: u64) -> Run {
+        super::replay(&mut self.model(seed), policy)
     }
 }
 
-impl Fluid {
-    /// Runs a migration of a guest whose written sets are also all it has.
-    pub(super) fn run(workload: Workload, policy: &mut dyn Policy, seed: u64) -> Self {
-        let mut random = Random(seed);
-        let mut left = workload.sets[0].0 + workload.sets[1].0;
-        let (mut now, mut round) = (0.0f64, 0u32);
-        let (mut throttle, mut throttle_most, mut harm_s) = (Share::NONE, Share::NONE, 0.0);
-        let mut sent = 0.0;
-        loop {
-            round += 1;
-            let rate = workload.link * (1.0 + workload.noise * (random.unit() * 2.0 - 1.0));
-            // Every round costs a millisecond of harvest at least.
-            let length = left * PAGE_BYTES as f64 / rate + 0.001;
-            let began = now;
-            now += length;
-            sent += left * PAGE_BYTES as f64;
-            harm_s += throttle.as_fraction() * length;
-            let calm = workload
-                .calm_from
-                .is_some_and(|from| now > from.as_secs_f64());
-            let guest_time =
-                length * (1.0 - throttle.as_fraction()) * if calm { 0.01 } else { 1.0 };
-            let wobble = 1.0 + 0.05 * (random.unit() * 2.0 - 1.0);
-            left = workload.distinct(guest_time) * wobble;
-            let seen = Observation {
-                now: Instant((now * 1e9) as u64),
-                elapsed: Duration::from_secs_f64(now),
-                round,
-                round_ended: true,
-                left: PageCount(left as u64),
-                in_flight: ByteCount(0),
-                bytes_per_page: PAGE_BYTES as f64,
-                link: Some(Rate(rate as u64)),
-                dirty: Rate::over(
-                    PageCount(left as u64).bytes(),
-                    Duration::from_secs_f64(length),
-                ),
-                fixed: FIXED,
-                harvested: PageCount(left as u64),
-                interval: Duration::from_secs_f64(length),
-                throttled: throttle,
-                placed: ByteCount(sent as u64),
-            };
-            // Within a long round the policy is asked as well; it may only give up there.
-            let ticks = (1..)
-                .map(|second| began + f64::from(second))
-                .take_while(|at| *at < now);
-            for at in ticks {
-                let elapsed = Duration::from_secs_f64(at);
-                let tick = Observation {
-                    now: Instant((at * 1e9) as u64),
-                    elapsed,
-                    round_ended: false,
-                    ..seen
-                };
-                if matches!(policy.decide(&tick), Decision::GiveUp(_)) {
-                    let harm_s = harm_s - throttle.as_fraction() * (now - at);
-                    return Self {
-                        ended: Ended::GaveUp,
-                        took: elapsed,
-                        throttle_most,
-                        harm_s,
-                    };
-                }
-            }
-            match policy.decide(&seen) {
-                Decision::Continue => {}
-                Decision::Throttle(share) => {
-                    throttle = share;
-                    throttle_most = throttle_most.max(share);
-                }
-                Decision::Stop => {
-                    let wavers = 1.0 + workload.noise * (random.unit() * 2.0 - 1.0);
-                    let sending = left * PAGE_BYTES as f64 / (workload.link * wavers);
-                    let blackout = FIXED + Duration::from_secs_f64(sending);
-                    harm_s += blackout.as_secs_f64();
-                    let ended = Ended::Completed { blackout };
-                    let took = Duration::from_secs_f64(now);
-                    return Self {
-                        ended,
-                        took,
-                        throttle_most,
-                        harm_s,
-                    };
-                }
-                Decision::GiveUp(_) => {
-                    let took = Duration::from_secs_f64(now);
-                    return Self {
-                        ended: Ended::GaveUp,
-                        took,
-                        throttle_most,
-                        harm_s,
-                    };
-                }
-            }
-        }
+/// A workload that wavers.
+#[derive(Clone, Debug)]
+pub(super) struct Fluid {
+    workload: Workload,
+    random: Random,
+}
+
+impl Model for Fluid {
+    /// The written sets are all that the guest has.
+    fn first_pages(&self) -> f64 {
+        self.workload.sets.iter().map(|(pages, _)| pages).sum()
+    }
+
+    fn distinct(&mut self, now: Duration, guest_time: Duration) -> f64 {
+        let calm = self.workload.calm_from.is_some_and(|from| now > from);
+        let time = guest_time.as_secs_f64() * if calm { 0.01 } else { 1.0 };
+        let pages = |(pages, rate): (f64, f64)| pages * (1.0 - (-rate * time / pages).exp());
+        let wobble = 1.0 + 0.05 * (self.random.unit() * 2.0 - 1.0);
+        self.workload.sets.into_iter().map(pages).sum::<f64>() * wobble
+    }
+
+    fn link(&mut self, _now: Duration) -> f64 {
+        self.workload.link * (1.0 + self.workload.noise * (self.random.unit() * 2.0 - 1.0))
+    }
+
+    fn fixed(&self) -> Duration {
+        Duration::from_millis(10)
     }
 }
 
 /// SplitMix64.
+#[derive(Clone, Debug)]
 struct Random(u64);
 
 impl Random {

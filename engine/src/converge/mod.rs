@@ -18,16 +18,20 @@ mod estimate;
 mod fluid;
 mod forecast;
 mod predictive;
+mod replay;
 mod share;
 mod stop_when_fits;
+mod trace;
 
 pub use classic::{Classic, ClassicConfig};
 pub use curve::DirtyCurve;
 pub use estimate::{Estimates, LinkRate};
 pub use forecast::{Forecast, Observation};
 pub use predictive::{Outlook, Predictive, PredictiveConfig};
+pub use replay::{Ended, Model, Run, replay};
 pub use share::Share;
 pub use stop_when_fits::{StopWhenFits, StopWhenFitsConfig};
+pub use trace::{Record, Recorded, Trace, TraceError};
 
 use std::time::Duration;
 

@@ -286,7 +286,8 @@ impl Policy for Predictive {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fluid::{Ended, Fluid, Workload};
+    use super::super::fluid::Workload;
+    use super::super::{Classic, ClassicConfig, Ended, Run};
     use super::*;
 
     fn config() -> PredictiveConfig {
@@ -296,8 +297,8 @@ mod tests {
         }
     }
 
-    fn run(workload: Workload, config: PredictiveConfig) -> Fluid {
-        Fluid::run(workload, &mut Predictive::new(config), 7)
+    fn run(workload: Workload, config: PredictiveConfig) -> Run {
+        workload.run(&mut Predictive::new(config), 7)
     }
 
     #[test]
@@ -379,7 +380,7 @@ mod tests {
         let (mut completed, mut kept, mut harm, mut classic_harm) = (0u32, 0u32, 0.0, 0.0);
         for seed in 0..2000 {
             let workload = Workload::seeded(seed);
-            let ran = Fluid::run(workload, &mut Predictive::new(config()), seed);
+            let ran = workload.run(&mut Predictive::new(config()), seed);
             assert!(
                 ran.took <= config().timeout + Duration::from_secs(1),
                 "seed {seed}: {ran:?}"
@@ -387,12 +388,12 @@ mod tests {
             if let Ended::Completed { blackout } = ran.ended {
                 completed += 1;
                 kept += u32::from(blackout <= config().downtime);
-                let classic = super::super::ClassicConfig {
+                let classic = ClassicConfig {
                     downtime: config().downtime,
                     timeout: config().timeout,
-                    ..super::super::ClassicConfig::default()
+                    ..ClassicConfig::default()
                 };
-                let other = Fluid::run(workload, &mut super::super::Classic::new(classic), seed);
+                let other = workload.run(&mut Classic::new(classic), seed);
                 harm += ran.harm_s;
                 classic_harm += other.harm_s;
             }
