@@ -169,6 +169,8 @@ pub struct SourceStatus {
     pub forecast: Option<Duration>,
     /// Whether the guest is stopped for the hand-over.
     pub blackout: bool,
+    /// Share of its time that the guest is kept from running.
+    pub throttle: Share,
 }
 
 /// The source machine.
@@ -629,6 +631,7 @@ impl Source {
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),
             forecast: Forecast::of(&self.observe(now, false)).blackout,
+            throttle: self.throttle,
             blackout: !matches!(
                 self.phase,
                 Phase::Greeting | Phase::Arming | Phase::Round | Phase::Harvesting | Phase::Failed
@@ -662,6 +665,7 @@ impl Source {
             pages: self.pages,
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),
+            throttle_most: self.throttle_most,
             verified: self.digest_here.is_some() && self.digest_here == self.digest_there,
             target_cpu: self.target_cpu,
         }
