@@ -65,6 +65,9 @@ const PLATEAU: f64 = 0.85;
 /// so that time is only the judge between equals.
 const TIME_WEIGHT: f64 = 0.02;
 
+/// Standard deviations that the guest is expected to write more when less throttled than it is.
+const CAUTION: f64 = 1.0;
+
 /// How far below its predecessor a new share must be to be worth a change.
 const HYSTERESIS: f64 = 0.03;
 
@@ -135,6 +138,9 @@ impl Predictive {
             return never;
         };
         let most = self.most_left(seen, link);
+        // To let go of a throttle takes more than a hope: a guest that was let go too early costs
+        // the rounds that it was throttled for.
+        let caution = if share < self.throttle { CAUTION } else { 0.0 };
         let in_flight = seen.in_flight.0 as f64 / seen.bytes_per_page.max(1.0);
         let (mut left, mut time) = (seen.left.0 as f64 + in_flight, 0.0);
         for _ in 0..HORIZON {
@@ -150,9 +156,11 @@ impl Predictive {
             let Ok(round) = Duration::try_from_secs_f64(round) else {
                 return never;
             };
-            let Some(next) = self.curve.pages_in(share.guest_time(round)) else {
+            let guest_time = share.guest_time(round);
+            let Some(next) = self.curve.pages_in(guest_time) else {
                 return never;
             };
+            let next = next * self.curve.factor(guest_time, caution);
             if next >= left * 0.999 && next > most {
                 return never;
             }
