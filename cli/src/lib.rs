@@ -5,6 +5,7 @@
 //! | [`demo`] | `pagelift demo`: a guest of our own moves between two processes |
 //! | [`launch`] | `pagelift run`: starts a QEMU whose guest can be moved |
 //! | [`qemu`] | `pagelift-send` and `pagelift-receive` |
+//! | [`replay`] | `pagelift replay`: runs a policy over a recorded migration |
 //! | [`report`] | what all of them print at the end |
 //! | [`progress`] | what they show while a guest moves |
 //! | [`stop_at`] | stops them at a point of a migration, for tests |
@@ -16,9 +17,12 @@ pub mod exit;
 pub mod launch;
 pub mod options;
 pub mod own_memory;
+pub mod plot;
 pub mod progress;
 pub mod qemu;
+pub mod replay;
 pub mod report;
 pub mod stop_at;
+pub mod trace;
 
 pub use exit::ExitCode;

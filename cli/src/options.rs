@@ -1,25 +1,110 @@
 //! Options that several programs share, and how their values are read.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
-use pagelift_engine::units::{ParseQuantityError, Rate, parse_duration};
+use clap::{Args, ValueEnum};
+use pagelift_engine::converge::{
+    Classic, ClassicConfig, Policy, Predictive, PredictiveConfig, Share, StopWhenFits,
+    StopWhenFitsConfig,
+};
+use pagelift_engine::units::{PageCount, ParseQuantityError, Rate, parse_duration};
 use pagelift_engine::wire::{MAX_CHANNELS, SessionId};
 use pagelift_transports::auto_channels;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::trace::Tracing;
+
 /// How long a migration may take and how hard it may try.
 #[derive(Args, Clone, Debug)]
 pub struct ConvergenceOptions {
-    /// Longest blackout allowed
-    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = duration)]
-    pub downtime: Duration,
+    /// Longest blackout allowed; FROM..TO lets it grow towards the end of the time
+    #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = downtime)]
+    pub downtime: Downtime,
     /// Longest time for the whole migration; then the guest stays where it is
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub timeout: Duration,
+    /// What to do about a guest that writes faster than the link carries
+    #[arg(long, value_enum, default_value_t = PolicyName::Predictive)]
+    pub policy: PolicyName,
+    /// Largest share of its time, in per cent, that the guest may be kept from running
+    #[arg(long, value_name = "PERCENT", default_value_t = 95,
+          value_parser = clap::value_parser!(u16).range(0..=99))]
+    pub max_throttle: u16,
+    /// Record what the policy sees and decides, for `pagelift replay`
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Data connections: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto", value_parser = channels)]
     pub channels: u16,
+}
+
+/// The policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PolicyName {
+    /// Throttle only when it must, as little as will do, and release again
+    Predictive,
+    /// Auto-converge as QEMU has it
+    Classic,
+    /// Never throttle
+    None,
+}
+
+/// The blackout that is allowed, at first and at the end of the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Downtime {
+    /// At first.
+    pub least: Duration,
+    /// At the end.
+    pub most: Duration,
+}
+
+impl ConvergenceOptions {
+    /// The policy that these options describe.
+    ///
+    /// # Errors
+    /// When the file for the trace cannot be written.
+    pub fn policy(&self, first_pages: PageCount) -> anyhow::Result<Box<dyn Policy>> {
+        let policy = self
+            .policy
+            .build(self.downtime, self.timeout, self.max_throttle);
+        Ok(match &self.trace {
+            Some(path) => Box::new(Tracing::new(policy, path, first_pages)?),
+            None => policy,
+        })
+    }
+}
+
+impl PolicyName {
+    /// The policy of this name, with these limits.
+    pub fn build(
+        self,
+        downtime: Downtime,
+        timeout: Duration,
+        max_throttle: u16,
+    ) -> Box<dyn Policy> {
+        match self {
+            Self::Predictive => Box::new(Predictive::new(PredictiveConfig {
+                downtime: downtime.least,
+                downtime_most: downtime.most,
+                timeout,
+                throttle_most: Share::permille(max_throttle * 10),
+                ..PredictiveConfig::default()
+            })),
+            Self::Classic => Box::new(Classic::new(ClassicConfig {
+                downtime: downtime.least,
+                timeout,
+                // Within 0 to 99 by the option's range.
+                max_cpu_throttle: u8::try_from(max_throttle).unwrap_or(99),
+                ..ClassicConfig::default()
+            })),
+            Self::None => Box::new(StopWhenFits::new(StopWhenFitsConfig {
+                downtime: downtime.least,
+                timeout,
+                ..StopWhenFitsConfig::default()
+            })),
+        }
+    }
 }
 
 /// Reads a time span.
@@ -28,6 +113,30 @@ pub struct ConvergenceOptions {
 /// When it is none.
 pub fn duration(text: &str) -> Result<Duration, ParseQuantityError> {
     parse_duration(text)
+}
+
+/// Reads a downtime: a time span, or two with `..` between them.
+///
+/// # Errors
+/// When it is neither, or the second is the shorter one.
+pub fn downtime(text: &str) -> Result<Downtime, String> {
+    let span = |text: &str| parse_duration(text).map_err(|error| error.to_string());
+    match text.split_once("..") {
+        None => span(text).map(|time| Downtime {
+            least: time,
+            most: time,
+        }),
+        Some((least, most)) => {
+            let downtime = Downtime {
+                least: span(least)?,
+                most: span(most)?,
+            };
+            if downtime.most < downtime.least {
+                return Err(format!("{text}: the second time must be the longer one"));
+            }
+            Ok(downtime)
+        }
+    }
 }
 
 /// Reads a rate, which must not be zero.
@@ -60,4 +169,30 @@ pub fn random_session() -> SessionId {
     // second migration to the same target at the same moment would be refused.
     let _ = getrandom(&mut bytes, GetRandomFlags::empty());
     SessionId(u128::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_downtime_is_one_time_or_a_growing_pair() {
+        let ms = Duration::from_millis;
+        assert_eq!(
+            downtime("50ms"),
+            Ok(Downtime {
+                least: ms(50),
+                most: ms(50)
+            })
+        );
+        assert_eq!(
+            downtime("50ms..2s"),
+            Ok(Downtime {
+                least: ms(50),
+                most: ms(2000)
+            })
+        );
+        assert!(downtime("2s..50ms").is_err());
+        assert!(downtime("..").is_err());
+    }
 }

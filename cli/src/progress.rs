@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pagelift_engine::converge::Share;
 use pagelift_engine::migration::SourceStatus;
 use pagelift_engine::units::Rate;
 
@@ -93,8 +94,12 @@ fn describe(status: &SourceStatus) -> String {
         || "-".into(),
         |time| format!("{:.0} ms", time.as_secs_f64() * 1e3),
     );
+    let throttle = match status.throttle {
+        Share::NONE => String::new(),
+        share => format!("  throttled to {share}"),
+    };
     format!(
-        "round {}{}  sent {}  left {}  dirty {}  link {}  blackout if stopped now {forecast}",
+        "round {}{}  sent {}  left {}  dirty {}  link {}  blackout if stopped now {forecast}{throttle}",
         status.round,
         if status.blackout { " (last)" } else { "" },
         status.sent,

@@ -7,8 +7,7 @@ use anyhow::Result;
 use clap::{Args, Parser};
 use pagelift_control::qemu::direct::{DirectSource, DirectTarget, SourceError, SourceOptions};
 use pagelift_control::qmp::Address;
-use pagelift_engine::converge::{StopWhenFits, StopWhenFitsConfig};
-use pagelift_engine::memory::{ReadPages, WritePages};
+use pagelift_engine::memory::{PageBitmap, ReadPages, WritePages};
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, RunRight};
 use pagelift_engine::pipeline::{
     CancelToken, ReceiveJob, SendJob, SendOptions, memory_budget, process_cpu, receive, send,
@@ -114,6 +113,9 @@ impl SendCommand {
         let memory = Arc::clone(&prepared.memory) as Arc<dyn ReadPages>;
         let channels = self.convergence.channels;
         let budget = memory_budget(memory.layout(), channels);
+        let mut populated = PageBitmap::new(memory.layout().pages());
+        memory.populated(&mut populated)?;
+        let policy = self.convergence.policy(populated.count())?;
         let mut progress = Progress::new(self.output.quiet);
         progress.say(&format!(
             "guest: {} of RAM; {channels} channels, at most {budget} of memory for the migration",
@@ -143,11 +145,7 @@ impl SendCommand {
                 verify: self.verify,
                 facts: prepared.facts,
                 fixed_blackout: FIXED_BLACKOUT,
-                policy: Box::new(StopWhenFits::new(StopWhenFitsConfig {
-                    downtime: self.convergence.downtime,
-                    timeout: self.convergence.timeout,
-                    ..StopWhenFitsConfig::default()
-                })),
+                policy,
             },
             cancel,
             progress: &mut |status| {

@@ -60,7 +60,7 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
         },
         "dirty_bytes_per_s": report.dirty.map(|rate| rate.0),
         "link_bytes_per_s": report.link.map(|rate| rate.0),
-        "throttle_pct_max": 0,
+        "throttle_pct_max": report.throttle_most.as_fraction() * 100.0,
         "guest_slowdown_s": extra.guest_slowdown.map(|time| time.as_secs_f64()),
         "cpu_s": {
             "source": extra.source_cpu.as_secs_f64(),

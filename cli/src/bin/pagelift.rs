@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use pagelift::demo::{self, DemoOptions, target::TargetOptions};
 use pagelift::exit::{self, ExitCode};
 use pagelift::launch::{self, RunOptions};
+use pagelift::replay::{self, ReplayOptions};
 
 /// Moves running virtual machines.
 #[derive(Debug, Parser)]
@@ -21,6 +22,8 @@ enum Command {
     Demo(DemoOptions),
     /// Starts QEMU so that its guest can be moved: loads the agent, and makes RAM shareable
     Run(RunOptions),
+    /// Runs policies over a migration recorded with --trace, and draws it
+    Replay(ReplayOptions),
     /// The second process of the demo
     #[command(hide = true)]
     DemoTarget(TargetOptions),
@@ -37,6 +40,7 @@ fn main() -> ProcessExit {
             }
         },
         Command::Run(options) => launch::run(options).map(|never| match never {}),
+        Command::Replay(options) => replay::run(&options),
         Command::DemoTarget(options) => demo::target::run(&options).map(|()| ExitCode::Completed),
     };
     exit::report(result).into()

@@ -7,18 +7,22 @@
 
 use std::fs::File;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use pagelift_engine::converge::Share;
 use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, Rate};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::pattern::Script;
+
+/// Period of the throttle: a vCPU runs for a part of it, and is kept from running for the rest.
+const THROTTLE_PERIOD: Duration = Duration::from_millis(10);
 
 /// How long a vCPU runs between two looks at the time.
 const QUANTUM: Duration = Duration::from_millis(1);
@@ -134,6 +138,8 @@ struct Board {
     counts: Vec<AtomicU64>,
     stop: AtomicBool,
     end: AtomicBool,
+    /// Share of its time that each vCPU is kept from running, in permille.
+    throttle: AtomicU16,
     parked: Mutex<u32>,
     changed: Condvar,
 }
@@ -158,6 +164,7 @@ impl Guest {
             counts: counts.iter().map(|count| AtomicU64::new(*count)).collect(),
             stop: AtomicBool::new(true),
             end: AtomicBool::new(false),
+            throttle: AtomicU16::new(0),
             parked: Mutex::new(0),
             changed: Condvar::new(),
         });
@@ -192,6 +199,13 @@ impl Guest {
             .running_since
             .take()
             .map_or(Duration::ZERO, |since| since.elapsed());
+    }
+
+    /// Keeps the vCPUs from running for a share of their time.
+    pub fn throttle(&self, share: Share) {
+        self.board
+            .throttle
+            .store(share.as_permille(), Ordering::Release);
     }
 
     /// Writes each vCPU has done.
@@ -252,13 +266,22 @@ impl Guest {
 }
 
 impl Board {
-    /// One vCPU: writes at its rate while the guest runs.
+    /// One vCPU: writes at its rate, in its own time, while the guest runs.
     fn run(&self, vcpu: u32) {
         let count = &self.counts[vcpu as usize];
+        let epoch = Instant::now();
         while self.park() {
-            let (began, before) = (Instant::now(), count.load(Ordering::Relaxed));
+            let before = count.load(Ordering::Relaxed);
+            let (mut ran, mut last) = (Duration::ZERO, Instant::now());
             while !self.stop.load(Ordering::Acquire) {
-                let due = before + (began.elapsed().as_secs_f64() * self.writes_per_s) as u64;
+                if let Some(rest) = self.kept_from_running(epoch.elapsed()) {
+                    std::thread::sleep(rest);
+                    last = Instant::now();
+                    continue;
+                }
+                let now = Instant::now();
+                ran += now - std::mem::replace(&mut last, now);
+                let due = before + (ran.as_secs_f64() * self.writes_per_s) as u64;
                 let mut done = count.load(Ordering::Relaxed);
                 // A bounded burst, so that a stop is noticed soon.
                 let burst_end = due.min(done + 256);
@@ -274,6 +297,15 @@ impl Board {
                 }
             }
         }
+    }
+
+    /// How long a throttled vCPU must still wait at `time`: it runs at the start of each period.
+    fn kept_from_running(&self, time: Duration) -> Option<Duration> {
+        let kept = f64::from(self.throttle.load(Ordering::Acquire)) / 1000.0;
+        let position = time.as_secs_f64() % THROTTLE_PERIOD.as_secs_f64();
+        let runs_until = THROTTLE_PERIOD.as_secs_f64() * (1.0 - kept);
+        let left = THROTTLE_PERIOD.as_secs_f64() - position;
+        (position >= runs_until).then(|| Duration::from_secs_f64(left))
     }
 
     /// Waits until the guest runs; `false` when it ends.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pagelift_engine::converge::{StopWhenFits, StopWhenFitsConfig};
+use pagelift_engine::converge::{Policy, Share};
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
-use pagelift_engine::memory::ReadPages;
+use pagelift_engine::memory::{PageBitmap, ReadPages};
 use pagelift_engine::migration::{Failure, GuestLocation, Report, RunRight};
 use pagelift_engine::pipeline::{
     CancelToken, GuestError, Parts, SendJob, SendOptions, SourceGuest, StateSender, memory_budget,
@@ -81,6 +81,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     if let Some(rate) = options.link {
         link = link.capped(rate);
     }
+    let policy = options.convergence.policy(populated(&*view)?)?;
     let mut progress = Progress::new(false);
     let mut extra = Extra {
         memory_budget_bytes: budget.0,
@@ -93,7 +94,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         dirty: &mut tracker,
         guest: &mut half,
         right: RunRight::claim(),
-        options: send_options(options),
+        options: send_options(options, policy),
         cancel,
         progress: &mut |status| {
             progress.update(status);
@@ -113,7 +114,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     }
 }
 
-fn send_options(options: &DemoOptions) -> SendOptions {
+fn send_options(options: &DemoOptions, policy: Box<dyn Policy>) -> SendOptions {
     let limits = &options.convergence;
     SendOptions {
         session: random_session(),
@@ -121,12 +122,15 @@ fn send_options(options: &DemoOptions) -> SendOptions {
         verify: !options.no_verify,
         facts: Vec::new(),
         fixed_blackout: FIXED_BLACKOUT,
-        policy: Box::new(StopWhenFits::new(StopWhenFitsConfig {
-            downtime: limits.downtime,
-            timeout: limits.timeout,
-            ..StopWhenFitsConfig::default()
-        })),
+        policy,
     }
+}
+
+/// Pages that the first round will have.
+fn populated(memory: &dyn ReadPages) -> Result<PageCount> {
+    let mut pages = PageBitmap::new(memory.layout().pages());
+    memory.populated(&mut pages)?;
+    Ok(pages.count())
 }
 
 /// Tracks the guest's memory in this process.
@@ -215,6 +219,11 @@ impl SourceGuest for SourceHalf {
         self.state = Some(parts.state);
     }
 
+    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+        self.guest.throttle(share);
+        Ok(())
+    }
+
     fn stop(&mut self) -> Result<Duration, GuestError> {
         let asked = Instant::now();
         self.guest.stop();
@@ -242,8 +251,13 @@ impl SourceGuest for SourceHalf {
         Ok(())
     }
 
+    fn released(&mut self) {
+        self.guest.throttle(Share::NONE);
+    }
+
     fn resume(&mut self, _right: &RunRight) -> Result<(), GuestError> {
         self.stopped_with = None;
+        self.guest.throttle(Share::NONE);
         self.guest.run();
         Ok(())
     }

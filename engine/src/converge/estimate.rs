@@ -72,6 +72,9 @@ pub struct Estimates {
     pub link: LinkRate,
     /// When the dirty set was harvested last.
     harvested_at: Option<Instant>,
+    /// Distinct pages of the last harvest, and the time they were written in.
+    last_harvest: PageCount,
+    last_interval: Duration,
     /// Distinct pages written per second over the last round, in bytes.
     dirty: Option<Rate>,
     /// Mean bytes on the wire of a page sent.
@@ -83,6 +86,8 @@ impl Default for Estimates {
         Self {
             link: LinkRate::default(),
             harvested_at: None,
+            last_harvest: PageCount(0),
+            last_interval: Duration::ZERO,
             dirty: None,
             // Until something was sent: a raw page and its share of headers.
             bytes_per_page: PAGE_BYTES as f64,
@@ -99,7 +104,9 @@ impl Estimates {
     /// `pages` distinct pages were written since the last harvest.
     pub fn harvested(&mut self, now: Instant, pages: PageCount) {
         if let Some(before) = self.harvested_at.replace(now) {
-            self.dirty = Rate::over(pages.bytes(), now.since(before)).or(self.dirty);
+            self.last_harvest = pages;
+            self.last_interval = now.since(before);
+            self.dirty = Rate::over(pages.bytes(), self.last_interval).or(self.dirty);
         }
     }
 
@@ -108,6 +115,16 @@ impl Estimates {
         if pages.0 > 0 {
             self.bytes_per_page = bytes.0 as f64 / pages.0 as f64;
         }
+    }
+
+    /// Distinct pages of the last harvest.
+    pub fn last_harvest(&self) -> PageCount {
+        self.last_harvest
+    }
+
+    /// Time in which the pages of the last harvest were written.
+    pub fn last_interval(&self) -> Duration {
+        self.last_interval
     }
 
     /// Rate of distinct pages written, over the last round.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Share;
 use crate::units::{ByteCount, Instant, PageCount, Rate};
 
 /// What a policy may know at one moment.
@@ -28,6 +29,14 @@ pub struct Observation {
     pub dirty: Option<Rate>,
     /// Cost of a blackout with nothing to send: stop, harvest, device state, hand-over.
     pub fixed: Duration,
+    /// Distinct pages written between the last two harvests.
+    pub harvested: PageCount,
+    /// Time between the last two harvests.
+    pub interval: Duration,
+    /// Share of its time that the guest was kept from running meanwhile.
+    pub throttled: Share,
+    /// Bytes placed by the target so far.
+    pub placed: ByteCount,
 }
 
 /// The blackout that stopping now would cost.
@@ -73,6 +82,10 @@ pub(super) mod tests {
             link: Some(Rate(100_000_000)),
             dirty: Some(Rate(50_000_000)),
             fixed: Duration::from_millis(10),
+            harvested: PageCount(left),
+            interval: Duration::from_millis(1000),
+            throttled: Share::NONE,
+            placed: ByteCount(0),
         }
     }
 

@@ -5,15 +5,33 @@
 //! what the source machine sees; [`Forecast`] turns one into the length of the blackout that
 //! would follow if the guest were stopped now.
 //!
-//! Throttling the guest is not decided here yet; [`Decision`] is where it will appear.
+//! | policy | what it does |
+//! |---|---|
+//! | [`StopWhenFits`] | never throttles |
+//! | [`Classic`] | auto-converge as QEMU's users know it |
+//! | [`Predictive`] | throttles only when it must, as little as will do, and releases again |
 
+mod classic;
+mod curve;
 mod estimate;
+#[cfg(test)]
+mod fluid;
 mod forecast;
+mod predictive;
+mod replay;
+mod share;
 mod stop_when_fits;
+mod trace;
 
+pub use classic::{Classic, ClassicConfig};
+pub use curve::DirtyCurve;
 pub use estimate::{Estimates, LinkRate};
 pub use forecast::{Forecast, Observation};
+pub use predictive::{Outlook, Predictive, PredictiveConfig};
+pub use replay::{Ended, Model, Run, replay};
+pub use share::Share;
 pub use stop_when_fits::{StopWhenFits, StopWhenFitsConfig};
+pub use trace::{Record, Recorded, Trace, TraceError};
 
 use std::time::Duration;
 
@@ -22,8 +40,10 @@ use crate::units::{ByteCount, Rate};
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// Another round, or go on with this one.
+    /// Another round, or go on with this one, at the throttle as it is.
     Continue,
+    /// The same, with the guest kept from running for this share of its time from now on.
+    Throttle(Share),
     /// Stop the guest now and send what is left.
     Stop,
     /// The guest stays where it is, for this reason.
@@ -55,6 +75,25 @@ pub enum GiveUp {
         forecast_ms: u128,
         /// Blackout that was allowed, in milliseconds.
         limit_ms: u128,
+    },
+    /// No throttle that is allowed would do.
+    #[error(
+        "it does not converge even with the guest throttled to {throttle}: {left} are left to          send, the guest then writes {dirty} of distinct pages and the link carries {link}; it          could be stopped now for {would_do_ms} ms where {limit_ms} ms are allowed; allow a \
+         longer downtime, a higher bandwidth, or a stronger throttle"
+    )]
+    Hopeless {
+        /// The largest share allowed.
+        throttle: Share,
+        /// What is left.
+        left: ByteCount,
+        /// Rate of distinct pages written under that throttle.
+        dirty: Rate,
+        /// Rate at which the target places data.
+        link: Rate,
+        /// Blackout that was allowed, in milliseconds.
+        limit_ms: u128,
+        /// Blackout that stopping now would cost, in milliseconds.
+        would_do_ms: u128,
     },
     /// The time allowed is over.
     #[error(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::converge::Share;
 use crate::units::{ByteCount, PageCount, Rate};
 
 /// Pages of the whole migration by how they went over.
@@ -69,6 +70,8 @@ pub struct Report {
     pub dirty: Option<Rate>,
     /// Rate at which the target placed data.
     pub link: Option<Rate>,
+    /// The largest share of its time that the guest was kept from running during precopy.
+    pub throttle_most: Share,
     /// Whether the digests of the whole memory were compared, and equal.
     pub verified: bool,
     /// CPU time the target's process used, as it said itself.

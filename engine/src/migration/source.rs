@@ -24,7 +24,7 @@ use super::report::{BlackoutParts, PagesSent, Report};
 use super::right::{HandedOver, TargetReady};
 use super::watch::{PeerWatch, Watch};
 use super::{DATA_SILENCE, HEARTBEAT, PEER_SILENCE};
-use crate::converge::{Decision, Estimates, Forecast, Observation, Policy};
+use crate::converge::{Decision, Estimates, Forecast, Observation, Policy, Share};
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant, PageCount, PageRange, Rate};
 use crate::wire::{
@@ -70,6 +70,8 @@ pub enum SourceStep {
     Arm,
     /// Harvest the dirty pages; then [`Source::harvested`].
     Harvest,
+    /// Keep the guest from running for this share of its time from now on.
+    Throttle(Share),
     /// Stop the guest, harvest for the last time; then [`Source::stopped`].
     StopGuest,
     /// Compute the digest of the (now still) memory; then [`Source::digested`].
@@ -175,6 +177,8 @@ pub struct SourceStatus {
     pub forecast: Option<Duration>,
     /// Whether the guest is stopped for the hand-over.
     pub blackout: bool,
+    /// Share of its time that the guest is kept from running.
+    pub throttle: Share,
 }
 
 /// The source machine.
@@ -205,6 +209,12 @@ pub struct Source {
     forecast: Option<Duration>,
     digest_here: Option<u128>,
     digest_there: Option<u128>,
+    /// Share of its time that the guest is kept from running.
+    throttle: Share,
+    throttle_most: Share,
+    /// A new share that the guest has not been given yet.
+    throttle_asked: Option<Share>,
+    placed_bytes: ByteCount,
     digest_asked: bool,
     state_asked: bool,
     placed_all: bool,
@@ -259,6 +269,10 @@ impl Source {
             forecast: None,
             digest_here: None,
             digest_there: None,
+            throttle: Share::NONE,
+            throttle_most: Share::NONE,
+            throttle_asked: None,
+            placed_bytes: ByteCount(0),
             digest_asked: false,
             state_asked: false,
             placed_all: false,
@@ -357,6 +371,7 @@ impl Source {
             .and_then(|channel| channel.ledger.acknowledge(ack))
             .ok_or_else(|| misbehaved(&format!("an impossible acknowledgement {ack:?}")))?;
         self.acked_at = now;
+        self.placed_bytes += placed;
         self.estimates.link.placed(now, placed);
         if self.all_is_placed() {
             self.marks.placed = now;
@@ -517,6 +532,16 @@ impl Source {
         if self.phase == Phase::Resting && now >= self.policy_due {
             self.phase = Phase::Harvesting;
         }
+        if let Some(share) = self.throttle_asked.take()
+            && matches!(
+                self.phase,
+                Phase::Round | Phase::Harvesting | Phase::Resting
+            )
+        {
+            self.throttle = share;
+            self.throttle_most = self.throttle_most.max(share);
+            return SourceStep::Throttle(share);
+        }
         match self.phase {
             Phase::Arming => SourceStep::Arm,
             Phase::Harvesting => SourceStep::Harvest,
@@ -663,6 +688,7 @@ impl Source {
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),
             forecast: Forecast::of(&self.observe(now, false)).blackout,
+            throttle: self.throttle,
             blackout: !matches!(
                 self.phase,
                 Phase::Greeting
@@ -701,6 +727,7 @@ impl Source {
             pages: self.pages,
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),
+            throttle_most: self.throttle_most,
             verified: self.digest_here.is_some() && self.digest_here == self.digest_there,
             target_cpu: self.target_cpu,
         }
@@ -760,6 +787,10 @@ impl Source {
             link: self.estimates.link.rate(),
             dirty: self.estimates.dirty(),
             fixed: self.fixed_blackout,
+            harvested: self.estimates.last_harvest(),
+            interval: self.estimates.last_interval(),
+            throttled: self.throttle,
+            placed: self.placed_bytes,
         }
     }
 
@@ -767,6 +798,10 @@ impl Source {
         let seen = self.observe(now, round_ended);
         match self.policy.decide(&seen) {
             Decision::Continue => Ok(()),
+            Decision::Throttle(share) => {
+                self.throttle_asked = Some(share);
+                Ok(())
+            }
             Decision::Stop => {
                 self.forecast = Forecast::of(&seen).blackout;
                 if round_ended {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::shared::ControlWriter;
+use crate::converge::Share;
 use crate::migration::RunRight;
 use crate::units::ByteCount;
 use crate::wire::{Message, StateChunk};
@@ -35,6 +36,18 @@ pub trait SourceGuest: Send {
     /// When it is not, in words that "and the guest with it" can follow: the migration ends.
     fn check(&mut self) -> Result<(), GuestError> {
         Ok(())
+    }
+
+    /// Keeps the guest from running for a share of its time, until another share is given. The
+    /// guest is released by `Share::NONE`, and must also be released by everything that ends the
+    /// migration. Only policies that throttle ask for it.
+    ///
+    /// # Errors
+    /// When it cannot be throttled: the migration ends.
+    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+        Err(GuestError(format!(
+            "it cannot be throttled (to {share}); choose another policy"
+        )))
     }
 
     /// Stops the vCPUs and quiesces the devices, so that no memory changes any more. Returns how

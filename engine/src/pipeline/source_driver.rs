@@ -10,6 +10,7 @@ use super::control::lost;
 use super::digest::digest_memory;
 use super::guest::{GuestError, Parts, SourceGuest, StateSender, Waker, state_queue};
 use super::shared::Shared;
+use crate::converge::Share;
 use crate::dirty::DirtySource;
 use crate::memory::{PageBitmap, ReadPages};
 use crate::migration::{
@@ -37,6 +38,7 @@ pub struct SourceDriver<'a> {
     right: Right,
     harvest: PageBitmap,
     armed: bool,
+    throttled: bool,
 }
 
 impl std::fmt::Debug for SourceDriver<'_> {
@@ -80,6 +82,7 @@ impl<'a> SourceDriver<'a> {
                 right,
                 harvest,
                 armed: false,
+                throttled: false,
             },
             replies,
         )
@@ -109,6 +112,10 @@ impl<'a> SourceDriver<'a> {
                 self.take_dirty()?;
                 let (now, dirty) = (self.shared.now(), &self.harvest);
                 self.shared.with(|source| source.harvested(now, dirty))?;
+            }
+            SourceStep::Throttle(share) => {
+                self.throttled = true;
+                self.guest.throttle(share).map_err(guest_failed)?;
             }
             SourceStep::StopGuest => self.stop()?,
             SourceStep::Digest => {
@@ -200,6 +207,10 @@ impl<'a> SourceDriver<'a> {
     /// Ends the migration because of `error`: tells the target, lets the guest go on here if it
     /// is still here, gives back what was not delivered and stops tracking.
     pub fn fail(&mut self, error: MigrationError) -> Failure {
+        if std::mem::take(&mut self.throttled) {
+            // If this fails the guest's own lease ends it.
+            let _ = self.guest.throttle(Share::NONE);
+        }
         let peer_knows = matches!(
             error,
             MigrationError::PeerAborted { .. } | MigrationError::Refused { .. }

@@ -1,0 +1,106 @@
+//! Invented guests and links, for tests of policies.
+
+use std::time::Duration;
+
+use super::replay::Model;
+use super::{Policy, Run};
+
+/// A guest and its link.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Workload {
+    /// Pages and writes per second of a hot set, and of the rest.
+    pub(super) sets: [(f64, f64); 2],
+    /// The guest all but stops writing after this time.
+    pub(super) calm_from: Option<Duration>,
+    /// Bytes per second of the link.
+    pub(super) link: f64,
+    /// The link's rate wavers by this much.
+    pub(super) noise: f64,
+}
+
+impl Workload {
+    /// Uniform writes over `pages`, on a link of 100 MB/s.
+    pub(super) fn uniform(pages: u32, writes_per_s: f64) -> Self {
+        let rest = (f64::from(pages), writes_per_s);
+        Self {
+            sets: [(1.0, 0.0), rest],
+            calm_from: None,
+            link: 100e6,
+            noise: 0.05,
+        }
+    }
+
+    /// Any guest.
+    pub(super) fn seeded(seed: u64) -> Self {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9).wrapping_add(1));
+        let mut set = |most_pages: f64| {
+            let pages = most_pages.powf(0.3 + 0.7 * random.unit());
+            (pages, pages * 10f64.powf(random.unit() * 3.0 - 2.0))
+        };
+        let sets = [set(20_000.0), set(1_000_000.0)];
+        Self {
+            sets,
+            calm_from: (random.unit() < 0.2).then(|| Duration::from_secs_f64(random.unit() * 60.0)),
+            link: 10f64.powf(7.5 + random.unit() * 1.5),
+            noise: random.unit() * 0.1,
+        }
+    }
+
+    /// The guest, with a seed for all that wavers.
+    pub(super) fn model(self, seed: u64) -> Fluid {
+        Fluid {
+            workload: self,
+            random: Random(seed),
+        }
+    }
+
+    /// Runs `policy` over the guest.
+    pub(super) fn run(self, policy: &mut dyn Policy, seed: u64) -> Run {
+        super::replay(&mut self.model(seed), policy)
+    }
+}
+
+/// A workload that wavers.
+#[derive(Clone, Debug)]
+pub(super) struct Fluid {
+    workload: Workload,
+    random: Random,
+}
+
+impl Model for Fluid {
+    /// The written sets are all that the guest has.
+    fn first_pages(&self) -> f64 {
+        self.workload.sets.iter().map(|(pages, _)| pages).sum()
+    }
+
+    fn distinct(&mut self, now: Duration, guest_time: Duration) -> f64 {
+        let calm = self.workload.calm_from.is_some_and(|from| now > from);
+        let time = guest_time.as_secs_f64() * if calm { 0.01 } else { 1.0 };
+        let pages = |(pages, rate): (f64, f64)| pages * (1.0 - (-rate * time / pages).exp());
+        let wobble = 1.0 + 0.05 * (self.random.unit() * 2.0 - 1.0);
+        self.workload.sets.into_iter().map(pages).sum::<f64>() * wobble
+    }
+
+    fn link(&mut self, _now: Duration) -> f64 {
+        self.workload.link * (1.0 + self.workload.noise * (self.random.unit() * 2.0 - 1.0))
+    }
+
+    fn fixed(&self) -> Duration {
+        Duration::from_millis(10)
+    }
+}
+
+/// SplitMix64.
+#[derive(Clone, Debug)]
+struct Random(u64);
+
+impl Random {
+    /// A number from 0 to 1.
+    fn unit(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
