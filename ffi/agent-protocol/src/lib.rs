@@ -26,7 +26,7 @@
 //! | 0x0002 | GET_USERFAULTFD | empty |
 //! | 0x0003 | SET_WILL | u16 p, p bytes path, u16 n, n times (u32 c, c bytes command) |
 //! | 0x0004 | CLEAR_WILL | empty |
-//! | 0x0005 | THROTTLE | u32 period us, u32 lease ms, u16 n, n times (u32 thread id, u16 permille) |
+//! | 0x0005 | THROTTLE | u32 period us, u32 lease ms, u16 n, n times (u32 thread, u16 permille) |
 //! | 0x0006 | RENEW | u32 lease ms |
 //! | 0x8001 | reply to HELLO | u16 version, u16 zero, u32 process id, u64 feature bits |
 //! | 0x8002 | reply to GET_USERFAULTFD | u32 flags; one descriptor as `SCM_RIGHTS` |

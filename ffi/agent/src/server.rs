@@ -15,10 +15,11 @@ use std::thread;
 use std::time::Duration;
 
 use pagelift_agent_protocol::{
-    DecodeError, ErrorCode, ErrorReply, FEATURE_USERFAULTFD, FEATURE_WILL, HEADER_BYTES, Header,
-    Hello, Reply, Request, Userfaultfd, VERSION, Will, socket_name,
+    DecodeError, ErrorCode, ErrorReply, FEATURE_THROTTLE, FEATURE_USERFAULTFD, FEATURE_WILL,
+    HEADER_BYTES, Header, Hello, Reply, Request, Userfaultfd, VERSION, Will, socket_name,
 };
 
+use crate::throttle::Throttler;
 use crate::{complain, socket, userfault, will};
 
 /// Its frames are small and its buffers are on the heap.
@@ -98,6 +99,7 @@ struct Client {
     /// Bytes received and not yet made into a request: less than one message.
     received: Vec<u8>,
     will: Option<Will>,
+    throttler: Throttler,
 }
 
 /// The connection is over.
@@ -115,7 +117,11 @@ impl Server {
     fn run(&mut self) -> ! {
         loop {
             let client = self.client.as_ref().map(|client| client.stream.as_fd());
-            let Ok((has_caller, has_bytes)) = socket::wait(self.listener.as_fd(), client) else {
+            let lease = self.client.as_ref();
+            let lease = lease.and_then(|client| client.throttler.time_left());
+            let waited = socket::wait(self.listener.as_fd(), client, lease);
+            self.end_lease_if_over();
+            let Ok((has_caller, has_bytes)) = waited else {
                 thread::sleep(BACK_OFF);
                 continue;
             };
@@ -129,6 +135,19 @@ impl Server {
                     Err(_) => thread::sleep(BACK_OFF),
                 }
             }
+        }
+    }
+
+    /// Releases what a client throttles that has not been heard of for too long.
+    fn end_lease_if_over(&mut self) {
+        if let Some(client) = &mut self.client
+            && client.throttler.time_left() == Some(Duration::ZERO)
+        {
+            client.throttler.release();
+            complain(format_args!(
+                "the client, pid {}, is silent: the throttle's lease is over",
+                client.pid
+            ));
         }
     }
 
@@ -165,6 +184,7 @@ impl Server {
             pid: peer.pid,
             received: Vec::new(),
             will: None,
+            throttler: Throttler::default(),
         });
     }
 
@@ -174,9 +194,17 @@ impl Server {
             return;
         };
         if let Err(Gone) = client.hear(self.pid) {
-            let Some(Client { will, pid, .. }) = self.client.take() else {
+            let Some(client) = self.client.take() else {
                 return;
             };
+            let Client {
+                will,
+                pid,
+                mut throttler,
+                ..
+            } = client;
+            // A will takes its time.
+            throttler.release();
             if let Some(will) = will {
                 complain(format_args!(
                     "the client, pid {pid}, is gone: running its last will"
@@ -229,7 +257,7 @@ impl Client {
             Ok(Request::Hello) => Reply::Hello(Hello {
                 version: VERSION,
                 pid: own_pid,
-                features: FEATURE_USERFAULTFD | FEATURE_WILL,
+                features: FEATURE_USERFAULTFD | FEATURE_WILL | FEATURE_THROTTLE,
             }),
             Ok(Request::GetUserfaultfd) => return self.answer_userfaultfd(),
             Ok(Request::SetWill(will)) => {
@@ -240,6 +268,14 @@ impl Client {
                 self.will = None;
                 Reply::WillCleared
             }
+            Ok(Request::Throttle(throttle)) => match self.throttler.apply(&throttle) {
+                Ok(()) => Reply::Throttled,
+                Err(error) => Reply::Error(error),
+            },
+            Ok(Request::Renew(lease)) => match self.throttler.renew(lease) {
+                Ok(()) => Reply::Renewed,
+                Err(error) => Reply::Error(error),
+            },
             Err(error) => error_reply(&error),
         };
         self.reply(&reply, None)
