@@ -10,8 +10,9 @@
 //! # The law
 //! A thread owes `share / (1 - share)` of the processor time that it used, and a stop pays. So a
 //! vCPU that halts by itself is not stopped on top of that, one that is late is made to catch
-//! up, and what a stop lasts too long is taken off the next. A stop lasts `share` of the period,
-//! and at most `rhythm::STOP_NS_MAX`: above, stops stay and runs get shorter.
+//! up, and what a stop lasts too long is taken off the next, also what the thread then waits for
+//! a processor. A stop lasts its share of the period, at most `rhythm::STOP_NS_MAX`; where that
+//! or a run would be too long or too short, another period keeps the share.
 //!
 //! # Locks
 //! A vCPU that were stopped while it holds QEMU's big lock would stop QEMU's main loop, monitor

@@ -4,6 +4,10 @@
 /// QEMU stops its vCPUs (for the hand-over, say) within this time.
 pub(super) const STOP_NS_MAX: u64 = 10_000_000;
 
+/// Shortest run, where [`STOP_NS_MAX`] leaves it: a vCPU's way back into its guest and the tick
+/// that waits there take tens of microseconds, and below that a guest only goes to and fro.
+const RUN_NS_MIN: u64 = 100_000;
+
 /// How long a busy thread is stopped, and how long it runs, in turn.
 #[derive(Clone, Copy)]
 pub(super) struct Rhythm {
@@ -21,7 +25,8 @@ impl Rhythm {
             u64::from(1000 - stopped_permille),
         );
         // 1 us is 1000 ns: a permille of a microsecond is a nanosecond.
-        let stop_ns = (u64::from(period_us) * stopped).min(STOP_NS_MAX);
+        let run_ns = (u64::from(period_us) * running).max(RUN_NS_MIN);
+        let stop_ns = (run_ns * stopped / running).min(STOP_NS_MAX);
         Self {
             stopped_permille,
             stop_ns,
@@ -54,6 +59,10 @@ mod tests {
             (990, 10_000, 9_900_000, 100_000),
             (900, 20_000, STOP_NS_MAX, 1_111_111),
             (990, 50_000, STOP_NS_MAX, 101_010),
+            // Runs that would be too short make for a longer period.
+            (900, 1_000, 900_000, 100_000),
+            (950, 1_000, 1_900_000, 100_000),
+            (990, 1_000, 9_900_000, 100_000),
         ];
         for (permille, period_us, stop_ns, run_ns) in table {
             let rhythm = Rhythm::new(permille, period_us);

@@ -16,7 +16,7 @@ use super::rhythm::{Rhythm, STOP_NS_MAX};
 use super::timer::{self, Timer};
 
 /// Shortest time for which the timer is armed: below, a thread would only handle signals.
-const RUN_NS_MIN: u64 = 20_000;
+const DELAY_NS_MIN: u64 = 20_000;
 
 /// Pause before the next look at a thread that holds QEMU's big lock.
 const LOCK_RETRY_NS: u64 = 50_000;
@@ -155,7 +155,7 @@ impl Slot {
     }
 
     fn arm(&self, delay_ns: u64) {
-        let delay_ns = delay_ns.max(RUN_NS_MIN);
+        let delay_ns = delay_ns.max(DELAY_NS_MIN);
         self.delay_ns.store(delay_ns, Ordering::Relaxed);
         Timer(self.timer.load(Ordering::Relaxed)).arm(delay_ns);
     }
