@@ -4,8 +4,6 @@
 //! that a client that stalls inside a message does not keep a second one from hearing that
 //! the agent is busy. While a will runs nobody is served; who connects waits in the backlog.
 
-#![allow(unsafe_code, reason = "blocks signals for the agent's thread")]
-
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
@@ -20,7 +18,7 @@ use pagelift_agent_protocol::{
 };
 
 use crate::throttle::Throttler;
-use crate::{complain, socket, userfault, will};
+use crate::{complain, signal_mask, socket, userfault, will};
 
 /// Its frames are small and its buffers are on the heap.
 const STACK_BYTES: usize = 256 << 10;
@@ -48,7 +46,7 @@ fn try_start(pid: u32) -> io::Result<()> {
     let listener = UnixListener::bind_addr(&address)?;
     // Signals are QEMU's: a thread inherits the mask of its creator, so that none is ever
     // delivered to it, not even between its first instruction and a call of its own.
-    let previous_mask = block_signals()?;
+    let previous_mask = signal_mask::block_all()?;
     let started = thread::Builder::new()
         .name("pagelift-agent".into())
         .stack_size(STACK_BYTES)
@@ -57,34 +55,8 @@ fn try_start(pid: u32) -> io::Result<()> {
                 complain(format_args!("stopped by a fault of its own; QEMU runs on"));
             }
         });
-    restore_signals(&previous_mask);
+    signal_mask::restore(&previous_mask);
     started.map(drop)
-}
-
-fn block_signals() -> io::Result<libc::sigset_t> {
-    // SAFETY: sigfillset initialises `all`, and pthread_sigmask reads it and fills
-    // `previous`; both are plain sets of bits, valid when zero.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        let mut previous: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut previous) {
-            0 => Ok(previous),
-            errno => Err(io::Error::from_raw_os_error(errno)),
-        }
-    }
-}
-
-fn restore_signals(previous: &libc::sigset_t) {
-    // SAFETY: `previous` is a mask that pthread_sigmask filled in. With SIG_SETMASK and valid
-    // pointers it cannot fail.
-    unsafe {
-        libc::pthread_sigmask(
-            libc::SIG_SETMASK,
-            &raw const *previous,
-            std::ptr::null_mut(),
-        );
-    }
 }
 
 struct Server {

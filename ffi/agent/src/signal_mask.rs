@@ -4,9 +4,11 @@
 //! vCPU must hear one of them to be stopped, [`SIGNAL`], so that one is left out of whatever is
 //! to be blocked. Nobody else uses it, and it is never sent to a thread that is not throttled:
 //! for all other threads nothing changes. Outside the creation of threads QEMU hardly calls
-//! this; the call costs two instructions more than before.
+//! this, and then it is the system call that costs.
 
-#![allow(unsafe_code, reason = "defines a C function and makes a system call")]
+#![allow(unsafe_code, reason = "sets signal masks, and defines a C function")]
+
+use std::io;
 
 use libc::{c_int, sigset_t};
 
@@ -65,4 +67,33 @@ pub(crate) unsafe extern "C" fn pthread_sigmask(
     }
     // SAFETY: as above.
     unsafe { std::mem::replace(&mut *errno, before) }
+}
+
+/// Blocks all signals for this thread and those that it creates; what was blocked before. The
+/// throttle's own stays: nobody sends it to these.
+pub(crate) fn block_all() -> io::Result<sigset_t> {
+    // SAFETY: sigfillset initialises `all`, and pthread_sigmask reads it and fills
+    // `previous`; both are plain sets of bits, valid when zero.
+    unsafe {
+        let mut all: sigset_t = std::mem::zeroed();
+        let mut previous: sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut previous) {
+            0 => Ok(previous),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+/// Blocks what was blocked before.
+pub(crate) fn restore(previous: &sigset_t) {
+    // SAFETY: `previous` is a mask that pthread_sigmask filled in. With SIG_SETMASK and valid
+    // pointers it cannot fail.
+    unsafe {
+        libc::pthread_sigmask(
+            libc::SIG_SETMASK,
+            &raw const *previous,
+            std::ptr::null_mut(),
+        );
+    }
 }
