@@ -11,6 +11,7 @@
 //! answers late only while it runs the last will of the client before.
 
 mod error;
+mod throttle;
 
 use std::io;
 use std::os::fd::OwnedFd;

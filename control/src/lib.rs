@@ -3,3 +3,4 @@
 pub mod agent_client;
 pub mod qemu;
 pub mod qmp;
+pub mod throttle;

@@ -58,6 +58,9 @@ pub enum AgentError {
     /// The will cannot be expressed.
     #[error("this last will cannot be set: {0}")]
     BadWill(#[source] DecodeError),
+    /// The throttle cannot be expressed.
+    #[error("this throttle cannot be set: {0}")]
+    BadThrottle(#[source] DecodeError),
     /// The other end does not keep to the protocol.
     #[error("the agent in process {pid} does not keep to the protocol: {source}")]
     Protocol {

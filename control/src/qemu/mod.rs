@@ -29,6 +29,7 @@ pub mod return_path;
 pub mod settings;
 pub mod source;
 pub mod target;
+pub mod vcpus;
 
 pub use inspect::{DeviceBlock, Guest, InspectError, QemuVersion, RamBlock};
 pub use migration::MigrationError;
@@ -38,3 +39,4 @@ pub use source::{
     SwitchingSource,
 };
 pub use target::{HeldTarget, LoadedTarget, LoadingTarget, RunningTarget, TargetQemu};
+pub use vcpus::vcpu_threads;

@@ -26,15 +26,26 @@
 //! | 0x0002 | GET_USERFAULTFD | empty |
 //! | 0x0003 | SET_WILL | u16 p, p bytes path, u16 n, n times (u32 c, c bytes command) |
 //! | 0x0004 | CLEAR_WILL | empty |
+//! | 0x0005 | THROTTLE | u32 period us, u32 lease ms, u16 n, n times (u32 thread, u16 permille) |
+//! | 0x0006 | RENEW | u32 lease ms |
 //! | 0x8001 | reply to HELLO | u16 version, u16 zero, u32 process id, u64 feature bits |
 //! | 0x8002 | reply to GET_USERFAULTFD | u32 flags; one descriptor as `SCM_RIGHTS` |
 //! | 0x8003 | reply to SET_WILL | empty |
 //! | 0x8004 | reply to CLEAR_WILL | empty |
+//! | 0x8005 | reply to THROTTLE | empty |
+//! | 0x8006 | reply to RENEW | empty |
 //! | 0xffff | error, in place of any reply | u16 code, then the text to the end, UTF-8 |
 //!
 //! Path: absolute, of a unix socket, 1 to [`MAX_PATH_BYTES`] bytes, no zero byte. Commands: 1
 //! to [`MAX_COMMANDS`] of them, each 1 to [`MAX_COMMAND_BYTES`] bytes of UTF-8 without a line break
 //! (each is one line to QEMU's monitor). Error text: at most [`MAX_ERROR_TEXT_BYTES`].
+//!
+//! Throttle: at most [`MAX_THREADS`] threads, each named once, ids from 1 on as QEMU sees them
+//! (`thread-id` of query-cpus-fast); permille of the time in which the thread is stopped, 0 to
+//! [`MAX_STOPPED_PERMILLE`]; period in [`PERIOD_US`], lease in [`LEASE_MS`]. It replaces the one
+//! before. With n = 0 it ends all throttling, and period and lease are not looked at.
+//! Unless THROTTLE or RENEW come again within the lease, or when the connection ends, the agent
+//! ends all throttling by itself; a RENEW that comes later is error [`ErrorCode::NoLease`].
 //!
 //! # Growth
 //! A request of a type that the agent does not know is answered with error
@@ -42,11 +53,17 @@
 //! older agent lacks. New requests therefore keep the version; it changes only with the header
 //! or with the meaning of a message above. Bits of the reply to HELLO announce what is there.
 
+use std::ops::RangeInclusive;
+
 mod bytes;
 mod message;
+mod throttle;
+mod will;
 
 pub use bytes::DecodeError;
-pub use message::{ErrorCode, ErrorReply, Hello, Reply, Request, Userfaultfd, Will};
+pub use message::{ErrorCode, ErrorReply, Hello, Reply, Request, Userfaultfd};
+pub use throttle::{Lease, ThreadShare, Throttle};
+pub use will::Will;
 
 /// First four bytes of every message, as a little-endian number: "PLAG".
 pub const MAGIC: u32 = 0x4741_4c50;
@@ -72,11 +89,26 @@ pub const MAX_COMMAND_BYTES: usize = 16 << 10;
 /// Longest text of an error in bytes; longer ones are cut at a character when encoded.
 pub const MAX_ERROR_TEXT_BYTES: usize = 4 << 10;
 
+/// Most threads in one throttle: the most vCPUs that a machine of QEMU's has.
+pub const MAX_THREADS: usize = 4096;
+
+/// Largest share of the time in which a thread may be stopped, in permille.
+pub const MAX_STOPPED_PERMILLE: u16 = 990;
+
+/// One stop and one run of a throttled thread together, in microseconds.
+pub const PERIOD_US: RangeInclusive<u32> = 1_000..=50_000;
+
+/// How long a throttle lasts without being renewed, in milliseconds.
+pub const LEASE_MS: RangeInclusive<u32> = 10..=60_000;
+
 /// Feature bit of HELLO: the agent answers GET_USERFAULTFD.
 pub const FEATURE_USERFAULTFD: u64 = 1 << 0;
 
 /// Feature bit of HELLO: the agent keeps a last will.
 pub const FEATURE_WILL: u64 = 1 << 1;
+
+/// Feature bit of HELLO: the agent throttles threads.
+pub const FEATURE_THROTTLE: u64 = 1 << 2;
 
 /// Name of the agent's socket in the abstract namespace, without the leading zero byte.
 ///

@@ -1,14 +1,16 @@
 //! The messages themselves: requests of the client, replies of the agent.
 
+use crate::MAX_ERROR_TEXT_BYTES;
 use crate::bytes::{DecodeError, Reader, frame};
-use crate::{
-    MAX_COMMAND_BYTES, MAX_COMMANDS, MAX_ERROR_TEXT_BYTES, MAX_PATH_BYTES, MAX_PAYLOAD_BYTES,
-};
+use crate::throttle::{Lease, Throttle};
+use crate::will::Will;
 
 const HELLO: u16 = 0x0001;
 const GET_USERFAULTFD: u16 = 0x0002;
 const SET_WILL: u16 = 0x0003;
 const CLEAR_WILL: u16 = 0x0004;
+const THROTTLE: u16 = 0x0005;
+const RENEW: u16 = 0x0006;
 const REPLY: u16 = 0x8000;
 const ERROR: u16 = 0xffff;
 
@@ -26,6 +28,10 @@ pub enum Request {
     SetWill(Will),
     /// Forget the will.
     ClearWill,
+    /// Stop these threads for a share of the time, in place of what was asked before.
+    Throttle(Throttle),
+    /// Go on throttling for so long.
+    Renew(Lease),
 }
 
 impl Request {
@@ -36,6 +42,8 @@ impl Request {
             Self::GetUserfaultfd => frame(GET_USERFAULTFD, &[]),
             Self::SetWill(will) => frame(SET_WILL, &will.encode()),
             Self::ClearWill => frame(CLEAR_WILL, &[]),
+            Self::Throttle(throttle) => frame(THROTTLE, &throttle.encode()),
+            Self::Renew(lease) => frame(RENEW, &lease.millis().to_le_bytes()),
         }
     }
 
@@ -51,98 +59,12 @@ impl Request {
             GET_USERFAULTFD => Self::GetUserfaultfd,
             SET_WILL => Self::SetWill(Will::decode(&mut reader)?),
             CLEAR_WILL => Self::ClearWill,
+            THROTTLE => Self::Throttle(Throttle::decode(&mut reader)?),
+            RENEW => Self::Renew(Lease::new(reader.u32()?)?),
             _ => return Err(DecodeError::UnknownType(kind)),
         };
         reader.finish()?;
         Ok(request)
-    }
-}
-
-/// What the agent is to do when the client's connection ends without notice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Will {
-    qmp_path: Vec<u8>,
-    commands: Vec<String>,
-}
-
-impl Will {
-    /// A will: at QEMU's monitor socket `qmp_path`, run `commands`, each the JSON text of one
-    /// QMP command on one line.
-    ///
-    /// # Errors
-    /// When a part breaks the limits of the format.
-    pub fn new(qmp_path: Vec<u8>, commands: Vec<String>) -> Result<Self, DecodeError> {
-        if qmp_path.is_empty() || qmp_path.len() > MAX_PATH_BYTES || qmp_path.contains(&0) {
-            return Err(DecodeError::Field(
-                "socket path",
-                "must have 1 to 107 bytes, none of them zero; use a shorter path",
-            ));
-        }
-        // QEMU's working directory is not the client's, and is `/` once it daemonized.
-        if qmp_path.first() != Some(&b'/') {
-            return Err(DecodeError::Field("socket path", "must be absolute"));
-        }
-        if commands.is_empty() || commands.len() > MAX_COMMANDS {
-            return Err(DecodeError::Field(
-                "command list",
-                "must have 1 to 64 commands",
-            ));
-        }
-        for command in &commands {
-            if command.is_empty() || command.len() > MAX_COMMAND_BYTES {
-                return Err(DecodeError::Field("command", "must have 1 to 16384 bytes"));
-            }
-            if command.contains(['\n', '\r', '\0']) {
-                return Err(DecodeError::Field("command", "must be one line of text"));
-            }
-        }
-        let will = Self { qmp_path, commands };
-        if will.encode().len() > MAX_PAYLOAD_BYTES {
-            return Err(DecodeError::Field(
-                "will",
-                "must fit in 64 KiB; use fewer commands",
-            ));
-        }
-        Ok(will)
-    }
-
-    /// Absolute path of the monitor's unix socket: at most [`MAX_PATH_BYTES`], without a zero.
-    pub fn qmp_path(&self) -> &[u8] {
-        &self.qmp_path
-    }
-
-    /// The commands, in the order in which they are to run.
-    pub fn commands(&self) -> &[String] {
-        &self.commands
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let path_bytes = u16::try_from(self.qmp_path.len()).expect("paths are capped at 107 bytes");
-        bytes.extend_from_slice(&path_bytes.to_le_bytes());
-        bytes.extend_from_slice(&self.qmp_path);
-        let count = u16::try_from(self.commands.len()).expect("there are at most 64 commands");
-        bytes.extend_from_slice(&count.to_le_bytes());
-        for command in &self.commands {
-            let length = u32::try_from(command.len()).expect("commands are capped at 16 KiB");
-            bytes.extend_from_slice(&length.to_le_bytes());
-            bytes.extend_from_slice(command.as_bytes());
-        }
-        bytes
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let path_bytes = usize::from(reader.u16()?);
-        let qmp_path = reader.take(path_bytes)?.to_vec();
-        let count = usize::from(reader.u16()?);
-        let mut commands = Vec::with_capacity(count.min(MAX_COMMANDS));
-        for _ in 0..count {
-            let length = usize::try_from(reader.u32()?).map_err(|_| DecodeError::Truncated)?;
-            let text = std::str::from_utf8(reader.take(length)?)
-                .map_err(|_| DecodeError::Field("command", "must be UTF-8"))?;
-            commands.push(text.to_owned());
-        }
-        Self::new(qmp_path, commands)
     }
 }
 
@@ -157,6 +79,10 @@ pub enum Reply {
     WillSet,
     /// There is no will any more.
     WillCleared,
+    /// The threads are throttled as asked.
+    Throttled,
+    /// The throttling goes on.
+    Renewed,
     /// The request was not carried out.
     Error(ErrorReply),
 }
@@ -204,6 +130,12 @@ pub enum ErrorCode {
     Malformed,
     /// 5: the kernel gives no userfaultfd.
     NoUserfaultfd,
+    /// 6: a thread that is not there, or one that must not be stopped.
+    NoThread,
+    /// 7: nothing is throttled that could be renewed; the lease was over.
+    NoLease,
+    /// 8: the system does not let the agent throttle.
+    CannotThrottle,
     /// Any other number: a kind that this side does not know.
     Other(u16),
 }
@@ -216,6 +148,9 @@ impl ErrorCode {
             Self::UnknownRequest => 3,
             Self::Malformed => 4,
             Self::NoUserfaultfd => 5,
+            Self::NoThread => 6,
+            Self::NoLease => 7,
+            Self::CannotThrottle => 8,
             Self::Other(number) => number,
         }
     }
@@ -227,6 +162,9 @@ impl ErrorCode {
             3 => Self::UnknownRequest,
             4 => Self::Malformed,
             5 => Self::NoUserfaultfd,
+            6 => Self::NoThread,
+            7 => Self::NoLease,
+            8 => Self::CannotThrottle,
             other => Self::Other(other),
         }
     }
@@ -254,6 +192,8 @@ impl Reply {
             }
             Self::WillSet => frame(REPLY | SET_WILL, &[]),
             Self::WillCleared => frame(REPLY | CLEAR_WILL, &[]),
+            Self::Throttled => frame(REPLY | THROTTLE, &[]),
+            Self::Renewed => frame(REPLY | RENEW, &[]),
             Self::Error(error) => {
                 let mut end = error.text.len().min(MAX_ERROR_TEXT_BYTES);
                 while !error.text.is_char_boundary(end) {
@@ -288,6 +228,8 @@ impl Reply {
             }),
             k if k == REPLY | SET_WILL => Self::WillSet,
             k if k == REPLY | CLEAR_WILL => Self::WillCleared,
+            k if k == REPLY | THROTTLE => Self::Throttled,
+            k if k == REPLY | RENEW => Self::Renewed,
             ERROR => {
                 let code = ErrorCode::from_number(reader.u16()?);
                 let text = reader.rest();

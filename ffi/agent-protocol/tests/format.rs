@@ -1,9 +1,9 @@
 //! The format, byte by byte, and its refusal of everything malformed.
 
 use pagelift_agent_protocol::{
-    DecodeError, ErrorCode, ErrorReply, FEATURE_WILL, HEADER_BYTES, Header, Hello,
-    MAX_COMMAND_BYTES, MAX_ERROR_TEXT_BYTES, MAX_PAYLOAD_BYTES, Reply, Request, Userfaultfd, Will,
-    socket_name,
+    DecodeError, ErrorCode, ErrorReply, FEATURE_WILL, HEADER_BYTES, Header, Hello, LEASE_MS, Lease,
+    MAX_COMMAND_BYTES, MAX_ERROR_TEXT_BYTES, MAX_PAYLOAD_BYTES, MAX_THREADS, PERIOD_US, Reply,
+    Request, ThreadShare, Throttle, Userfaultfd, Will, socket_name,
 };
 
 fn split(bytes: &[u8]) -> (Header, &[u8]) {
@@ -21,12 +21,26 @@ fn will() -> Will {
     .unwrap()
 }
 
+fn share(tid: u32, stopped_permille: u16) -> ThreadShare {
+    ThreadShare {
+        tid,
+        stopped_permille,
+    }
+}
+
+fn throttle(threads: Vec<ThreadShare>) -> Result<Throttle, DecodeError> {
+    Throttle::new(threads, 5_000, Lease::new(300).unwrap())
+}
+
 fn requests() -> Vec<Request> {
     vec![
         Request::Hello,
         Request::GetUserfaultfd,
         Request::SetWill(will()),
         Request::ClearWill,
+        Request::Throttle(throttle(vec![share(7, 0), share(u32::MAX, 990)]).unwrap()),
+        Request::Throttle(Throttle::none()),
+        Request::Renew(Lease::new(10).unwrap()),
     ]
 }
 
@@ -45,6 +59,8 @@ fn replies() -> Vec<Reply> {
         }),
         Reply::WillSet,
         Reply::WillCleared,
+        Reply::Throttled,
+        Reply::Renewed,
         Reply::Error(ErrorReply {
             code: ErrorCode::Busy,
             text: "busy: pid 7 is using it".into(),
@@ -83,6 +99,15 @@ fn messages_have_the_documented_bytes() {
     assert_eq!(
         error.encode(),
         b"PLAG\x01\x00\xff\xff\x04\x00\x00\x00\x03\x00no"
+    );
+    assert_eq!(
+        Request::Throttle(throttle(vec![share(0x0102, 990)]).unwrap()).encode(),
+        b"PLAG\x01\x00\x05\x00\x10\x00\x00\x00\
+          \x88\x13\x00\x00\x2c\x01\x00\x00\x01\x00\x02\x01\x00\x00\xde\x03"
+    );
+    assert_eq!(
+        Request::Renew(Lease::new(300).unwrap()).encode(),
+        b"PLAG\x01\x00\x06\x00\x04\x00\x00\x00\x2c\x01\x00\x00"
     );
     assert_eq!(socket_name(42), "pagelift-agent-42");
 }
@@ -164,11 +189,11 @@ fn a_header_of_another_protocol_version_or_size_is_refused() {
 
 #[test]
 fn types_of_the_other_direction_and_of_the_future_are_unknown() {
-    for kind in [0, 5, 0x7fff, 0x8001, 0xffff] {
+    for kind in [0, 7, 0x7fff, 0x8001, 0xffff] {
         let refused = Request::decode(kind, &[]);
         assert_eq!(refused, Err(DecodeError::UnknownType(kind)));
     }
-    for kind in [0, 1, 4, 0x8000, 0x8005] {
+    for kind in [0, 1, 4, 0x8000, 0x8007] {
         let refused = Reply::decode(kind, &[]);
         assert_eq!(refused, Err(DecodeError::UnknownType(kind)));
     }
@@ -206,6 +231,45 @@ fn a_will_keeps_its_limits_in_both_directions() {
     ] {
         assert!(Request::decode(3, payload).is_err(), "{payload:?}");
     }
+}
+
+#[test]
+fn a_throttle_keeps_its_limits_in_both_directions() {
+    let lease = Lease::new(*LEASE_MS.end()).unwrap();
+    assert!(Lease::new(LEASE_MS.start() - 1).is_err());
+    assert!(Lease::new(LEASE_MS.end() + 1).is_err());
+    let of_period = |period_us| Throttle::new(vec![share(1, 1)], period_us, lease);
+    assert!(of_period(PERIOD_US.start() - 1).is_err());
+    assert!(of_period(PERIOD_US.end() + 1).is_err());
+    assert!(of_period(*PERIOD_US.start()).is_ok());
+    assert!(of_period(*PERIOD_US.end()).is_ok());
+    assert!(throttle(vec![share(1, 991)]).is_err());
+    assert!(
+        throttle(vec![share(0, 1)]).is_err(),
+        "no thread has the id 0"
+    );
+    assert!(throttle(vec![share(3, 1), share(4, 2), share(3, 1)]).is_err());
+    let many = |count: usize| (1..).take(count).map(|tid| share(tid, 1)).collect();
+    assert!(throttle(many(MAX_THREADS)).is_ok());
+    assert!(throttle(many(MAX_THREADS + 1)).is_err());
+
+    assert_eq!(throttle(vec![]), Ok(Throttle::none()));
+    let released = b"\x01\x02\x03\x04\x05\x06\x07\x08\x00\x00";
+    assert_eq!(
+        Request::decode(5, released),
+        Ok(Request::Throttle(Throttle::none())),
+        "period and lease of a release mean nothing"
+    );
+    for payload in [
+        &b"\xe7\x03\x00\x00\x64\x00\x00\x00\x01\x00\x01\x00\x00\x00\x01\x00"[..], // 999 us
+        b"\xe8\x03\x00\x00\x09\x00\x00\x00\x01\x00\x01\x00\x00\x00\x01\x00",      // 9 ms
+        b"\xe8\x03\x00\x00\x64\x00\x00\x00\x01\x00\x01\x00\x00\x00\xdf\x03",      // 991
+        b"\xe8\x03\x00\x00\x64\x00\x00\x00\x01\x00\x00\x00\x00\x00\x01\x00",      // id 0
+        b"\xe8\x03\x00\x00\x64\x00\x00\x00\xff\xff\x01\x00\x00\x00\x01\x00",      // too few
+    ] {
+        assert!(Request::decode(5, payload).is_err(), "{payload:?}");
+    }
+    assert!(Request::decode(6, b"\x00\x00\x00\x00").is_err());
 }
 
 #[test]

@@ -27,6 +27,11 @@
 //! commands that the agent runs at QEMU's monitor should the connection end with the will
 //! still set. See `will`.
 //!
+//! # The throttle
+//! A client that waits for the guest to write less has vCPUs stopped for a share of the time.
+//! It is a lease: a client that is gone, or silent for too long, does not leave the guest slow.
+//! See `throttle`.
+//!
 //! # Who may connect
 //! Root and the user QEMU runs as, checked with `SO_PEERCRED`. Anybody could have bound the
 //! name before QEMU did: a client must check in turn that the peer's process id is QEMU's.
@@ -34,7 +39,8 @@
 //! share the pid namespace (the name carries the pid).
 //!
 //! # Invariants
-//! - No panic leaves the library; no signal handler is installed; its thread takes no signals.
+//! - No panic leaves the library; its thread takes no signals of QEMU's. One signal handler is
+//!   installed, by the first throttle, for a signal that QEMU does not use.
 //! - `mmap` of anything but a large writable shared file costs a few compares and the system
 //!   call: no lock, no allocation.
 //! - All descriptors are close-on-exec. One client at a time; memory is bounded by one message
@@ -46,7 +52,9 @@
 mod interpose;
 mod qmp_reply;
 mod server;
+mod signal_mask;
 mod socket;
+mod throttle;
 mod userfault;
 mod will;
 

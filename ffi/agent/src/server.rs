@@ -4,8 +4,6 @@
 //! that a client that stalls inside a message does not keep a second one from hearing that
 //! the agent is busy. While a will runs nobody is served; who connects waits in the backlog.
 
-#![allow(unsafe_code, reason = "blocks signals for the agent's thread")]
-
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
@@ -15,11 +13,12 @@ use std::thread;
 use std::time::Duration;
 
 use pagelift_agent_protocol::{
-    DecodeError, ErrorCode, ErrorReply, FEATURE_USERFAULTFD, FEATURE_WILL, HEADER_BYTES, Header,
-    Hello, Reply, Request, Userfaultfd, VERSION, Will, socket_name,
+    DecodeError, ErrorCode, ErrorReply, FEATURE_THROTTLE, FEATURE_USERFAULTFD, FEATURE_WILL,
+    HEADER_BYTES, Header, Hello, Reply, Request, Userfaultfd, VERSION, Will, socket_name,
 };
 
-use crate::{complain, socket, userfault, will};
+use crate::throttle::Throttler;
+use crate::{complain, signal_mask, socket, userfault, will};
 
 /// Its frames are small and its buffers are on the heap.
 const STACK_BYTES: usize = 256 << 10;
@@ -47,7 +46,7 @@ fn try_start(pid: u32) -> io::Result<()> {
     let listener = UnixListener::bind_addr(&address)?;
     // Signals are QEMU's: a thread inherits the mask of its creator, so that none is ever
     // delivered to it, not even between its first instruction and a call of its own.
-    let previous_mask = block_signals()?;
+    let previous_mask = signal_mask::block_all()?;
     let started = thread::Builder::new()
         .name("pagelift-agent".into())
         .stack_size(STACK_BYTES)
@@ -56,34 +55,8 @@ fn try_start(pid: u32) -> io::Result<()> {
                 complain(format_args!("stopped by a fault of its own; QEMU runs on"));
             }
         });
-    restore_signals(&previous_mask);
+    signal_mask::restore(&previous_mask);
     started.map(drop)
-}
-
-fn block_signals() -> io::Result<libc::sigset_t> {
-    // SAFETY: sigfillset initialises `all`, and pthread_sigmask reads it and fills
-    // `previous`; both are plain sets of bits, valid when zero.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        let mut previous: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        match libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut previous) {
-            0 => Ok(previous),
-            errno => Err(io::Error::from_raw_os_error(errno)),
-        }
-    }
-}
-
-fn restore_signals(previous: &libc::sigset_t) {
-    // SAFETY: `previous` is a mask that pthread_sigmask filled in. With SIG_SETMASK and valid
-    // pointers it cannot fail.
-    unsafe {
-        libc::pthread_sigmask(
-            libc::SIG_SETMASK,
-            &raw const *previous,
-            std::ptr::null_mut(),
-        );
-    }
 }
 
 struct Server {
@@ -98,6 +71,7 @@ struct Client {
     /// Bytes received and not yet made into a request: less than one message.
     received: Vec<u8>,
     will: Option<Will>,
+    throttler: Throttler,
 }
 
 /// The connection is over.
@@ -115,7 +89,11 @@ impl Server {
     fn run(&mut self) -> ! {
         loop {
             let client = self.client.as_ref().map(|client| client.stream.as_fd());
-            let Ok((has_caller, has_bytes)) = socket::wait(self.listener.as_fd(), client) else {
+            let lease = self.client.as_ref();
+            let lease = lease.and_then(|client| client.throttler.time_left());
+            let waited = socket::wait(self.listener.as_fd(), client, lease);
+            self.end_lease_if_over();
+            let Ok((has_caller, has_bytes)) = waited else {
                 thread::sleep(BACK_OFF);
                 continue;
             };
@@ -129,6 +107,19 @@ impl Server {
                     Err(_) => thread::sleep(BACK_OFF),
                 }
             }
+        }
+    }
+
+    /// Releases what a client throttles that has not been heard of for too long.
+    fn end_lease_if_over(&mut self) {
+        if let Some(client) = &mut self.client
+            && client.throttler.time_left() == Some(Duration::ZERO)
+        {
+            client.throttler.release();
+            complain(format_args!(
+                "the client, pid {}, is silent: the throttle's lease is over",
+                client.pid
+            ));
         }
     }
 
@@ -165,6 +156,7 @@ impl Server {
             pid: peer.pid,
             received: Vec::new(),
             will: None,
+            throttler: Throttler::default(),
         });
     }
 
@@ -174,9 +166,17 @@ impl Server {
             return;
         };
         if let Err(Gone) = client.hear(self.pid) {
-            let Some(Client { will, pid, .. }) = self.client.take() else {
+            let Some(client) = self.client.take() else {
                 return;
             };
+            let Client {
+                will,
+                pid,
+                mut throttler,
+                ..
+            } = client;
+            // A will takes its time.
+            throttler.release();
             if let Some(will) = will {
                 complain(format_args!(
                     "the client, pid {pid}, is gone: running its last will"
@@ -229,7 +229,7 @@ impl Client {
             Ok(Request::Hello) => Reply::Hello(Hello {
                 version: VERSION,
                 pid: own_pid,
-                features: FEATURE_USERFAULTFD | FEATURE_WILL,
+                features: FEATURE_USERFAULTFD | FEATURE_WILL | FEATURE_THROTTLE,
             }),
             Ok(Request::GetUserfaultfd) => return self.answer_userfaultfd(),
             Ok(Request::SetWill(will)) => {
@@ -240,6 +240,14 @@ impl Client {
                 self.will = None;
                 Reply::WillCleared
             }
+            Ok(Request::Throttle(throttle)) => match self.throttler.apply(&throttle) {
+                Ok(()) => Reply::Throttled,
+                Err(error) => Reply::Error(error),
+            },
+            Ok(Request::Renew(lease)) => match self.throttler.renew(lease) {
+                Ok(()) => Reply::Renewed,
+                Err(error) => Reply::Error(error),
+            },
             Err(error) => error_reply(&error),
         };
         self.reply(&reply, None)

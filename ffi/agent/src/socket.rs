@@ -146,11 +146,12 @@ fn send_some(stream: &UnixStream, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> i
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
-/// Waits, without a limit, until the first or the second has something: bytes, a connection,
-/// an end or an error. A second one of `None` never has.
+/// Waits until the first or the second has something: bytes, a connection, an end or an error.
+/// A second one of `None` never has. After `limit`, if there is one, neither may have.
 pub(crate) fn wait(
     first: BorrowedFd<'_>,
     second: Option<BorrowedFd<'_>>,
+    limit: Option<Duration>,
 ) -> io::Result<(bool, bool)> {
     let entry = |fd: c_int| libc::pollfd {
         fd,
@@ -159,9 +160,13 @@ pub(crate) fn wait(
     };
     // poll(2) ignores negative descriptors.
     let second = second.map_or(-1, |fd| fd.as_raw_fd());
+    // Rounded up, or the last millisecond would be waited for in a spin; -1 is no limit.
+    let limit_ms = limit.map_or(-1, |limit| {
+        c_int::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX)
+    });
     let mut entries = [entry(first.as_raw_fd()), entry(second)];
     // SAFETY: two entries that live through the call.
-    let ready = unsafe { libc::poll(entries.as_mut_ptr(), 2, -1) };
+    let ready = unsafe { libc::poll(entries.as_mut_ptr(), 2, limit_ms) };
     if ready < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -1,0 +1,128 @@
+//! What is to be slowed down, and how much.
+
+use std::fmt;
+use std::time::Duration;
+
+use pagelift_agent_protocol::{MAX_STOPPED_PERMILLE, PERIOD_US};
+
+use super::ThrottleError;
+
+/// A share of the time in which a vCPU is kept from running: 0 to 990 thousandths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Permille(u16);
+
+impl Permille {
+    /// Runs all the time.
+    pub const ZERO: Self = Self(0);
+    /// Runs for a hundredth of the time: the guest still answers, and barely so.
+    pub const MAX: Self = Self(MAX_STOPPED_PERMILLE);
+
+    /// The share of `permille` thousandths; above [`MAX`](Self::MAX) there is none.
+    pub const fn new(permille: u16) -> Option<Self> {
+        if permille <= MAX_STOPPED_PERMILLE {
+            Some(Self(permille))
+        } else {
+            None
+        }
+    }
+
+    /// The number of thousandths.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for Permille {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{} %", self.0 / 10, self.0 % 10)
+    }
+}
+
+/// Whose share is how large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shares {
+    /// The same for all vCPUs: who writes is not known.
+    All(Permille),
+    /// One for each vCPU, in the order of their index.
+    PerVcpu(Vec<Permille>),
+}
+
+/// What is to be slowed down, how much, and in what rhythm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThrottlePlan {
+    shares: Shares,
+    period: Duration,
+}
+
+impl ThrottlePlan {
+    /// Slows vCPUs by `shares`, each stopped about once in `period`. Short periods keep
+    /// latencies low, long ones cost less; the period is brought into 1 to 50 ms, and an
+    /// actuator that cannot have it takes the nearest that it can.
+    pub fn new(shares: Shares, period: Duration) -> Self {
+        let limit_us = |us: &u32| Duration::from_micros((*us).into());
+        Self {
+            shares,
+            period: period.clamp(limit_us(PERIOD_US.start()), limit_us(PERIOD_US.end())),
+        }
+    }
+
+    /// Whose share is how large.
+    pub fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// One stop and one run together: 1 to 50 ms.
+    pub fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// The largest share of all, as it goes into a report.
+    pub fn max_share(&self) -> Permille {
+        match &self.shares {
+            Shares::All(share) => *share,
+            Shares::PerVcpu(shares) => shares.iter().copied().max().unwrap_or_default(),
+        }
+    }
+
+    /// The share of each of `vcpus` vCPUs.
+    ///
+    /// # Errors
+    /// When the plan is for another number of them.
+    pub fn shares_of(&self, vcpus: usize) -> Result<Vec<Permille>, ThrottleError> {
+        match &self.shares {
+            Shares::All(share) => Ok(vec![*share; vcpus]),
+            Shares::PerVcpu(shares) if shares.len() == vcpus => Ok(shares.clone()),
+            Shares::PerVcpu(shares) => Err(ThrottleError::VcpuCount {
+                plan: shares.len(),
+                guest: vcpus,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_for_a_number_of_vcpus_or_for_all() {
+        let share = |permille| Permille::new(permille).unwrap();
+        assert_eq!(Permille::new(991), None);
+        assert_eq!(Permille::MAX.to_string(), "99.0 %");
+        let second = Duration::from_secs(1);
+        let all = ThrottlePlan::new(Shares::All(share(7)), second);
+        assert_eq!(all.period(), Duration::from_millis(50));
+        assert_eq!(all.shares_of(2).unwrap(), [share(7); 2]);
+        assert_eq!(all.max_share(), share(7));
+        let each = Shares::PerVcpu(vec![share(1), share(500), Permille::ZERO]);
+        let each = ThrottlePlan::new(each, Duration::ZERO);
+        assert_eq!(each.period(), Duration::from_millis(1));
+        assert_eq!(each.shares_of(3).unwrap()[1], share(500));
+        assert_eq!(each.max_share(), share(500));
+        let error = each.shares_of(2).unwrap_err();
+        assert!(matches!(
+            error,
+            ThrottleError::VcpuCount { plan: 3, guest: 2 }
+        ));
+    }
+}
