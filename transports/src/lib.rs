@@ -8,10 +8,12 @@
 //! |---|---|
 //! | [`tcp`] | blocking TCP sockets |
 //! | [`pace`] | nothing itself: caps the rate of another transport |
+//! | [`sim`] | a simulated network under virtual time |
 
 #![cfg(target_os = "linux")]
 
 pub mod pace;
+pub mod sim;
 pub mod tcp;
 mod uri;
 

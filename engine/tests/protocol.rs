@@ -1,0 +1,336 @@
+//! The source and the target machine against each other, message by message: orders of events
+//! that threads and networks bring about rarely.
+
+use std::time::Duration;
+
+use pagelift_engine::converge::{Decision, Observation, Policy};
+use pagelift_engine::memory::{Layout, PageBitmap, Region};
+use pagelift_engine::migration::{
+    Batch, DATA_SILENCE, DOUBT, GuestLocation, MigrationError, PEER_SILENCE, RunRight, SentFrame,
+    Source, SourceConfig, SourceStep, Target, TargetConfig, TargetStep, Work,
+};
+use pagelift_engine::units::{ByteCount, Instant, PageCount, PageRange};
+use pagelift_engine::wire::{AbortCode, Message, SessionId};
+
+const PAGES: u64 = 200;
+
+/// Stops the guest when it is asked for the n-th time.
+#[derive(Debug)]
+struct StopAt(u32);
+
+impl Policy for StopAt {
+    fn decide(&mut self, _: &Observation) -> Decision {
+        self.0 = self.0.saturating_sub(1);
+        if self.0 == 0 {
+            Decision::Stop
+        } else {
+            Decision::Continue
+        }
+    }
+
+    fn downtime_limit(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+fn layout() -> Layout {
+    let region = Region {
+        name: "ram".into(),
+        pages: PageCount(PAGES),
+        backing_page: ByteCount(4096),
+    };
+    Layout::new(vec![region]).unwrap()
+}
+
+fn pages(range: PageRange) -> PageBitmap {
+    let mut set = PageBitmap::new(PageCount(PAGES));
+    set.insert(range);
+    set
+}
+
+/// Both machines, one data channel, and messages that go over by hand.
+struct Pair {
+    now: Instant,
+    source: Source,
+    target: Target,
+    batch: Batch,
+}
+
+impl Pair {
+    fn new(stop_at: u32) -> Self {
+        let now = Instant(1_000_000_000);
+        let config = SourceConfig {
+            session: SessionId(7),
+            channels: 1,
+            frame_pages: 16,
+            verify: false,
+            layout: layout(),
+            facts: Vec::new(),
+            fixed_blackout: Duration::ZERO,
+            policy: Box::new(StopAt(stop_at)),
+        };
+        let target = TargetConfig {
+            layout: layout(),
+            facts: Vec::new(),
+        };
+        Self {
+            now,
+            source: Source::new(config, now),
+            target: Target::new(target, now),
+            batch: Batch::default(),
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+    }
+
+    fn tell_target(&mut self) {
+        while let Some(message) = self.source.poll_message() {
+            self.target.handle_message(self.now, message).unwrap();
+        }
+    }
+
+    fn tell_source(&mut self) {
+        while let Some(message) = self.target.poll_message() {
+            self.source.handle_message(self.now, message).unwrap();
+        }
+    }
+
+    /// Until the source sends its first round, of pages 0 to 99.
+    fn begin(&mut self) {
+        self.tell_target();
+        assert!(matches!(self.target.poll(self.now), TargetStep::Prepare));
+        self.target.prepared(self.now);
+        self.tell_source();
+        self.target.join(0).unwrap();
+        assert!(matches!(self.source.poll(self.now), SourceStep::Arm));
+        self.source.armed(self.now, &pages(PageRange::new(0, 100)));
+    }
+
+    /// The data channel carries one thing over, without its acknowledgement.
+    fn carry(&mut self) -> Work {
+        let work = self.source.next_work(self.now, 0, &mut self.batch);
+        let frame = SentFrame {
+            bytes: ByteCount(100),
+            zero: 0,
+            raw: 1,
+        };
+        match work {
+            Work::Pages => {
+                self.source.sent(0, frame);
+                self.target.placed(0, frame.bytes, self.now);
+            }
+            Work::RoundEnd(round) => {
+                self.source.sent(0, frame);
+                let (bytes, now) = (frame.bytes, self.now);
+                self.target.round_end(0, round, bytes, now).unwrap();
+            }
+            Work::Wait | Work::Close => {}
+        }
+        work
+    }
+
+    fn carry_round(&mut self) {
+        while matches!(self.carry(), Work::Pages) {}
+        self.tell_source();
+    }
+
+    /// Until the target says that it is ready, and the source has heard it.
+    fn until_ready(&mut self) {
+        self.begin();
+        self.carry_round();
+        assert!(matches!(self.source.poll(self.now), SourceStep::Harvest));
+        let nothing = pages(PageRange::new(0, 0));
+        self.source.harvested(self.now, &nothing).unwrap();
+        assert!(matches!(self.source.poll(self.now), SourceStep::StopGuest));
+        self.source.stopped(self.now, self.now, &nothing);
+        self.tell_target();
+        self.carry_round();
+        assert!(matches!(self.target.poll(self.now), TargetStep::Load));
+        self.tell_source();
+        assert!(matches!(self.source.poll(self.now), SourceStep::SaveState));
+        self.source.state_sent();
+        self.target.loaded(self.now);
+    }
+
+    fn hand_over(&mut self) {
+        let SourceStep::HandOver(ready) = self.source.poll(self.now) else {
+            panic!("the target is ready");
+        };
+        let gone = RunRight::claim().stop().hand_over(ready);
+        self.source.handed_over(self.now, gone);
+    }
+}
+
+/// The last pages may arrive before the message that says that they are the last.
+#[test]
+fn the_last_round_may_overtake_its_announcement() {
+    let mut pair = Pair::new(1);
+    pair.begin();
+    pair.carry_round();
+    assert!(matches!(pair.source.poll(pair.now), SourceStep::Harvest));
+    let dirty = pages(PageRange::new(3, 2));
+    pair.source.harvested(pair.now, &dirty).unwrap();
+    assert!(matches!(pair.source.poll(pair.now), SourceStep::StopGuest));
+    pair.source.stopped(pair.now, pair.now, &dirty);
+    pair.carry_round();
+    pair.tell_target();
+    assert!(pair.target.has_all_pages());
+}
+
+#[test]
+fn a_ready_target_waits_for_the_word_of_the_source() {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    pair.target.fail(MigrationError::Cancelled);
+    pair.pass(PEER_SILENCE);
+    pair.target.handle_time(pair.now).unwrap();
+    pair.pass(PEER_SILENCE);
+    pair.target.handle_time(pair.now).unwrap();
+    pair.tell_source();
+    pair.hand_over();
+    pair.tell_target();
+    assert!(matches!(pair.target.poll(pair.now), TargetStep::Run(_)));
+}
+
+#[test]
+fn a_ready_target_that_is_left_alone_does_not_claim_to_know() {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    pair.pass(Duration::from_secs(1));
+    pair.target.handle_time(pair.now).unwrap();
+    pair.pass(PEER_SILENCE);
+    pair.target.handle_time(pair.now).unwrap();
+    pair.pass(DOUBT);
+    let error = pair.target.handle_time(pair.now).unwrap_err();
+    assert!(matches!(error, MigrationError::InDoubt(_)));
+    assert_eq!(pair.target.guest_location(), GuestLocation::Unknown);
+}
+
+#[test]
+fn the_source_can_take_its_guest_back_from_a_ready_target() {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    let abort = Message::Abort {
+        code: AbortCode::Cancelled,
+        reason: "cancelled".into(),
+    };
+    let error = pair.target.handle_message(pair.now, abort).unwrap_err();
+    pair.target.control_failed(pair.now, error);
+    assert!(pair.target.is_over());
+    assert_eq!(pair.target.guest_location(), GuestLocation::Source);
+}
+
+/// Damage after the hand-over must not cost the target the right that it was given.
+#[test]
+fn a_granted_guest_runs_whatever_comes_after_the_grant() {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    pair.tell_source();
+    pair.hand_over();
+    pair.tell_target();
+    let nonsense = Message::LastRound { round: 9 };
+    let error = pair.target.handle_message(pair.now, nonsense).unwrap_err();
+    pair.target.control_failed(pair.now, error);
+    pair.pass(DOUBT * 2);
+    pair.target.handle_time(pair.now).unwrap();
+    assert!(matches!(pair.target.poll(pair.now), TargetStep::Run(_)));
+    pair.target.running(pair.now, Duration::ZERO);
+    pair.source.reattached(pair.now);
+    pair.source.poll_message();
+    assert!(pair.target.accepts_reattach(SessionId(7)));
+    pair.target.reattached(pair.now);
+    pair.tell_source();
+    assert!(matches!(pair.source.poll(pair.now), SourceStep::Completed));
+    pair.tell_target();
+    assert!(pair.target.is_settled());
+}
+
+#[test]
+fn a_guest_that_does_not_start_there_is_there_all_the_same() {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    pair.tell_source();
+    pair.hand_over();
+    let abort = Message::Abort {
+        code: AbortCode::Guest,
+        reason: "no processor starts".into(),
+    };
+    pair.source.handle_message(pair.now, abort).unwrap_err();
+    assert_eq!(pair.source.guest_location(), GuestLocation::Target);
+}
+
+/// Channels must close a round that is cut short, or the next one's pages come out of order.
+#[test]
+fn a_policy_may_stop_the_guest_within_a_round() {
+    let mut pair = Pair::new(1);
+    pair.begin();
+    assert_eq!(pair.carry(), Work::Pages);
+    pair.pass(Duration::from_millis(60));
+    pair.source.handle_time(pair.now).unwrap();
+    assert_eq!(pair.carry(), Work::RoundEnd(1));
+    assert!(matches!(pair.source.poll(pair.now), SourceStep::StopGuest));
+    pair.source
+        .stopped(pair.now, pair.now, &pages(PageRange::new(0, 1)));
+    let mut sent = PageBitmap::new(PageCount(PAGES));
+    while matches!(pair.carry(), Work::Pages) {
+        assert_eq!(pair.batch.round, 2);
+        pair.batch.runs.iter().for_each(|run| sent.insert(*run));
+        pair.tell_source();
+    }
+    // The first frame took 16 pages; the rest, and what was written since, goes last.
+    let mut expected = pages(PageRange::new(16, 84));
+    expected.insert(PageRange::new(0, 1));
+    assert_eq!(sent, expected);
+}
+
+#[test]
+fn pages_that_go_nowhere_are_noticed_while_the_control_connection_lives() {
+    let mut pair = Pair::new(9);
+    pair.begin();
+    pair.source.next_work(pair.now, 0, &mut pair.batch);
+    let mut ended = None;
+    for _ in 0..DATA_SILENCE.as_secs() + 1 {
+        pair.pass(Duration::from_secs(1));
+        pair.source.handle_message(pair.now, Message::Pong).unwrap();
+        ended = pair.source.handle_time(pair.now).err();
+    }
+    assert!(matches!(ended, Some(MigrationError::Link { .. })));
+}
+
+/// The control reader may end the migration while the coordinator stops the guest.
+#[test]
+fn what_was_harvested_when_it_failed_is_given_back() {
+    let mut pair = Pair::new(1);
+    pair.begin();
+    pair.carry_round();
+    assert!(matches!(pair.source.poll(pair.now), SourceStep::Harvest));
+    let nothing = pages(PageRange::new(0, 0));
+    pair.source.harvested(pair.now, &nothing).unwrap();
+    assert!(matches!(pair.source.poll(pair.now), SourceStep::StopGuest));
+    pair.source.fail(MigrationError::Cancelled);
+    pair.source
+        .stopped(pair.now, pair.now, &pages(PageRange::new(5, 3)));
+    assert!(matches!(pair.source.poll(pair.now), SourceStep::Failed));
+    let mut back = PageBitmap::new(PageCount(PAGES));
+    pair.source.undelivered(&mut back);
+    assert_eq!(back, pages(PageRange::new(5, 3)));
+}
+
+/// Rounds of nothing would follow each other as fast as the processor allows.
+#[test]
+fn a_guest_that_writes_nothing_costs_no_rounds() {
+    let mut pair = Pair::new(100);
+    pair.begin();
+    pair.carry_round();
+    let nothing = pages(PageRange::new(0, 0));
+    for _ in 0..5 {
+        assert!(matches!(pair.source.poll(pair.now), SourceStep::Harvest));
+        pair.source.harvested(pair.now, &nothing).unwrap();
+        assert!(matches!(pair.source.poll(pair.now), SourceStep::Wait(_)));
+        assert_eq!(pair.carry(), Work::Wait);
+        pair.pass(Duration::from_millis(10));
+    }
+    assert_eq!(pair.source.status(pair.now).round, 1);
+}

@@ -1,0 +1,289 @@
+//! Everything that goes on beside the two coordinators: workers, guest, faults.
+//!
+//! What a coordinator or a worker calls (memory, tracker, guest) calls back here, and others do
+//! a few steps meanwhile, as their threads would. A worker that is in the middle of its own step
+//! is not stepped again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pagelift_engine::pipeline::{
+    Listener, Reception, SourceSession, SourceWorker, Step, TargetWorker,
+};
+use pagelift_engine::units::Instant;
+use pagelift_transports::sim::{ConnectionId, Direction, SimNetwork, SimRng};
+
+use super::faults::Faults;
+use super::tap::TapListener;
+use super::truth::Truth;
+use super::watcher::Watcher;
+use super::writer::Writer;
+
+thread_local! {
+    static CREW: RefCell<Option<Rc<Crew>>> = const { RefCell::new(None) };
+}
+
+/// Somebody is busy; the others may do something.
+pub fn meanwhile() {
+    if let Some(crew) = current() {
+        crew.meanwhile();
+    }
+}
+
+/// Somebody is busy for `time`.
+pub fn pass(time: Duration) {
+    if let Some(crew) = current() {
+        crew.pass(time);
+    }
+}
+
+/// Page `page` is being read on the source: the guest may write it.
+pub fn write_meanwhile(page: u64) {
+    if let Some(crew) = current() {
+        crew.write_meanwhile(page);
+    }
+}
+
+/// Pages of the frame that was read last are being placed.
+pub fn check_round() {
+    if let Some(crew) = current()
+        && let Some(connection) = crew.stepping.borrow().last()
+    {
+        crew.watcher.placing(*connection);
+    }
+}
+
+fn current() -> Option<Rc<Crew>> {
+    CREW.with(|crew| crew.borrow().clone())
+}
+
+pub struct Crew {
+    pub truth: Arc<Truth>,
+    pub network: SimNetwork,
+    pub watcher: Arc<Watcher>,
+    pub listener: TapListener,
+    pub reception: Arc<Reception>,
+    pub faults: RefCell<Faults>,
+    pub source_writer: Arc<Mutex<Writer>>,
+    pub target_writer: Arc<Mutex<Writer>>,
+    pub rng: RefCell<SimRng>,
+    slots: RefCell<Vec<Slot>>,
+    accepted: Cell<ConnectionId>,
+    nested: Cell<bool>,
+    /// Connections whose frames are being placed, innermost last.
+    stepping: RefCell<Vec<ConnectionId>>,
+    pub steps: Cell<u64>,
+}
+
+struct Slot {
+    connection: ConnectionId,
+    /// Not there while it is being stepped.
+    worker: Option<Worker>,
+}
+
+enum Worker {
+    Source(SourceWorker),
+    Target(TargetWorker),
+}
+
+pub struct CrewParts {
+    pub truth: Arc<Truth>,
+    pub network: SimNetwork,
+    pub watcher: Arc<Watcher>,
+    pub listener: TapListener,
+    pub reception: Arc<Reception>,
+    pub faults: Faults,
+    pub source_writer: Arc<Mutex<Writer>>,
+    pub target_writer: Arc<Mutex<Writer>>,
+    pub rng: SimRng,
+}
+
+impl Crew {
+    pub fn new(parts: CrewParts) -> Rc<Self> {
+        Rc::new(Self {
+            truth: parts.truth,
+            network: parts.network,
+            watcher: parts.watcher,
+            listener: parts.listener,
+            reception: parts.reception,
+            faults: RefCell::new(parts.faults),
+            source_writer: parts.source_writer,
+            target_writer: parts.target_writer,
+            rng: RefCell::new(parts.rng),
+            slots: RefCell::default(),
+            accepted: Cell::new(0),
+            nested: Cell::new(false),
+            stepping: RefCell::default(),
+            steps: Cell::new(0),
+        })
+    }
+
+    /// From now on, whoever is busy on this thread lets this crew work meanwhile.
+    pub fn sign_on(self: &Rc<Self>) {
+        CREW.with(|crew| *crew.borrow_mut() = Some(Rc::clone(self)));
+    }
+
+    pub fn sign_off() {
+        CREW.with(|crew| *crew.borrow_mut() = None);
+    }
+
+    pub fn add_source(&self, worker: SourceWorker) {
+        // It was made for the connection that was dialled last.
+        self.slots.borrow_mut().push(Slot {
+            connection: self.network.connections().saturating_sub(1),
+            worker: Some(Worker::Source(worker)),
+        });
+    }
+
+    /// Steps the source's coordinator.
+    pub fn step_source(
+        &self,
+        session: &mut SourceSession<'_>,
+    ) -> Result<Step, pagelift_engine::migration::Failure> {
+        session.step(&mut |worker| self.add_source(worker))
+    }
+
+    /// The guest and the faults catch up with the time.
+    pub fn tick(&self) {
+        let now = self.truth.now();
+        let news = self.watcher.take_news();
+        let mut faults = self.faults.borrow_mut();
+        faults.hear(now, &news);
+        faults.strike(&self.truth, &self.network);
+        drop(faults);
+        if self.truth.source_runs() {
+            lock(&self.source_writer).run_until(now);
+        }
+        if self.truth.target_runs() {
+            lock(&self.target_writer).run_until(now);
+        }
+    }
+
+    /// Takes in connections that have arrived.
+    pub fn accept(&self) -> bool {
+        let mut any = false;
+        while let Ok(Some(connection)) = self.listener.accept(Duration::ZERO) {
+            let number = self.accepted.replace(self.accepted.get() + 1);
+            any = true;
+            if let Some(worker) = self.reception.take_in(connection) {
+                self.slots.borrow_mut().push(Slot {
+                    connection: number,
+                    worker: Some(Worker::Target(worker)),
+                });
+            }
+        }
+        any
+    }
+
+    pub fn workers(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
+    /// Steps worker number `at` once; whether it did anything.
+    pub fn step(&self, at: usize) -> bool {
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(at) else {
+            return false;
+        };
+        let connection = slot.connection;
+        let Some(mut worker) = slot.worker.take() else {
+            return false;
+        };
+        drop(slots);
+        self.steps.set(self.steps.get() + 1);
+        let step = match &mut worker {
+            Worker::Source(SourceWorker::Data(_))
+                if !self.network.has_room(connection, Direction::ToTarget) =>
+            {
+                Step::Quiet
+            }
+            Worker::Source(worker) => worker.step(),
+            Worker::Target(worker) => {
+                self.stepping.borrow_mut().push(connection);
+                let step = worker.step();
+                self.stepping.borrow_mut().pop();
+                step
+            }
+        };
+        let mut slots = self.slots.borrow_mut();
+        match step {
+            Step::Done => {
+                // Its place is kept as long as others may be in the middle of a step.
+                slots[at].worker = None;
+                if !self.nested.get() {
+                    slots.remove(at);
+                }
+                drop(slots);
+                drop(worker);
+                true
+            }
+            step => {
+                slots[at].worker = Some(worker);
+                step == Step::Worked
+            }
+        }
+    }
+
+    /// Forgets workers that came to their end in the middle of another's step.
+    pub fn sweep(&self) {
+        self.slots.borrow_mut().retain(|slot| slot.worker.is_some());
+    }
+
+    /// When something happens next if nobody does anything.
+    pub fn next_event(&self) -> Option<Instant> {
+        let faults = self.faults.borrow().next_event();
+        [self.network.next_event(), faults]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn meanwhile(&self) {
+        if self.nested.get() || !self.rng.borrow_mut().one_in(6) {
+            return;
+        }
+        let time = self.rng.borrow_mut().time(Duration::from_micros(200));
+        self.truth.clock().advance(time);
+        self.others();
+    }
+
+    fn pass(&self, time: Duration) {
+        if self.nested.get() {
+            return;
+        }
+        let until = self.truth.now().after(time);
+        while self.truth.now() < until {
+            let next = self.truth.now().after(Duration::from_millis(500));
+            let next = self.next_event().map_or(next, |event| event.min(next));
+            self.truth.clock().advance_to(next.min(until));
+            self.others();
+        }
+    }
+
+    /// All others do a few steps.
+    fn others(&self) {
+        self.nested.set(true);
+        self.tick();
+        self.accept();
+        for _ in 0..self.workers() * 2 {
+            let at = self.rng.borrow_mut().below(self.workers() as u64);
+            self.step(usize::try_from(at).unwrap_or(0));
+        }
+        self.nested.set(false);
+    }
+
+    fn write_meanwhile(&self, page: u64) {
+        if self.truth.source_runs() && self.rng.borrow_mut().one_in(24) {
+            let mut writer = lock(&self.source_writer);
+            if writer.is_active() {
+                writer.write(page);
+            }
+        }
+    }
+}
+
+fn lock(writer: &Mutex<Writer>) -> std::sync::MutexGuard<'_, Writer> {
+    writer.lock().unwrap_or_else(PoisonError::into_inner)
+}

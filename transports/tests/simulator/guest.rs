@@ -1,0 +1,186 @@
+//! The guest's two halves, as the engine sees them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pagelift_engine::migration::RunRight;
+use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, TargetGuest};
+
+use super::crew;
+use super::memory::SimMemory;
+use super::plan::Sabotage;
+use super::truth::{Mishap, Truth};
+use super::writer::Writer;
+
+/// What the target says when it has the device state.
+const REPLY: &[u8] = b"loaded";
+
+/// The guest on the source.
+#[derive(Debug)]
+pub struct SourceHalf {
+    pub truth: Arc<Truth>,
+    pub writer: Arc<Mutex<Writer>>,
+    pub state: Vec<u8>,
+    pub stop_takes: Duration,
+    pub parts: Option<Parts>,
+    pub released: u32,
+    pub sabotage: Option<Sabotage>,
+}
+
+impl SourceHalf {
+    fn parts(&self) -> Result<&Parts, GuestError> {
+        let missing = || GuestError("it was not attached".into());
+        self.parts.as_ref().ok_or_else(missing)
+    }
+}
+
+impl SourceGuest for SourceHalf {
+    fn attach(&mut self, parts: Parts) {
+        self.parts = Some(parts);
+    }
+
+    fn stop(&mut self) -> Result<Duration, GuestError> {
+        crew::pass(self.stop_takes);
+        if self.truth.strikes(Mishap::Stop) {
+            return Err(GuestError("a device does not quiesce".into()));
+        }
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.run_until(self.truth.now());
+        writer.mark();
+        drop(writer);
+        self.truth.source_stopped();
+        let stopped = self.truth.now();
+        crew::meanwhile();
+        Ok(self.truth.now().since(stopped))
+    }
+
+    fn save_state(&mut self) -> Result<(), GuestError> {
+        let sender = &self.parts()?.state;
+        let (first, rest) = self.state.split_at(self.state.len() / 2);
+        let lost = |error: std::io::Error| GuestError(format!("its state: {error}"));
+        sender.send(first, false).map_err(lost)?;
+        crew::meanwhile();
+        if self.truth.strikes(Mishap::SaveState) {
+            return Err(GuestError("a device has no state".into()));
+        }
+        sender.send(rest, true).map_err(lost)
+    }
+
+    fn give_up(&mut self) -> Result<(), GuestError> {
+        if self.truth.strikes(Mishap::GiveUp) {
+            return Err(GuestError("it does not let go".into()));
+        }
+        let reply: Vec<u8> = self
+            .parts()?
+            .incoming
+            .try_iter()
+            .flat_map(|c| c.bytes)
+            .collect();
+        if reply != REPLY {
+            let what = format!("the target's answer came as {reply:?}");
+            self.truth.broken(what);
+        }
+        if self.sabotage == Some(Sabotage::KeepRunning) {
+            self.truth.source_resumed();
+        }
+        self.truth.source_gave_up();
+        crew::pass(Duration::from_micros(50));
+        Ok(())
+    }
+
+    fn resume(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.sleep_until(self.truth.now());
+        self.truth.source_resumed();
+        Ok(())
+    }
+
+    fn released(&mut self) {
+        self.released += 1;
+    }
+}
+
+/// The guest on the target.
+#[derive(Debug)]
+pub struct TargetHalf {
+    pub truth: Arc<Truth>,
+    pub here: Arc<SimMemory>,
+    pub there: Arc<SimMemory>,
+    pub writer: Arc<Mutex<Writer>>,
+    /// What must arrive.
+    pub expected: Vec<u8>,
+    pub arrived: Vec<u8>,
+    pub complete: bool,
+    /// Calls of `is_loaded` that the loading takes after the last byte.
+    pub load_calls: u32,
+    /// Pieces of state taken per call.
+    pub pieces: usize,
+    pub parts: Option<Parts>,
+    pub abandoned: bool,
+    pub sabotage: Option<Sabotage>,
+}
+
+impl TargetGuest for TargetHalf {
+    fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
+        self.parts = Some(parts);
+        Ok(())
+    }
+
+    fn is_loaded(&mut self) -> Result<bool, GuestError> {
+        if self.truth.strikes(Mishap::IsLoaded) {
+            return Err(GuestError("a device is missing here".into()));
+        }
+        let parts = self
+            .parts
+            .as_ref()
+            .ok_or_else(|| GuestError("not attached".into()))?;
+        if !self.complete {
+            for chunk in parts.incoming.try_iter().take(self.pieces) {
+                self.arrived.extend_from_slice(&chunk.bytes);
+                self.complete |= chunk.last;
+            }
+            if !self.complete {
+                return Ok(false);
+            }
+            let lost = |error: std::io::Error| GuestError(format!("its answer: {error}"));
+            parts.state.send(REPLY, true).map_err(lost)?;
+        }
+        if self.sabotage == Some(Sabotage::RunWithoutGrant) {
+            self.truth.target_started();
+        }
+        self.load_calls = self.load_calls.saturating_sub(1);
+        Ok(self.load_calls == 0)
+    }
+
+    fn run(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+        crew::pass(Duration::from_micros(200));
+        if self.arrived != self.expected {
+            self.truth
+                .broken("the device state did not arrive intact".into());
+        }
+        let differ = self.here.differences(&self.there);
+        if !differ.is_empty() {
+            let first = differ.next_run(0, 1);
+            let what = format!(
+                "{} pages differ at the switchover: {first:?}",
+                differ.count().0
+            );
+            self.truth.broken(what);
+        }
+        if self.truth.strikes(Mishap::Run) {
+            return Err(GuestError("its processors do not start".into()));
+        }
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.sleep_until(self.truth.now());
+        self.truth.target_started();
+        Ok(())
+    }
+
+    fn abandon(&mut self) {
+        self.abandoned = true;
+        if self.truth.gave_up() {
+            self.truth
+                .broken("the target abandoned a guest that was given to it".into());
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Finds the frames in the bytes of a connection, for the watcher.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pagelift_engine::pipeline::{Connection, Link, Listener};
+use pagelift_engine::wire::{FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE};
+use pagelift_transports::sim::{ConnectionId, SimLink, SimListener, SimNetwork};
+
+use super::memory::Side;
+use super::watcher::Watcher;
+
+/// Bytes of a body that are looked at; enough for all messages that matter here.
+const LOOKED_AT: usize = 64;
+
+/// Finds the frames in a stream of bytes.
+#[derive(Debug)]
+struct Frames {
+    head: Vec<u8>,
+    /// Preface bytes, then header bytes, that `head` is to be filled up to.
+    wanted: usize,
+    kind: Option<FrameType>,
+    body_left: usize,
+    body: Vec<u8>,
+    /// The stream makes no sense any more.
+    lost: bool,
+}
+
+impl Frames {
+    fn new() -> Self {
+        Self {
+            head: Vec::new(),
+            wanted: PREFACE.len(),
+            kind: None,
+            body_left: 0,
+            body: Vec::new(),
+            lost: false,
+        }
+    }
+
+    fn feed(&mut self, mut bytes: &[u8], mut frame: impl FnMut(FrameType, &[u8])) {
+        while !bytes.is_empty() && !self.lost {
+            if self.body_left == 0 {
+                let count = (self.wanted - self.head.len()).min(bytes.len());
+                self.head.extend_from_slice(&bytes[..count]);
+                bytes = &bytes[count..];
+                if self.head.len() == self.wanted && !self.begin_body() {
+                    continue;
+                }
+            } else {
+                let count = self.body_left.min(bytes.len());
+                let look = LOOKED_AT.saturating_sub(self.body.len()).min(count);
+                self.body.extend_from_slice(&bytes[..look]);
+                self.body_left -= count;
+                bytes = &bytes[count..];
+            }
+            if self.body_left == 0
+                && let Some(kind) = self.kind.take()
+            {
+                frame(kind, &self.body);
+            }
+        }
+    }
+
+    /// The head is whole; whether it was that of a frame.
+    fn begin_body(&mut self) -> bool {
+        let head = std::mem::take(&mut self.head);
+        if std::mem::replace(&mut self.wanted, HEADER_BYTES) != HEADER_BYTES {
+            return false;
+        }
+        let kind = u16::from_le_bytes([head[0], head[1]]);
+        self.kind = KINDS.into_iter().find(|known| *known as u16 == kind);
+        self.body_left = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        self.body.clear();
+        self.lost = self.kind.is_none() || self.body_left > MAX_BODY_BYTES;
+        true
+    }
+}
+
+const KINDS: [FrameType; 18] = [
+    FrameType::Hello,
+    FrameType::Accept,
+    FrameType::Refuse,
+    FrameType::Join,
+    FrameType::Pages,
+    FrameType::RoundEnd,
+    FrameType::Ack,
+    FrameType::LastRound,
+    FrameType::Complete,
+    FrameType::State,
+    FrameType::Ready,
+    FrameType::HandOver,
+    FrameType::Running,
+    FrameType::Reattach,
+    FrameType::Settled,
+    FrameType::Abort,
+    FrameType::Ping,
+    FrameType::Pong,
+];
+
+struct TapWriter {
+    inner: Box<dyn Write + Send>,
+    watcher: Arc<Watcher>,
+    side: Side,
+    id: ConnectionId,
+    frames: Frames,
+}
+
+impl TapWriter {
+    fn watch(&mut self, bytes: &[u8]) {
+        let (watcher, side, id) = (&self.watcher, self.side, self.id);
+        self.frames
+            .feed(bytes, |kind, body| watcher.wrote(side, id, kind, body));
+    }
+}
+
+impl Write for TapWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.watch(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let count = self.inner.write_vectored(slices)?;
+        // A simulated connection takes all or nothing.
+        for slice in slices {
+            self.watch(slice);
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+struct TapReader {
+    inner: Box<dyn Read + Send>,
+    watcher: Arc<Watcher>,
+    side: Side,
+    id: ConnectionId,
+    frames: Frames,
+}
+
+impl Read for TapReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(out)?;
+        let (watcher, side, id) = (&self.watcher, self.side, self.id);
+        self.frames.feed(&out[..count], |kind, body| {
+            watcher.read(side, id, kind, body);
+        });
+        Ok(count)
+    }
+}
+
+fn tapped(watcher: &Arc<Watcher>, side: Side, id: ConnectionId, plain: Connection) -> Connection {
+    Connection {
+        tx: Box::new(TapWriter {
+            inner: plain.tx,
+            watcher: Arc::clone(watcher),
+            side,
+            id,
+            frames: Frames::new(),
+        }),
+        rx: Box::new(TapReader {
+            inner: plain.rx,
+            watcher: Arc::clone(watcher),
+            side,
+            id,
+            frames: Frames::new(),
+        }),
+        closer: plain.closer,
+    }
+}
+
+/// A link whose connections are watched.
+#[derive(Debug)]
+pub struct TapLink {
+    pub link: SimLink,
+    pub network: SimNetwork,
+    pub watcher: Arc<Watcher>,
+}
+
+impl Link for TapLink {
+    fn dial(&self) -> io::Result<Connection> {
+        let id = self.network.connections();
+        let plain = self.link.dial()?;
+        Ok(tapped(&self.watcher, Side::Source, id, plain))
+    }
+}
+
+/// A listener whose connections are watched. They come in the order in which they were made.
+#[derive(Debug)]
+pub struct TapListener {
+    pub listener: SimListener,
+    pub watcher: Arc<Watcher>,
+    pub accepted: Mutex<ConnectionId>,
+}
+
+impl Listener for TapListener {
+    fn accept(&self, timeout: Duration) -> io::Result<Option<Connection>> {
+        let Some(plain) = self.listener.accept(timeout)? else {
+            return Ok(None);
+        };
+        let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = *accepted;
+        *accepted += 1;
+        Ok(Some(tapped(&self.watcher, Side::Target, id, plain)))
+    }
+}

@@ -1,0 +1,173 @@
+//! What really happens in a run, seen from outside both sides, and the rules it breaks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pagelift_engine::pipeline::Clock;
+use pagelift_engine::units::Instant;
+use pagelift_transports::sim::SimClock;
+
+/// Something that fails when asked for the n-th time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mishap {
+    Arm,
+    Harvest,
+    Populated,
+    SourceRead,
+    Stop,
+    SaveState,
+    GiveUp,
+    TargetWrite,
+    TargetRead,
+    IsLoaded,
+    Run,
+}
+
+#[derive(Debug)]
+pub struct Truth {
+    clock: SimClock,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    source_runs: bool,
+    target_runs: bool,
+    gave_up: bool,
+    broken: Vec<String>,
+    countdowns: BTreeMap<Mishap, u64>,
+    happened: BTreeSet<Mishap>,
+    events: Option<Vec<String>>,
+}
+
+impl Truth {
+    pub fn new(clock: SimClock, keep_events: bool) -> Self {
+        let state = State {
+            source_runs: true,
+            events: keep_events.then(Vec::new),
+            ..State::default()
+        };
+        Self {
+            clock,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Another attempt at moving the guest, which runs on the source.
+    pub fn begin(&self, mishaps: &[(Mishap, u64)]) {
+        let mut state = self.lock();
+        state.countdowns = mishaps.iter().copied().collect();
+        state.happened.clear();
+    }
+
+    pub fn now(&self) -> Instant {
+        self.clock.now()
+    }
+
+    pub fn clock(&self) -> &SimClock {
+        &self.clock
+    }
+
+    /// Whether it is time for this to fail.
+    pub fn strikes(&self, mishap: Mishap) -> bool {
+        let mut state = self.lock();
+        let Some(left) = state.countdowns.get_mut(&mishap) else {
+            return false;
+        };
+        *left = left.saturating_sub(1);
+        let strikes = *left == 0;
+        if strikes {
+            state.countdowns.remove(&mishap);
+            state.happened.insert(mishap);
+            drop(state);
+            self.note(|| format!("mishap: {mishap:?}"));
+        }
+        strikes
+    }
+
+    pub fn happened(&self, mishap: Mishap) -> bool {
+        self.lock().happened.contains(&mishap)
+    }
+
+    /// A rule is broken.
+    pub fn broken(&self, rule: String) {
+        self.note(|| format!("BROKEN: {rule}"));
+        self.lock().broken.push(rule);
+    }
+
+    pub fn take_broken(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().broken)
+    }
+
+    /// Writes an event down, if anybody wants to read it.
+    pub fn note(&self, event: impl FnOnce() -> String) {
+        let now = self.now();
+        let mut state = self.lock();
+        if let Some(events) = &mut state.events {
+            let ms = now.0 as f64 / 1e6 - 1000.0;
+            events.push(format!("{ms:11.3} ms  {}", event()));
+        }
+    }
+
+    pub fn take_events(&self) -> Vec<String> {
+        self.lock().events.take().unwrap_or_default()
+    }
+
+    // --- who runs ------------------------------------------------------------------------
+
+    pub fn source_runs(&self) -> bool {
+        self.lock().source_runs
+    }
+
+    pub fn target_runs(&self) -> bool {
+        self.lock().target_runs
+    }
+
+    pub fn gave_up(&self) -> bool {
+        self.lock().gave_up
+    }
+
+    pub fn source_stopped(&self) {
+        self.note(|| "the guest stops on the source".into());
+        self.lock().source_runs = false;
+    }
+
+    pub fn source_gave_up(&self) {
+        self.note(|| "the source gives up the right to run".into());
+        let mut state = self.lock();
+        let runs = state.source_runs;
+        state.gave_up = true;
+        drop(state);
+        if runs {
+            self.broken("the source gave up a guest that runs".into());
+        }
+    }
+
+    pub fn source_resumed(&self) {
+        self.note(|| "the guest goes on on the source".into());
+        self.lock().source_runs = true;
+        if self.gave_up() {
+            self.broken("the source resumed a guest that it had given up".into());
+        }
+        self.check_one_owner();
+    }
+
+    pub fn target_started(&self) {
+        self.note(|| "the guest runs on the target".into());
+        self.lock().target_runs = true;
+        if !self.gave_up() {
+            self.broken("the target runs a guest that the source has not given up".into());
+        }
+        self.check_one_owner();
+    }
+
+    fn check_one_owner(&self) {
+        if self.source_runs() && self.target_runs() {
+            self.broken("the guest runs on both sides".into());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,273 @@
+//! One run: two sides, a network and a guest, stepped until both sides are done.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pagelift_engine::converge::{
+    Decision, GiveUp, Observation, Policy, StopWhenFits, StopWhenFitsConfig,
+};
+use pagelift_engine::dirty::ManualTracker;
+use pagelift_engine::memory::{PageBitmap, ReadPages, WritePages};
+use pagelift_engine::migration::{
+    Failure, Report, RunRight, Source, SourceConfig, Target, TargetConfig,
+};
+use pagelift_engine::pipeline::{Clock, Shared, SourceParts, SourceSession, TargetSession};
+use pagelift_engine::units::{ByteCount, Instant, PageCount, Rate};
+use pagelift_engine::wire::{Fact, SessionId};
+use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
+
+use super::crew::{Crew, CrewParts};
+use super::faults::Faults;
+use super::guest::{SourceHalf, TargetHalf};
+use super::memory::{Side, SimMemory};
+use super::plan::{Plan, PolicyPlan};
+use super::stepping;
+use super::tap::{TapLink, TapListener};
+use super::tracker::SimTracker;
+use super::truth::Truth;
+use super::watcher::Watcher;
+use super::writer::Writer;
+
+/// What the two sides and the network were at the end of an attempt.
+pub struct Attempt {
+    pub plan: Plan,
+    pub source: Option<Result<Report, Failure>>,
+    /// Whether the source compared the digests.
+    pub target: Option<Result<bool, Failure>>,
+    pub watcher: Arc<Watcher>,
+    pub source_ended: Instant,
+    /// The target was told to end because its source was gone.
+    pub target_told: bool,
+    pub network_failed: bool,
+    pub well_since: Instant,
+    pub tracker_armed: bool,
+    /// Pages that differ between the two memories.
+    pub differ: PageBitmap,
+    /// Pages that the tracker knows to be dirty.
+    pub marked: PageBitmap,
+    pub released: u32,
+    pub abandoned: bool,
+}
+
+/// A guest on a source, to be moved.
+pub struct World {
+    pub truth: Arc<Truth>,
+    clock: SimClock,
+    rng: SimRng,
+    source_memory: Arc<SimMemory>,
+    target_memory: Arc<SimMemory>,
+    tracker: SimTracker,
+    source_writer: Arc<Mutex<Writer>>,
+    target_writer: Arc<Mutex<Writer>>,
+}
+
+impl World {
+    pub fn new(plan: &Plan, keep_events: bool) -> Self {
+        let clock = SimClock::default();
+        let mut rng = SimRng::new(!plan.seed);
+        let truth = Arc::new(Truth::new(clock.clone(), keep_events));
+        let source_memory = Arc::new(SimMemory::new(plan.pages, Side::Source, &truth));
+        let target_memory = Arc::new(SimMemory::new(plan.pages, Side::Target, &truth));
+        let tracker = ManualTracker::new(PageCount(plan.pages));
+        let mut writer = |memory, marker| {
+            let rng = rng.fork();
+            Writer::new(
+                memory,
+                marker,
+                rng,
+                plan.pattern,
+                plan.writes_per_s,
+                clock.now(),
+            )
+        };
+        let mut source_writer = writer(&source_memory, Some(tracker.marker()));
+        source_writer.fill(plan.filled);
+        let mut target_writer = writer(&target_memory, None);
+        // What some other guest left there.
+        target_writer.fill(0.2);
+        Self {
+            tracker: SimTracker::new(tracker, &truth),
+            truth,
+            clock,
+            rng,
+            source_memory,
+            target_memory,
+            source_writer: Arc::new(Mutex::new(source_writer)),
+            target_writer: Arc::new(Mutex::new(target_writer)),
+        }
+    }
+
+    /// Tries to move the guest as `plan` says.
+    pub fn attempt(&mut self, plan: &Plan) -> Attempt {
+        self.truth.begin(&plan.mishaps);
+        let lossy = plan.lose_marks.map(|one_in| (self.rng.fork(), one_in));
+        self.tracker.lose_marks(lossy);
+        self.target_memory.damage_in(plan.damage_placed);
+        let now = self.clock.now();
+        let network = SimNetwork::new(plan.network, self.clock.clone(), self.rng.fork());
+        let watcher = Arc::new(Watcher::new(&self.truth));
+        let faults = Faults::new(&plan.faults, self.rng.fork(), now);
+        let link = TapLink {
+            link: network.link(),
+            network: network.clone(),
+            watcher: Arc::clone(&watcher),
+        };
+
+        let state: Vec<u8> = (0..plan.state_bytes)
+            .map(|i| (i ^ (i >> 8)) as u8)
+            .collect();
+        let mut target_half = TargetHalf {
+            truth: Arc::clone(&self.truth),
+            here: Arc::clone(&self.target_memory),
+            there: Arc::clone(&self.source_memory),
+            writer: Arc::clone(&self.target_writer),
+            expected: state.clone(),
+            arrived: Vec::new(),
+            complete: false,
+            load_calls: plan.load_calls,
+            pieces: plan.state_pieces,
+            parts: None,
+            abandoned: false,
+            sabotage: plan.sabotage,
+        };
+        let mut source_half = SourceHalf {
+            truth: Arc::clone(&self.truth),
+            writer: Arc::clone(&self.source_writer),
+            state,
+            stop_takes: plan.stop_takes,
+            parts: None,
+            released: 0,
+            sabotage: plan.sabotage,
+        };
+        let source = self.source_machine(plan, now);
+        let target = self.target_machine(plan, now);
+        let mut target_session = TargetSession::new(
+            target,
+            Arc::clone(&self.target_memory) as Arc<dyn WritePages>,
+            Arc::clone(&self.target_memory) as Arc<dyn ReadPages>,
+            &mut target_half,
+            faults.cancel_target.clone(),
+            1,
+        )
+        .expect("this guest can be taken in");
+        let parts = SourceParts {
+            link: &link,
+            memory: Arc::clone(&self.source_memory) as Arc<dyn ReadPages>,
+            dirty: &mut self.tracker,
+            guest: &mut source_half,
+            right: RunRight::claim(),
+            cancel: faults.cancel_source.clone(),
+            digest_threads: 1,
+        };
+        let mut source_session = SourceSession::new(source, plan.channels, parts);
+        let crew = Crew::new(CrewParts {
+            truth: Arc::clone(&self.truth),
+            network: network.clone(),
+            watcher: Arc::clone(&watcher),
+            listener: TapListener {
+                listener: network.listener(),
+                watcher: Arc::clone(&watcher),
+                accepted: Mutex::new(0),
+            },
+            reception: Arc::clone(target_session.reception()),
+            faults,
+            source_writer: Arc::clone(&self.source_writer),
+            target_writer: Arc::clone(&self.target_writer),
+            rng: self.rng.fork(),
+        });
+        crew.sign_on();
+        let ended = stepping::run(&crew, &mut source_session, &mut target_session);
+        Crew::sign_off();
+        drop((source_session, target_session));
+
+        self.source_writer.lock().expect("no panic").mark();
+        let tracker_armed = self.tracker.is_armed();
+        let mut marked = PageBitmap::new(PageCount(plan.pages));
+        self.tracker.marks(&mut marked);
+        let faults = crew.faults.borrow();
+        Attempt {
+            plan: plan.clone(),
+            source: ended.source,
+            target: ended.target,
+            watcher,
+            source_ended: ended.source_ended,
+            target_told: ended.target_told,
+            network_failed: faults.network_failed(),
+            well_since: faults.well_since(),
+            tracker_armed,
+            differ: self.source_memory.differences(&self.target_memory),
+            marked,
+            released: source_half.released,
+            abandoned: target_half.abandoned,
+        }
+    }
+
+    fn source_machine(&mut self, plan: &Plan, now: Instant) -> Arc<Shared<Source>> {
+        let policy: Box<dyn Policy> = match plan.policy {
+            PolicyPlan::Fits { downtime, timeout } => {
+                Box::new(StopWhenFits::new(StopWhenFitsConfig {
+                    downtime,
+                    timeout,
+                    stall_time: timeout / 4,
+                    ..StopWhenFitsConfig::default()
+                }))
+            }
+            PolicyPlan::Whim { stop_at, give_up } => Box::new(Whim { stop_at, give_up }),
+        };
+        let config = SourceConfig {
+            session: SessionId(u128::from(self.rng.u64())),
+            channels: plan.channels,
+            frame_pages: plan.frame_pages,
+            verify: plan.verify,
+            layout: ReadPages::layout(&*self.source_memory).clone(),
+            facts: vec![Fact::new("machine", "sim")],
+            fixed_blackout: plan.network.latency * 3,
+            policy,
+        };
+        Arc::new(Shared::new(
+            Source::new(config, now),
+            Arc::new(self.clock.clone()),
+        ))
+    }
+
+    fn target_machine(&self, plan: &Plan, now: Instant) -> Arc<Shared<Target>> {
+        let machine = if plan.facts_differ { "other" } else { "sim" };
+        let config = TargetConfig {
+            layout: WritePages::layout(&*self.target_memory).clone(),
+            facts: vec![Fact::new("machine", machine)],
+        };
+        Arc::new(Shared::new(
+            Target::new(config, now),
+            Arc::new(self.clock.clone()),
+        ))
+    }
+}
+
+/// Stops the guest at any time, for no reason.
+#[derive(Debug)]
+struct Whim {
+    stop_at: u32,
+    give_up: bool,
+}
+
+impl Policy for Whim {
+    fn decide(&mut self, seen: &Observation) -> Decision {
+        if self.stop_at > 0 {
+            self.stop_at -= 1;
+            return Decision::Continue;
+        }
+        if !self.give_up {
+            return Decision::Stop;
+        }
+        Decision::GiveUp(GiveUp::TimedOut {
+            limit_s: 0.0,
+            left: ByteCount(0),
+            dirty: seen.dirty.unwrap_or(Rate(0)),
+            link: seen.link.unwrap_or(Rate(0)),
+        })
+    }
+
+    fn downtime_limit(&self) -> Duration {
+        Duration::ZERO
+    }
+}
