@@ -4,10 +4,11 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use pagelift_engine::converge::Share;
 use pagelift_engine::dirty::{DirtyError, PagemapTracker, TrackedRange};
 use pagelift_engine::memory::FileMemory;
 use pagelift_engine::migration::RunRight;
@@ -25,8 +26,16 @@ use crate::qemu::migration::STEP_LIMIT;
 use crate::qemu::source::{
     CommitError, HandedOver, HandingOver, PausedSource, PreparedSource, SourceQemu,
 };
-use crate::qemu::{MigrationError, Refusal, preflight, relay};
+use crate::qemu::{MigrationError, Refusal, preflight, relay, vcpu_threads};
 use crate::qmp::{Address, Qmp, QmpError, Timestamp};
+use crate::throttle::{AgentThrottle, Permille, Shares, Throttle, ThrottlePlan};
+
+/// How long a throttle holds that is not renewed: that of a pagelift that hangs. One that is
+/// killed releases the guest at once.
+const THROTTLE_LEASE: Duration = Duration::from_millis(600);
+
+/// Period of the throttle: short enough for a guest to answer within a few milliseconds.
+const THROTTLE_PERIOD: Duration = Duration::from_millis(5);
 
 /// Which guest is to leave.
 #[derive(Clone, Debug)]
@@ -95,7 +104,10 @@ pub struct Prepared {
 pub struct DirectSource {
     qmp: Qmp,
     qmp_path: PathBuf,
-    agent: AgentClient,
+    agent: Arc<Mutex<AgentClient>>,
+    throttle: AgentThrottle,
+    /// The plan in force, and when it was given; it must be given again before its lease ends.
+    throttled: Option<(ThrottlePlan, Instant)>,
     watch: ProcessWatch,
     step: Step,
     /// Whether the guest ran when the switchover began: one that was paused stays so.
@@ -144,9 +156,13 @@ impl DirectSource {
         let prepared = source.prepare()?;
         // From here on, so that a sender that is killed leaves QEMU's settings as they were.
         agent.set_will(&qmp_path, &prepared.will())?;
+        let agent = Arc::new(Mutex::new(agent));
+        let vcpus = vcpu_threads(&qmp)?;
         let guest = Self {
             qmp,
             qmp_path,
+            throttle: AgentThrottle::new(Arc::clone(&agent), vcpus, THROTTLE_LEASE),
+            throttled: None,
             agent,
             watch,
             step: Step::Prepared(prepared),
@@ -174,7 +190,8 @@ impl DirectSource {
     fn commit(&mut self, handing: HandingOver) -> Result<(), GuestError> {
         // If we die between QEMU's `completed` and the hand-over, the guest would run nowhere.
         // The target has not been told yet, so it may go on here.
-        if let Err(error) = self.agent.set_will(&self.qmp_path, &handing.will()) {
+        let left = lock(&self.agent).set_will(&self.qmp_path, &handing.will());
+        if let Err(error) = left {
             self.step = Step::HandingOver(handing);
             return Err(failed("preparing the commit", error));
         }
@@ -185,9 +202,30 @@ impl DirectSource {
             Err(error @ CommitError::Unknown(_)) => return Err(failed("the commit", error)),
         }
         // A will that may still run could start the guest a second time: then it is ours still.
-        self.agent
+        lock(&self.agent)
             .clear_will()
             .map_err(|error| failed("voiding the last will", error))
+    }
+
+    fn apply_throttle(&mut self, plan: ThrottlePlan) -> Result<(), GuestError> {
+        self.throttle
+            .apply(&plan)
+            .map_err(|error| GuestError(error.to_string()))?;
+        self.throttled = Some((plan, Instant::now()));
+        Ok(())
+    }
+
+    /// Keeps the throttle in force, well before its lease ends.
+    fn renew_throttle(&mut self) -> Result<(), GuestError> {
+        match self.throttled.take() {
+            Some((plan, given)) if given.elapsed() >= THROTTLE_LEASE / 4 => {
+                self.apply_throttle(plan)
+            }
+            plan => {
+                self.throttled = plan;
+                Ok(())
+            }
+        }
     }
 
     /// Makes a guest go on of which it is not known whether QEMU had given it up; the target was
@@ -214,12 +252,25 @@ impl SourceGuest for DirectSource {
 
     fn check(&mut self) -> Result<(), GuestError> {
         if self.watch.is_alive() {
-            return Ok(());
+            return self.renew_throttle();
         }
         Err(GuestError(format!(
             "its QEMU, process {}, has ended",
             self.watch.pid()
         )))
+    }
+
+    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+        if share == Share::NONE {
+            self.throttled = None;
+            self.throttle.release();
+            return Ok(());
+        }
+        let permille = Permille::new(share.as_permille())
+            .ok_or_else(|| GuestError(format!("it cannot be throttled to {share}")))?;
+        let plan = ThrottlePlan::new(Shares::All(permille), THROTTLE_PERIOD);
+
+        self.apply_throttle(plan)
     }
 
     fn stop(&mut self) -> Result<Duration, GuestError> {
@@ -241,6 +292,9 @@ impl SourceGuest for DirectSource {
         let paused = switching
             .wait_paused(STEP_LIMIT)
             .map_err(|error| failed("stopping it", error))?;
+        // Not earlier: a guest at full speed would write more until it stands still.
+        self.throttled = None;
+        self.throttle.release();
         let ago = paused.stopped_at().map_or(Duration::ZERO, |at| {
             SystemTime::now()
                 .duration_since(at.system_time())
@@ -288,7 +342,7 @@ impl SourceGuest for DirectSource {
         }
         // What follows is tidying up; the guest is where it belongs. A will that is not cleared
         // would do nothing but cancel a migration that is over.
-        let _ = self.agent.clear_will();
+        let _ = lock(&self.agent).clear_will();
         let _ = match std::mem::replace(&mut self.step, Step::Undone) {
             Step::Prepared(prepared) => prepared.cancel(),
             Step::Committed(handed_over) => handed_over.finish(),
@@ -318,6 +372,10 @@ fn tracker(agent: &mut AgentClient, blocks: &[RamBlock]) -> Result<PagemapTracke
         .collect();
     let pid = i32::try_from(agent.pid()).ok().and_then(Pid::from_raw);
     Ok(PagemapTracker::new(pid, uffd, ranges)?)
+}
+
+fn lock(agent: &Mutex<AgentClient>) -> MutexGuard<'_, AgentClient> {
+    agent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> GuestError {
