@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use pagelift_engine::converge::Share;
 use pagelift_engine::migration::{RunRight, SourceStatus};
 use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, TargetGuest};
 use rustix::process::{Signal, getpid, kill_process};
@@ -119,6 +120,10 @@ impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
 
     fn check(&mut self) -> Result<(), GuestError> {
         self.guest.check()
+    }
+
+    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+        self.guest.throttle(share)
     }
 
     fn stop(&mut self) -> Result<Duration, GuestError> {

@@ -43,12 +43,9 @@ pub trait SourceGuest: Send {
     /// migration. Only policies that throttle ask for it.
     ///
     /// # Errors
-    /// When it cannot be throttled: the migration ends.
-    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
-        Err(GuestError(format!(
-            "it cannot be throttled (to {share}); choose another policy"
-        )))
-    }
+    /// When it cannot be throttled: the migration ends. Guests of which that is known have
+    /// policies that do not throttle.
+    fn throttle(&mut self, share: Share) -> Result<(), GuestError>;
 
     /// Stops the vCPUs and quiesces the devices, so that no memory changes any more. Returns how
     /// long ago the guest stopped.

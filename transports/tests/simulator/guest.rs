@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pagelift_engine::converge::Share;
 use pagelift_engine::migration::RunRight;
 use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, TargetGuest};
 
@@ -37,6 +38,12 @@ impl SourceHalf {
 impl SourceGuest for SourceHalf {
     fn attach(&mut self, parts: Parts) {
         self.parts = Some(parts);
+    }
+
+    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+        Err(GuestError(format!(
+            "nobody asked for a policy that throttles (to {share})"
+        )))
     }
 
     fn stop(&mut self) -> Result<Duration, GuestError> {
