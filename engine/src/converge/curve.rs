@@ -14,6 +14,7 @@
 
 use std::time::Duration;
 
+use super::Share;
 use crate::units::{Instant, PageCount};
 
 /// Harvests that are kept.
@@ -35,6 +36,9 @@ const SIGMA_PER_DOUBLING: f64 = 0.12;
 /// Standard deviation of the logarithm while a single harvest is known: about a factor of 1.6.
 const FIRST_SIGMA: f64 = 0.5;
 
+/// Shares of a throttle this far apart are alike.
+const ALIKE: f64 = 0.35;
+
 /// Weight of a harvest that is neither old nor of another length, against which the assumption
 /// counts that every write goes to a new page.
 const PRIOR: f64 = 0.02;
@@ -43,6 +47,7 @@ const PRIOR: f64 = 0.02;
 #[derive(Clone, Copy, Debug)]
 struct Point {
     at: Instant,
+    throttled: Share,
     ln_seconds: f64,
     ln_pages: f64,
 }
@@ -61,8 +66,9 @@ struct Reading {
 }
 
 impl DirtyCurve {
-    /// In `guest_time` up to `now` the guest wrote `pages` distinct pages.
-    pub fn harvested(&mut self, now: Instant, guest_time: Duration, pages: PageCount) {
+    /// In `time` up to `now`, throttled by `throttled`, the guest wrote `pages` distinct pages.
+    pub fn harvested(&mut self, now: Instant, time: Duration, throttled: Share, pages: PageCount) {
+        let guest_time = throttled.guest_time(time);
         if guest_time.is_zero() {
             return;
         }
@@ -74,51 +80,45 @@ impl DirtyCurve {
         let ln_seconds = guest_time.as_secs_f64().ln();
         self.points.push(Point {
             at: now,
+            throttled,
             ln_seconds,
             ln_pages: pages.ln(),
         });
     }
 
-    /// Distinct pages written in `guest_time`; `None` before the first harvest.
-    pub fn pages_in(&self, guest_time: Duration) -> Option<f64> {
+    /// Distinct pages written in `time` under a throttle of `share`; `None` before the first
+    /// harvest.
+    pub fn pages_in(&self, time: Duration, share: Share) -> Option<f64> {
+        let guest_time = share.guest_time(time);
         if guest_time.is_zero() && !self.points.is_empty() {
             return Some(0.0);
         }
-        Some(self.read(guest_time.as_secs_f64().ln())?.ln_pages.exp())
+        let reading = self.read(guest_time.as_secs_f64().ln(), share)?;
+        Some(reading.ln_pages.exp())
     }
 
     /// The factor by which the truth may lie above or below [`pages_in`](Self::pages_in), with
     /// `deviations` standard deviations; 1 is certain.
-    pub fn factor(&self, guest_time: Duration, deviations: f64) -> f64 {
-        let reading = self.read(guest_time.max(Duration::from_micros(1)).as_secs_f64().ln());
+    pub fn factor(&self, time: Duration, share: Share, deviations: f64) -> f64 {
+        let guest_time = share.guest_time(time).max(Duration::from_micros(1));
+        let reading = self.read(guest_time.as_secs_f64().ln(), share);
         reading.map_or(f64::INFINITY, |reading| (reading.sigma * deviations).exp())
     }
 
-    /// Guest time in which `pages` distinct pages are written; `None` before the first harvest,
-    /// or when it is more than an hour.
-    pub fn time_for(&self, pages: f64) -> Option<Duration> {
-        let (mut low, mut high) = (1e-6f64.ln(), 3600f64.ln());
-        let wanted = pages.max(1e-3).ln();
-        if self.read(high)?.ln_pages < wanted {
-            return None;
-        }
-        // The curve rises but for noise: 40 halvings find a crossing to a microsecond.
-        for _ in 0..40 {
-            let middle = f64::midpoint(low, high);
-            match self.read(middle)?.ln_pages < wanted {
-                true => low = middle,
-                false => high = middle,
-            }
-        }
-        Some(Duration::from_secs_f64(high.exp()))
-    }
-
-    /// Fits a line to the harvests around `ln_seconds`.
-    fn read(&self, ln_seconds: f64) -> Option<Reading> {
+    /// Fits a line to the harvests around `ln_seconds`, of those that were made under about such
+    /// a throttle: a guest that is hardly let run does less than its share of time would say,
+    /// since its own housekeeping comes first.
+    fn read(&self, ln_seconds: f64, share: Share) -> Option<Reading> {
         let newest = self.points.last()?.at;
-        let nearest = self
-            .points
-            .iter()
+        let alike =
+            |point: &&Point| (point.throttled.as_fraction() - share.as_fraction()).abs() <= ALIKE;
+        let any_alike = self.points.iter().any(|point| alike(&point));
+        let points = || {
+            self.points
+                .iter()
+                .filter(move |point| !any_alike || alike(point))
+        };
+        let nearest = points()
             .map(|point| (point.ln_seconds - ln_seconds).abs())
             .fold(f64::INFINITY, f64::min);
         let weight = |point: &Point| {
@@ -128,8 +128,7 @@ impl DirtyCurve {
             0.5f64.powf(half_lives) * (-0.5 * off * off).exp()
         };
         let sum = |value: &dyn Fn(&Point) -> f64| {
-            self.points
-                .iter()
+            points()
                 .map(|point| weight(point) * value(point))
                 .sum::<f64>()
         };
@@ -175,7 +174,7 @@ mod tests {
         let mut now = Instant(0);
         for length in lengths_ms {
             now = now.after(ms(*length));
-            curve.harvested(now, ms(*length), of(ms(*length)));
+            curve.harvested(now, ms(*length), Share::NONE, of(ms(*length)));
         }
         curve
     }
@@ -186,9 +185,8 @@ mod tests {
             |time| PageCount(time.as_millis() as u64 * 10),
             &[1000, 500, 100],
         );
-        let pages = curve.pages_in(ms(20)).unwrap();
+        let pages = curve.pages_in(ms(20), Share::NONE).unwrap();
         assert!((pages - 200.0).abs() < 1.0, "{pages}");
-        assert_eq!(curve.time_for(200.0).unwrap().as_millis(), 20);
     }
 
     #[test]
@@ -196,7 +194,10 @@ mod tests {
         // 1000 pages, all written within 50 ms.
         let of = |time| uniform(1000.0, 100_000.0, time);
         let curve = curve(of, &[2000, 800, 300, 100]);
-        let (guess, truth) = (curve.pages_in(ms(50)).unwrap(), of(ms(50)).0 as f64);
+        let (guess, truth) = (
+            curve.pages_in(ms(50), Share::NONE).unwrap(),
+            of(ms(50)).0 as f64,
+        );
         assert!((guess / truth - 1.0).abs() < 0.15, "{guess} of {truth}");
     }
 
@@ -210,8 +211,11 @@ mod tests {
             let of = |time| uniform(set, rate, time);
             let curve = curve(of, &[4000, 2000, 900, 400, 150, 60]);
             for length in [30, 60, 200, 1000, 4000] {
-                let (guess, truth) = (curve.pages_in(ms(length)).unwrap(), of(ms(length)).0 as f64);
-                let factor = curve.factor(ms(length), 2.0);
+                let (guess, truth) = (
+                    curve.pages_in(ms(length), Share::NONE).unwrap(),
+                    of(ms(length)).0 as f64,
+                );
+                let factor = curve.factor(ms(length), Share::NONE, 2.0);
                 assert!(
                     truth <= guess * factor && truth >= guess / factor,
                     "{set} {length} ms: {guess} against {truth}, factor {factor}"
@@ -229,17 +233,31 @@ mod tests {
         let mut now = Instant(0).after(ms(2700));
         for _ in 0..10 {
             now = now.after(ms(1000));
-            curve.harvested(now, ms(1000), PageCount(1000));
+            curve.harvested(now, ms(1000), Share::NONE, PageCount(1000));
         }
-        let pages = curve.pages_in(ms(1000)).unwrap();
+        let pages = curve.pages_in(ms(1000), Share::NONE).unwrap();
         assert!(pages < 1600.0, "{pages}");
+    }
+
+    #[test]
+    fn what_a_throttled_guest_does_says_little_of_a_free_one() {
+        let mut curve = curve(
+            |time| PageCount(time.as_millis() as u64 * 50),
+            &[1000, 500, 400],
+        );
+        // Throttled by 95 % it does not get 5 % of its work done, but nothing.
+        let now = Instant(0).after(ms(3000));
+        curve.harvested(now, ms(1000), Share::permille(950), PageCount(3));
+        let free = curve.pages_in(ms(50), Share::NONE).unwrap();
+        assert!((free - 2500.0).abs() < 250.0, "{free}");
+        let throttled = curve.pages_in(ms(1000), Share::permille(900)).unwrap();
+        assert!(throttled < 50.0, "{throttled}");
     }
 
     #[test]
     fn nothing_is_claimed_before_the_first_harvest() {
         let curve = DirtyCurve::default();
-        assert_eq!(curve.pages_in(ms(1)), None);
-        assert_eq!(curve.time_for(1.0), None);
-        assert_eq!(curve.factor(ms(1), 1.0), f64::INFINITY);
+        assert_eq!(curve.pages_in(ms(1), Share::NONE), None);
+        assert_eq!(curve.factor(ms(1), Share::NONE, 1.0), f64::INFINITY);
     }
 }

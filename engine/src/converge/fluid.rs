@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::replay::Model;
-use super::{Policy, Run};
+use super::{Policy, Run, Share};
 
 /// A guest and its link.
 #[derive(Clone, Copy, Debug)]
@@ -73,9 +73,9 @@ impl Model for Fluid {
         self.workload.sets.iter().map(|(pages, _)| pages).sum()
     }
 
-    fn distinct(&mut self, now: Duration, guest_time: Duration) -> f64 {
+    fn distinct(&mut self, now: Duration, time: Duration, throttled: Share) -> f64 {
         let calm = self.workload.calm_from.is_some_and(|from| now > from);
-        let time = guest_time.as_secs_f64() * if calm { 0.01 } else { 1.0 };
+        let time = throttled.guest_time(time).as_secs_f64() * if calm { 0.01 } else { 1.0 };
         let pages = |(pages, rate): (f64, f64)| pages * (1.0 - (-rate * time / pages).exp());
         let wobble = 1.0 + 0.05 * (self.random.unit() * 2.0 - 1.0);
         self.workload.sets.into_iter().map(pages).sum::<f64>() * wobble

@@ -156,11 +156,10 @@ impl Predictive {
             let Ok(round) = Duration::try_from_secs_f64(round) else {
                 return never;
             };
-            let guest_time = share.guest_time(round);
-            let Some(next) = self.curve.pages_in(guest_time) else {
+            let Some(next) = self.curve.pages_in(round, share) else {
                 return never;
             };
-            let next = next * self.curve.factor(guest_time, caution);
+            let next = next * self.curve.factor(round, share, caution);
             if next >= left * 0.999 && next > most {
                 return never;
             }
@@ -200,8 +199,8 @@ impl Predictive {
     }
 
     fn at_round_end(&mut self, seen: &Observation) -> Decision {
-        let guest_time = seen.throttled.guest_time(seen.interval);
-        self.curve.harvested(seen.now, guest_time, seen.harvested);
+        self.curve
+            .harvested(seen.now, seen.interval, seen.throttled, seen.harvested);
         let limit = self.limit(seen.elapsed);
         if Forecast::of(seen)
             .blackout

@@ -16,8 +16,8 @@ pub trait Model {
     /// Pages to send in the first round.
     fn first_pages(&self) -> f64;
 
-    /// Distinct pages that the guest writes in `guest_time` of its own, which ends at `now`.
-    fn distinct(&mut self, now: Duration, guest_time: Duration) -> f64;
+    /// Distinct pages that the guest, throttled by `throttled`, writes in the `time` up to `now`.
+    fn distinct(&mut self, now: Duration, time: Duration, throttled: Share) -> f64;
 
     /// Bytes per second that the link carries in a round that begins at `now`.
     fn link(&mut self, now: Duration) -> f64;
@@ -85,7 +85,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
         now += length;
         run.sent += ByteCount(bytes as u64);
         run.harm_s += throttle.as_fraction() * length.as_secs_f64();
-        left = model.distinct(now, throttle.guest_time(length));
+        left = model.distinct(now, length, throttle);
         let pages = PageCount(left as u64);
         let seen = Observation {
             now: at(now),

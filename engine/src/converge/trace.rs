@@ -219,8 +219,8 @@ impl Recorded {
             self.next += 1;
             let seen = &record.seen;
             if seen.round_ended {
-                let guest_time = seen.throttled.guest_time(seen.interval);
-                self.curve.harvested(seen.now, guest_time, seen.harvested);
+                self.curve
+                    .harvested(seen.now, seen.interval, seen.throttled, seen.harvested);
             }
         }
     }
@@ -237,10 +237,13 @@ impl Model for Recorded {
         self.trace.first_pages.0 as f64
     }
 
-    fn distinct(&mut self, now: Duration, guest_time: Duration) -> f64 {
+    fn distinct(&mut self, now: Duration, time: Duration, throttled: Share) -> f64 {
         self.learn(now);
         let most = self.trace.first_pages.0 as f64;
-        self.curve.pages_in(guest_time).unwrap_or(0.0).min(most)
+        self.curve
+            .pages_in(time, throttled)
+            .unwrap_or(0.0)
+            .min(most)
     }
 
     fn link(&mut self, now: Duration) -> f64 {
