@@ -102,6 +102,26 @@ fn a_capped_link_takes_several_rounds() -> Result<()> {
     Ok(())
 }
 
+/// Writes whole pages faster than the link can carry them: only a slower guest can move.
+#[test]
+fn a_guest_that_is_too_fast_is_slowed_down() -> Result<()> {
+    let bed = Bed::new()?;
+    let options = [
+        "--memory=16MiB",
+        "--fill=1",
+        "--dirty-rate=100MiB/s",
+        "--write-size=4096",
+        "--link=200Mbit/s",
+        "--json",
+    ];
+    let report = completed(&demo(&bed, &Programs::built()?, &options)?, 16)?;
+    let throttled = number(&report, "/throttle_pct_max");
+    assert!(throttled > 0.0 && throttled <= 95.0, "{report}");
+    assert!(number(&report, "/guest_slowdown_s") > 0.0, "{report}");
+    bed.finish();
+    Ok(())
+}
+
 #[test]
 fn an_idle_guest_and_no_digests() -> Result<()> {
     let bed = Bed::new()?;
