@@ -82,7 +82,7 @@ impl Method {
                 Ok(Ready::Qemu { source, uri })
             }
             Self::Pagelift => {
-                let receiver = Receiver::start(bed, source, target, downtime)?;
+                let receiver = Box::new(Receiver::start(bed, source, target, downtime)?);
                 Ok(Ready::Pagelift { source, receiver })
             }
         }
@@ -124,7 +124,7 @@ pub(crate) enum Ready<'a> {
         /// Where the guest is.
         source: &'a Qemu,
         /// The waiting target.
-        receiver: Receiver,
+        receiver: Box<Receiver>,
     },
 }
 
