@@ -16,13 +16,17 @@ use pagelift_bench::memory::{Mapping, memfd, random_bytes};
 use pagelift_engine::codec::is_zero;
 use pagelift_engine::units::ByteCount;
 use rustix::mm::Advice;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 use serde::Serialize;
 
 use crate::account::own_cpu_seconds;
 use crate::table::middle;
 
 /// Bytes of one call: those of the largest frame pagelift sends.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 512 << 10;
+
+/// Socket buffers that pagelift asks for on a path as short as the loopback.
+const SMALL_BUFFER: usize = 128 << 10;
 
 const PAGE: usize = 4096;
 
@@ -70,9 +74,12 @@ impl Bounds {
         let read_2 = step("pread of present pages, 2 threads", || {
             in_parts(len, |part| read_all(&present, part));
         });
-        let tcp = step("loopback TCP, 1 stream", || stream(&data, len));
+        let tcp = step("loopback TCP, 1 stream", || stream(&data, len, None));
         let tcp_2 = step("loopback TCP, 2 streams", || {
-            in_parts(len, |part| stream(&data, part.len()));
+            in_parts(len, |part| stream(&data, part.len(), None));
+        });
+        let small_2 = step("loopback TCP, 2 streams, small buffers", || {
+            in_parts(len, |part| stream(&data, part.len(), Some(SMALL_BUFFER)));
         });
         let place = on_fresh("first touch by pwrite", len, |file| {
             write_all(file, &data, 0..len);
@@ -100,15 +107,16 @@ impl Bounds {
                 look(black_box(&data));
             }
         });
-        let least_cpu_s = read.cpu_s + tcp.cpu_s.min(tcp_2.cpu_s) + place.cpu_s;
-        let slowest_s = [&read, &read_2, &tcp, &tcp_2, &place, &place_2]
+        let least_cpu_s = read.cpu_s + tcp.cpu_s.min(small_2.cpu_s) + place.cpu_s;
+        let slowest_s = [&read, &read_2, &tcp, &small_2, &place, &place_2]
             .chunks_exact(2)
             .map(|pair| pair[0].wall_s.min(pair[1].wall_s))
             .fold(0.0, f64::max);
         Self {
             bytes: len as u64,
             steps: vec![
-                read, read_2, tcp, tcp_2, place, place_2, populate, populate_2, copy, check,
+                read, read_2, tcp, tcp_2, small_2, place, place_2, populate, populate_2, copy,
+                check,
             ],
             least_cpu_s,
             least_wall_s: slowest_s.max(least_cpu_s / THREADS as f64),
@@ -172,19 +180,25 @@ fn write_all(file: &File, data: &[u8], range: std::ops::Range<usize>) {
     }
 }
 
-/// Sends `len` bytes over a connection of its own.
-fn stream(data: &[u8], len: usize) {
+/// Sends `len` bytes over a connection of its own, with the kernel's buffers or with these.
+fn stream(data: &[u8], len: usize, buffer: Option<usize>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
     let address = listener.local_addr().expect("its address");
     thread::scope(|scope| {
         scope.spawn(|| {
             let mut from = listener.accept().expect("accept").0;
+            if let Some(bytes) = buffer {
+                set_socket_recv_buffer_size(&from, bytes).expect("SO_RCVBUF");
+            }
             let mut piece = vec![0; PIECE];
             for _ in 0..len / PIECE {
                 from.read_exact(&mut piece).expect("read");
             }
         });
         let mut to = TcpStream::connect(address).expect("connect");
+        if let Some(bytes) = buffer {
+            set_socket_send_buffer_size(&to, bytes).expect("SO_SNDBUF");
+        }
         for _ in 0..len / PIECE {
             to.write_all(data).expect("write");
         }

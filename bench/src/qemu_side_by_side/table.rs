@@ -141,23 +141,23 @@ fn guest_table(results: &GuestResults, bounds: Option<&Bounds>) -> String {
 
 fn bounds_table(bounds: &Bounds) -> String {
     let mib = bounds.bytes >> 20;
-    let mut text = format!("\nThe steps of a move alone, for {mib} MiB in pieces of 256 KiB\n");
+    let mut text = format!("\nThe steps of a move alone, for {mib} MiB in pieces of 512 KiB\n");
     let _ = writeln!(
         text,
-        "{:<36} {:>7} {:>7} {:>7}",
+        "{:<39} {:>7} {:>7} {:>7}",
         "", "wall s", "CPU s", "GiB/s"
     );
     for step in &bounds.steps {
         let gib_per_s = bounds.bytes as f64 / f64::from(1 << 30) / step.wall_s;
         let _ = writeln!(
             text,
-            "{:<36} {:>7.2} {:>7.2} {gib_per_s:>7.2}",
+            "{:<39} {:>7.2} {:>7.2} {gib_per_s:>7.2}",
             step.name, step.wall_s, step.cpu_s
         );
     }
     let _ = writeln!(
         text,
-        "{:<36} {:>7.2} {:>7.2}",
+        "{:<39} {:>7.2} {:>7.2}",
         "least possible: read, TCP, place", bounds.least_wall_s, bounds.least_cpu_s
     );
     text
