@@ -215,18 +215,11 @@ impl Receiver {
         let mut sender = self.sender.spawn()?;
         let sent = account::finish(&mut sender, "pagelift-send");
         let process = start.elapsed();
-        let sent_cpu_s = match sent {
-            Ok(cpu_s) => cpu_s,
-            Err(error) => {
-                self.receiver.kill()?;
-                self.receiver.wait()?;
-                return Err(error);
-            }
-        };
-        let received_cpu_s = account::finish(&mut self.receiver, "pagelift-receive");
+        let received = account::finish(&mut self.receiver, "pagelift-receive");
         let mut words = String::new();
         self.words.read_to_string(&mut words)?;
-        let received_cpu_s = received_cpu_s.with_context(|| words)?;
+        let cpu_s = sent.and_then(|sent_s| Ok(sent_s + received?));
+        let cpu_s = cpu_s.with_context(|| format!("pagelift-receive said: {words}"))?;
         let mut text = String::new();
         if let Some(mut stdout) = sender.stdout.take() {
             stdout.read_to_string(&mut text)?;
@@ -239,7 +232,7 @@ impl Receiver {
             stopped: source.wait_event("STOP", PATIENCE)?,
             wire_bytes,
             rounds,
-            cpu_s: sent_cpu_s + received_cpu_s,
+            cpu_s,
             process: Some(process),
             report: Some(report),
         })
