@@ -9,10 +9,8 @@
     reason = "criterion's macros generate undocumented items"
 )]
 
-mod common;
-
-use common::{Mapping, memfd, random_bytes};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pagelift_bench::memory::{Mapping, memfd, random_bytes};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::mm::Advice;
 use std::fs::File;

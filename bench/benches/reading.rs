@@ -11,10 +11,8 @@
     reason = "a view of mapped memory is made from its address"
 )]
 
-mod common;
-
-use common::{Mapping, memfd, random_bytes};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pagelift_bench::memory::{Mapping, memfd, random_bytes};
 use pagelift_engine::memory::{
     FileMemory, Layout, MappedMemory, PageBitmap, ReadPages, Region, RegionFile,
 };

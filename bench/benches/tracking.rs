@@ -5,10 +5,8 @@
     reason = "criterion's macros generate undocumented items"
 )]
 
-mod common;
-
-use common::{Mapping, memfd};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use pagelift_bench::memory::{Mapping, memfd};
 use pagelift_engine::dirty::{DirtySource, PagemapTracker, TrackedRange};
 use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::sys::Userfaultfd;

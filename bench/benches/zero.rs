@@ -8,10 +8,8 @@
     reason = "criterion's macros generate undocumented items"
 )]
 
-mod common;
-
-use common::random_bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pagelift_bench::memory::random_bytes;
 use pagelift_engine::codec::{MemoryDigest, is_zero, simd};
 use pagelift_engine::units::PageIndex;
 use std::hint::black_box;

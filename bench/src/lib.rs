@@ -1,1 +1,5 @@
 //! Benchmarks: criterion kernels, and whole paths side by side with real peers.
+//!
+//! `docs/benchmarks.md` says how to run them and what their figures mean.
+
+pub mod memory;

@@ -12,6 +12,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod buffers;
 pub mod pace;
 pub mod sim;
 pub mod tcp;

@@ -3,7 +3,7 @@
 //! Every connection has `TCP_NODELAY` (frames are written whole, and control messages must not
 //! wait), keepalive and `TCP_USER_TIMEOUT` (a dead peer is noticed in seconds even while data
 //! is unacknowledged; tcp(7)). Reads time out after a fraction of a second, so that a reader can
-//! look up; writes block: that is the back-pressure.
+//! look up; writes block: that is the back-pressure. On a short path its buffers are bounded.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
@@ -15,6 +15,7 @@ use pagelift_engine::units::Rate;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::buffers;
 use crate::pace::{PacedWriter, Pacer};
 
 /// How long a connection attempt to one address may take.
@@ -153,6 +154,7 @@ fn connection(stream: TcpStream, pacer: Option<&Arc<Mutex<Pacer>>>) -> io::Resul
         .with_interval(KEEPALIVE);
     socket.set_tcp_keepalive(&keepalive.with_retries(2))?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    buffers::bound(&stream)?;
 
     let (rx, closing) = (stream.try_clone()?, stream.try_clone()?);
     let tx: Box<dyn Write + Send> = match pacer {

@@ -23,7 +23,7 @@ use crate::wire::{Fact, MAX_FRAME_PAGES, SessionId};
 const CANCEL_TICK: Duration = Duration::from_millis(50);
 
 /// Most pages in one frame, see `docs/benchmarks.md`.
-const FRAME_PAGES: u64 = 64;
+const FRAME_PAGES: u64 = 128;
 
 const _: () = assert!(FRAME_PAGES <= MAX_FRAME_PAGES as u64);
 

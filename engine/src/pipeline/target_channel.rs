@@ -107,9 +107,10 @@ impl TargetChannel {
             }
         }
         let now = self.shared.now();
+        // Nobody waits for a frame; this thread sends the acknowledgement itself.
         Ok(self
             .shared
-            .with(|target| target.placed(self.number, bytes, now)))
+            .try_with(|target| (target.placed(self.number, bytes, now), false)))
     }
 
     fn end_round(

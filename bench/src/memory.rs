@@ -1,10 +1,12 @@
 //! Memory for the benchmarks to work on: mappings of memfds and anonymous memory.
+//!
+//! Everything here panics where a program would return an error: a benchmark without memory is
+//! no benchmark.
 
 #![allow(
     unsafe_code,
     reason = "the benchmarks compare ways to use mapped memory"
 )]
-#![allow(dead_code, reason = "each benchmark uses a part of this")]
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
@@ -13,7 +15,7 @@ use std::fs::File;
 use std::ptr::null_mut;
 
 /// A memfd of `len` bytes, all of it a hole.
-pub(crate) fn memfd(len: usize) -> File {
+pub fn memfd(len: usize) -> File {
     let fd = memfd_create("pagelift-bench", MemfdFlags::CLOEXEC).expect("memfd_create");
     ftruncate(&fd, len as u64).expect("ftruncate");
     File::from(fd)
@@ -21,14 +23,14 @@ pub(crate) fn memfd(len: usize) -> File {
 
 /// Memory mapped readable and writable for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Mapping {
+pub struct Mapping {
     start: *mut c_void,
     len: usize,
 }
 
 impl Mapping {
     /// A shared mapping of the whole of `file`.
-    pub(crate) fn of(file: &File, len: usize) -> Self {
+    pub fn of(file: &File, len: usize) -> Self {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
         let start = unsafe { mmap(null_mut(), len, prot, MapFlags::SHARED, file, 0) };
@@ -37,7 +39,7 @@ impl Mapping {
     }
 
     /// Anonymous memory in pages of 4 KiB.
-    pub(crate) fn anonymous(len: usize) -> Self {
+    pub fn anonymous(len: usize) -> Self {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: as above.
         let start = unsafe { mmap_anonymous(null_mut(), len, prot, MapFlags::PRIVATE) };
@@ -50,19 +52,19 @@ impl Mapping {
     }
 
     /// Where the mapping starts.
-    pub(crate) fn address(&self) -> u64 {
+    pub fn address(&self) -> u64 {
         self.start.expose_provenance() as u64
     }
 
     /// `madvise` on a part of the mapping.
-    pub(crate) fn advise(&self, offset: usize, len: usize, advice: Advice) {
+    pub fn advise(&self, offset: usize, len: usize, advice: Advice) {
         assert!(offset + len <= self.len);
         // SAFETY: the part lies within the mapping, and no slice of it is alive meanwhile.
         unsafe { madvise(self.start.byte_add(offset), len, advice) }.expect("madvise");
     }
 
     /// The bytes of the mapping.
-    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+    pub fn bytes(&mut self) -> &mut [u8] {
         // SAFETY: the mapping is ours alone: the benchmarks are single-threaded, and none
         // writes the file while this slice is alive.
         unsafe { std::slice::from_raw_parts_mut(self.start.cast(), self.len) }
@@ -77,7 +79,7 @@ impl Drop for Mapping {
 }
 
 /// Bytes that do not repeat, from a small generator (xorshift64).
-pub(crate) fn random_bytes(len: usize) -> Vec<u8> {
+pub fn random_bytes(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
