@@ -5,6 +5,7 @@
 
 pub mod digest;
 pub mod simd;
+pub mod xbzrle;
 mod zero;
 
 pub use digest::MemoryDigest;
