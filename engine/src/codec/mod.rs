@@ -3,6 +3,7 @@
 //! Pure functions of bytes: they read no clock and touch no file descriptor. Only the
 //! [kernels](simd) contain unsafe code.
 
+pub mod cache;
 pub mod digest;
 pub mod simd;
 pub mod xbzrle;

@@ -1,4 +1,4 @@
-//! Vector kernels: one generic algorithm over a small [`Vector`] trait, one thin file per
+//! Vector kernels: one generic algorithm over a small `Vector` trait, one thin file per
 //! instruction set, and a portable vector that works everywhere.
 //!
 //! Two kernels: the [zero test](ZeroKernel) and the [comparison](DiffKernel) of two pages.

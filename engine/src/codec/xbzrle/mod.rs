@@ -13,7 +13,7 @@
 //! highest bit set and then the high seven bits. What follows the last nzrun is unchanged and not
 //! written. Literals may equal what they replace, so there are many encodings of one change.
 //!
-//! The old contents come from somewhere else; how a delta is framed is
+//! The old contents come from a [cache](super::cache); how a delta is framed is
 //! the carrier's business. Nothing here allocates. A delta is never longer than a page.
 //!
 //! Cost for a page in the cache: one comparison of the pages, then a time that grows with the
