@@ -107,8 +107,12 @@ impl DeltaCache {
             return Ok(Self::of(shards, bytes, true, new));
         }
         let entries = usize::try_from(budget.0).unwrap_or(usize::MAX) / PAGE_BYTES;
-        // One shard where there is hardly room for the heats of the pages.
-        for shards in [(entries / MIN_SHARD_ENTRIES).clamp(1, shards), 1] {
+        let few = pages.div_ceil(sets::MAX_PAGES).max(1);
+        // Few where there is hardly room for the heats of the pages.
+        for shards in [
+            (entries / MIN_SHARD_ENTRIES).clamp(few, shards.max(few)),
+            few,
+        ] {
             let own_pages = pages_of_shard(pages, shards);
             let sets = Sets::within(own_pages, budget.0 / shards as u64);
             if sets > 0 {
@@ -117,7 +121,8 @@ impl DeltaCache {
                 return Ok(Self::of(shards, bytes, false, new));
             }
         }
-        let least = ByteCount(Sets::bytes(pages_of_shard(pages, 1), 1));
+        let least = Sets::bytes(pages_of_shard(pages, few), 1).saturating_mul(few as u64);
+        let least = ByteCount(least);
         Err(CacheError::BudgetTooSmall { budget, least })
     }
 

@@ -13,6 +13,8 @@ use crate::units::PAGE_BYTES;
 const WAYS: usize = 16;
 /// Pages whose heats are cooled together: one line of a cache.
 const GROUP: usize = 64;
+/// Most pages of a shard, so that tags are numbers of 32 bits.
+pub(super) const MAX_PAGES: usize = 1 << 31;
 /// The tag of a free place.
 const FREE: u32 = 0;
 
@@ -44,7 +46,7 @@ impl Sets {
         usize::try_from(sets).unwrap_or(usize::MAX)
     }
 
-    /// `sets` sets, at least one, for pages below `pages`, which is below 2^32.
+    /// `sets` sets, at least one, for pages below `pages`, at most [`MAX_PAGES`].
     pub(super) fn new(pages: usize, sets: usize) -> Self {
         let places = sets * WAYS;
         Self {
@@ -113,5 +115,5 @@ impl Sets {
 
 /// The tag of a page's place.
 fn tag(page: usize) -> u32 {
-    u32::try_from(page + 1).expect("a shard has fewer than 2^32 pages: 16 TiB of guest memory")
+    u32::try_from(page + 1).expect("a shard has at most MAX_PAGES pages")
 }
