@@ -3,8 +3,10 @@
 //! Pure functions of bytes: they read no clock and touch no file descriptor. Only the
 //! [kernels](simd) contain unsafe code.
 
+pub mod cache;
 pub mod digest;
 pub mod simd;
+pub mod xbzrle;
 mod zero;
 
 pub use digest::MemoryDigest;

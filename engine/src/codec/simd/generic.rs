@@ -1,6 +1,7 @@
 //! The algorithms, over any [`Vector`].
 
-use super::Vector;
+use super::{DIFF_WORDS, Vector};
+use crate::units::PAGE_BYTES;
 
 /// Registers that are combined before one test: enough to hide the latency of loads.
 const UNROLL: usize = 4;
@@ -40,4 +41,33 @@ pub(super) unsafe fn is_zero<V: Vector>(data: &[u8]) -> bool {
     let tail = &data[data.len() - V::BYTES..];
     // SAFETY: so does the tail.
     unsafe { V::load(tail.as_ptr()).is_zero() }
+}
+
+/// Says which bytes differ between two pages; see [`DiffKernel::diff`](super::DiffKernel::diff).
+///
+/// Sixty-four bytes of each page at a time, whatever the register's width: each step fills one
+/// word. There is no early end, and no branch at all: the cost does not depend on the content.
+///
+/// # Safety
+/// See [`Vector`].
+#[inline(always)]
+pub(super) unsafe fn diff<V: Vector>(
+    old: &[u8; PAGE_BYTES],
+    new: &[u8; PAGE_BYTES],
+    masks: &mut [u64; DIFF_WORDS],
+) -> u64 {
+    let mut changed = 0;
+    for (word, mask) in masks.iter_mut().enumerate() {
+        *mask = 0;
+        for at in (0..64).step_by(V::BYTES) {
+            // SAFETY: 64 words of 64 bytes are one page, and `V::BYTES` divides 64.
+            let bits = unsafe {
+                let old = V::load(old.as_ptr().add(word * 64 + at));
+                old.diff(V::load(new.as_ptr().add(word * 64 + at)))
+            };
+            *mask |= bits << at;
+        }
+        changed |= u64::from(*mask != 0) << word;
+    }
+    changed
 }

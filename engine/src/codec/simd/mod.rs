@@ -1,8 +1,10 @@
-//! Vector kernels: one generic algorithm over a small [`Vector`] trait, one thin file per
+//! Vector kernels: one generic algorithm over a small `Vector` trait, one thin file per
 //! instruction set, and a portable vector that works everywhere.
 //!
-//! [`available`] lists the kernels of the machine this runs on, so that tests can hold each of
-//! them against the oracle and benchmarks can compare them; [`fastest`] picks one.
+//! Two kernels: the [zero test](ZeroKernel) and the [comparison](DiffKernel) of two pages.
+//! [`available`] and [`available_diff`] list those of the machine this runs on, so that tests can
+//! hold each of them against the oracle and benchmarks can compare them; [`fastest`] and
+//! [`fastest_diff`] pick one.
 
 #![allow(unsafe_code, reason = "vector instructions and raw loads")]
 
@@ -13,7 +15,12 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-/// What the generic algorithm needs of a vector register.
+use crate::units::PAGE_BYTES;
+
+/// Words of 64 bits that hold one bit for each byte of a page.
+pub const DIFF_WORDS: usize = PAGE_BYTES / 64;
+
+/// What the generic algorithms need of a vector register.
 ///
 /// # Safety
 /// Methods may use instructions that not every machine has: they must only be called, inlined,
@@ -39,6 +46,13 @@ unsafe trait Vector: Copy {
     /// # Safety
     /// See the trait.
     unsafe fn is_zero(self) -> bool;
+
+    /// One bit for each byte that differs: bit `i` for the byte loaded from the `i`th address.
+    /// Bits from `BYTES` on are zero.
+    ///
+    /// # Safety
+    /// See the trait.
+    unsafe fn diff(self, other: Self) -> u64;
 }
 
 /// One implementation of the zero test that this machine can run.
@@ -63,14 +77,43 @@ impl ZeroKernel {
     }
 }
 
-/// The kernels that this machine can run, the widest last.
+/// One implementation of the comparison of two pages that this machine can run.
+#[derive(Clone, Copy, Debug)]
+pub struct DiffKernel {
+    name: &'static str,
+    /// Safe to call on this machine: that is why only this module makes these.
+    run: unsafe fn(&[u8; PAGE_BYTES], &[u8; PAGE_BYTES], &mut [u64; DIFF_WORDS]) -> u64,
+}
+
+impl DiffKernel {
+    /// The instruction set's name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Says which bytes differ between two pages.
+    ///
+    /// Bit `i % 64` of `masks[i / 64]` is set if byte `i` differs; every word is written. The
+    /// result has bit `w` set if `masks[w]` is not zero, and so is zero if the pages are equal.
+    pub fn diff(
+        &self,
+        old: &[u8; PAGE_BYTES],
+        new: &[u8; PAGE_BYTES],
+        masks: &mut [u64; DIFF_WORDS],
+    ) -> u64 {
+        // SAFETY: a kernel is only made after its instructions were detected.
+        unsafe { (self.run)(old, new, masks) }
+    }
+}
+
+/// The zero tests that this machine can run, the widest last.
 pub fn available() -> Vec<ZeroKernel> {
     let mut kernels = vec![ZeroKernel {
         name: "portable",
         run: portable::is_zero,
     }];
     #[cfg(target_arch = "x86_64")]
-    x86_64::add_available(&mut kernels);
+    x86_64::add_zero(&mut kernels);
     #[cfg(target_arch = "aarch64")]
     kernels.push(ZeroKernel {
         name: "neon",
@@ -80,9 +123,33 @@ pub fn available() -> Vec<ZeroKernel> {
     kernels
 }
 
-/// The kernel to use: the widest of the list.
+/// The zero test to use: the widest of the list.
 pub fn fastest() -> ZeroKernel {
     *available()
+        .last()
+        .expect("the portable kernel is always there")
+}
+
+/// The comparisons that this machine can run, the widest last.
+pub fn available_diff() -> Vec<DiffKernel> {
+    let mut kernels = vec![DiffKernel {
+        name: "portable",
+        run: portable::diff,
+    }];
+    #[cfg(target_arch = "x86_64")]
+    x86_64::add_diff(&mut kernels);
+    #[cfg(target_arch = "aarch64")]
+    kernels.push(DiffKernel {
+        name: "neon",
+        // As above.
+        run: neon::diff,
+    });
+    kernels
+}
+
+/// The comparison to use: the widest of the list.
+pub fn fastest_diff() -> DiffKernel {
+    *available_diff()
         .last()
         .expect("the portable kernel is always there")
 }

@@ -1,6 +1,7 @@
 //! The vector that every machine has: a 64-bit word.
 
-use super::{Vector, generic};
+use super::{DIFF_WORDS, Vector, generic};
+use crate::units::PAGE_BYTES;
 
 // SAFETY: no special instructions.
 unsafe impl Vector for u64 {
@@ -8,8 +9,10 @@ unsafe impl Vector for u64 {
 
     #[inline(always)]
     unsafe fn load(from: *const u8) -> Self {
-        // SAFETY: the caller vouches for 8 readable bytes; their order does not matter.
-        unsafe { from.cast::<Self>().read_unaligned() }
+        // SAFETY: the caller vouches for 8 readable bytes.
+        let word = unsafe { from.cast::<Self>().read_unaligned() };
+        // The first byte is to be the lowest, as `diff` counts them.
+        Self::from_le(word)
     }
 
     #[inline(always)]
@@ -21,6 +24,27 @@ unsafe impl Vector for u64 {
     unsafe fn is_zero(self) -> bool {
         self == 0
     }
+
+    #[inline(always)]
+    unsafe fn diff(self, other: Self) -> u64 {
+        const LOW_SEVEN: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+        let changed = self ^ other;
+        // The sum carries into a byte's highest bit if any of the lower seven is set, and never
+        // into the next byte.
+        let highest = (((changed & LOW_SEVEN) + LOW_SEVEN) | changed) & !LOW_SEVEN;
+        // Byte i's bit is at 8i + 7. Shifted by 49 - 7i, it is at 56 + i; the other products go
+        // elsewhere, each to a place of its own, so that nothing carries.
+        highest.wrapping_mul(0x0002_0408_1020_4081) >> 56
+    }
+}
+
+pub(super) fn diff(
+    old: &[u8; PAGE_BYTES],
+    new: &[u8; PAGE_BYTES],
+    masks: &mut [u64; DIFF_WORDS],
+) -> u64 {
+    // SAFETY: no special instructions.
+    unsafe { generic::diff::<u64>(old, new, masks) }
 }
 
 pub(super) fn is_zero(data: &[u8]) -> bool {

@@ -1,14 +1,16 @@
-//! SSE2 (which every x86-64 has), AVX2 and AVX-512F.
+//! SSE2 (which every x86-64 has), AVX2 and AVX-512: F for the zero test, BW to compare bytes.
 
-use super::{Vector, ZeroKernel, generic};
+use super::{DIFF_WORDS, DiffKernel, Vector, ZeroKernel, generic};
+use crate::units::PAGE_BYTES;
 use std::arch::x86_64::{
     __m128i, __m256i, __m512i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128,
-    _mm_setzero_si128, _mm256_loadu_si256, _mm256_or_si256, _mm256_testz_si256, _mm512_loadu_si512,
+    _mm_setzero_si128, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8,
+    _mm256_or_si256, _mm256_testz_si256, _mm512_cmpneq_epi8_mask, _mm512_loadu_si512,
     _mm512_or_si512, _mm512_test_epi64_mask,
 };
 
-/// Adds the kernels that the processor can run, the widest last.
-pub(super) fn add_available(kernels: &mut Vec<ZeroKernel>) {
+/// Adds the zero tests that the processor can run, the widest last.
+pub(super) fn add_zero(kernels: &mut Vec<ZeroKernel>) {
     kernels.push(ZeroKernel {
         name: "sse2",
         run: sse2,
@@ -23,6 +25,26 @@ pub(super) fn add_available(kernels: &mut Vec<ZeroKernel>) {
         kernels.push(ZeroKernel {
             name: "avx512",
             run: avx512,
+        });
+    }
+}
+
+/// Adds the comparisons that the processor can run, the widest last.
+pub(super) fn add_diff(kernels: &mut Vec<DiffKernel>) {
+    kernels.push(DiffKernel {
+        name: "sse2",
+        run: sse2_diff,
+    });
+    if is_x86_feature_detected!("avx2") {
+        kernels.push(DiffKernel {
+            name: "avx2",
+            run: avx2_diff,
+        });
+    }
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+        kernels.push(DiffKernel {
+            name: "avx512",
+            run: avx512_diff,
         });
     }
 }
@@ -45,7 +67,29 @@ fn avx512(data: &[u8]) -> bool {
     unsafe { generic::is_zero::<__m512i>(data) }
 }
 
-// SAFETY: only used, inlined, in `sse2`.
+#[target_feature(enable = "sse2")]
+fn sse2_diff(old: &[u8; PAGE_BYTES], new: &[u8; PAGE_BYTES], masks: &mut [u64; DIFF_WORDS]) -> u64 {
+    // SAFETY: as above.
+    unsafe { generic::diff::<__m128i>(old, new, masks) }
+}
+
+#[target_feature(enable = "avx2")]
+fn avx2_diff(old: &[u8; PAGE_BYTES], new: &[u8; PAGE_BYTES], masks: &mut [u64; DIFF_WORDS]) -> u64 {
+    // SAFETY: as above.
+    unsafe { generic::diff::<__m256i>(old, new, masks) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+fn avx512_diff(
+    old: &[u8; PAGE_BYTES],
+    new: &[u8; PAGE_BYTES],
+    masks: &mut [u64; DIFF_WORDS],
+) -> u64 {
+    // SAFETY: as above.
+    unsafe { generic::diff::<__m512i>(old, new, masks) }
+}
+
+// SAFETY: only used, inlined, in `sse2` and `sse2_diff`.
 unsafe impl Vector for __m128i {
     const BYTES: usize = 16;
 
@@ -66,9 +110,16 @@ unsafe impl Vector for __m128i {
         // SAFETY: as above.
         unsafe { _mm_movemask_epi8(_mm_cmpeq_epi8(self, _mm_setzero_si128())) == 0xffff }
     }
+
+    #[inline(always)]
+    unsafe fn diff(self, other: Self) -> u64 {
+        // SAFETY: as above.
+        let equal = unsafe { _mm_movemask_epi8(_mm_cmpeq_epi8(self, other)) };
+        u64::from(!equal.cast_unsigned() & 0xffff)
+    }
 }
 
-// SAFETY: only used, inlined, in `avx2`.
+// SAFETY: only used, inlined, in `avx2` and `avx2_diff`.
 unsafe impl Vector for __m256i {
     const BYTES: usize = 32;
 
@@ -89,9 +140,17 @@ unsafe impl Vector for __m256i {
         // SAFETY: as above.
         unsafe { _mm256_testz_si256(self, self) == 1 }
     }
+
+    #[inline(always)]
+    unsafe fn diff(self, other: Self) -> u64 {
+        // SAFETY: as above.
+        let equal = unsafe { _mm256_movemask_epi8(_mm256_cmpeq_epi8(self, other)) };
+        u64::from(!equal.cast_unsigned())
+    }
 }
 
-// SAFETY: only used, inlined, in `avx512`.
+// SAFETY: only used, inlined, in `avx512` and `avx512_diff`: AVX-512BW is needed by the latter's
+// `diff` alone.
 unsafe impl Vector for __m512i {
     const BYTES: usize = 64;
 
@@ -111,5 +170,11 @@ unsafe impl Vector for __m512i {
     unsafe fn is_zero(self) -> bool {
         // SAFETY: as above.
         unsafe { _mm512_test_epi64_mask(self, self) == 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn diff(self, other: Self) -> u64 {
+        // SAFETY: as above.
+        unsafe { _mm512_cmpneq_epi8_mask(self, other) }
     }
 }

@@ -1,0 +1,57 @@
+//! What is fuzzed: one function for each decoder of bytes from outside.
+//!
+//! Each takes any bytes and panics if a promise of the decoder is broken: it must not panic
+//! itself, must not believe a length, and what it accepts must survive being written and read
+//! again. Where there is an oracle, both must agree.
+//!
+//! The functions have two callers. `fuzz/run` builds them into libFuzzer with a nightly compiler,
+//! which searches by coverage and grows a corpus. The test `smoke` of this package mutates the
+//! corpus that is kept, for a few seconds each, with whatever compiler there is; it is part of
+//! `tests/run`.
+
+mod wire;
+mod xbzrle;
+
+pub use wire::{agent_message, frame_reader, hello, message, pages_body};
+pub use xbzrle::{xbzrle_decode, xbzrle_encode};
+
+/// A function to be fuzzed and its name, which also is that of its corpus and its fuzzer.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The name.
+    pub name: &'static str,
+    /// The function; panics if a promise is broken.
+    pub run: fn(&[u8]),
+}
+
+/// All of them.
+pub const TARGETS: [Target; 7] = [
+    Target {
+        name: "agent_message",
+        run: agent_message,
+    },
+    Target {
+        name: "frame_reader",
+        run: frame_reader,
+    },
+    Target {
+        name: "hello",
+        run: hello,
+    },
+    Target {
+        name: "message",
+        run: message,
+    },
+    Target {
+        name: "pages_body",
+        run: pages_body,
+    },
+    Target {
+        name: "xbzrle_decode",
+        run: xbzrle_decode,
+    },
+    Target {
+        name: "xbzrle_encode",
+        run: xbzrle_encode,
+    },
+];
