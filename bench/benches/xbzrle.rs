@@ -8,10 +8,8 @@
     reason = "criterion's macros generate undocumented items"
 )]
 
-mod common;
-
-use common::random_bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use pagelift_bench::memory::random_bytes;
 use pagelift_engine::codec::simd::{self, DIFF_WORDS};
 use pagelift_engine::codec::xbzrle::{Encoded, decode, encode};
 use pagelift_engine::units::PAGE_BYTES;
