@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, PEER_SILENCE};
+use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, PEER_SILENCE, REATTACH};
 use pagelift_engine::wire::FrameType;
 
 use super::memory::Side;
@@ -118,6 +118,11 @@ impl Rules<'_> {
             GuestLocation::Unknown => {
                 self.need(truth.gave_up(), "unknown only after the guest was given up");
                 self.need(attempt.network_failed, "unknown only if the network failed");
+                let tried = truth.since_gave_up(attempt.source_ended);
+                self.need(
+                    tried >= REATTACH,
+                    "unknown only after asking for long enough",
+                );
                 // A try that began when all was well takes no longer than a silence.
                 let well = attempt.source_ended.since(attempt.well_since);
                 // A target whose guest does not start has gone before it is asked.

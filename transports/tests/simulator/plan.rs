@@ -266,11 +266,12 @@ fn moment(rng: &mut SimRng, transfer: Duration, latency: Duration) -> Moment {
 }
 
 fn fault(rng: &mut SimRng) -> Fault {
-    match rng.below(14) {
+    match rng.below(15) {
         0..=2 => Fault::ResetAll,
         3 => Fault::ResetOne,
         4 => Fault::HoldAll(rng.time(Duration::from_secs(2))),
-        5 => Fault::HoldAll(Duration::from_millis(rng.between(3000, 9000))),
+        // About as long as a side takes to call the other one dead.
+        5 | 14 => Fault::HoldAll(Duration::from_millis(rng.between(3000, 9000))),
         6 => Fault::HoldAll(Duration::from_secs(1_000_000)),
         7 => Fault::HoldOne(rng.time(Duration::from_secs(10))),
         8 => Fault::HoldOne(Duration::from_secs(1_000_000)),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pagelift_engine::pipeline::Clock;
 use pagelift_engine::units::Instant;
@@ -33,7 +34,7 @@ pub struct Truth {
 struct State {
     source_runs: bool,
     target_runs: bool,
-    gave_up: bool,
+    gave_up: Option<Instant>,
     broken: Vec<String>,
     countdowns: BTreeMap<Mishap, u64>,
     happened: BTreeSet<Mishap>,
@@ -124,7 +125,14 @@ impl Truth {
     }
 
     pub fn gave_up(&self) -> bool {
-        self.lock().gave_up
+        self.lock().gave_up.is_some()
+    }
+
+    /// Time since the source gave the guest up.
+    pub fn since_gave_up(&self, until: Instant) -> Duration {
+        self.lock()
+            .gave_up
+            .map_or(Duration::ZERO, |at| until.since(at))
     }
 
     pub fn source_stopped(&self) {
@@ -134,9 +142,10 @@ impl Truth {
 
     pub fn source_gave_up(&self) {
         self.note(|| "the source gives up the right to run".into());
+        let now = self.now();
         let mut state = self.lock();
         let runs = state.source_runs;
-        state.gave_up = true;
+        state.gave_up = Some(now);
         drop(state);
         if runs {
             self.broken("the source gave up a guest that runs".into());
