@@ -18,108 +18,27 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+mod account;
+mod parts;
+mod rounds;
+
+pub use parts::{Batch, SentFrame, SourceConfig, SourceStatus, SourceStep, Work};
+
+use account::Marks;
+use rounds::POLICY_TICK;
+
 use super::error::{GuestLocation, MigrationError};
 use super::ledger::Ledger;
-use super::report::{BlackoutParts, PagesSent, Report};
+use super::report::PagesSent;
 use super::right::{HandedOver, TargetReady};
 use super::watch::{PeerWatch, Watch};
 use super::{DATA_SILENCE, HEARTBEAT, PEER_SILENCE};
-use crate::converge::{Decision, Estimates, Forecast, Observation, Policy, Share};
+use crate::converge::{Estimates, Policy, Share};
 use crate::memory::{Layout, PageBitmap};
-use crate::units::{ByteCount, Instant, PageCount, PageRange, Rate};
+use crate::units::{ByteCount, Instant};
 use crate::wire::{
-    AbortCode, Ack, Fact, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, StateChunk,
-    VERSION,
+    AbortCode, Ack, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, StateChunk, VERSION,
 };
-
-/// How often the policy is asked within a round.
-const POLICY_TICK: Duration = Duration::from_millis(50);
-
-/// Pause before the next harvest when the last one found nothing. Rounds of nothing would follow
-/// each other as fast as the processor allows, and measure the link by frames without pages.
-const REST: Duration = Duration::from_millis(10);
-
-/// Smallest share of a round worth a frame of its own when channels divide the end of it.
-const SMALLEST_SHARE: u64 = 8;
-
-/// What a source needs to know before it begins.
-#[derive(Debug)]
-pub struct SourceConfig {
-    /// Name of the migration; random.
-    pub session: SessionId,
-    /// Data channels, `1..=MAX_CHANNELS`.
-    pub channels: u16,
-    /// Most pages in a frame, `1..=MAX_FRAME_PAGES`.
-    pub frame_pages: u64,
-    /// Whether to compare digests of all memory before the hand-over.
-    pub verify: bool,
-    /// The guest's memory.
-    pub layout: Layout,
-    /// What must be equal on both sides.
-    pub facts: Vec<Fact>,
-    /// Blackout with nothing to send, for the forecast: stop, device state, hand-over.
-    pub fixed_blackout: Duration,
-    /// When to stop the guest, or to give up.
-    pub policy: Box<dyn Policy>,
-}
-
-/// What the caller of [`Source::poll`] must do.
-#[derive(Debug)]
-pub enum SourceStep {
-    /// Start dirty tracking, find the populated pages; then [`Source::armed`].
-    Arm,
-    /// Harvest the dirty pages; then [`Source::harvested`].
-    Harvest,
-    /// Keep the guest from running for this share of its time from now on.
-    Throttle(Share),
-    /// Stop the guest, harvest for the last time; then [`Source::stopped`].
-    StopGuest,
-    /// Compute the digest of the (now still) memory; then [`Source::digested`].
-    Digest,
-    /// Send the device state; then [`Source::state_sent`].
-    SaveState,
-    /// Give up the right to run; then [`Source::handed_over`].
-    HandOver(TargetReady),
-    /// Nothing until something happens, or at latest until this time.
-    Wait(Instant),
-    /// The guest runs on the target.
-    Completed,
-    /// It ended; [`Source::take_failure`] has the reason.
-    Failed,
-}
-
-/// What a data channel must do.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Work {
-    /// Send the pages of the batch; then [`Source::sent`].
-    Pages,
-    /// Send the message that ends this round.
-    RoundEnd(u32),
-    /// Nothing for now.
-    Wait,
-    /// Nothing will come any more.
-    Close,
-}
-
-/// Pages to send in one frame. Reused, so that nothing is allocated while data flows.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// The round they belong to.
-    pub round: u32,
-    /// At most [`MAX_FRAME_PAGES`] pages in ascending runs.
-    pub runs: Vec<PageRange>,
-}
-
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SentFrame {
-    /// Bytes on the wire.
-    pub bytes: ByteCount,
-    /// Pages that held only zeros.
-    pub zero: u64,
-    /// Pages sent as they are.
-    pub raw: u64,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -142,43 +61,10 @@ enum Phase {
     Failed,
 }
 
-/// Moments of the migration that the report needs.
-#[derive(Clone, Copy, Debug, Default)]
-struct Marks {
-    began: Instant,
-    guest_stopped: Instant,
-    last_harvested: Instant,
-    placed: Instant,
-    complete: Instant,
-    ready: Instant,
-    running: Instant,
-}
-
 #[derive(Debug, Default)]
 struct Channel {
     ledger: Ledger,
     round_ended: bool,
-}
-
-/// Where a running migration is, for display.
-#[derive(Clone, Copy, Debug)]
-pub struct SourceStatus {
-    /// Round under way, from 1; 0 before the first.
-    pub round: u32,
-    /// Pages of the round that are still to be sent.
-    pub left: PageCount,
-    /// Bytes of pages on the wire so far.
-    pub sent: ByteCount,
-    /// Rate of distinct pages written, over the last round.
-    pub dirty: Option<Rate>,
-    /// Rate at which the target places data.
-    pub link: Option<Rate>,
-    /// The blackout if the guest were stopped now.
-    pub forecast: Option<Duration>,
-    /// Whether the guest is stopped for the hand-over.
-    pub blackout: bool,
-    /// Share of its time that the guest is kept from running.
-    pub throttle: Share,
 }
 
 /// The source machine.
@@ -417,60 +303,6 @@ impl Source {
         Ok(())
     }
 
-    /// Tracking is armed, and `populated` holds every page that may differ from zero.
-    pub fn armed(&mut self, now: Instant, populated: &PageBitmap) {
-        self.pending.union(populated);
-        // It may have failed while the caller was at it; so in the methods below.
-        if self.phase != Phase::Arming {
-            return;
-        }
-        self.estimates.armed(now);
-        self.pages.skipped = self.layout.pages().0 - populated.count().0;
-        self.begin_round(now, Phase::Round);
-    }
-
-    /// `dirty` was written since the last harvest (or since arming).
-    ///
-    /// # Errors
-    /// When the policy gives up.
-    pub fn harvested(&mut self, now: Instant, dirty: &PageBitmap) -> Result<(), MigrationError> {
-        self.pending.union(dirty);
-        if self.phase != Phase::Harvesting {
-            return Ok(());
-        }
-        self.estimates.harvested(now, dirty.count());
-        self.left = self.pending.count().0;
-        self.ask_policy(now, true)?;
-        if self.phase == Phase::Harvesting {
-            if self.left > 0 {
-                self.begin_round(now, Phase::Round);
-            } else {
-                self.phase = Phase::Resting;
-                self.policy_due = now.after(REST);
-            }
-        }
-        Ok(())
-    }
-
-    /// `dirty` was harvested, but the harvest failed: it must not be lost.
-    pub fn harvest_failed(&mut self, dirty: &PageBitmap) {
-        self.pending.union(dirty);
-    }
-
-    /// The guest has stood still since `since`, and `dirty` was harvested after that.
-    pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
-        self.pending.union(dirty);
-        if self.phase != Phase::Stopping {
-            return;
-        }
-        self.marks.guest_stopped = since;
-        self.marks.last_harvested = now;
-        self.marks.placed = now;
-        self.begin_round(now, Phase::LastRound);
-        let round = self.round;
-        self.say(now, Message::LastRound { round });
-    }
-
     /// The digest of this side's memory, after the guest stopped.
     ///
     /// # Errors
@@ -577,64 +409,6 @@ impl Source {
         self.out.pop_front()
     }
 
-    /// What data channel number `channel` must do; `batch` takes the pages.
-    pub fn next_work(&mut self, now: Instant, channel: u16, batch: &mut Batch) -> Work {
-        match self.phase {
-            Phase::HandedOver | Phase::Completed | Phase::Failed => return Work::Close,
-            Phase::Round | Phase::LastRound => {}
-            _ => return Work::Wait,
-        }
-        let settled = self.all_is_placed();
-        let channels = self.channels.len() as u64;
-        let Some(own) = self.channels.get_mut(usize::from(channel)) else {
-            return Work::Close;
-        };
-        if own.round_ended || !own.ledger.has_room() {
-            return Work::Wait;
-        }
-        batch.round = self.round;
-        batch.runs.clear();
-        // Towards the end of a round the channels share what is left, so that all end together.
-        let share = (self.left / (2 * channels)).max(SMALLEST_SHARE);
-        let mut room = share.min(self.frame_pages);
-        if self.cut_short {
-            room = 0;
-        }
-        while room > 0
-            && let Some(run) = self.pending.next_run(self.cursor, room)
-        {
-            self.pending.remove(run);
-            self.cursor = run.end();
-            self.left -= run.count.0;
-            room -= run.count.0;
-            batch.runs.push(run);
-        }
-        own.ledger.hand_out(&batch.runs);
-        if settled {
-            self.acked_at = now;
-        }
-        if !batch.runs.is_empty() {
-            return Work::Pages;
-        }
-        own.round_ended = true;
-        if self.channels.iter().all(|channel| channel.round_ended) {
-            self.end_round();
-        }
-        Work::RoundEnd(batch.round)
-    }
-
-    /// Work of data channel number `channel` is on the wire.
-    pub fn sent(&mut self, channel: u16, frame: SentFrame) {
-        if let Some(channel) = self.channels.get_mut(usize::from(channel)) {
-            channel.ledger.sent(frame.bytes);
-        }
-        self.pages.zero += frame.zero;
-        self.pages.raw += frame.raw;
-        self.page_bytes += frame.bytes;
-        self.round_pages += frame.zero + frame.raw;
-        self.round_bytes += frame.bytes.0;
-    }
-
     /// Whether there is nothing more to do.
     pub fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Completed | Phase::Failed) || self.failure.is_some()
@@ -670,69 +444,6 @@ impl Source {
         }
     }
 
-    /// Adds the pages that are not known to be placed at the target: they go back to the
-    /// dirty source when the migration fails.
-    pub fn undelivered(&self, into: &mut PageBitmap) {
-        into.union(&self.pending);
-        for channel in &self.channels {
-            channel.ledger.unplaced(into);
-        }
-    }
-
-    /// Where the migration is.
-    pub fn status(&self, now: Instant) -> SourceStatus {
-        SourceStatus {
-            round: self.round,
-            left: PageCount(self.left),
-            sent: self.page_bytes,
-            dirty: self.estimates.dirty(),
-            link: self.estimates.link.rate(),
-            forecast: Forecast::of(&self.observe(now, false)).blackout,
-            throttle: self.throttle,
-            blackout: !matches!(
-                self.phase,
-                Phase::Greeting
-                    | Phase::Arming
-                    | Phase::Round
-                    | Phase::Harvesting
-                    | Phase::Resting
-                    | Phase::Failed
-            ),
-        }
-    }
-
-    /// The report of a completed migration.
-    pub fn report(&self) -> Report {
-        let marks = &self.marks;
-        // Without digests, what comes after the last acknowledgement is the news of it.
-        let placed = if self.verify {
-            marks.placed
-        } else {
-            marks.complete
-        };
-        Report {
-            total: marks.running.since(marks.began),
-            blackout: BlackoutParts {
-                stop: marks.last_harvested.since(marks.guest_stopped),
-                pages: placed.since(marks.last_harvested),
-                verify: marks.complete.since(placed),
-                state: marks.ready.since(marks.complete),
-                hand_over: marks.running.since(marks.ready),
-            },
-            forecast: self.forecast,
-            rounds: self.round,
-            guest_bytes: self.layout.pages().bytes(),
-            page_wire_bytes: self.page_bytes,
-            state_bytes: self.state_bytes,
-            pages: self.pages,
-            dirty: self.estimates.dirty(),
-            link: self.estimates.link.rate(),
-            throttle_most: self.throttle_most,
-            verified: self.digest_here.is_some() && self.digest_here == self.digest_there,
-            target_cpu: self.target_cpu,
-        }
-    }
-
     // --- within --------------------------------------------------------------------------
 
     fn say(&mut self, now: Instant, message: Message) {
@@ -744,77 +455,6 @@ impl Source {
     fn all_is_placed(&self) -> bool {
         let mut channels = self.channels.iter();
         channels.all(|channel| channel.ledger.is_settled())
-    }
-
-    fn begin_round(&mut self, now: Instant, phase: Phase) {
-        self.phase = phase;
-        self.round += 1;
-        self.cursor = 0;
-        self.left = self.pending.count().0;
-        self.round_pages = 0;
-        self.round_bytes = 0;
-        self.policy_due = now.after(POLICY_TICK);
-        for channel in &mut self.channels {
-            channel.round_ended = false;
-        }
-        self.estimates.link.begin(now);
-    }
-
-    fn end_round(&mut self) {
-        let (pages, bytes) = (PageCount(self.round_pages), ByteCount(self.round_bytes));
-        self.estimates.round_sent(pages, bytes);
-        self.phase = match self.phase {
-            Phase::LastRound => Phase::Completing,
-            _ if std::mem::take(&mut self.cut_short) => Phase::Stopping,
-            _ => Phase::Harvesting,
-        };
-    }
-
-    fn observe(&self, now: Instant, round_ended: bool) -> Observation {
-        let in_flight = self
-            .channels
-            .iter()
-            .map(|channel| channel.ledger.in_flight().0)
-            .sum();
-        Observation {
-            now,
-            elapsed: now.since(self.marks.began),
-            round: self.round,
-            round_ended,
-            left: PageCount(self.left),
-            in_flight: ByteCount(in_flight),
-            bytes_per_page: self.estimates.bytes_per_page(),
-            link: self.estimates.link.rate(),
-            dirty: self.estimates.dirty(),
-            fixed: self.fixed_blackout,
-            harvested: self.estimates.last_harvest(),
-            interval: self.estimates.last_interval(),
-            throttled: self.throttle,
-            placed: self.placed_bytes,
-        }
-    }
-
-    fn ask_policy(&mut self, now: Instant, round_ended: bool) -> Result<(), MigrationError> {
-        let seen = self.observe(now, round_ended);
-        match self.policy.decide(&seen) {
-            Decision::Continue => Ok(()),
-            Decision::Throttle(share) => {
-                self.throttle_asked = Some(share);
-                Ok(())
-            }
-            Decision::Stop => {
-                self.forecast = Forecast::of(&seen).blackout;
-                if round_ended {
-                    self.phase = Phase::Stopping;
-                } else {
-                    // The channels must say that the round is over: what they have not sent of
-                    // it goes into the last one.
-                    self.cut_short = true;
-                }
-                Ok(())
-            }
-            Decision::GiveUp(reason) => Err(MigrationError::NotConverging(reason)),
-        }
     }
 
     /// Goes on once the target has everything and, in verify mode, both digests are there.

@@ -1,0 +1,75 @@
+//! What a migration says of itself: where it is, and how it went.
+
+use super::parts::SourceStatus;
+use super::{Phase, Source};
+use crate::converge::Forecast;
+use crate::migration::report::{BlackoutParts, Report};
+use crate::units::{Instant, PageCount};
+
+/// Moments of the migration that the report needs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Marks {
+    pub(super) began: Instant,
+    pub(super) guest_stopped: Instant,
+    pub(super) last_harvested: Instant,
+    pub(super) placed: Instant,
+    pub(super) complete: Instant,
+    pub(super) ready: Instant,
+    pub(super) running: Instant,
+}
+
+impl Source {
+    /// Where the migration is.
+    pub fn status(&self, now: Instant) -> SourceStatus {
+        SourceStatus {
+            round: self.round,
+            left: PageCount(self.left),
+            sent: self.page_bytes,
+            dirty: self.estimates.dirty(),
+            link: self.estimates.link.rate(),
+            forecast: Forecast::of(&self.observe(now, false)).blackout,
+            throttle: self.throttle,
+            blackout: !matches!(
+                self.phase,
+                Phase::Greeting
+                    | Phase::Arming
+                    | Phase::Round
+                    | Phase::Harvesting
+                    | Phase::Resting
+                    | Phase::Failed
+            ),
+        }
+    }
+
+    /// The report of a completed migration.
+    pub fn report(&self) -> Report {
+        let marks = &self.marks;
+        // Without digests, what comes after the last acknowledgement is the news of it.
+        let placed = if self.verify {
+            marks.placed
+        } else {
+            marks.complete
+        };
+        Report {
+            total: marks.running.since(marks.began),
+            blackout: BlackoutParts {
+                stop: marks.last_harvested.since(marks.guest_stopped),
+                pages: placed.since(marks.last_harvested),
+                verify: marks.complete.since(placed),
+                state: marks.ready.since(marks.complete),
+                hand_over: marks.running.since(marks.ready),
+            },
+            forecast: self.forecast,
+            rounds: self.round,
+            guest_bytes: self.layout.pages().bytes(),
+            page_wire_bytes: self.page_bytes,
+            state_bytes: self.state_bytes,
+            pages: self.pages,
+            dirty: self.estimates.dirty(),
+            link: self.estimates.link.rate(),
+            throttle_most: self.throttle_most,
+            verified: self.digest_here.is_some() && self.digest_here == self.digest_there,
+            target_cpu: self.target_cpu,
+        }
+    }
+}

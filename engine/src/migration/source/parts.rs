@@ -1,0 +1,109 @@
+//! What goes into a [`Source`](super::Source) and what comes out of it.
+
+use std::time::Duration;
+
+use crate::converge::{Policy, Share};
+use crate::memory::Layout;
+use crate::migration::right::TargetReady;
+use crate::units::{ByteCount, Instant, PageCount, PageRange, Rate};
+use crate::wire::{Fact, SessionId};
+
+/// What a source needs to know before it begins.
+#[derive(Debug)]
+pub struct SourceConfig {
+    /// Name of the migration; random.
+    pub session: SessionId,
+    /// Data channels, `1..=MAX_CHANNELS`.
+    pub channels: u16,
+    /// Most pages in a frame, `1..=MAX_FRAME_PAGES`.
+    pub frame_pages: u64,
+    /// Whether to compare digests of all memory before the hand-over.
+    pub verify: bool,
+    /// The guest's memory.
+    pub layout: Layout,
+    /// What must be equal on both sides.
+    pub facts: Vec<Fact>,
+    /// Blackout with nothing to send, for the forecast: stop, device state, hand-over.
+    pub fixed_blackout: Duration,
+    /// When to stop the guest, or to give up.
+    pub policy: Box<dyn Policy>,
+}
+
+/// What the caller of [`Source::poll`] must do.
+#[derive(Debug)]
+pub enum SourceStep {
+    /// Start dirty tracking, find the populated pages; then [`Source::armed`].
+    Arm,
+    /// Harvest the dirty pages; then [`Source::harvested`].
+    Harvest,
+    /// Keep the guest from running for this share of its time from now on.
+    Throttle(Share),
+    /// Stop the guest, harvest for the last time; then [`Source::stopped`].
+    StopGuest,
+    /// Compute the digest of the (now still) memory; then [`Source::digested`].
+    Digest,
+    /// Send the device state; then [`Source::state_sent`].
+    SaveState,
+    /// Give up the right to run; then [`Source::handed_over`].
+    HandOver(TargetReady),
+    /// Nothing until something happens, or at latest until this time.
+    Wait(Instant),
+    /// The guest runs on the target.
+    Completed,
+    /// It ended; [`Source::take_failure`] has the reason.
+    Failed,
+}
+
+/// What a data channel must do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Send the pages of the batch; then [`Source::sent`].
+    Pages,
+    /// Send the message that ends this round.
+    RoundEnd(u32),
+    /// Nothing for now.
+    Wait,
+    /// Nothing will come any more.
+    Close,
+}
+
+/// Pages to send in one frame. Reused, so that nothing is allocated while data flows.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The round they belong to.
+    pub round: u32,
+    /// At most [`MAX_FRAME_PAGES`] pages in ascending runs.
+    pub runs: Vec<PageRange>,
+}
+
+/// What became of a batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SentFrame {
+    /// Bytes on the wire.
+    pub bytes: ByteCount,
+    /// Pages that held only zeros.
+    pub zero: u64,
+    /// Pages sent as they are.
+    pub raw: u64,
+}
+
+/// Where a running migration is, for display.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceStatus {
+    /// Round under way, from 1; 0 before the first.
+    pub round: u32,
+    /// Pages of the round that are still to be sent.
+    pub left: PageCount,
+    /// Bytes of pages on the wire so far.
+    pub sent: ByteCount,
+    /// Rate of distinct pages written, over the last round.
+    pub dirty: Option<Rate>,
+    /// Rate at which the target places data.
+    pub link: Option<Rate>,
+    /// The blackout if the guest were stopped now.
+    pub forecast: Option<Duration>,
+    /// Whether the guest is stopped for the hand-over.
+    pub blackout: bool,
+    /// Share of its time that the guest is kept from running.
+    pub throttle: Share,
+}

@@ -1,0 +1,219 @@
+//! Rounds: which pages are to be sent, who sends them, and when the policy is asked.
+
+use std::time::Duration;
+
+use super::parts::{Batch, SentFrame, Work};
+use super::{Phase, Source};
+use crate::converge::{Decision, Forecast, Observation};
+use crate::memory::PageBitmap;
+use crate::migration::error::MigrationError;
+use crate::units::{ByteCount, Instant, PageCount};
+use crate::wire::Message;
+
+/// How often the policy is asked within a round.
+pub(super) const POLICY_TICK: Duration = Duration::from_millis(50);
+
+/// Pause before the next harvest when the last one found nothing. Rounds of nothing would follow
+/// each other as fast as the processor allows, and measure the link by frames without pages.
+const REST: Duration = Duration::from_millis(10);
+
+/// Smallest share of a round worth a frame of its own when channels divide the end of it.
+const SMALLEST_SHARE: u64 = 8;
+
+impl Source {
+    /// Tracking is armed, and `populated` holds every page that may differ from zero.
+    pub fn armed(&mut self, now: Instant, populated: &PageBitmap) {
+        self.pending.union(populated);
+        // It may have failed while the caller was at it; so in the methods below.
+        if self.phase != Phase::Arming {
+            return;
+        }
+        self.estimates.armed(now);
+        self.pages.skipped = self.layout.pages().0 - populated.count().0;
+        self.begin_round(now, Phase::Round);
+    }
+
+    /// `dirty` was written since the last harvest (or since arming).
+    ///
+    /// # Errors
+    /// When the policy gives up.
+    pub fn harvested(&mut self, now: Instant, dirty: &PageBitmap) -> Result<(), MigrationError> {
+        self.pending.union(dirty);
+        if self.phase != Phase::Harvesting {
+            return Ok(());
+        }
+        self.estimates.harvested(now, dirty.count());
+        self.left = self.pending.count().0;
+        self.ask_policy(now, true)?;
+        if self.phase == Phase::Harvesting {
+            if self.left > 0 {
+                self.begin_round(now, Phase::Round);
+            } else {
+                self.phase = Phase::Resting;
+                self.policy_due = now.after(REST);
+            }
+        }
+        Ok(())
+    }
+
+    /// `dirty` was harvested, but the harvest failed: it must not be lost.
+    pub fn harvest_failed(&mut self, dirty: &PageBitmap) {
+        self.pending.union(dirty);
+    }
+
+    /// The guest has stood still since `since`, and `dirty` was harvested after that.
+    pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
+        self.pending.union(dirty);
+        if self.phase != Phase::Stopping {
+            return;
+        }
+        self.marks.guest_stopped = since;
+        self.marks.last_harvested = now;
+        self.marks.placed = now;
+        self.begin_round(now, Phase::LastRound);
+        let round = self.round;
+        self.say(now, Message::LastRound { round });
+    }
+
+    /// What data channel number `channel` must do; `batch` takes the pages.
+    pub fn next_work(&mut self, now: Instant, channel: u16, batch: &mut Batch) -> Work {
+        match self.phase {
+            Phase::HandedOver | Phase::Completed | Phase::Failed => return Work::Close,
+            Phase::Round | Phase::LastRound => {}
+            _ => return Work::Wait,
+        }
+        let settled = self.all_is_placed();
+        let channels = self.channels.len() as u64;
+        let Some(own) = self.channels.get_mut(usize::from(channel)) else {
+            return Work::Close;
+        };
+        if own.round_ended || !own.ledger.has_room() {
+            return Work::Wait;
+        }
+        batch.round = self.round;
+        batch.runs.clear();
+        // Towards the end of a round the channels share what is left, so that all end together.
+        let share = (self.left / (2 * channels)).max(SMALLEST_SHARE);
+        let mut room = share.min(self.frame_pages);
+        if self.cut_short {
+            room = 0;
+        }
+        while room > 0
+            && let Some(run) = self.pending.next_run(self.cursor, room)
+        {
+            self.pending.remove(run);
+            self.cursor = run.end();
+            self.left -= run.count.0;
+            room -= run.count.0;
+            batch.runs.push(run);
+        }
+        own.ledger.hand_out(&batch.runs);
+        if settled {
+            self.acked_at = now;
+        }
+        if !batch.runs.is_empty() {
+            return Work::Pages;
+        }
+        own.round_ended = true;
+        if self.channels.iter().all(|channel| channel.round_ended) {
+            self.end_round();
+        }
+        Work::RoundEnd(batch.round)
+    }
+
+    /// Work of data channel number `channel` is on the wire.
+    pub fn sent(&mut self, channel: u16, frame: SentFrame) {
+        if let Some(channel) = self.channels.get_mut(usize::from(channel)) {
+            channel.ledger.sent(frame.bytes);
+        }
+        self.pages.zero += frame.zero;
+        self.pages.raw += frame.raw;
+        self.page_bytes += frame.bytes;
+        self.round_pages += frame.zero + frame.raw;
+        self.round_bytes += frame.bytes.0;
+    }
+
+    /// Adds the pages that are not known to be placed at the target: they go back to the
+    /// dirty source when the migration fails.
+    pub fn undelivered(&self, into: &mut PageBitmap) {
+        into.union(&self.pending);
+        for channel in &self.channels {
+            channel.ledger.unplaced(into);
+        }
+    }
+
+    pub(super) fn begin_round(&mut self, now: Instant, phase: Phase) {
+        self.phase = phase;
+        self.round += 1;
+        self.cursor = 0;
+        self.left = self.pending.count().0;
+        self.round_pages = 0;
+        self.round_bytes = 0;
+        self.policy_due = now.after(POLICY_TICK);
+        for channel in &mut self.channels {
+            channel.round_ended = false;
+        }
+        self.estimates.link.begin(now);
+    }
+
+    pub(super) fn end_round(&mut self) {
+        let (pages, bytes) = (PageCount(self.round_pages), ByteCount(self.round_bytes));
+        self.estimates.round_sent(pages, bytes);
+        self.phase = match self.phase {
+            Phase::LastRound => Phase::Completing,
+            _ if std::mem::take(&mut self.cut_short) => Phase::Stopping,
+            _ => Phase::Harvesting,
+        };
+    }
+
+    pub(super) fn observe(&self, now: Instant, round_ended: bool) -> Observation {
+        let in_flight = self
+            .channels
+            .iter()
+            .map(|channel| channel.ledger.in_flight().0)
+            .sum();
+        Observation {
+            now,
+            elapsed: now.since(self.marks.began),
+            round: self.round,
+            round_ended,
+            left: PageCount(self.left),
+            in_flight: ByteCount(in_flight),
+            bytes_per_page: self.estimates.bytes_per_page(),
+            link: self.estimates.link.rate(),
+            dirty: self.estimates.dirty(),
+            fixed: self.fixed_blackout,
+            harvested: self.estimates.last_harvest(),
+            interval: self.estimates.last_interval(),
+            throttled: self.throttle,
+            placed: self.placed_bytes,
+        }
+    }
+
+    pub(super) fn ask_policy(
+        &mut self,
+        now: Instant,
+        round_ended: bool,
+    ) -> Result<(), MigrationError> {
+        let seen = self.observe(now, round_ended);
+        match self.policy.decide(&seen) {
+            Decision::Continue => Ok(()),
+            Decision::Throttle(share) => {
+                self.throttle_asked = Some(share);
+                Ok(())
+            }
+            Decision::Stop => {
+                self.forecast = Forecast::of(&seen).blackout;
+                if round_ended {
+                    self.phase = Phase::Stopping;
+                } else {
+                    // The channels must say that the round is over: what they have not sent of
+                    // it goes into the last one.
+                    self.cut_short = true;
+                }
+                Ok(())
+            }
+            Decision::GiveUp(reason) => Err(MigrationError::NotConverging(reason)),
+        }
+    }
+}
