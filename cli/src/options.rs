@@ -1,14 +1,17 @@
 //! Options that several programs share, and how their values are read.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use pagelift_engine::codec::cache::CacheError;
 use pagelift_engine::converge::{
     Classic, ClassicConfig, Policy, Predictive, PredictiveConfig, Share, StopWhenFits,
     StopWhenFitsConfig,
 };
-use pagelift_engine::units::{PageCount, ParseQuantityError, Rate, parse_duration};
+use pagelift_engine::pipeline::Deltas;
+use pagelift_engine::units::{ByteCount, PageCount, ParseQuantityError, Rate, parse_duration};
 use pagelift_engine::wire::{MAX_CHANNELS, SessionId};
 use pagelift_transports::auto_channels;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -34,6 +37,12 @@ pub struct ConvergenceOptions {
     /// Record what the policy sees and decides, for `pagelift replay`
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// How to send a page that changed again
+    #[arg(long, value_enum, default_value_t = Compress::None)]
+    pub compress: Compress,
+    /// Memory for the contents that deltas are made against (--compress xbzrle)
+    #[arg(long, value_name = "SIZE", default_value = "128MiB")]
+    pub delta_cache: ByteCount,
     /// Data connections: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto", value_parser = channels)]
     pub channels: u16,
@@ -48,6 +57,15 @@ pub enum PolicyName {
     Classic,
     /// Never throttle
     None,
+}
+
+/// How a page that was sent before is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compress {
+    /// Whole
+    None,
+    /// As what changed in it, where that is less
+    Xbzrle,
 }
 
 /// The blackout that is allowed, at first and at the end of the time.
@@ -72,6 +90,19 @@ impl ConvergenceOptions {
             Some(path) => Box::new(Tracing::new(policy, path, first_pages)?),
             None => policy,
         })
+    }
+}
+
+impl ConvergenceOptions {
+    /// What deltas need, if these options ask for them, for a guest of `pages` pages.
+    ///
+    /// # Errors
+    /// When the memory for it is too little.
+    pub fn deltas(&self, pages: PageCount) -> Result<Option<Arc<Deltas>>, CacheError> {
+        match self.compress {
+            Compress::None => Ok(None),
+            Compress::Xbzrle => Ok(Some(Arc::new(Deltas::new(pages, self.delta_cache)?))),
+        }
     }
 }
 

@@ -112,7 +112,12 @@ impl SendCommand {
         };
         let memory = Arc::clone(&prepared.memory) as Arc<dyn ReadPages>;
         let channels = self.convergence.channels;
-        let budget = memory_budget(memory.layout(), channels);
+        let deltas = self.convergence.deltas(memory.layout().pages())?;
+        let cache = deltas
+            .as_ref()
+            .map_or(ByteCount(0), |deltas| deltas.footprint());
+        let mut budget = memory_budget(memory.layout(), channels);
+        budget += cache;
         let mut populated = PageBitmap::new(memory.layout().pages());
         memory.populated(&mut populated)?;
         let policy = self.convergence.policy(populated.count())?;
@@ -145,6 +150,7 @@ impl SendCommand {
                 verify: self.verify,
                 facts: prepared.facts,
                 fixed_blackout: FIXED_BLACKOUT,
+                deltas,
                 policy,
             },
             cancel,

@@ -53,7 +53,8 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
             "skipped": report.pages.skipped,
             "zero": report.pages.zero,
             "raw": report.pages.raw,
-            "delta": 0,
+            "delta": report.pages.delta,
+            "unchanged": report.pages.unchanged,
             "lz4": 0,
             "zstd": 0,
             "reference": 0,
@@ -153,8 +154,8 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
         text += &format!(" (forecast{without}: {:.1})", ms(forecast));
     }
     text += &format!(
-        "\npages: {} sent, {} zero, {} never populated\n",
-        pages.raw, pages.zero, pages.skipped
+        "\npages: {} sent whole, {} as deltas, {} unchanged, {} zero, {} never populated\n",
+        pages.raw, pages.delta, pages.unchanged, pages.zero, pages.skipped
     );
     if let (Some(dirty), Some(link)) = (report.dirty, report.link) {
         text +=

@@ -115,6 +115,7 @@ impl Pair {
             bytes: ByteCount(100),
             zero: 0,
             raw: 1,
+            ..SentFrame::default()
         };
         match work {
             Work::Pages => {

@@ -11,11 +11,11 @@ use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
 use pagelift_engine::memory::{PageBitmap, ReadPages};
 use pagelift_engine::migration::{Failure, GuestLocation, Report, RunRight};
 use pagelift_engine::pipeline::{
-    CancelToken, GuestError, Parts, SendJob, SendOptions, SourceGuest, StateSender, memory_budget,
-    process_cpu, send,
+    CancelToken, Deltas, GuestError, Parts, SendJob, SendOptions, SourceGuest, StateSender,
+    memory_budget, process_cpu, send,
 };
 use pagelift_engine::sys::Userfaultfd;
-use pagelift_engine::units::{PageCount, PageRange};
+use pagelift_engine::units::{ByteCount, PageCount, PageRange};
 use pagelift_transports::tcp::TcpLink;
 use serde_json::json;
 
@@ -48,7 +48,12 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     };
 
     let view: Arc<dyn ReadPages> = Arc::new(memory.view()?);
-    let budget = memory_budget(view.layout(), options.convergence.channels);
+    let deltas = options.convergence.deltas(view.layout().pages())?;
+    let cache = deltas
+        .as_ref()
+        .map_or(ByteCount(0), |deltas| deltas.footprint());
+    let mut budget = memory_budget(view.layout(), options.convergence.channels);
+    budget += cache;
     eprintln!(
         "guest: {} in {} vCPUs, {:.0} % filled, writing {} ({:?}, {} bytes a write)\n\
          pagelift: {} channels, at most {budget} of memory of its own on each side",
@@ -94,7 +99,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         dirty: &mut tracker,
         guest: &mut half,
         right: RunRight::claim(),
-        options: send_options(options, policy),
+        options: send_options(options, policy, deltas),
         cancel,
         progress: &mut |status| {
             progress.update(status);
@@ -114,7 +119,11 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     }
 }
 
-fn send_options(options: &DemoOptions, policy: Box<dyn Policy>) -> SendOptions {
+fn send_options(
+    options: &DemoOptions,
+    policy: Box<dyn Policy>,
+    deltas: Option<Arc<Deltas>>,
+) -> SendOptions {
     let limits = &options.convergence;
     SendOptions {
         session: random_session(),
@@ -122,6 +131,7 @@ fn send_options(options: &DemoOptions, policy: Box<dyn Policy>) -> SendOptions {
         verify: !options.no_verify,
         facts: Vec::new(),
         fixed_blackout: FIXED_BLACKOUT,
+        deltas,
         policy,
     }
 }

@@ -14,12 +14,16 @@ pub struct PagesSent {
     pub zero: u64,
     /// Sent as they are.
     pub raw: u64,
+    /// Sent as what changed in them.
+    pub delta: u64,
+    /// Written by the guest, but found to hold what the target has already.
+    pub unchanged: u64,
 }
 
 impl PagesSent {
     /// Pages that were read and sent in some form, repeats counted.
     pub fn sent(&self) -> PageCount {
-        PageCount(self.zero + self.raw)
+        PageCount(self.zero + self.raw + self.delta)
     }
 }
 

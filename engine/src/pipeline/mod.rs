@@ -23,6 +23,7 @@
 
 mod clock;
 mod control;
+mod deltas;
 mod digest;
 mod encode;
 mod guest;
@@ -40,6 +41,7 @@ mod target_session;
 
 pub use clock::{Clock, SystemClock};
 pub use control::ControlReader;
+pub use deltas::Deltas;
 pub use digest::digest_memory;
 pub use guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest, Waker};
 pub use link::{Closer, Connection, Link, Listener};

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::clock::SystemClock;
+use super::deltas::Deltas;
 use super::guest::SourceGuest;
 use super::link::Link;
 use super::shared::Shared;
@@ -38,6 +39,8 @@ pub struct SendOptions {
     pub verify: bool,
     /// What must be equal on both sides.
     pub facts: Vec<Fact>,
+    /// Sends pages that change again as what changed in them.
+    pub deltas: Option<Arc<Deltas>>,
     /// Blackout with nothing to send, for the forecast.
     pub fixed_blackout: Duration,
     /// When to stop the guest, or to give up.
@@ -122,6 +125,7 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         guest: job.guest,
         right: job.right,
         cancel: job.cancel,
+        deltas: job.options.deltas,
         digest_threads: thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     let mut session = SourceSession::new(Arc::clone(&shared), channels, parts);

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use super::Step;
+use super::deltas::Deltas;
 use super::encode::PageEncoder;
 use super::last_word::LastWord;
 use super::shared::Shared;
@@ -41,6 +42,7 @@ impl SourceChannel {
         memory: Arc<dyn ReadPages>,
         number: u16,
         tx: Box<dyn Write + Send>,
+        deltas: Option<Arc<Deltas>>,
     ) -> Result<Self, MigrationError> {
         let mut writer = FrameWriter::new(tx);
         let session = shared.look(Source::session);
@@ -49,7 +51,7 @@ impl SourceChannel {
             channel: number,
         });
         writer.write(join.kind(), &[&join.encode()]).map_err(lost)?;
-        let (encoder, batch) = (PageEncoder::new(), Batch::default());
+        let (encoder, batch) = (PageEncoder::new(deltas), Batch::default());
         Ok(Self {
             shared,
             memory,

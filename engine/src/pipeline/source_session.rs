@@ -12,6 +12,7 @@ use crossbeam_channel::Sender;
 
 use super::Step;
 use super::control::{ControlReader, lost};
+use super::deltas::Deltas;
 use super::guest::SourceGuest;
 use super::link::{Closer, Connection, Link};
 use super::send::CancelToken;
@@ -43,6 +44,8 @@ pub struct SourceParts<'a> {
     pub cancel: CancelToken,
     /// Threads that compute the digest of verify mode.
     pub digest_threads: usize,
+    /// Sends pages that change again as what changed in them.
+    pub deltas: Option<Arc<Deltas>>,
 }
 
 impl std::fmt::Debug for SourceParts<'_> {
@@ -57,6 +60,7 @@ pub struct SourceSession<'a> {
     link: &'a dyn Link,
     memory: Arc<dyn ReadPages>,
     channels: u16,
+    deltas: Option<Arc<Deltas>>,
     replies: Sender<StateChunk>,
     driver: SourceDriver<'a>,
     cancel: CancelToken,
@@ -108,6 +112,7 @@ impl<'a> SourceSession<'a> {
             link: parts.link,
             memory: parts.memory,
             channels,
+            deltas: parts.deltas,
             replies,
             driver,
             cancel: parts.cancel,
@@ -138,7 +143,8 @@ impl<'a> SourceSession<'a> {
                 for number in 0..self.channels {
                     let tx = self.dial()?.tx;
                     let (shared, memory) = (Arc::clone(&self.shared), Arc::clone(&self.memory));
-                    let channel = SourceChannel::open(shared, memory, number, tx)?;
+                    let channel =
+                        SourceChannel::open(shared, memory, number, tx, self.deltas.clone())?;
                     spawn(SourceWorker::Data(channel));
                 }
                 self.stage = Stage::Migrating;

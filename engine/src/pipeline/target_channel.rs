@@ -7,9 +7,10 @@ use super::Step;
 use super::control::lost;
 use super::last_word::LastWord;
 use super::shared::Shared;
-use crate::memory::WritePages;
+use crate::codec::xbzrle;
+use crate::memory::{ReadPages, WritePages};
 use crate::migration::{HEARTBEAT, MigrationError, Target};
-use crate::units::ByteCount;
+use crate::units::{ByteCount, PAGE_BYTES};
 use crate::wire::{
     Encoding, FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, Message, PagesBody,
     ReadOutcome,
@@ -19,6 +20,9 @@ use crate::wire::{
 pub struct TargetChannel {
     shared: Arc<Shared<Target>>,
     memory: Arc<dyn WritePages>,
+    /// The same memory, to apply deltas to.
+    content: Arc<dyn ReadPages>,
+    page: Box<[u8; PAGE_BYTES]>,
     number: u16,
     reader: FrameReader<Box<dyn Read + Send>>,
     last_word: LastWord,
@@ -37,12 +41,15 @@ impl TargetChannel {
     pub fn new(
         shared: Arc<Shared<Target>>,
         memory: Arc<dyn WritePages>,
+        content: Arc<dyn ReadPages>,
         number: u16,
         reader: FrameReader<Box<dyn Read + Send>>,
     ) -> Self {
         Self {
             shared,
             memory,
+            content,
+            page: Box::new([0; PAGE_BYTES]),
             number,
             reader,
             last_word: LastWord::default(),
@@ -104,6 +111,13 @@ impl TargetChannel {
             match run.encoding {
                 Encoding::Zero => self.memory.write_zeros(run.range)?,
                 Encoding::Raw => self.memory.write(run.range.first, run.data)?,
+                Encoding::Delta => {
+                    // The round's barrier: the page is as the round before left it.
+                    self.content.read(run.range, &mut self.page[..])?;
+                    xbzrle::decode(run.data, &mut self.page[..])
+                        .map_err(|error| MigrationError::PeerMisbehaved(error.to_string()))?;
+                    self.memory.write(run.range.first, &self.page[..])?;
+                }
             }
         }
         let now = self.shared.now();

@@ -55,7 +55,7 @@ impl<'a> TargetSession<'a> {
         let driver = TargetDriver::new(
             Arc::clone(&shared),
             Arc::clone(&pages),
-            content,
+            Arc::clone(&content),
             guest,
             digest_threads,
         );
@@ -66,6 +66,7 @@ impl<'a> TargetSession<'a> {
         let reception = Arc::new(Reception {
             shared,
             pages,
+            content,
             state,
             closers: Mutex::default(),
             next_number: AtomicU64::new(0),
@@ -120,6 +121,7 @@ impl<'a> TargetSession<'a> {
 pub struct Reception {
     shared: Arc<Shared<Target>>,
     pages: Arc<dyn WritePages>,
+    content: Arc<dyn ReadPages>,
     state: Sender<StateChunk>,
     /// Of the connections that are open, with their numbers.
     closers: Mutex<Vec<(u64, Closer)>>,
@@ -305,8 +307,13 @@ impl TargetWorker {
                     shared.fail(error);
                     return Step::Done;
                 }
-                let (shared, pages) = (Arc::clone(shared), Arc::clone(&reception.pages));
-                self.stage = Stage::Data(TargetChannel::new(shared, pages, join.channel, reader));
+                self.stage = Stage::Data(TargetChannel::new(
+                    Arc::clone(shared),
+                    Arc::clone(&reception.pages),
+                    Arc::clone(&reception.content),
+                    join.channel,
+                    reader,
+                ));
             }
             _ => return Step::Done,
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  0  u32  round
-//!  4  u16  number of runs, 1..=256
+//!  4  u16  number of runs, 0..=256
 //!  6  u16  0
 //!  8  runs, 20 bytes each:
 //!       0  u64  first page
@@ -15,7 +15,7 @@
 
 use super::WireError;
 use super::bytes::Cursor;
-use crate::units::{PAGE_BYTES, PageRange};
+use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
 
 /// Most pages in one frame.
 pub const MAX_FRAME_PAGES: usize = 256;
@@ -31,6 +31,8 @@ pub enum Encoding {
     Zero = 0,
     /// The data is the pages' content.
     Raw = 1,
+    /// The data is what changed against the page's last content, in XBZRLE; one page.
+    Delta = 2,
 }
 
 impl Encoding {
@@ -38,6 +40,7 @@ impl Encoding {
         match value {
             0 => Ok(Self::Zero),
             1 => Ok(Self::Raw),
+            2 => Ok(Self::Delta),
             _ => Err(WireError::BadValue {
                 what: "page encoding",
                 value: value.into(),
@@ -50,6 +53,7 @@ impl Encoding {
         match self {
             Self::Zero => bytes == 0,
             Self::Raw => bytes == pages * PAGE_BYTES as u64,
+            Self::Delta => pages == 1 && (1..=PAGE_BYTES as u64).contains(&bytes),
         }
     }
 }
@@ -207,9 +211,24 @@ impl PagesBuilder {
         self.open = None;
     }
 
-    /// Adds pages in an encoding whose data length follows from their number. Pages that go on
-    /// where the last ones ended, in the same encoding, share a run.
+    /// Adds a page whose data is a delta of `data_bytes`.
+    pub fn add_delta(&mut self, page: PageIndex, data_bytes: usize) {
+        self.close_run();
+        let range = PageRange {
+            first: page,
+            count: PageCount(1),
+        };
+        self.put_run(range, Encoding::Delta, data_bytes as u64);
+    }
+
+    /// Adds zero or raw pages: those whose data length follows from their number. Pages that go
+    /// on where the last ones ended, in the same encoding, share a run.
     pub fn add(&mut self, range: PageRange, encoding: Encoding) {
+        debug_assert_ne!(
+            encoding,
+            Encoding::Delta,
+            "deltas have lengths of their own"
+        );
         if let Some((last, last_encoding)) = &mut self.open
             && *last_encoding == encoding
             && last.end() == range.first.0
@@ -229,13 +248,16 @@ impl PagesBuilder {
     }
 
     fn close_run(&mut self) {
-        let Some((range, encoding)) = self.open.take() else {
-            return;
-        };
-        let data_bytes = match encoding {
-            Encoding::Zero => 0,
-            Encoding::Raw => range.bytes().0,
-        };
+        if let Some((range, encoding)) = self.open.take() {
+            let data_bytes = match encoding {
+                Encoding::Raw => range.bytes().0,
+                Encoding::Zero | Encoding::Delta => 0,
+            };
+            self.put_run(range, encoding, data_bytes);
+        }
+    }
+
+    fn put_run(&mut self, range: PageRange, encoding: Encoding, data_bytes: u64) {
         debug_assert!(
             range.count.0 <= MAX_FRAME_PAGES as u64,
             "a run within a frame"
@@ -284,6 +306,26 @@ mod tests {
                 (PageRange::new(20, 1), Encoding::Zero, 0),
             ]
         );
+    }
+
+    #[test]
+    fn a_delta_is_one_page_with_a_length_of_its_own() {
+        let mut builder = PagesBuilder::default();
+        builder.begin(2);
+        builder.add(PageRange::new(1, 1), Encoding::Raw);
+        builder.add_delta(PageIndex(2), 5);
+        builder.add_delta(PageIndex(3), 7);
+        let body = [builder.finish(), &vec![1; PAGE_BYTES + 12]].concat();
+        let pages = PagesBody::decode(&body).unwrap();
+        let lengths: Vec<_> = pages.runs().map(|run| run.data.len()).collect();
+        assert_eq!(lengths, [PAGE_BYTES, 5, 7]);
+        // The same data as a delta of two pages, or of none.
+        let mut wrong = body.clone();
+        wrong[8 + RUN_BYTES + 8] = 2;
+        assert!(PagesBody::decode(&wrong).is_err());
+        builder.begin(2);
+        builder.add_delta(PageIndex(2), 0);
+        assert!(PagesBody::decode(builder.finish()).is_err());
     }
 
     #[test]

@@ -154,9 +154,14 @@ impl Truth {
 
     pub fn source_resumed(&self) {
         self.note(|| "the guest goes on on the source".into());
-        self.lock().source_runs = true;
-        if self.gave_up() {
-            self.broken("the source resumed a guest that it had given up".into());
+        let mut state = self.lock();
+        state.source_runs = true;
+        // A guest that was given up and not handed over may be taken back. If the target was told
+        // all the same, it runs a guest that nobody has given up, and that breaks a rule.
+        let (gave_up, target_ran) = (state.gave_up.take(), state.target_runs);
+        drop(state);
+        if gave_up.is_some() && target_ran {
+            self.broken("the source took back a guest that runs on the target".into());
         }
         self.check_one_owner();
     }

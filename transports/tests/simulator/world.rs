@@ -11,7 +11,7 @@ use pagelift_engine::memory::{PageBitmap, ReadPages, WritePages};
 use pagelift_engine::migration::{
     Failure, Report, RunRight, Source, SourceConfig, Target, TargetConfig,
 };
-use pagelift_engine::pipeline::{Clock, Shared, SourceParts, SourceSession, TargetSession};
+use pagelift_engine::pipeline::{Clock, Deltas, Shared, SourceParts, SourceSession, TargetSession};
 use pagelift_engine::units::{ByteCount, Instant, PageCount, Rate};
 use pagelift_engine::wire::{Fact, SessionId};
 use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
@@ -158,6 +158,7 @@ impl World {
             right: RunRight::claim(),
             cancel: faults.cancel_source.clone(),
             digest_threads: 1,
+            deltas: deltas(plan.seed, ReadPages::layout(&*self.source_memory).pages()),
         };
         let mut source_session = SourceSession::new(source, plan.channels, parts);
         let crew = Crew::new(CrewParts {
@@ -270,4 +271,15 @@ impl Policy for Whim {
     fn downtime_limit(&self) -> Duration {
         Duration::ZERO
     }
+}
+
+/// A third of the seeds each: no deltas, room for all pages, room for few.
+fn deltas(seed: u64, pages: PageCount) -> Option<Arc<Deltas>> {
+    let budget = match seed % 3 {
+        0 => return None,
+        1 => pages.bytes().0 * 2 + (1 << 20),
+        _ => pages.bytes().0 / 4,
+    };
+    // What is too little for this guest is none.
+    Deltas::new(pages, ByteCount(budget)).ok().map(Arc::new)
 }

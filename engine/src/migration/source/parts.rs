@@ -85,6 +85,10 @@ pub struct SentFrame {
     pub zero: u64,
     /// Pages sent as they are.
     pub raw: u64,
+    /// Pages sent as what changed in them.
+    pub delta: u64,
+    /// Pages that were written, but hold what the target has already.
+    pub unchanged: u64,
 }
 
 /// Where a running migration is, for display.

@@ -128,8 +128,10 @@ impl Source {
         }
         self.pages.zero += frame.zero;
         self.pages.raw += frame.raw;
+        self.pages.delta += frame.delta;
+        self.pages.unchanged += frame.unchanged;
         self.page_bytes += frame.bytes;
-        self.round_pages += frame.zero + frame.raw;
+        self.round_pages += frame.zero + frame.raw + frame.delta + frame.unchanged;
         self.round_bytes += frame.bytes.0;
     }
 

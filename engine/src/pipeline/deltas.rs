@@ -1,0 +1,71 @@
+//! Deltas of a migration: what the target holds of pages, shared by the source's channels.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::codec::cache::{CacheError, DeltaCache, Outcome};
+use crate::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex};
+
+/// Contents that deltas are made against.
+///
+/// A page is with one channel at a time and is sent at most once in a round, and rounds end with
+/// a barrier at the target: what the cache holds of a page is what the target will hold of it
+/// when the delta arrives. The cache goes with the migration, so a failed one leaves nothing
+/// wrong behind.
+#[derive(Debug)]
+pub struct Deltas {
+    cache: DeltaCache,
+    /// The newest round that a page was shown of.
+    round: AtomicU32,
+}
+
+impl Deltas {
+    /// Deltas for a guest of `pages` pages, with at most `budget` of memory.
+    ///
+    /// # Errors
+    /// When the budget is too small to be of use.
+    pub fn new(pages: PageCount, budget: ByteCount) -> Result<Self, CacheError> {
+        let cache = DeltaCache::new(pages, budget)?;
+        Ok(Self {
+            cache,
+            round: AtomicU32::new(0),
+        })
+    }
+
+    /// Memory it takes.
+    pub fn footprint(&self) -> ByteCount {
+        self.cache.footprint()
+    }
+
+    /// Pages of `round` follow. All pages of earlier rounds have been shown.
+    pub(super) fn enter_round(&self, round: u32) {
+        if self.round.fetch_max(round, Ordering::Relaxed) < round {
+            self.cache.begin_round();
+        }
+    }
+
+    /// Decides how to send `page`; a delta is written to `out`.
+    pub(super) fn encode(
+        &self,
+        round: u32,
+        page: PageIndex,
+        content: &[u8; PAGE_BYTES],
+        out: &mut [u8; PAGE_BYTES],
+    ) -> Outcome {
+        if round > 1 {
+            return self.cache.encode(page, content, out);
+        }
+        // No page has come before; remembering those that may never come again would only push
+        // others out, unless there is room for all.
+        if self.cache.keeps_all() {
+            self.cache.put(page, content);
+        }
+        Outcome::Whole
+    }
+
+    /// The target gets zeros for `page`.
+    pub(super) fn zero(&self, round: u32, page: PageIndex) {
+        if round > 1 || self.cache.keeps_all() {
+            self.cache.put(page, &[0; PAGE_BYTES]);
+        }
+    }
+}
