@@ -293,3 +293,17 @@ fn an_answer_that_was_lost_is_asked_for_again() {
         assert_eq!(settled, kind != FrameType::Ready, "{kind:?}");
     }
 }
+
+/// While the queue of device state is full, the target does not listen: that is not silence.
+#[test]
+fn a_guest_that_loads_slowly_is_no_silent_peer() {
+    let slow = Plan {
+        state_bytes: 5 << 20,
+        state_pieces: 4,
+        piece_takes: Duration::from_secs(6),
+        ..calm(6)
+    };
+    let outcome = checker::run(&slow, false);
+    assert_eq!(outcome.broken, Vec::<String>::new());
+    assert_eq!(outcome.counts.get("completed"), Some(&1));
+}

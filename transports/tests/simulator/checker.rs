@@ -56,6 +56,9 @@ fn check(truth: &Truth, attempt: &Attempt, counts: &mut Counts) {
         return;
     };
     let rules = Rules { truth, attempt };
+    if let Err(failure) = source {
+        rules.may_fail(failure);
+    }
     match source {
         Ok(report) => {
             rules.need(truth.target_runs(), "a completed guest runs on the target");
@@ -97,6 +100,22 @@ impl Rules<'_> {
     fn need(&self, holds: bool, rule: &str) {
         if !holds {
             self.truth.broken(format!("not so: {rule}"));
+        }
+    }
+
+    /// Where nothing goes wrong, the guest moves, or the policy finds that it cannot.
+    fn may_fail(&self, failure: &Failure) {
+        let plan = &self.attempt.plan;
+        let harmed = !plan.faults.is_empty()
+            || !plan.mishaps.is_empty()
+            || plan.lose_marks.is_some()
+            || plan.damage_placed.is_some()
+            || plan.sabotage.is_some()
+            || plan.facts_differ;
+        let gave_up = matches!(failure.error, MigrationError::NotConverging(_));
+        if !harmed && !gave_up {
+            let what = format!("nothing went wrong, and it failed: {failure}");
+            self.truth.broken(what);
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pagelift_engine::converge::Share;
 use pagelift_engine::migration::RunRight;
 use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, TargetGuest};
+use pagelift_engine::units::Instant;
 
 use super::crew;
 use super::memory::SimMemory;
@@ -122,6 +123,9 @@ pub struct TargetHalf {
     pub load_calls: u32,
     /// Pieces of state taken per call.
     pub pieces: usize,
+    pub piece_takes: Duration,
+    /// When it has loaded what it took.
+    pub busy_until: Instant,
     pub parts: Option<Parts>,
     pub abandoned: bool,
     pub sabotage: Option<Sabotage>,
@@ -141,7 +145,12 @@ impl TargetGuest for TargetHalf {
             .parts
             .as_ref()
             .ok_or_else(|| GuestError("not attached".into()))?;
+        if self.truth.now() < self.busy_until {
+            return Ok(false);
+        }
         if !self.complete {
+            let pieces = u32::from(!parts.incoming.is_empty());
+            self.busy_until = self.truth.now().after(self.piece_takes * pieces);
             for chunk in parts.incoming.try_iter().take(self.pieces) {
                 self.arrived.extend_from_slice(&chunk.bytes);
                 self.complete |= chunk.last;

@@ -90,6 +90,8 @@ pub struct Plan {
     pub state_bytes: usize,
     pub state_pieces: usize,
     pub load_calls: u32,
+    /// What the loading of one piece takes.
+    pub piece_takes: Duration,
     pub stop_takes: Duration,
     pub faults: Vec<PlannedFault>,
     pub mishaps: Vec<(Mishap, u64)>,
@@ -163,6 +165,8 @@ impl Plan {
             },
             state_pieces: rng.pick(&[1, 4, 1000]),
             load_calls: u32::try_from(rng.below(4)).unwrap_or(0),
+            // With the largest state: longer than the other side may be silent.
+            piece_takes: Duration::from_millis(rng.pick(&[0, 0, 1, 100])),
             stop_takes: match rng.below(60) {
                 0 => Duration::from_secs(7),
                 _ => rng.time(Duration::from_millis(5)),

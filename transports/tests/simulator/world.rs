@@ -126,6 +126,8 @@ impl World {
             complete: false,
             load_calls: plan.load_calls,
             pieces: plan.state_pieces,
+            piece_takes: plan.piece_takes,
+            busy_until: now,
             parts: None,
             abandoned: false,
             sabotage: plan.sabotage,
