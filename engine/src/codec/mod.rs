@@ -3,9 +3,14 @@
 //! Pure functions of bytes: they read no clock and touch no file descriptor. Only the
 //! [kernels](simd) contain unsafe code.
 
+pub mod block;
 pub mod digest;
+mod fill;
+mod setting;
 pub mod simd;
 mod zero;
 
 pub use digest::MemoryDigest;
+pub use fill::{FILL_BYTES, Fill};
+pub use setting::{Codec, CompressSetting, ParseCompressError, ZstdLevel};
 pub use zero::is_zero;
