@@ -4,6 +4,7 @@
 //! [kernels](simd) contain unsafe code.
 
 pub mod block;
+pub mod choose;
 pub mod digest;
 mod fill;
 mod setting;
