@@ -3,3 +3,4 @@
 //! `docs/benchmarks.md` says how to run them and what their figures mean.
 
 pub mod memory;
+pub mod pages;

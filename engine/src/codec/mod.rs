@@ -3,11 +3,17 @@
 //! Pure functions of bytes: they read no clock and touch no file descriptor. Only the
 //! [kernels](simd) contain unsafe code.
 
+pub mod block;
 pub mod cache;
+pub mod choose;
 pub mod digest;
+mod fill;
+mod setting;
 pub mod simd;
 pub mod xbzrle;
 mod zero;
 
 pub use digest::MemoryDigest;
+pub use fill::{FILL_BYTES, Fill};
+pub use setting::{Codec, CompressSetting, ParseCompressError, ZstdLevel};
 pub use zero::is_zero;

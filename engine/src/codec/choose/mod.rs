@@ -1,0 +1,226 @@
+//! Which codec carries a block of pages: the one that lets the migration end soonest.
+//!
+//! A worker thread has two things to spend on a block: its own time, and the time its share of
+//! the link takes for what comes out. Both go on at once, since sockets have buffers, so a
+//! stream of blocks takes as long as the busier of the two. The least possible is reached when
+//! each block takes the codec with the smallest
+//!
+//! ```text
+//!     cpu time  +  price * bytes on the wire
+//! ```
+//!
+//! at the one [price] at which both are equally busy: free while the processor is the
+//! bottleneck, dear while the link is. (It is the dual of that linear program.) So an
+//! incompressible block that loads the link makes the next block compress harder, which no
+//! fixed codec and no rule for each block alone does.
+//!
+//! What a codec costs is [measured](cost) as it is used, for each [class](ContentClass) of
+//! content and for small and large blocks. Estimates of codecs that are not used are kept fresh
+//! by trying one now and then, for at most 1 % of the time spent.
+//!
+//! Pure: times are arguments, and the same calls give the same choices. There is one chooser
+//! for each worker thread, so nothing is shared or locked.
+//!
+//! Cost: 30 ns a block, and 0.2 us for the sample of its content; a raw block of 64 pages takes
+//! 60 us or more to read and send.
+
+mod class;
+mod cost;
+mod limit;
+mod price;
+
+pub use class::ContentClass;
+pub use limit::{CpuLimit, ParseCpuLimitError};
+
+use super::setting::{Codec, CompressSetting, ZstdLevel};
+use crate::units::{Instant, PAGE_BYTES, Rate};
+use cost::{Cell, CostTable};
+use price::Price;
+use std::time::Duration;
+
+/// Levels of zstd that `auto` uses. With raw and LZ4 they are the ones that no other codec beats
+/// in both speed and ratio, as far as they differ (`docs/decisions/020-blocks-of-pages.md`);
+/// higher ones save at most 4 % of mixed content, at an eighth of the speed or less.
+const AUTO_LEVELS: [i32; 5] = [-50, -20, 1, 3, 7];
+
+/// Share of the time that may go into trying codecs that are not thought to be best.
+const TRIAL_SHARE: f64 = 0.01;
+
+/// Blocks after which an estimate is worth a trial.
+const STALE_BLOCKS: u32 = 256;
+
+/// The choice for one block, to be given back with what came of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    codec: Codec,
+    /// Place in the menu.
+    index: usize,
+    cell: Cell,
+    /// If this is a trial: nanoseconds a byte that the best codec was thought to cost.
+    trial_above: Option<f64>,
+}
+
+impl Choice {
+    /// What to pack the block with.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+}
+
+/// What came of a block. Times are those of its thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Bytes of its pages.
+    pub input_bytes: u64,
+    /// Bytes that were sent for them: `input_bytes` if it went raw.
+    pub wire_bytes: u64,
+    /// Reading the pages and looking for zeros.
+    pub read: Duration,
+    /// Packing, or the attempt.
+    pub encode: Duration,
+    /// Checksum, and the processor's part of writing to the connection.
+    pub send: Duration,
+    /// The rest of writing: waiting for the connection to take it.
+    pub waited: Duration,
+    /// Bytes of earlier blocks that the connection held when the writing began, and had not
+    /// sent (`SIOCOUTQNSD`, see linux/sockios.h); `None` if it cannot tell, and they are
+    /// reckoned from the rest.
+    pub unsent_bytes: Option<u64>,
+    /// When the writing was done.
+    pub done: Instant,
+}
+
+/// What the migration sees of the link, every 50 ms or so.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LinkConditions {
+    /// The rate at which the target places what all channels send, in bytes on the wire; `None`
+    /// while it is unknown.
+    pub placed: Option<Rate>,
+    /// The most that may be sent, if that is limited.
+    pub cap: Option<Rate>,
+    /// Share, 0 to 1, of the time the connections were busy in which the target's receive
+    /// window held them up (`tcpi_rwnd_limited / tcpi_busy_time`, see tcp(7)): then the target
+    /// is too slow, not the link, and packing would make it slower. 0 if unknown.
+    pub target_limited: f64,
+}
+
+/// Chooses the codec of each block of one worker thread.
+#[derive(Clone, Debug)]
+pub struct Chooser {
+    menu: Vec<Codec>,
+    costs: CostTable,
+    price: Price,
+    /// Time that trials may still take, in nanoseconds.
+    trial_credit_ns: f64,
+}
+
+impl Chooser {
+    /// A chooser for one of `workers` threads that share the link.
+    ///
+    /// # Panics
+    /// If there are no workers.
+    pub fn new(setting: CompressSetting, workers: u16, limit: CpuLimit) -> Self {
+        assert!(workers > 0, "a chooser belongs to a worker");
+        let menu = match setting {
+            CompressSetting::Auto => auto_menu(),
+            CompressSetting::Fixed(codec) => vec![codec],
+            CompressSetting::Xbzrle => vec![Codec::Raw],
+        };
+        Self {
+            costs: CostTable::new(&menu),
+            menu,
+            price: Price::new(workers, limit.stretch(workers)),
+            trial_credit_ns: 0.0,
+        }
+    }
+
+    /// Every codec that may be chosen, for a [`BlockEncoder`](super::block::BlockEncoder).
+    pub fn codecs(&self) -> &[Codec] {
+        &self.menu
+    }
+
+    /// The codec for a block of these pages.
+    pub fn choose(&mut self, pages: &[u8]) -> Choice {
+        let class = if self.menu.len() == 1 {
+            // There is nothing to choose, and no need to look.
+            ContentClass::default()
+        } else {
+            ContentClass::of(pages)
+        };
+        self.choose_for(class, pages.len())
+    }
+
+    /// The codec for a block of `bytes` bytes of pages of this class.
+    pub fn choose_for(&mut self, class: ContentClass, bytes: usize) -> Choice {
+        let cell = Cell::new(class, bytes / PAGE_BYTES);
+        let codec_at = |index: usize, trial_above| Choice {
+            codec: self.menu[index],
+            index,
+            cell,
+            trial_above,
+        };
+        if self.menu.len() == 1 {
+            return codec_at(0, None);
+        }
+        let rates = self.price.rates();
+        let cost = |index| rates.cost(self.costs.estimate(index, cell));
+        let (mut best, mut best_cost) = (0, f64::INFINITY);
+        for index in 0..self.menu.len() {
+            let cost = cost(index);
+            if cost < best_cost {
+                (best, best_cost) = (index, cost);
+            }
+        }
+        let bytes = bytes as f64;
+        let trial = self.costs.stalest(cell, STALE_BLOCKS).filter(|trial| {
+            *trial != best && (cost(*trial) - best_cost) * bytes <= self.trial_credit_ns
+        });
+        let choice = match trial {
+            Some(trial) => codec_at(trial, Some(best_cost)),
+            None => codec_at(best, None),
+        };
+        self.costs.chosen(cell);
+        self.trial_credit_ns += best_cost * bytes * TRIAL_SHARE;
+        choice
+    }
+
+    /// Learns from a block that was sent.
+    pub fn record(&mut self, choice: Choice, outcome: Outcome) {
+        if outcome.input_bytes == 0 {
+            return;
+        }
+        let bytes = outcome.input_bytes as f64;
+        self.price.sent(&outcome);
+        let measured = cost::Estimate {
+            encode_ns: nanoseconds(outcome.encode) / bytes,
+            wire: outcome.wire_bytes as f64 / bytes,
+        };
+        self.costs.measured(choice.index, choice.cell, measured);
+        if let Some(best_cost) = choice.trial_above {
+            let loss = self.price.rates().cost(measured) - best_cost;
+            self.trial_credit_ns -= (loss * bytes).max(0.0);
+        }
+    }
+
+    /// Takes in how the link does.
+    pub fn observe(&mut self, now: Instant, link: LinkConditions) {
+        self.price.observe(now, link);
+    }
+}
+
+fn auto_menu() -> Vec<Codec> {
+    // Without zstd there are no levels.
+    let zstd = AUTO_LEVELS
+        .iter()
+        .filter_map(|level| ZstdLevel::new(*level).ok())
+        .map(Codec::Zstd);
+    [Codec::Raw, Codec::Lz4].into_iter().chain(zstd).collect()
+}
+
+/// A time as the number that costs are counted in.
+fn nanoseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e9
+}
+
+#[cfg(test)]
+mod tests;
