@@ -8,7 +8,7 @@ use clap::{Args, Parser};
 use pagelift_control::qemu::direct::{DirectSource, DirectTarget, SourceError, SourceOptions};
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::{PageBitmap, ReadPages, WritePages};
-use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, RunRight};
+use pagelift_engine::migration::{DOUBT, Failure, GuestLocation, MigrationError, RunRight};
 use pagelift_engine::pipeline::{
     CancelToken, ReceiveJob, SendJob, SendOptions, memory_budget, process_cpu, receive, send,
 };
@@ -220,7 +220,7 @@ impl ReceiveCommand {
             WritePages::layout(&*memory).pages().bytes(),
             memory_budget(WritePages::layout(&*memory), MAX_CHANNELS),
         ));
-        let mut peak = 0;
+        let (mut peak, mut source_lost) = (0, false);
         let result = receive(ReceiveJob {
             listener: &server,
             pages: Arc::clone(&memory) as Arc<dyn WritePages>,
@@ -231,7 +231,17 @@ impl ReceiveCommand {
             },
             facts: prepared.facts,
             cancel: CancelToken::clone(&cancel),
-            progress: &mut |_| peak = peak.max(own_memory_bytes()),
+            progress: &mut |status| {
+                peak = peak.max(own_memory_bytes());
+                if status.source_lost && !std::mem::replace(&mut source_lost, true) {
+                    progress.say(&format!(
+                        "the source is lost during the hand-over; waiting up to {} s for it to \
+                         ask again",
+                        DOUBT.as_secs()
+                    ));
+                }
+                source_lost = status.source_lost;
+            },
         });
         prepared.guest.finish();
         Ok(match result {

@@ -26,7 +26,7 @@ const VARIABLE: &str = "PAGELIFT_STOP_AT";
 /// Where a program can be stopped, in the order in which a migration gets there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Point {
-    /// Sender: the control connection is open, no round has begun.
+    /// Sender: it has said who it is, and no round has begun.
     Connected,
     /// Sender: in the first round.
     FirstRound,
@@ -57,6 +57,8 @@ pub enum Point {
 pub struct StopAt {
     point: Option<Point>,
     done: AtomicBool,
+    /// Whether the guest was asked after once.
+    checked: AtomicBool,
     guest_stopped: AtomicBool,
 }
 
@@ -92,7 +94,7 @@ impl StopAt {
     /// The sender is where `status` says.
     pub fn at(&self, status: &SourceStatus) {
         match (status.round, status.blackout) {
-            (0, _) => self.reached(Point::Connected),
+            (0, _) => {}
             (1, false) => self.reached(Point::FirstRound),
             (_, false) => self.reached(Point::LaterRound),
             (_, true) if self.guest_stopped.load(Ordering::Acquire) => {
@@ -119,6 +121,10 @@ impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
     }
 
     fn check(&mut self) -> Result<(), GuestError> {
+        // What the coordinator says first it says between the first check and the second.
+        if self.at.checked.swap(true, Ordering::AcqRel) {
+            self.at.reached(Point::Connected);
+        }
         self.guest.check()
     }
 

@@ -13,6 +13,7 @@ use pagelift_engine::units::{ByteCount, Instant, PageCount, PageRange};
 use pagelift_engine::wire::{AbortCode, Message, SessionId};
 
 const PAGES: u64 = 200;
+const SESSION: SessionId = SessionId(7);
 
 /// Stops the guest when it is asked for the n-th time.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl Pair {
     fn new(stop_at: u32) -> Self {
         let now = Instant(1_000_000_000);
         let config = SourceConfig {
-            session: SessionId(7),
+            session: SESSION,
             channels: 1,
             frame_pages: 16,
             verify: false,
@@ -155,6 +156,16 @@ impl Pair {
         self.target.loaded(self.now);
     }
 
+    /// From here on it listens to no source.
+    fn target_gives_up_in_doubt(&mut self) {
+        self.target.handle_time(self.now).unwrap();
+        assert!(self.target.is_over());
+        assert!(!self.target.accepts_reattach(SESSION));
+        assert_eq!(self.target.guest_location(), GuestLocation::Unknown);
+        let error = self.target.take_failure();
+        assert!(matches!(error, Some(MigrationError::InDoubt(_))));
+    }
+
     fn hand_over(&mut self) {
         let SourceStep::HandOver(ready) = self.source.poll(self.now) else {
             panic!("the target is ready");
@@ -204,9 +215,20 @@ fn a_ready_target_that_is_left_alone_does_not_claim_to_know() {
     pair.pass(PEER_SILENCE);
     pair.target.handle_time(pair.now).unwrap();
     pair.pass(DOUBT);
-    let error = pair.target.handle_time(pair.now).unwrap_err();
-    assert!(matches!(error, MigrationError::InDoubt(_)));
-    assert_eq!(pair.target.guest_location(), GuestLocation::Unknown);
+    pair.target_gives_up_in_doubt();
+}
+
+/// With a connection it keeps its promise.
+#[test]
+fn a_ready_target_can_be_cancelled_only_while_its_source_is_lost() {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    pair.target.cancel();
+    assert!(!pair.target.is_over());
+    let lost = MigrationError::PeerSilent { seconds: 5 };
+    pair.target.control_failed(pair.now, lost);
+    pair.target.cancel();
+    pair.target_gives_up_in_doubt();
 }
 
 #[test]
@@ -240,7 +262,7 @@ fn a_granted_guest_runs_whatever_comes_after_the_grant() {
     pair.target.running(pair.now, Duration::ZERO);
     pair.source.reattached(pair.now);
     pair.source.poll_message();
-    assert!(pair.target.accepts_reattach(SessionId(7)));
+    assert!(pair.target.accepts_reattach(SESSION));
     pair.target.reattached(pair.now);
     pair.tell_source();
     assert!(matches!(pair.source.poll(pair.now), SourceStep::Completed));

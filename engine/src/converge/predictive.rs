@@ -13,6 +13,9 @@
 //!   with a guest that writes `a` times what the link carries, the integral is
 //!   `t * u / (1 - a + u * a)`, which falls with `u` for `a > 1`.)
 //!
+//! A guest that may be stopped runs on for a round or two if it would then stand still for much
+//! shorter: that costs it nothing.
+//!
 //! The question is asked anew at every round, so the throttle decays when the guest calms down.
 //! Pure: everything it knows comes out of observations.
 
@@ -68,6 +71,15 @@ const TIME_WEIGHT: f64 = 0.02;
 /// Standard deviations that the guest is expected to write more when less throttled than it is.
 const CAUTION: f64 = 1.0;
 
+/// Rounds at most that only shorten a blackout which is allowed already.
+const EXTRA_ROUNDS: u32 = 4;
+
+/// Sending time below which a blackout is not worth another round.
+const WORTH_A_ROUND: Duration = Duration::from_millis(4);
+
+/// Share of what is left that another round must leave at most to be worth it.
+const MUCH_LESS: f64 = 0.6;
+
 /// How far below its predecessor a new share must be to be worth a change.
 const HYSTERESIS: f64 = 0.03;
 
@@ -94,6 +106,8 @@ pub struct Predictive {
     left_before: Option<f64>,
     /// Since when no share at all would do.
     hopeless_since: Option<Instant>,
+    /// Rounds that were only to shorten the blackout.
+    extra_rounds: u32,
 }
 
 impl Predictive {
@@ -106,6 +120,7 @@ impl Predictive {
             plateau_since: None,
             left_before: None,
             hopeless_since: None,
+            extra_rounds: 0,
         }
     }
 
@@ -206,6 +221,10 @@ impl Predictive {
             .blackout
             .is_some_and(|time| self.fits(seen, time, limit))
         {
+            if self.another_round_pays(seen) {
+                self.extra_rounds += 1;
+                return Decision::Continue;
+            }
             return Decision::Stop;
         }
         let left_time = self.config.timeout.saturating_sub(seen.elapsed);
@@ -225,6 +244,22 @@ impl Predictive {
             }
             None => self.without_hope(seen),
         }
+    }
+
+    /// Whether a guest that may be stopped would stand still for much shorter after one more round,
+    /// which costs it nothing but the time of that round.
+    fn another_round_pays(&self, seen: &Observation) -> bool {
+        let Some(link) = seen.link.filter(|link| link.0 > 0) else {
+            return false;
+        };
+        let left = seen.left.0 as f64;
+        let sending = left * seen.bytes_per_page / link.0 as f64;
+        if self.extra_rounds >= EXTRA_ROUNDS || sending < WORTH_A_ROUND.as_secs_f64() {
+            return false;
+        }
+        let round = Duration::try_from_secs_f64(sending).unwrap_or_default();
+        let next = self.curve.pages_in(round, self.throttle);
+        next.is_some_and(|next| next < left * MUCH_LESS)
     }
 
     /// Whether the guest may be stopped: the forecast, and the pages it writes until it stands

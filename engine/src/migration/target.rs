@@ -91,6 +91,8 @@ pub struct TargetStatus {
     pub round: u32,
     /// Bytes of pages received on the wire so far.
     pub received: ByteCount,
+    /// Whether the source is lost during the hand-over, and waited for.
+    pub source_lost: bool,
 }
 
 /// The target machine.
@@ -114,8 +116,8 @@ pub struct Target {
     kept_by_source: bool,
     /// The source knows that the guest runs here.
     settled: bool,
-    /// Since when there is no control connection.
-    lost_at: Option<Instant>,
+    /// While there is no control connection: until when the source may ask over a new one.
+    doubt_ends: Option<Instant>,
     watch: PeerWatch,
     out: VecDeque<Message>,
     failure: Option<MigrationError>,
@@ -138,7 +140,7 @@ impl Target {
             promised: false,
             kept_by_source: false,
             settled: false,
-            lost_at: None,
+            doubt_ends: None,
             watch: PeerWatch::new(now),
             out: VecDeque::new(),
             failure: None,
@@ -237,17 +239,18 @@ impl Target {
         if self.is_over() || matches!(self.phase, Phase::Greeting | Phase::Starting) {
             return Ok(());
         }
-        if let Some(lost_at) = self.lost_at {
-            if now.since(lost_at) >= DOUBT {
-                let waited = format!("nobody asked for {} s", DOUBT.as_secs());
-                return Err(MigrationError::InDoubt(waited));
+        if let Some(ends) = self.doubt_ends {
+            if now >= ends {
+                // At once, so that a source that asks in this very moment is not listened to.
+                let why = "the source did not ask again in time";
+                self.end(MigrationError::InDoubt(why.into()));
             }
             return Ok(());
         }
         match self.watch.look(now) {
             Watch::Nothing => {}
             Watch::Ping => self.say(now, Message::Ping),
-            Watch::Dead if self.is_bound() => self.lost_at = Some(now),
+            Watch::Dead if self.is_bound() => self.doubt_ends = Some(now.after(DOUBT)),
             Watch::Dead => {
                 return Err(MigrationError::PeerSilent {
                     seconds: PEER_SILENCE.as_secs(),
@@ -260,7 +263,7 @@ impl Target {
     /// A source that is known to be there: this side has no room for what it says.
     pub fn heard(&mut self, now: Instant) {
         self.watch.heard(now);
-        self.lost_at = None;
+        self.doubt_ends = None;
     }
 
     /// What came over the control connection, or its loss, ends the migration with `error`;
@@ -273,7 +276,29 @@ impl Target {
         if !self.is_bound() || (self.phase == Phase::Ready && said) {
             self.end(error);
         } else {
-            self.lost_at.get_or_insert(now);
+            self.doubt_ends.get_or_insert_with(|| now.after(DOUBT));
+        }
+    }
+
+    /// Whether the control connection is lost and has not been replaced.
+    pub fn is_lost(&self) -> bool {
+        self.doubt_ends.is_some()
+    }
+
+    /// Whether this side may end because somebody asks for it. A target that is bound must wait
+    /// for the source, but not for one that is lost.
+    pub fn may_cancel(&self) -> bool {
+        !self.is_over() && (!self.is_bound() || (self.phase == Phase::Ready && self.is_lost()))
+    }
+
+    /// Ends because somebody asks for it, if it [may](Self::may_cancel).
+    pub fn cancel(&mut self) {
+        if self.may_cancel() {
+            let why = "cancelled before the source asked again";
+            self.end(match self.is_bound() {
+                true => MigrationError::InDoubt(why.into()),
+                false => MigrationError::Cancelled,
+            });
         }
     }
 
@@ -564,6 +589,7 @@ impl Target {
         TargetStatus {
             round: self.rounds_ended + 1,
             received: ByteCount(received),
+            source_lost: self.is_lost(),
         }
     }
 

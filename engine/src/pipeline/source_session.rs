@@ -82,6 +82,8 @@ enum Stage {
 struct Settling {
     deadline: Instant,
     next_try: Instant,
+    /// It was cancelled when it could not be any more: that does not count now.
+    was_cancelled: bool,
     /// Whether a new connection carries the question.
     asked: bool,
     /// What went wrong last.
@@ -152,7 +154,8 @@ impl<'a> SourceSession<'a> {
             Stage::Greeting | Stage::Migrating => return self.driver.step(),
             Stage::Settling(settling) => {
                 let now = self.shared.now();
-                if now >= settling.deadline {
+                let is_cancelled = self.cancel.is_cancelled() && !settling.was_cancelled;
+                if now >= settling.deadline || is_cancelled {
                     return Err(MigrationError::InDoubt(settling.why.clone()));
                 }
                 if settling.asked {
@@ -219,6 +222,7 @@ impl<'a> SourceSession<'a> {
                 *stage = Stage::Settling(Settling {
                     deadline: now.after(REATTACH),
                     next_try: now,
+                    was_cancelled: self.cancel.is_cancelled(),
                     asked: false,
                     why,
                 });

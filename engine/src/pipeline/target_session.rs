@@ -37,6 +37,8 @@ pub struct TargetSession<'a> {
     cancel: CancelToken,
     /// The guest runs here; until when a source that did not hear so may ask.
     lingers_until: Option<Instant>,
+    /// It was cancelled when it could not be: that does not count later.
+    overruled: bool,
 }
 
 impl<'a> TargetSession<'a> {
@@ -78,6 +80,7 @@ impl<'a> TargetSession<'a> {
             driver,
             cancel,
             lingers_until: None,
+            overruled: false,
         })
     }
 
@@ -97,14 +100,16 @@ impl<'a> TargetSession<'a> {
     /// # Errors
     /// When the guest did not arrive.
     pub fn step(&mut self) -> Result<Step, Failure> {
-        let shared = &self.reception.shared;
+        let shared = Arc::clone(&self.reception.shared);
         if let Some(until) = self.lingers_until {
+            let is_lost = shared.look(Target::is_lost);
             let over = shared.look(Target::is_settled) || shared.now() >= until;
+            let over = over || self.is_cancelled(is_lost);
             return Ok(if over { Step::Done } else { Step::Wait(until) });
         }
-        let may_cancel = |target: &Target| !target.is_bound() && !target.is_over();
-        if self.cancel.is_cancelled() && shared.look(may_cancel) {
-            return Err(self.driver.fail(MigrationError::Cancelled));
+        let may_cancel = shared.look(Target::may_cancel);
+        if self.is_cancelled(may_cancel) {
+            shared.with(Target::cancel);
         }
         match self.driver.step() {
             Ok(Step::Done) => {
@@ -114,6 +119,13 @@ impl<'a> TargetSession<'a> {
             Ok(step) => Ok(step),
             Err(error) => Err(self.driver.fail(error)),
         }
+    }
+
+    /// Whether somebody asks for the end, and it may come now.
+    fn is_cancelled(&mut self, may_end: bool) -> bool {
+        let asked = self.cancel.is_cancelled();
+        self.overruled |= asked && !may_end;
+        asked && !self.overruled
     }
 }
 

@@ -12,6 +12,10 @@ use serde_json::{Value, json};
 use crate::ground::{Ground, Stop, Strike};
 use crate::verdict::{Outcome, Place};
 
+/// How long a user watches a receiver whose sender is gone: it waits for the sender to ask again,
+/// or, if it was never greeted, for another one.
+const PATIENT: Duration = Duration::from_secs(3);
+
 /// How long the agent may take for a last will after the sender is gone.
 const WILL: Duration = Duration::from_secs(3);
 
@@ -120,6 +124,7 @@ impl<'a> Guest<'a> {
             _ => None,
         };
         let (mut guest_after, mut ended_after) = (None, None);
+        let (mut sender_gone, mut interrupted) = (None, false);
         let place = loop {
             if undo_at.is_some_and(|at| Instant::now() >= at) {
                 undo_at = None;
@@ -137,6 +142,15 @@ impl<'a> Guest<'a> {
             ensure!(!(before && source && target), "it runs on both sides");
             if source || target {
                 guest_after.get_or_insert_with(|| struck.elapsed());
+            }
+            if attempt.sender.ended()?.is_some() {
+                let gone = *sender_gone.get_or_insert_with(Instant::now);
+                let was_struck =
+                    matches!(strike, Some(Strike::InterruptSender | Strike::KillSender));
+                if was_struck && !interrupted && gone.elapsed() > PATIENT {
+                    interrupted = true;
+                    signal(&mut attempt.receiver, Signal::INT)?;
+                }
             }
             if attempt.sender.ended()?.is_some() && attempt.receiver.ended()?.is_some() {
                 let ended = *ended_after.get_or_insert_with(|| struck.elapsed());

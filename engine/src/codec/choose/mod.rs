@@ -9,12 +9,12 @@
 //!     cpu time  +  price * bytes on the wire
 //! ```
 //!
-//! at the one [price] at which both are equally busy: free while the processor is the
+//! at the one price at which both are equally busy: free while the processor is the
 //! bottleneck, dear while the link is. (It is the dual of that linear program.) So an
 //! incompressible block that loads the link makes the next block compress harder, which no
 //! fixed codec and no rule for each block alone does.
 //!
-//! What a codec costs is [measured](cost) as it is used, for each [class](ContentClass) of
+//! What a codec costs is measured as it is used, for each [class](ContentClass) of
 //! content and for small and large blocks. Estimates of codecs that are not used are kept fresh
 //! by trying one now and then, for at most 1 % of the time spent.
 //!

@@ -29,35 +29,35 @@ pub struct SourceConfig {
     pub policy: Box<dyn Policy>,
 }
 
-/// What the caller of [`Source::poll`] must do.
+/// What the caller of [`Source::poll`](super::Source::poll) must do.
 #[derive(Debug)]
 pub enum SourceStep {
-    /// Start dirty tracking, find the populated pages; then [`Source::armed`].
+    /// Start dirty tracking, find the populated pages; then [`Source::armed`](super::Source::armed).
     Arm,
-    /// Harvest the dirty pages; then [`Source::harvested`].
+    /// Harvest the dirty pages; then [`Source::harvested`](super::Source::harvested).
     Harvest,
     /// Keep the guest from running for this share of its time from now on.
     Throttle(Share),
-    /// Stop the guest, harvest for the last time; then [`Source::stopped`].
+    /// Stop the guest, harvest for the last time; then [`Source::stopped`](super::Source::stopped).
     StopGuest,
-    /// Compute the digest of the (now still) memory; then [`Source::digested`].
+    /// Compute the digest of the (now still) memory; then [`Source::digested`](super::Source::digested).
     Digest,
-    /// Send the device state; then [`Source::state_sent`].
+    /// Send the device state; then [`Source::state_sent`](super::Source::state_sent).
     SaveState,
-    /// Give up the right to run; then [`Source::handed_over`].
+    /// Give up the right to run; then [`Source::handed_over`](super::Source::handed_over).
     HandOver(TargetReady),
     /// Nothing until something happens, or at latest until this time.
     Wait(Instant),
     /// The guest runs on the target.
     Completed,
-    /// It ended; [`Source::take_failure`] has the reason.
+    /// It ended; [`Source::take_failure`](super::Source::take_failure) has the reason.
     Failed,
 }
 
 /// What a data channel must do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Work {
-    /// Send the pages of the batch; then [`Source::sent`].
+    /// Send the pages of the batch; then [`Source::sent`](super::Source::sent).
     Pages,
     /// Send the message that ends this round.
     RoundEnd(u32),
@@ -72,7 +72,7 @@ pub enum Work {
 pub struct Batch {
     /// The round they belong to.
     pub round: u32,
-    /// At most [`MAX_FRAME_PAGES`] pages in ascending runs.
+    /// At most [`MAX_FRAME_PAGES`](crate::wire::MAX_FRAME_PAGES) pages in ascending runs.
     pub runs: Vec<PageRange>,
 }
 
