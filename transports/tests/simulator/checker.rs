@@ -137,8 +137,9 @@ impl Rules<'_> {
             GuestLocation::Unknown => {
                 self.need(truth.gave_up(), "unknown only after the guest was given up");
                 self.need(attempt.network_failed, "unknown only if the network failed");
-                // Somebody who has waited long enough may interrupt the asking.
-                let impatient = attempt.source_cancelled;
+                // Somebody who has waited long enough may interrupt the asking, or the waiting to
+                // be asked.
+                let impatient = attempt.cancelled;
                 let tried = truth.since_gave_up(attempt.source_ended);
                 let long_enough = impatient || tried >= REATTACH;
                 self.need(long_enough, "unknown only after asking for long enough");
