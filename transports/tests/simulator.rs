@@ -307,3 +307,25 @@ fn a_guest_that_loads_slowly_is_no_silent_peer() {
     assert_eq!(outcome.broken, Vec::<String>::new());
     assert_eq!(outcome.counts.get("completed"), Some(&1));
 }
+
+/// A source that ends the migration says so and closes. What the target meanwhile cannot write
+/// any more must not keep it from reading that.
+#[test]
+fn the_last_words_of_a_source_are_heard() {
+    for seed in 0..40 {
+        let mut plan = calm(seed);
+        plan.network.latency = Duration::from_micros(200);
+        plan.state_bytes = 5 << 20;
+        plan.state_pieces = 4;
+        plan.piece_takes = Duration::from_millis(100);
+        plan.faults = vec![PlannedFault {
+            moment: Moment::Frame(Side::Target, FrameType::Ready, Duration::ZERO),
+            fault: Fault::Cancel(Side::Source),
+            refuse: Duration::ZERO,
+        }];
+        let outcome = checker::run(&plan, false);
+        assert_eq!(outcome.broken, Vec::<String>::new(), "seed {seed}");
+        let stayed = outcome.counts.contains_key("target: guest on source");
+        assert!(stayed, "seed {seed}: {:?}", outcome.counts);
+    }
+}

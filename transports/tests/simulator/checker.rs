@@ -137,17 +137,19 @@ impl Rules<'_> {
             GuestLocation::Unknown => {
                 self.need(truth.gave_up(), "unknown only after the guest was given up");
                 self.need(attempt.network_failed, "unknown only if the network failed");
+                // Somebody who has waited long enough may interrupt the asking, or the waiting to
+                // be asked.
+                let impatient = attempt.cancelled;
                 let tried = truth.since_gave_up(attempt.source_ended);
-                self.need(
-                    tried >= REATTACH,
-                    "unknown only after asking for long enough",
-                );
-                // A try that began when all was well takes no longer than a silence.
+                let long_enough = impatient || tried >= REATTACH;
+                self.need(long_enough, "unknown only after asking for long enough");
+                // A try that began when all was well takes no longer than a silence; but a
+                // target whose guest does not start has gone before it is asked.
                 let well = attempt.source_ended.since(attempt.well_since);
-                // A target whose guest does not start has gone before it is asked.
+                let soon = well < PEER_SILENCE + Duration::from_secs(1);
                 let gone = truth.happened(Mishap::Run);
-                let soon = gone || well < PEER_SILENCE + Duration::from_secs(1);
-                self.need(soon, "settled if the network comes back in time");
+                let excused = soon || gone || impatient;
+                self.need(excused, "settled if the network comes back in time");
             }
         }
         if self

@@ -155,7 +155,7 @@ impl Plan {
                         0 => latency * 2,
                         _ => latency * 4 + transfer.mul_f64(rng.unit()),
                     },
-                    timeout: Duration::from_secs(if rate.0 > 20_000_000 { 2 } else { 20 }),
+                    timeout: Duration::from_secs(if rate.0 > 5_000_000 { 2 } else { 20 }),
                 }
             },
             state_bytes: match rng.below(40) {
@@ -230,6 +230,11 @@ impl Plan {
             policy: PolicyPlan::Fits {
                 downtime: Duration::from_secs(60),
                 timeout: Duration::from_secs(60),
+            },
+            // With room for what a long path carries, whatever the guest writes fits.
+            network: NetworkConfig {
+                buffer_bytes: 1 << 20,
+                ..self.network
             },
             faults: Vec::new(),
             mishaps: Vec::new(),

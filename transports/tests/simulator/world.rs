@@ -38,6 +38,8 @@ pub struct Attempt {
     pub source_ended: Instant,
     /// The target was told to end because its source was gone.
     pub target_told: bool,
+    /// Somebody cancelled, on either side.
+    pub cancelled: bool,
     pub network_failed: bool,
     pub well_since: Instant,
     pub tracker_armed: bool,
@@ -195,6 +197,7 @@ impl World {
             watcher,
             source_ended: ended.source_ended,
             target_told: ended.target_told,
+            cancelled: faults.cancel_source.is_cancelled() || faults.cancel_target.is_cancelled(),
             network_failed: faults.network_failed(),
             well_since: faults.well_since(),
             tracker_armed,
