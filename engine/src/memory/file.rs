@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 
 /// Where the memory of one region is.
 #[derive(Debug)]
@@ -41,6 +42,9 @@ struct OpenRegion {
     place: RegionFile,
     /// Where writing goes if the file is on hugetlbfs.
     huge: Option<HugeWriter>,
+    /// Held while the file is written: its own lock lets one writer in at a time as well, but
+    /// the others would spin for it (docs/decisions/012).
+    turn: Mutex<()>,
 }
 
 impl FileMemory {
@@ -81,7 +85,11 @@ impl FileMemory {
                         HugeWriter::new(&place.file, place.offset, len_bytes, page_bytes)
                     })
                     .transpose()?;
-                Ok(OpenRegion { place, huge })
+                Ok(OpenRegion {
+                    place,
+                    huge,
+                    turn: Mutex::default(),
+                })
             };
             regions.push(open(place).map_err(|source| MemoryError::Io {
                 action: "open",
@@ -158,10 +166,13 @@ impl WritePages for FileMemory {
         for span in self.layout.spans(range) {
             let (piece, after) = rest.split_at(span.range.len_bytes());
             rest = after;
-            let OpenRegion { place, huge } = &self.regions[span.region];
+            let OpenRegion { place, huge, turn } = &self.regions[span.region];
             match huge {
                 Some(huge) => huge.write(span.offset, piece),
-                None => place.file.write_all_at(piece, place.offset + span.offset),
+                None => {
+                    let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+                    place.file.write_all_at(piece, place.offset + span.offset)
+                }
             }
             .map_err(|source| self.error("write", span, source))?;
         }
