@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use pagelift_engine::codec::cache::CacheError;
 use pagelift_engine::converge::{
     Classic, ClassicConfig, Policy, Predictive, PredictiveConfig, Share, StopWhenFits,
     StopWhenFitsConfig,
 };
-use pagelift_engine::pipeline::Deltas;
-use pagelift_engine::units::{ByteCount, PageCount, ParseQuantityError, Rate, parse_duration};
+use pagelift_engine::memory::{PageBitmap, ReadPages};
+use pagelift_engine::pipeline::{Deltas, memory_budget};
+use pagelift_engine::units::{ByteCount, ParseQuantityError, Rate, parse_duration};
 use pagelift_engine::wire::{MAX_CHANNELS, SessionId};
 use pagelift_transports::auto_channels;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -78,32 +78,49 @@ pub struct Downtime {
 }
 
 impl ConvergenceOptions {
-    /// The policy that these options describe.
+    /// What a source needs to move the guest with `memory` under these options.
     ///
     /// # Errors
-    /// When the file for the trace cannot be written.
-    pub fn policy(&self, first_pages: PageCount) -> anyhow::Result<Box<dyn Policy>> {
+    /// When the memory for deltas is too little, or the trace cannot be written.
+    pub fn effort(&self, memory: &dyn ReadPages) -> anyhow::Result<Effort> {
+        let layout = memory.layout();
+        let mut budget = memory_budget(layout, self.channels);
+        let deltas = match self.compress {
+            Compress::None => None,
+            Compress::Xbzrle => {
+                let deltas = Deltas::new(layout.pages(), self.delta_cache)?;
+                budget += deltas.footprint();
+                Some(Arc::new(deltas))
+            }
+        };
         let policy = self
             .policy
             .build(self.downtime, self.timeout, self.max_throttle);
-        Ok(match &self.trace {
-            Some(path) => Box::new(Tracing::new(policy, path, first_pages)?),
+        let policy: Box<dyn Policy> = match &self.trace {
             None => policy,
+            Some(path) => {
+                let mut first_round = PageBitmap::new(layout.pages());
+                memory.populated(&mut first_round)?;
+                Box::new(Tracing::new(policy, path, first_round.count())?)
+            }
+        };
+        Ok(Effort {
+            policy,
+            deltas,
+            budget,
         })
     }
 }
 
-impl ConvergenceOptions {
-    /// What deltas need, if these options ask for them, for a guest of `pages` pages.
-    ///
-    /// # Errors
-    /// When the memory for it is too little.
-    pub fn deltas(&self, pages: PageCount) -> Result<Option<Arc<Deltas>>, CacheError> {
-        match self.compress {
-            Compress::None => Ok(None),
-            Compress::Xbzrle => Ok(Some(Arc::new(Deltas::new(pages, self.delta_cache)?))),
-        }
-    }
+/// What a source works with, by its options.
+#[derive(Debug)]
+pub struct Effort {
+    /// When to stop the guest, or to give up.
+    pub policy: Box<dyn Policy>,
+    /// How pages are sent that change again.
+    pub deltas: Option<Arc<Deltas>>,
+    /// Most memory it may all take, next to the guest's.
+    pub budget: ByteCount,
 }
 
 impl PolicyName {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Args, Parser};
 use pagelift_control::qemu::direct::{DirectSource, DirectTarget, SourceError, SourceOptions};
 use pagelift_control::qmp::Address;
-use pagelift_engine::memory::{PageBitmap, ReadPages, WritePages};
+use pagelift_engine::memory::{ReadPages, WritePages};
 use pagelift_engine::migration::{DOUBT, Failure, GuestLocation, MigrationError, RunRight};
 use pagelift_engine::pipeline::{
     CancelToken, ReceiveJob, SendJob, SendOptions, memory_budget, process_cpu, receive, send,
@@ -19,7 +19,7 @@ use pagelift_transports::tcp::{TcpLink, TcpServer};
 use serde_json::{Value, json};
 
 use crate::exit::{self, ExitCode};
-use crate::options::{self, ConvergenceOptions, random_session};
+use crate::options::{self, ConvergenceOptions, Effort, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra, Side};
@@ -112,15 +112,11 @@ impl SendCommand {
         };
         let memory = Arc::clone(&prepared.memory) as Arc<dyn ReadPages>;
         let channels = self.convergence.channels;
-        let deltas = self.convergence.deltas(memory.layout().pages())?;
-        let cache = deltas
-            .as_ref()
-            .map_or(ByteCount(0), |deltas| deltas.footprint());
-        let mut budget = memory_budget(memory.layout(), channels);
-        budget += cache;
-        let mut populated = PageBitmap::new(memory.layout().pages());
-        memory.populated(&mut populated)?;
-        let policy = self.convergence.policy(populated.count())?;
+        let Effort {
+            policy,
+            deltas,
+            budget,
+        } = self.convergence.effort(&*memory)?;
         let mut progress = Progress::new(self.output.quiet);
         progress.say(&format!(
             "guest: {} of RAM; {channels} channels, at most {budget} of memory for the migration",

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pagelift_engine::converge::{Policy, Share};
+use pagelift_engine::converge::Share;
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
-use pagelift_engine::memory::{PageBitmap, ReadPages};
+use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{Failure, GuestLocation, Report, RunRight};
 use pagelift_engine::pipeline::{
-    CancelToken, Deltas, GuestError, Parts, SendJob, SendOptions, SourceGuest, StateSender,
-    memory_budget, process_cpu, send,
+    CancelToken, GuestError, Parts, SendJob, SendOptions, SourceGuest, StateSender, process_cpu,
+    send,
 };
 use pagelift_engine::sys::Userfaultfd;
-use pagelift_engine::units::{ByteCount, PageCount, PageRange};
+use pagelift_engine::units::PageRange;
 use pagelift_transports::tcp::TcpLink;
 use serde_json::json;
 
@@ -23,7 +23,7 @@ use super::guest::{Guest, GuestMemory};
 use super::pattern::Script;
 use super::{DemoOptions, DeviceState, TargetSays};
 use crate::exit::ExitCode;
-use crate::options::random_session;
+use crate::options::{Effort, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra};
@@ -48,12 +48,8 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     };
 
     let view: Arc<dyn ReadPages> = Arc::new(memory.view()?);
-    let deltas = options.convergence.deltas(view.layout().pages())?;
-    let cache = deltas
-        .as_ref()
-        .map_or(ByteCount(0), |deltas| deltas.footprint());
-    let mut budget = memory_budget(view.layout(), options.convergence.channels);
-    budget += cache;
+    let effort = options.convergence.effort(&*view)?;
+    let budget = effort.budget;
     eprintln!(
         "guest: {} in {} vCPUs, {:.0} % filled, writing {} ({:?}, {} bytes a write)\n\
          pagelift: {} channels, at most {budget} of memory of its own on each side",
@@ -86,7 +82,6 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     if let Some(rate) = options.link {
         link = link.capped(rate);
     }
-    let policy = options.convergence.policy(populated(&*view)?)?;
     let mut progress = Progress::new(false);
     let mut extra = Extra {
         memory_budget_bytes: budget.0,
@@ -99,7 +94,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         dirty: &mut tracker,
         guest: &mut half,
         right: RunRight::claim(),
-        options: send_options(options, policy, deltas),
+        options: send_options(options, effort),
         cancel,
         progress: &mut |status| {
             progress.update(status);
@@ -119,11 +114,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     }
 }
 
-fn send_options(
-    options: &DemoOptions,
-    policy: Box<dyn Policy>,
-    deltas: Option<Arc<Deltas>>,
-) -> SendOptions {
+fn send_options(options: &DemoOptions, effort: Effort) -> SendOptions {
     let limits = &options.convergence;
     SendOptions {
         session: random_session(),
@@ -131,16 +122,9 @@ fn send_options(
         verify: !options.no_verify,
         facts: Vec::new(),
         fixed_blackout: FIXED_BLACKOUT,
-        deltas,
-        policy,
+        deltas: effort.deltas,
+        policy: effort.policy,
     }
-}
-
-/// Pages that the first round will have.
-fn populated(memory: &dyn ReadPages) -> Result<PageCount> {
-    let mut pages = PageBitmap::new(memory.layout().pages());
-    memory.populated(&mut pages)?;
-    Ok(pages.count())
 }
 
 /// Tracks the guest's memory in this process.
@@ -148,7 +132,7 @@ fn tracker(memory: &GuestMemory, pages: u64) -> Result<PagemapTracker> {
     let uffd = Userfaultfd::open().context("cannot track what the guest writes")?;
     uffd.enable_async_write_protect()
         .context("cannot track what the guest writes")?;
-    let range = PageRange::new(0, PageCount(pages).0);
+    let range = PageRange::new(0, pages);
     let ranges = vec![TrackedRange {
         address: memory.address(),
         range,

@@ -34,57 +34,39 @@ pub trait Machine: Send {
     fn is_over(&self) -> bool;
 }
 
-impl Machine for Source {
-    fn handle_message(
-        &mut self,
-        now: Instant,
-        message: Message,
-    ) -> Result<Option<StateChunk>, MigrationError> {
-        Self::handle_message(self, now, message)
-    }
+/// The machines' own methods, of the same names.
+macro_rules! machine {
+    ($machine:ty) => {
+        impl Machine for $machine {
+            fn handle_message(
+                &mut self,
+                now: Instant,
+                message: Message,
+            ) -> Result<Option<StateChunk>, MigrationError> {
+                Self::handle_message(self, now, message)
+            }
 
-    fn heard(&mut self, now: Instant) {
-        Self::heard(self, now);
-    }
+            fn heard(&mut self, now: Instant) {
+                Self::heard(self, now);
+            }
 
-    fn poll_message(&mut self) -> Option<Message> {
-        Self::poll_message(self)
-    }
+            fn poll_message(&mut self) -> Option<Message> {
+                Self::poll_message(self)
+            }
 
-    fn fail(&mut self, error: MigrationError) {
-        Self::fail(self, error);
-    }
+            fn fail(&mut self, error: MigrationError) {
+                Self::fail(self, error);
+            }
 
-    fn is_over(&self) -> bool {
-        Self::is_over(self)
-    }
+            fn is_over(&self) -> bool {
+                Self::is_over(self)
+            }
+        }
+    };
 }
 
-impl Machine for Target {
-    fn handle_message(
-        &mut self,
-        now: Instant,
-        message: Message,
-    ) -> Result<Option<StateChunk>, MigrationError> {
-        Self::handle_message(self, now, message)
-    }
-
-    fn heard(&mut self, now: Instant) {
-        Self::heard(self, now);
-    }
-
-    fn poll_message(&mut self) -> Option<Message> {
-        Self::poll_message(self)
-    }
-
-    fn fail(&mut self, error: MigrationError) {
-        Self::fail(self, error);
-    }
-
-    fn is_over(&self) -> bool {
-        Self::is_over(self)
-    }
-}
+machine!(Source);
+machine!(Target);
 
 /// A machine that several workers use.
 ///
