@@ -13,6 +13,9 @@ use crate::qmp::{Events, Qmp, QmpError, Timestamp};
 /// How long one step of QEMU's may take that waits for nothing but QEMU itself.
 pub const STEP_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long QEMU may take to wind up a migration that has ended.
+const WIND_UP_LIMIT: Duration = Duration::from_secs(2);
+
 /// Name under which QEMU is given its end of the stream.
 const STREAM_NAME: &str = "pagelift-stream";
 
@@ -125,6 +128,24 @@ pub(super) fn status(qmp: &Qmp) -> Result<(String, String), QmpError> {
         text("status", "none"),
         text("error-desc", "QEMU gives no reason"),
     ))
+}
+
+/// Lets the guest go on. QEMU refuses that for a moment after a migration has ended, until it has
+/// wound it up; it is asked again until then.
+///
+/// # Errors
+/// When QEMU refuses for longer than that.
+pub(super) fn resume(qmp: &Qmp) -> Result<(), QmpError> {
+    let deadline = std::time::Instant::now() + WIND_UP_LIMIT;
+    loop {
+        match qmp.execute("cont", Value::Null) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.refusal().is_none() || std::time::Instant::now() >= deadline => {
+                return Err(error);
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
 }
 
 /// Makes a socket pair and gives QEMU one end; our end, and the URI of QEMU's.

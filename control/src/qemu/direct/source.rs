@@ -16,13 +16,12 @@ use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest};
 use pagelift_engine::sys::{PagemapScan, Userfaultfd};
 use pagelift_engine::wire::Fact;
 use rustix::process::Pid;
-use serde_json::Value;
 
 use super::watch::ProcessWatch;
 use super::{OpenMemoryError, Preamble, facts, open_memory};
 use crate::agent_client::{AgentClient, AgentError};
 use crate::qemu::inspect::{RamBlock, run_state};
-use crate::qemu::migration::STEP_LIMIT;
+use crate::qemu::migration::{self, STEP_LIMIT};
 use crate::qemu::source::{
     CommitError, HandedOver, HandingOver, PausedSource, PreparedSource, SourceQemu,
 };
@@ -238,9 +237,7 @@ impl DirectSource {
         if state == "running" {
             return Ok(());
         }
-        self.qmp
-            .execute("cont", Value::Null)
-            .map(|_| ())
+        migration::resume(&self.qmp)
             .map_err(|error| failed(&format!("resuming it from {state:?}"), error))
     }
 }

@@ -108,7 +108,7 @@ impl Session {
             return Ok(());
         }
         if run_state(&self.qmp)? != "running" {
-            self.qmp.execute("cont", Value::Null)?;
+            migration::resume(&self.qmp)?;
         }
         match run_state(&self.qmp)? {
             state if state == "running" => Ok(()),
