@@ -67,7 +67,6 @@ impl Pair {
             verify: false,
             layout: layout(),
             facts: Vec::new(),
-            fixed_blackout: Duration::ZERO,
             policy: Box::new(StopAt(stop_at)),
         };
         let target = TargetConfig {

@@ -41,8 +41,6 @@ pub struct SendOptions {
     pub facts: Vec<Fact>,
     /// Sends pages that change again as what changed in them.
     pub deltas: Option<Arc<Deltas>>,
-    /// Blackout with nothing to send, for the forecast.
-    pub fixed_blackout: Duration,
     /// When to stop the guest, or to give up.
     pub policy: Box<dyn Policy>,
 }
@@ -112,7 +110,6 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
             verify: job.options.verify,
             layout: job.memory.layout().clone(),
             facts: job.options.facts,
-            fixed_blackout: job.options.fixed_blackout,
             policy: job.options.policy,
         },
         super::Clock::now(&*clock),

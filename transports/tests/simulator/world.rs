@@ -227,7 +227,6 @@ impl World {
             verify: plan.verify,
             layout: ReadPages::layout(&*self.source_memory).clone(),
             facts: vec![Fact::new("machine", "sim")],
-            fixed_blackout: plan.network.latency * 3,
             policy,
         };
         Arc::new(Shared::new(
