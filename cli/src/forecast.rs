@@ -1,9 +1,10 @@
-//! What the report says of the forecast: interval, truth and error, by parts.
+//! What the report says of the forecast: interval, truth and error, by parts; and of a migration
+//! that was given up, what would have worked.
 
 use std::time::Duration;
 
 use pagelift_engine::converge::Span;
-use pagelift_engine::migration::Report;
+use pagelift_engine::migration::{MigrationError, Report};
 use serde_json::{Map, Value, json};
 
 use crate::report::ms;
@@ -77,6 +78,19 @@ pub fn text(report: &Report) -> Option<String> {
         text += &format!("{word} {name} by {:+.1}", error_ms(forecast, truth));
     }
     Some(text)
+}
+
+/// What would have worked for a migration that was given up; null for other failures.
+pub fn remedy_json(error: &MigrationError) -> Value {
+    let MigrationError::NotConverging(given_up) = error else {
+        return Value::Null;
+    };
+    let remedy = &given_up.remedy;
+    json!({
+        "downtime_ms": remedy.downtime.map(ms),
+        "throttle_pct": remedy.throttle.map(|share| share.as_fraction() * 100.0),
+        "link_bytes_per_s": remedy.link.map(|rate| rate.0),
+    })
 }
 
 #[cfg(test)]

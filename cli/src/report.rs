@@ -120,6 +120,7 @@ pub fn failed_json(failure: &Failure, side: Side) -> Value {
             "where": failure.guest.name(),
             "retryable": failure.error.retryable(),
             "advice": advice(failure, side),
+            "remedy": forecast::remedy_json(&failure.error),
         },
     })
 }

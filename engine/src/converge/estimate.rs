@@ -10,8 +10,9 @@ use crate::units::{ByteCount, Instant, PageCount, Rate};
 /// Shortest time over which a rate is worth measuring.
 const SAMPLE: Duration = Duration::from_millis(50);
 
-/// Weight of a new sample against the history.
-const NEW_WEIGHT: f64 = 0.4;
+/// Time after which a sample counts a third: acknowledgements come every few frames, so that short
+/// samples of a slow link are coarse.
+const MEMORY_S: f64 = 0.4;
 
 /// Standard deviation of a rate's logarithm that is assumed at least.
 const LEAST_SIGMA: f64 = 0.05;
@@ -24,7 +25,7 @@ const LEAST_SIGMA: f64 = 0.05;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkRate {
     mean: Option<f64>,
-    /// Mean square of what samples lay off the mean, relative to it.
+    /// Mean square of what the samples' logarithms lay off the mean's.
     variance: f64,
     /// Start of the sample being taken, and bytes placed in it.
     open: Option<(Instant, u64)>,
@@ -43,8 +44,9 @@ impl LinkRate {
         };
         *sum += bytes.0;
         if now.since(*since) >= SAMPLE {
-            let sample = *sum as f64 / now.since(*since).as_secs_f64();
-            self.add(sample);
+            let seconds = now.since(*since).as_secs_f64();
+            let sample = *sum as f64 / seconds;
+            self.add(sample, seconds);
             self.open = Some((now, 0));
         }
     }
@@ -56,7 +58,7 @@ impl LinkRate {
             && let Some(rate) = Rate::over(ByteCount(sum), now.since(since))
             && sum > 0
         {
-            self.add(rate.0 as f64);
+            self.add(rate.0 as f64, SAMPLE.as_secs_f64());
         }
     }
 
@@ -70,14 +72,15 @@ impl LinkRate {
         self.variance.sqrt().max(LEAST_SIGMA)
     }
 
-    fn add(&mut self, sample: f64) {
+    fn add(&mut self, sample: f64, seconds: f64) {
+        let weight = 1.0 - (-seconds / MEMORY_S).exp();
         if let Some(mean) = self.mean {
             let off = (sample.max(1.0) / mean.max(1.0)).ln();
-            self.variance += (off * off - self.variance) * NEW_WEIGHT;
+            self.variance += (off * off - self.variance) * weight;
         }
         let mean = self
             .mean
-            .map_or(sample, |mean| mean + (sample - mean) * NEW_WEIGHT);
+            .map_or(sample, |mean| mean + (sample - mean) * weight);
         self.mean = Some(mean);
     }
 }

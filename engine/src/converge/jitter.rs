@@ -23,8 +23,9 @@ const MEMORY: f64 = 0.98;
 /// thread, in three of a hundred wake-ups; and 50 us in each (the timer slack, prctl(2)).
 const PRIOR: [f64; 3] = [50.0, 0.0085, 24e-6];
 
-/// Delay of a sample that counts at most; what is longer is no scheduling.
-const MOST: Duration = Duration::from_millis(50);
+/// Delay of a sample that counts at most: squares would let a single longer one, of a machine that
+/// was suspended or swapped, decide for seconds.
+const MOST: Duration = Duration::from_millis(10);
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,6 +86,6 @@ mod tests {
     fn no_single_delay_counts_for_ever() {
         let mut jitter = Jitter::default();
         jitter.late(Duration::from_secs(3600));
-        assert!(jitter.over(10.0).high() < Duration::from_millis(60));
+        assert!(jitter.over(10.0).high() < Duration::from_millis(15));
     }
 }

@@ -11,7 +11,8 @@
 
 use std::time::Duration;
 
-use crate::units::{ByteCount, PAGE_BYTES, PageCount, Rate};
+use super::LinkRate;
+use crate::units::{ByteCount, PAGE_BYTES, PageCount};
 
 /// Rounds that are kept, after the first.
 const ROUNDS: usize = 8;
@@ -104,15 +105,15 @@ impl PageCosts {
 
     /// Time of one of `left` pages, on a link of such a rate and round trip; `None` if nothing
     /// was ever acknowledged.
-    pub fn time(&self, left: PageCount, link: Option<Rate>, trip: Duration) -> Option<PageTime> {
+    pub fn time(&self, left: PageCount, link: &LinkRate, trip: Duration) -> Option<PageTime> {
         let left = left.0 as f64;
         let seen = self.later.iter().map(|round| round.pages.0).sum::<u64>();
         if (seen as f64) < LEAST_PAGES {
-            let wire = self.bytes(PageCount(left as u64)) / link?.0.max(1) as f64;
+            let wire = self.bytes(PageCount(left as u64)) / link.rate()?.0.max(1) as f64;
             return Some(PageTime {
                 seconds: wire.max(SCATTERED),
                 sigma: if wire > SCATTERED * 3.0 {
-                    ONE_SIGMA
+                    ONE_SIGMA.hypot(link.sigma())
                 } else {
                     GUESS_SIGMA
                 },
@@ -180,6 +181,7 @@ const WHOLE: f64 = PAGE_BYTES as f64 + 24.0;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::Instant;
 
     const TRIP: Duration = Duration::from_millis(1);
 
@@ -193,27 +195,35 @@ mod tests {
         }
     }
 
-    fn link() -> Option<Rate> {
-        Some(Rate(4_100_000_000))
+    /// A link of so many bytes a second.
+    fn link(rate: u64) -> LinkRate {
+        let mut link = LinkRate::default();
+        link.begin(Instant(0));
+        link.placed(Instant(1_000_000_000), ByteCount(rate));
+        link
+    }
+
+    fn fast() -> LinkRate {
+        link(4_100_000_000)
     }
 
     #[test]
     fn later_rounds_are_believed_and_the_first_is_not() {
         let mut costs = PageCosts::default();
-        assert_eq!(costs.time(PageCount(100), None, TRIP), None);
+        assert_eq!(costs.time(PageCount(100), &LinkRate::default(), TRIP), None);
         costs.round(round(100_000, 1));
-        let guess = costs.time(PageCount(1000), link(), TRIP).unwrap();
+        let guess = costs.time(PageCount(1000), &fast(), TRIP).unwrap();
         assert_eq!((guess.seconds, guess.sigma), (SCATTERED, GUESS_SIGMA));
         costs.round(round(2000, 7));
-        let one = costs.time(PageCount(2000), link(), TRIP).unwrap();
+        let one = costs.time(PageCount(2000), &fast(), TRIP).unwrap();
         assert!((one.seconds - 7e-6).abs() < 1e-8, "{one:?}");
         assert!(one.sigma < guess.sigma);
         costs.round(round(1800, 7));
         costs.round(round(1500, 8));
-        let three = costs.time(PageCount(1500), link(), TRIP).unwrap();
+        let three = costs.time(PageCount(1500), &fast(), TRIP).unwrap();
         assert!((7e-6..8e-6).contains(&three.seconds), "{three:?}");
         assert!(three.sigma < one.sigma, "{three:?}");
-        let far = costs.time(PageCount(50), link(), TRIP).unwrap();
+        let far = costs.time(PageCount(50), &fast(), TRIP).unwrap();
         assert!(far.sigma > three.sigma, "{far:?}");
     }
 
@@ -221,10 +231,8 @@ mod tests {
     fn a_slow_link_is_more_certain_than_a_guess() {
         let mut costs = PageCosts::default();
         costs.round(round(1000, 40));
-        let slow = costs
-            .time(PageCount(10), Some(Rate(100_000_000)), TRIP)
-            .unwrap();
-        assert_eq!(slow.sigma, ONE_SIGMA);
+        let slow = costs.time(PageCount(10), &link(100_000_000), TRIP).unwrap();
+        assert!((ONE_SIGMA..GUESS_SIGMA).contains(&slow.sigma), "{slow:?}");
         assert!((slow.seconds - 41e-6).abs() < 1e-6, "{slow:?}");
     }
 
@@ -257,7 +265,7 @@ mod tests {
             costs.round(round(0, 0));
         }
         costs.round(round(3, 1));
-        let guess = costs.time(PageCount(3), link(), TRIP).unwrap();
+        let guess = costs.time(PageCount(3), &fast(), TRIP).unwrap();
         assert_eq!(guess.sigma, GUESS_SIGMA);
     }
 }

@@ -119,7 +119,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
             in_flight: ByteCount(0),
             bytes_per_page: estimates.pages.bytes(pages),
             round_page_bytes: sent.bytes.0 as f64 / sent.pages.0.max(1) as f64,
-            page_time: estimates.pages.time(pages, link, Duration::ZERO),
+            page_time: estimates.pages.time(pages, &estimates.link, Duration::ZERO),
             link,
             dirty: Rate::over(pages.bytes(), length),
             fixed: model.costs(),

@@ -193,7 +193,9 @@ impl<'a> SourceDriver<'a> {
         let began = self.shared.now();
         let result = self.dirty.harvest(&mut self.harvest);
         let took = self.shared.now().since(began);
-        self.shared.with(|source| source.harvest_took(took));
+        // Nobody waits for that.
+        self.shared
+            .try_with(|source| (source.harvest_took(took), false));
         if result.is_err() {
             let part = &self.harvest;
             self.shared.with(|source| source.harvest_failed(part));

@@ -188,7 +188,7 @@ impl Source {
             in_flight,
             bytes_per_page: pages.bytes(left),
             round_page_bytes: self.under_way.page_bytes().unwrap_or(PAGE_BYTES as f64),
-            page_time: pages.time(left, link, trip),
+            page_time: pages.time(left, &self.estimates.link, trip),
             link,
             dirty: self.estimates.dirty(),
             fixed: self.estimates.rehearsal.costs(self.verify),
