@@ -82,7 +82,7 @@ pub enum MigrationError {
     Dirty(#[from] DirtyError),
     /// The policy gave up.
     #[error(transparent)]
-    NotConverging(GivenUp),
+    NotConverging(Box<GivenUp>),
     /// Somebody asked for the end.
     #[error("cancelled")]
     Cancelled,

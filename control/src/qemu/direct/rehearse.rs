@@ -1,8 +1,9 @@
-//! What QEMU's own part of a blackout costs, as far as that can be known without stopping the guest.
+//! What QEMU's own part of a blackout costs, as far as that can be known without stopping the
+//! guest.
 //!
-//! QEMU has no dry run of a hand-over: the size of its device state is known when it has been saved,
-//! and saving needs a guest that stands still. What can be measured is how fast its main loop
-//! answers, by which every step of a hand-over has to go; the rest are stated defaults, from
+//! QEMU has no dry run of a hand-over: the size of its device state is known when it has been
+//! saved, and saving needs a guest that stands still. What can be measured is how fast its main
+//! loop answers, by which every step of a hand-over has to go; the rest are stated defaults, from
 //! hand-overs of small guests (docs/decisions/022).
 
 use std::time::{Duration, Instant};

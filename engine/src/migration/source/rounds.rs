@@ -225,7 +225,8 @@ impl Source {
             Decision::GiveUp(reason) => {
                 let limit = self.policy.downtime_limit();
                 let remedy = Remedy::of(&self.estimates.curve, &seen, limit);
-                Err(MigrationError::NotConverging(GivenUp { reason, remedy }))
+                let given_up = Box::new(GivenUp { reason, remedy });
+                Err(MigrationError::NotConverging(given_up))
             }
         }
     }
