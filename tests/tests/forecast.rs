@@ -2,7 +2,8 @@
 //! another kind, over links of several rates, with and without deltas and digests.
 //!
 //! PAGELIFT_FORECAST_RUNS=100 for the long form, which asserts that at least 90 % of the intervals
-//! hold; a few runs say nothing of a share, so the short form only prints it.
+//! hold; a few runs say nothing of a share, so the short form only prints it. PAGELIFT_FORECAST_FIRST
+//! is the number of the first run, for other guests.
 
 use anyhow::{Context, Result};
 use pagelift_tests::contract::{check_completed, number};
@@ -104,18 +105,24 @@ fn check_forecast(report: &Value) {
     assert!((figure("/likely_ms") - sum).abs() < 0.01, "{report}");
 }
 
+/// A number from the environment.
+fn number_of(name: &str) -> Result<Option<u64>> {
+    match std::env::var(name) {
+        Ok(text) => Ok(Some(
+            text.parse().with_context(|| format!("{name}={text}"))?,
+        )),
+        Err(_) => Ok(None),
+    }
+}
+
 #[test]
 fn the_interval_holds_the_blackout() -> Result<()> {
-    let wanted = std::env::var("PAGELIFT_FORECAST_RUNS").ok();
-    let runs = match &wanted {
-        Some(text) => text
-            .parse()
-            .with_context(|| format!("PAGELIFT_FORECAST_RUNS={text}"))?,
-        None => FEW,
-    };
+    let wanted = number_of("PAGELIFT_FORECAST_RUNS")?;
+    let first = number_of("PAGELIFT_FORECAST_FIRST")?.unwrap_or(0);
+    let runs = wanted.unwrap_or(FEW);
     let programs = Programs::built()?;
     let (mut held, mut held_parts, mut above, mut kept) = (0u64, [0u64; 5], 0u64, 0u64);
-    for run in 0..runs {
+    for run in first..first + runs {
         let report = report(&programs, run)?;
         let forecast = &report["blackout_forecast"];
         let holds = |value: &Value| u64::from(value["held"] == true);

@@ -44,18 +44,18 @@ impl Jitter {
         self.squares = self.squares * MEMORY + seconds * seconds;
     }
 
-    /// What `wakes` wake-ups, one after the other, lose in all.
+    /// What `wakes` wake-ups, one after the other, lose in all. Delays are rare, so that what is
+    /// likely lies below the mean.
     pub fn over(&self, wakes: f64) -> Span {
         let [count, sum, squares] = PRIOR;
         let count = self.count + count;
         let mean = (self.sum + sum) / count;
         let variance = ((self.squares + squares) / count - mean * mean).max(0.0);
-        let likely = mean * wakes;
-        let width = DEVIATIONS * (variance * wakes).sqrt();
+        let (mean, deviation) = (mean * wakes, (variance * wakes).sqrt());
         Span::new(
-            finite(likely - width),
-            finite(likely),
-            finite(likely + width),
+            finite(mean - DEVIATIONS * deviation),
+            finite((mean - deviation / 2.0).max(mean / 4.0)),
+            finite(mean + DEVIATIONS * deviation),
         )
     }
 }
