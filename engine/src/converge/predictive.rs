@@ -13,6 +13,10 @@
 //!   with a guest that writes `a` times what the link carries, the integral is
 //!   `t * u / (1 - a + u * a)`, which falls with `u` for `a > 1`.)
 //!
+//! Pages that are written again and again are held back, as many as the allowed blackout has room
+//! for: rounds of the others are shorter, and leave less. With `h` pages held back, a round sends
+//! `L - h`, and leaves them and what was written of the others.
+//!
 //! A guest that may be stopped runs on for a round or two if it would then stand still for much
 //! shorter: that costs it nothing.
 //!
@@ -22,7 +26,7 @@
 use std::time::Duration;
 
 use super::{Decision, DirtyCurve, Forecast, GiveUp, Observation, Policy, Share};
-use crate::units::{ByteCount, Instant, Rate};
+use crate::units::{ByteCount, Instant, PageCount, Rate};
 
 /// Limits of [`Predictive`].
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +68,23 @@ const MARGIN: f64 = 0.85;
 /// A round that leaves more than this share of what it began with makes no progress.
 const PLATEAU: f64 = 0.85;
 
+/// A round that leaves more than this share of what the one before left goes nowhere, whatever was
+/// predicted.
+const STANDSTILL: f64 = 0.97;
+
+/// How much more than predicted the rounds are taken to leave after each round that went nowhere
+/// although the prediction was that it all ends well, and the most of it.
+const MORE_DOUBT: f64 = 1.05;
+const MOST_DOUBT: f64 = 2.0;
+
 /// Harm of a second that the migration takes, against a second that the guest does not run: small,
 /// so that time is only the judge between equals.
 const TIME_WEIGHT: f64 = 0.02;
+
+/// Share of what may be left at the stop that held-back pages may take up. The rest is for what the
+/// guest writes in the shortest rounds; with a larger share there is hardly room for that, with a
+/// smaller one rounds are longer than they need to be (docs/decisions/025).
+const HELD_SHARE: f64 = 0.8;
 
 /// Standard deviations that the guest is expected to write more when less throttled than it is.
 const CAUTION: f64 = 1.0;
@@ -108,6 +126,49 @@ pub struct Predictive {
     hopeless_since: Option<Instant>,
     /// Rounds that were only to shorten the blackout.
     extra_rounds: u32,
+    /// Whether the round that begins is one of those.
+    in_extra_round: bool,
+    /// What the last round with held-back pages showed of them.
+    held: Held,
+    /// What rounds leave without a throttle, against what is predicted; from 1. Small errors of a
+    /// prediction add up over its rounds: where it is a near thing whether they shrink, only what
+    /// happens can tell.
+    doubt: f64,
+    /// What was left after the round before, whatever it was for.
+    seen_before: Option<PageCount>,
+}
+
+/// Pages that are held back, and how they are written.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    pages: f64,
+    /// Rate at which each of them is written, per second of the guest's time.
+    rate: f64,
+}
+
+impl Held {
+    /// What the harvest shows: of the pages held back, those that were written meanwhile are
+    /// counted among the harvested as well as among those left.
+    fn seen(seen: &Observation) -> Self {
+        let pages = seen.held.0 as f64;
+        if pages == 0.0 {
+            return Self::default();
+        }
+        let both = (pages + seen.harvested.0 as f64 - seen.left.0 as f64).max(0.0);
+        let time = seen.throttled.guest_time(seen.interval).as_secs_f64();
+        // All of them written shows that the rate is high, and not how high.
+        let missed = (1.0 - both / pages).max(0.5 / pages);
+        Self {
+            pages,
+            rate: -missed.ln() / time.max(1e-3),
+        }
+    }
+
+    /// How many of them are written within `time` at `share`.
+    fn written(self, time: Duration, share: Share) -> f64 {
+        let time = share.guest_time(time).as_secs_f64();
+        self.pages * (1.0 - (-self.rate * time).exp())
+    }
 }
 
 impl Predictive {
@@ -121,6 +182,10 @@ impl Predictive {
             left_before: None,
             hopeless_since: None,
             extra_rounds: 0,
+            in_extra_round: false,
+            held: Held::default(),
+            doubt: 1.0,
+            seen_before: None,
         }
     }
 
@@ -156,6 +221,11 @@ impl Predictive {
         // To let go of a throttle takes more than a hope: a guest that was let go too early costs
         // the rounds that it was throttled for.
         let caution = if share < self.throttle { CAUTION } else { 0.0 };
+        let doubt = if share == Share::NONE {
+            self.doubt
+        } else {
+            1.0
+        };
         let in_flight = seen.in_flight.0 as f64 / seen.bytes_per_page.max(1.0);
         let (mut left, mut time) = (seen.left.0 as f64 + in_flight, 0.0);
         for _ in 0..HORIZON {
@@ -166,7 +236,10 @@ impl Predictive {
                     harm_s: time * share.as_fraction(),
                 };
             }
-            let round = left * seen.bytes_per_page / link.0 as f64;
+            // As many are held back as `hold_back` allows: those of the last round, which it limits
+            // anew when the link changes.
+            let held = self.held.pages.min(left).min(most * HELD_SHARE);
+            let round = (left - held) * seen.bytes_per_page / link.0 as f64;
             time += round;
             let Ok(round) = Duration::try_from_secs_f64(round) else {
                 return never;
@@ -175,6 +248,8 @@ impl Predictive {
                 return never;
             };
             let next = next * self.curve.factor(round, share, caution);
+            let twice = self.held.written(round, share).min(held);
+            let next = (held + (next - twice).max(0.0)) * doubt;
             if next >= left * 0.999 && next > most {
                 return never;
             }
@@ -199,6 +274,19 @@ impl Predictive {
             .min_by(|a, b| cost(a).total_cmp(&cost(b)))
     }
 
+    /// Compares the last prediction, that it all ends well, with what came.
+    fn learn_to_doubt(&mut self, seen: &Observation) {
+        let went_nowhere = self
+            .seen_before
+            .replace(seen.left)
+            .is_some_and(|before| seen.left.0 as f64 > before.0 as f64 * STANDSTILL);
+        if went_nowhere {
+            self.doubt = (self.doubt * MORE_DOUBT).min(MOST_DOUBT);
+        } else {
+            self.doubt = 1.0 + (self.doubt - 1.0) / 2.0;
+        }
+    }
+
     /// Whether rounds have stopped getting smaller.
     fn on_plateau(&mut self, seen: &Observation) -> bool {
         let left = seen.left.0 as f64;
@@ -216,6 +304,8 @@ impl Predictive {
     fn at_round_end(&mut self, seen: &Observation) -> Decision {
         self.curve
             .harvested(seen.now, seen.interval, seen.throttled, seen.harvested);
+        self.held = Held::seen(seen);
+        self.in_extra_round = false;
         let limit = self.limit(seen.elapsed);
         if Forecast::of(seen)
             .blackout
@@ -223,11 +313,13 @@ impl Predictive {
         {
             if self.another_round_pays(seen) {
                 self.extra_rounds += 1;
+                self.in_extra_round = true;
                 return Decision::Continue;
             }
             return Decision::Stop;
         }
         let left_time = self.config.timeout.saturating_sub(seen.elapsed);
+        self.learn_to_doubt(seen);
         let free = self.outlook(seen, Share::NONE);
         if free.ready_in.is_some_and(|ready| ready <= left_time) {
             self.hopeless_since = None;
@@ -319,6 +411,13 @@ impl Policy for Predictive {
         } else {
             Decision::Continue
         }
+    }
+
+    fn hold_back(&self, seen: &Observation) -> PageCount {
+        let Some(link) = seen.link.filter(|_| !self.in_extra_round) else {
+            return PageCount(0);
+        };
+        PageCount((self.most_left(seen, link) * HELD_SHARE).max(0.0) as u64)
     }
 
     fn downtime_limit(&self) -> Duration {

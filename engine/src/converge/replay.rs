@@ -4,6 +4,9 @@
 //! The model may be [recorded](super::Trace) or invented. A thousand runs take a second or two, so
 //! policies can be compared over many guests, and a migration that went wrong can be run again
 //! under another policy.
+//!
+//! A model knows how many pages are written and not which, so nothing is held back: a real
+//! migration may do better (`migration/heat.rs`).
 
 use std::time::Duration;
 
@@ -93,6 +96,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
             round,
             round_ended: true,
             left: pages,
+            held: PageCount(0),
             in_flight: ByteCount(0),
             bytes_per_page: model.bytes_per_page(),
             link: Some(Rate(link as u64)),

@@ -59,7 +59,7 @@ impl fmt::Display for Record {
         };
         write!(
             f,
-            "now_us={} elapsed_us={} round={} ended={} left={} in_flight={} page_bytes={:.3} \
+            "now_us={} elapsed_us={} round={} ended={} left={} held={} in_flight={} page_bytes={:.3} \
              link={} dirty={} fixed_us={} harvested={} interval_us={} throttled={} placed={} \
              decision={word}",
             seen.now.0 / 1000,
@@ -67,6 +67,7 @@ impl fmt::Display for Record {
             seen.round,
             u8::from(seen.round_ended),
             seen.left.0,
+            seen.held.0,
             seen.in_flight.0,
             seen.bytes_per_page,
             seen.link.map_or(0, |rate| rate.0),
@@ -152,6 +153,7 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         round: narrow("round")?,
         round_ended: number("ended")? == 1,
         left: PageCount(number("left")?),
+        held: PageCount(number("held")?),
         in_flight: ByteCount(number("in_flight")?),
         bytes_per_page: value("page_bytes")?
             .parse()
