@@ -238,7 +238,7 @@ mod tests {
     fn every_round_and_the_end_are_drawn() {
         let line = |at_us: u64, decision: &str| {
             format!(
-                "now_us={at_us} elapsed_us={at_us} round=1 ended=1 left=100 in_flight=0 \
+                "now_us={at_us} elapsed_us={at_us} round=1 ended=1 left=100 held=0 in_flight=0 \
                  page_bytes=4096 link=1000000 dirty=500000 fixed_us=0 harvested=100 \
                  interval_us=1000 throttled=0 placed=0 decision={decision}\n"
             )

@@ -21,6 +21,8 @@ pub struct Observation {
     pub round_ended: bool,
     /// Pages known to need sending.
     pub left: PageCount,
+    /// Pages among those left that were not sent in the round, but held back.
+    pub held: PageCount,
     /// Bytes sent and not yet placed by the target.
     pub in_flight: ByteCount,
     /// Mean bytes on the wire of a page that is sent again, of the last rounds.
@@ -187,6 +189,7 @@ pub(super) mod tests {
             round,
             round_ended: true,
             left: PageCount(left),
+            held: PageCount(0),
             in_flight: ByteCount(0),
             bytes_per_page: 4096.0,
             round_page_bytes: 4096.0,

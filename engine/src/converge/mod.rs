@@ -51,7 +51,7 @@ pub use words::Prospect;
 
 use std::time::Duration;
 
-use crate::units::{ByteCount, Rate};
+use crate::units::{ByteCount, PageCount, Rate};
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq)]
@@ -145,6 +145,13 @@ pub enum GiveUp {
 pub trait Policy: Send + std::fmt::Debug {
     /// What to do, given what was seen.
     fn decide(&mut self, seen: &Observation) -> Decision;
+
+    /// How many of the pages that are written again and again may wait for the blackout instead of
+    /// being sent in the round that begins. Asked after [`decide`](Self::decide) was, about the
+    /// same observation.
+    fn hold_back(&self, _seen: &Observation) -> PageCount {
+        PageCount(0)
+    }
 
     /// The blackout that is allowed, for display.
     fn downtime_limit(&self) -> Duration;

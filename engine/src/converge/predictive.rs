@@ -14,6 +14,10 @@
 //!   with a guest that writes `a` times what the link carries, the integral is
 //!   `t * u / (1 - a + u * a)`, which falls with `u` for `a > 1`.)
 //!
+//! Pages that are written again and again are held back, as many as the allowed blackout has room
+//! for: rounds of the others are shorter, and leave less. With `h` pages held back, a round sends
+//! `L - h`, and leaves them and what was written of the others.
+//!
 //! A guest that may be stopped runs on for a round or two if it would then stand still for much
 //! shorter: that costs it nothing.
 //!
@@ -22,8 +26,9 @@
 
 use std::time::Duration;
 
+use super::outlook::{HELD_SHARE, Held, Manner};
 use super::{Decision, DirtyCurve, Forecast, GiveUp, Observation, Outlook, Policy, Share};
-use crate::units::{ByteCount, Instant, Rate};
+use crate::units::{ByteCount, Instant, PageCount, Rate};
 
 /// Limits of [`Predictive`].
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +64,15 @@ const SHARES: u32 = 16;
 /// A round that leaves more than this share of what it began with makes no progress.
 const PLATEAU: f64 = 0.85;
 
+/// A round that leaves more than this share of what the one before left goes nowhere, whatever was
+/// predicted.
+const STANDSTILL: f64 = 0.97;
+
+/// How much more than predicted the rounds are taken to leave after each round that went nowhere
+/// although the prediction was that it all ends well, and the most of it.
+const MORE_DOUBT: f64 = 1.05;
+const MOST_DOUBT: f64 = 2.0;
+
 /// Harm of a second that the migration takes, against a second that the guest does not run: small,
 /// so that time is only the judge between equals.
 const TIME_WEIGHT: f64 = 0.02;
@@ -92,6 +106,16 @@ pub struct Predictive {
     hopeless_since: Option<Instant>,
     /// Rounds that were only to shorten the blackout.
     extra_rounds: u32,
+    /// Whether the round that begins is one of those.
+    in_extra_round: bool,
+    /// What the last round with held-back pages showed of them.
+    held: Held,
+    /// What rounds leave without a throttle, against what is predicted; from 1. Small errors of a
+    /// prediction add up over its rounds: where it is a near thing whether they shrink, only what
+    /// happens can tell.
+    doubt: f64,
+    /// What was left after the round before, whatever it was for.
+    seen_before: Option<PageCount>,
 }
 
 impl Predictive {
@@ -105,6 +129,10 @@ impl Predictive {
             left_before: None,
             hopeless_since: None,
             extra_rounds: 0,
+            in_extra_round: false,
+            held: Held::default(),
+            doubt: 1.0,
+            seen_before: None,
         }
     }
 
@@ -121,8 +149,18 @@ impl Predictive {
         // To let go of a throttle takes more than a hope: a guest that was let go too early costs
         // the rounds that it was throttled for.
         let caution = if share < self.throttle { CAUTION } else { 0.0 };
+        let doubt = if share == Share::NONE {
+            self.doubt
+        } else {
+            1.0
+        };
+        let manner = Manner {
+            held: self.held,
+            caution,
+            doubt,
+        };
         let limit = self.limit(seen.elapsed);
-        Outlook::of(&self.curve, seen, limit, share, caution)
+        Outlook::of(&self.curve, seen, limit, share, manner)
     }
 
     /// The share with the least harm that gets there in `time`, if one does.
@@ -139,6 +177,19 @@ impl Predictive {
             .map(|share| self.outlook(seen, share))
             .filter(|outlook| outlook.ready_in.is_some_and(|ready| ready <= time))
             .min_by(|a, b| cost(a).total_cmp(&cost(b)))
+    }
+
+    /// Compares the last prediction, that it all ends well, with what came.
+    fn learn_to_doubt(&mut self, seen: &Observation) {
+        let went_nowhere = self
+            .seen_before
+            .replace(seen.left)
+            .is_some_and(|before| seen.left.0 as f64 > before.0 as f64 * STANDSTILL);
+        if went_nowhere {
+            self.doubt = (self.doubt * MORE_DOUBT).min(MOST_DOUBT);
+        } else {
+            self.doubt = 1.0 + (self.doubt - 1.0) / 2.0;
+        }
     }
 
     /// Whether rounds have stopped getting smaller.
@@ -158,15 +209,19 @@ impl Predictive {
     fn at_round_end(&mut self, seen: &Observation) -> Decision {
         self.curve
             .harvested(seen.now, seen.interval, seen.throttled, seen.harvested);
+        self.held = Held::seen(seen);
+        self.in_extra_round = false;
         let limit = self.limit(seen.elapsed);
         if upper_end(seen).is_some_and(|time| time <= limit) {
             if self.another_round_pays(seen) {
                 self.extra_rounds += 1;
+                self.in_extra_round = true;
                 return Decision::Continue;
             }
             return Decision::Stop;
         }
         let left_time = self.config.timeout.saturating_sub(seen.elapsed);
+        self.learn_to_doubt(seen);
         let free = self.outlook(seen, Share::NONE);
         if free.ready_in.is_some_and(|ready| ready <= left_time) {
             self.hopeless_since = None;
@@ -262,6 +317,14 @@ impl Policy for Predictive {
         } else {
             Decision::Continue
         }
+    }
+
+    fn hold_back(&self, seen: &Observation) -> PageCount {
+        if self.in_extra_round {
+            return PageCount(0);
+        }
+        let most = seen.most_left(self.limit(seen.elapsed)).unwrap_or(0.0);
+        PageCount((most * HELD_SHARE) as u64)
     }
 
     fn downtime_limit(&self) -> Duration {

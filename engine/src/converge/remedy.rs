@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::outlook::Manner;
 use super::{DirtyCurve, Forecast, Observation, Outlook, Share};
 use crate::units::Rate;
 
@@ -29,7 +30,7 @@ impl Remedy {
     /// allowed.
     pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
         let ready = |seen: &Observation, share| {
-            let outlook = Outlook::of(curve, seen, limit, share, 0.0);
+            let outlook = Outlook::of(curve, seen, limit, share, Manner::default());
             outlook.ready_in.is_some_and(|time| time <= PATIENCE)
         };
         let blackout = Forecast::of(seen)

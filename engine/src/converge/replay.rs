@@ -4,6 +4,9 @@
 //! The model may be [recorded](super::Trace) or invented. A thousand runs take a second or two, so
 //! policies can be compared over many guests, and a migration that went wrong can be run again
 //! under another policy.
+//!
+//! A model knows how many pages are written and not which, so nothing is held back: a real
+//! migration may do better (`migration/heat.rs`).
 
 use std::time::Duration;
 
@@ -116,6 +119,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
             round,
             round_ended: true,
             left: pages,
+            held: PageCount(0),
             in_flight: ByteCount(0),
             bytes_per_page: estimates.pages.bytes(pages),
             round_page_bytes: sent.bytes.0 as f64 / sent.pages.0.max(1) as f64,

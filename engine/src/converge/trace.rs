@@ -2,7 +2,7 @@
 //!
 //! The text form is one line per decision, `key=value` separated by spaces, after the line
 //! `pagelift-trace 1 pages=N`. Unknown keys are skipped, so that later versions may add some, and
-//! those that versions before did not write are optional: `round_page_bytes` (bytes on the wire of
+//! those that versions before did not write are optional: `held`, `round_page_bytes` (bytes on the wire of
 //! a page of the round that ended), `fixed_low_us` and `fixed_high_us` (around `fixed_us`),
 //! `page_ns` and `page_sigma` (time of a page that is sent again, and its uncertainty).
 //! Decisions within a round are recorded only if they change something.
@@ -64,7 +64,7 @@ impl fmt::Display for Record {
         };
         write!(
             f,
-            "now_us={} elapsed_us={} round={} ended={} left={} in_flight={} page_bytes={:.3} \
+            "now_us={} elapsed_us={} round={} ended={} left={} held={} in_flight={} page_bytes={:.3} \
              link={} dirty={} fixed_us={} harvested={} interval_us={} throttled={} placed={} \
              round_page_bytes={:.3} fixed_low_us={} fixed_high_us={}",
             seen.now.0 / 1000,
@@ -72,6 +72,7 @@ impl fmt::Display for Record {
             seen.round,
             u8::from(seen.round_ended),
             seen.left.0,
+            seen.held.0,
             seen.in_flight.0,
             seen.bytes_per_page,
             seen.link.map_or(0, |rate| rate.0),
@@ -188,6 +189,7 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         round: narrow("round")?,
         round_ended: number("ended")? == 1,
         left: PageCount(number("left")?),
+        held: PageCount(number("held").unwrap_or(0)),
         in_flight: ByteCount(number("in_flight")?),
         bytes_per_page: page_bytes,
         round_page_bytes: decimal("round_page_bytes").unwrap_or(page_bytes),

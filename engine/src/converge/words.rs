@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::outlook::Manner;
 use super::span::Span;
 use super::{DirtyCurve, Forecast, Observation, Outlook, Share};
 use crate::units::{ByteCount, Rate};
@@ -41,7 +42,7 @@ impl Prospect {
     pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
         let forecast = Forecast::of(seen);
         let outlook = |share| {
-            let outlook = Outlook::of(curve, seen, limit, share, 0.0);
+            let outlook = Outlook::of(curve, seen, limit, share, Manner::default());
             outlook.ready_in.map(|_| outlook)
         };
         let shares = SHARES.into_iter().map(Share::permille);

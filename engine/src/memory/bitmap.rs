@@ -64,6 +64,16 @@ impl PageBitmap {
         }
     }
 
+    /// The set as words of 64 pages, the lowest page in the lowest bit.
+    pub(crate) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// The same, to change. Bits beyond the layout must stay 0.
+    pub(crate) fn words_mut(&mut self) -> &mut [u64] {
+        &mut self.words
+    }
+
     /// Removes all pages.
     pub fn clear(&mut self) {
         self.words.fill(0);

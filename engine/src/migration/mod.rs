@@ -28,6 +28,7 @@
 //! there, because the source may have given up the right to run already.
 
 mod error;
+mod heat;
 mod ledger;
 mod report;
 mod right;

@@ -10,8 +10,8 @@
 //!   [`sent`](Source::sent),
 //! - [`poll_message`](Source::poll_message) gives messages for the control connection.
 //!
-//! Invariants: a page is in `pending` or in a ledger until the target has acknowledged it
-//! ("no page lost": [`undelivered`](Source::undelivered) gives both back); within one round a
+//! Invariants: a page is in `pending`, in `held` or in a ledger until the target has acknowledged it
+//! ("no page lost": [`undelivered`](Source::undelivered) gives all back); within one round a
 //! page is handed out once; the hand-over needs a [`HandedOver`], which consumes the right to
 //! run.
 
@@ -30,6 +30,7 @@ use rehearse::RoundsUnderWay;
 use rounds::POLICY_TICK;
 
 use super::error::{GuestLocation, MigrationError};
+use super::heat::Heat;
 use super::ledger::Ledger;
 use super::report::PagesSent;
 use super::right::{HandedOver, TargetReady};
@@ -82,6 +83,10 @@ pub struct Source {
     round: u32,
     /// Pages of this round that no channel has taken yet.
     pending: PageBitmap,
+    /// Pages that wait for a later round, or for the blackout.
+    held: PageBitmap,
+    held_pages: u64,
+    heat: Heat,
     left: u64,
     cursor: u64,
     channels: Vec<Channel>,
@@ -140,6 +145,9 @@ impl Source {
             frame_pages: config.frame_pages.clamp(1, MAX_FRAME_PAGES as u64),
             verify: config.verify,
             pending: PageBitmap::new(config.layout.pages()),
+            held: PageBitmap::new(config.layout.pages()),
+            held_pages: 0,
+            heat: Heat::new(config.layout.pages()),
             layout: config.layout,
             policy: config.policy,
             phase: Phase::Greeting,

@@ -227,7 +227,10 @@ impl World {
             verify: plan.verify,
             layout: ReadPages::layout(&*self.source_memory).clone(),
             facts: vec![Fact::new("machine", "sim")],
-            policy,
+            policy: Box::new(HoldsBack {
+                inner: policy,
+                most: held_pages(plan.seed, plan.pages),
+            }),
         };
         Arc::new(Shared::new(
             Source::new(config, now),
@@ -275,6 +278,36 @@ impl Policy for Whim {
     fn downtime_limit(&self) -> Duration {
         Duration::ZERO
     }
+}
+
+/// Lets so many pages wait for the blackout, and leaves the rest to another policy.
+#[derive(Debug)]
+struct HoldsBack {
+    inner: Box<dyn Policy>,
+    most: PageCount,
+}
+
+impl Policy for HoldsBack {
+    fn decide(&mut self, seen: &Observation) -> Decision {
+        self.inner.decide(seen)
+    }
+
+    fn hold_back(&self, _seen: &Observation) -> PageCount {
+        self.most
+    }
+
+    fn downtime_limit(&self) -> Duration {
+        self.inner.downtime_limit()
+    }
+}
+
+/// Half of the seeds hold nothing back, the others up to a quarter of the pages, or all.
+fn held_pages(seed: u64, pages: u64) -> PageCount {
+    PageCount(match seed / 3 % 4 {
+        0 | 1 => 0,
+        2 => pages / 4,
+        _ => pages,
+    })
 }
 
 /// A third of the seeds each: no deltas, room for all pages, room for few.

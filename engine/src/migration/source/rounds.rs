@@ -42,11 +42,15 @@ impl Source {
         if self.phase != Phase::Harvesting {
             return Ok(());
         }
+        self.heat.harvested(dirty);
         self.estimates.harvested(now, dirty.count(), self.throttle);
+        self.pending.union(&self.held);
+        self.held.clear();
         self.left = self.pending.count().0;
         self.look_ahead(now);
         self.ask_policy(now, true)?;
         if self.phase == Phase::Harvesting {
+            self.hold_back(now);
             if self.left > 0 {
                 self.begin_round(now, Phase::Round);
             } else {
@@ -65,6 +69,9 @@ impl Source {
     /// The guest has stood still since `since`, and `dirty` was harvested after that.
     pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
         self.pending.union(dirty);
+        self.pending.union(&self.held);
+        self.held.clear();
+        self.held_pages = 0;
         if self.phase != Phase::Stopping {
             return;
         }
@@ -141,9 +148,18 @@ impl Source {
     /// dirty source when the migration fails.
     pub fn undelivered(&self, into: &mut PageBitmap) {
         into.union(&self.pending);
+        into.union(&self.held);
         for channel in &self.channels {
             channel.ledger.unplaced(into);
         }
+    }
+
+    /// Takes the pages out of the coming round that the policy lets wait.
+    fn hold_back(&mut self, now: Instant) {
+        let most = self.policy.hold_back(&self.observe(now, true));
+        self.heat.hold_back(&mut self.pending, &mut self.held, most);
+        self.held_pages = self.held.count().0;
+        self.left -= self.held_pages;
     }
 
     pub(super) fn begin_round(&mut self, now: Instant, phase: Phase) {
@@ -175,7 +191,9 @@ impl Source {
             .iter()
             .map(|channel| channel.ledger.in_flight().0)
             .sum();
-        let (left, in_flight) = (PageCount(self.left), ByteCount(in_flight));
+        // After a harvest the pages that were held back are among those left.
+        let held_yet = if round_ended { 0 } else { self.held_pages };
+        let (left, in_flight) = (PageCount(self.left + held_yet), ByteCount(in_flight));
         let link = self.estimates.link.rate();
         let pages = self.page_costs(now, in_flight);
         let trip = self.estimates.rehearsal.round_trip().likely();
@@ -185,6 +203,7 @@ impl Source {
             round: self.round,
             round_ended,
             left,
+            held: PageCount(self.held_pages),
             in_flight,
             bytes_per_page: pages.bytes(left),
             round_page_bytes: self.under_way.page_bytes().unwrap_or(PAGE_BYTES as f64),

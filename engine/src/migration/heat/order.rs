@@ -1,0 +1,234 @@
+//! Order by heat against plain order, over invented guests whose pages are followed one by one, in
+//! virtual time: `cargo test -p pagelift-engine heat::order -- --nocapture` prints the table of
+//! `docs/decisions/025-hot-pages-wait.md`.
+
+use std::time::Duration;
+
+use super::Heat;
+use crate::converge::{
+    Decision, FixedCosts, Observation, Policy, Predictive, PredictiveConfig, Share, Span,
+};
+use crate::memory::PageBitmap;
+use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, PageRange, Rate};
+
+/// Pages of the guest: 256 MiB.
+const PAGES: u64 = 65_536;
+
+/// 1 Gbit/s, less what headers take.
+const LINK: Rate = Rate(117_000_000);
+
+/// What a blackout costs beside its pages.
+const FIXED: Duration = Duration::from_millis(8);
+
+/// Time that a round takes at least.
+const LEAST_ROUND: Duration = Duration::from_millis(10);
+
+/// Longest migration.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Pages that are written at random times, each at a rate of its own.
+struct Guest {
+    /// Writes per second of each page.
+    rates: Vec<f64>,
+    random: u64,
+}
+
+impl Guest {
+    /// Sets of pages, each with the writes per second that fall on all of its pages alike. The last
+    /// one is what is left of the guest.
+    fn of_sets(sets: &[(u64, f64)]) -> Self {
+        let mut rates = Vec::new();
+        for &(pages, writes) in sets {
+            let pages = pages.min(PAGES - rates.len() as u64);
+            rates.extend((0..pages).map(|_| writes / pages as f64));
+        }
+        Self { rates, random: 1 }
+    }
+
+    /// Page number `n` in the order of heat is written in proportion to `1 / n^exponent`.
+    fn zipf(pages: u64, exponent: f64, writes: f64) -> Self {
+        let weights: Vec<f64> = (1..=pages).map(|n| (n as f64).powf(-exponent)).collect();
+        let sum: f64 = weights.iter().sum();
+        let mut rates: Vec<f64> = weights.iter().map(|weight| writes * weight / sum).collect();
+        rates.resize(PAGES as usize, 0.0);
+        Self { rates, random: 1 }
+    }
+
+    /// What it writes while it runs for `time`.
+    fn write(&mut self, time: Duration, dirty: &mut PageBitmap) {
+        dirty.clear();
+        for page in 0..PAGES {
+            let rate = self.rates[page as usize];
+            if self.unit() < 1.0 - (-rate * time.as_secs_f64()).exp() {
+                dirty.insert(PageRange::new(page, 1));
+            }
+        }
+    }
+
+    /// SplitMix64, as a number from 0 to 1.
+    fn unit(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// How a migration went.
+#[derive(Debug)]
+struct Went {
+    completed: bool,
+    took: Duration,
+    blackout: Duration,
+    sent: PageCount,
+    /// Seconds of full speed that the guest lost before the blackout.
+    harm_s: f64,
+}
+
+/// Moves the guest; `by_heat` lets the policy hold pages back.
+fn migrate(guest: &mut Guest, policy: &mut dyn Policy, by_heat: bool) -> Went {
+    let new = || PageBitmap::new(PageCount(PAGES));
+    let (mut pending, mut held, mut dirty) = (new(), new(), new());
+    let mut heat = Heat::new(PageCount(PAGES));
+    pending.insert(PageRange::new(0, PAGES));
+    let (mut now, mut throttle, mut sent, mut harm_s) = (Duration::ZERO, Share::NONE, 0, 0.0);
+    for round in 1.. {
+        let pages = pending.count();
+        let length = pages
+            .bytes()
+            .time_at(LINK)
+            .unwrap_or_default()
+            .max(LEAST_ROUND);
+        now += length;
+        sent += pages.0;
+        harm_s += throttle.as_fraction() * length.as_secs_f64();
+        guest.write(throttle.guest_time(length), &mut dirty);
+        heat.harvested(&dirty);
+        let held_pages = held.count();
+        pending.clear();
+        pending.union(&dirty);
+        pending.union(&held);
+        held.clear();
+        let left = pending.count();
+        let seen = Observation {
+            now: Instant(0).after(now),
+            elapsed: now,
+            round,
+            round_ended: true,
+            left,
+            held: held_pages,
+            in_flight: ByteCount(0),
+            bytes_per_page: PAGE_BYTES as f64,
+            round_page_bytes: PAGE_BYTES as f64,
+            page_time: None,
+            link: Some(LINK),
+            dirty: Rate::over(dirty.count().bytes(), length),
+            fixed: FixedCosts::lump(Span::exactly(FIXED)),
+            harvested: dirty.count(),
+            interval: length,
+            throttled: throttle,
+            placed: PageCount(sent).bytes(),
+        };
+        let went = |completed| Went {
+            completed,
+            took: now,
+            blackout: FIXED + left.bytes().time_at(LINK).unwrap_or_default(),
+            sent: PageCount(sent + left.0),
+            harm_s,
+        };
+        match policy.decide(&seen) {
+            Decision::Continue => {}
+            Decision::Throttle(share) => throttle = share,
+            Decision::Stop => return went(true),
+            Decision::GiveUp(_) => return went(false),
+        }
+        if by_heat {
+            heat.hold_back(&mut pending, &mut held, policy.hold_back(&seen));
+        }
+    }
+    unreachable!("policies give up when the time is over")
+}
+
+type NamedGuest = (&'static str, fn() -> Guest);
+
+/// The guests of the table.
+fn guests() -> [NamedGuest; 5] {
+    [
+        ("uniform, 20,000 pages/s", || {
+            Guest::of_sets(&[(PAGES, 20e3)])
+        }),
+        (
+            "5,000 hot pages, 20 times/s each; 10,000 pages/s in the rest",
+            || Guest::of_sets(&[(5000, 100e3), (PAGES, 10e3)]),
+        ),
+        (
+            "5,000 hot pages, 3 times/s each; 20,000 pages/s in the rest",
+            || Guest::of_sets(&[(5000, 15e3), (PAGES, 20e3)]),
+        ),
+        ("zipf 0.99 over 20,000 pages, 50,000 writes/s", || {
+            Guest::zipf(20_000, 0.99, 50e3)
+        }),
+        ("zipf 1.2 over 65,536 pages, 200,000 writes/s", || {
+            Guest::zipf(PAGES, 1.2, 200e3)
+        }),
+    ]
+}
+
+fn predictive(downtime: Duration, throttle_most: Share) -> Predictive {
+    Predictive::new(PredictiveConfig {
+        downtime,
+        downtime_most: downtime,
+        timeout: TIMEOUT,
+        throttle_most,
+        ..PredictiveConfig::default()
+    })
+}
+
+#[test]
+fn hot_pages_that_wait_never_make_it_worse_and_often_better() {
+    println!("| guest | limit | may throttle | order | result | time | blackout | sent | harm |");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let (mut completed, mut harm) = ([0, 0], [0.0, 0.0]);
+    for (name, guest) in guests() {
+        for limit_ms in [100, 200, 300] {
+            for throttle_most in [Share::NONE, Share::permille(950)] {
+                for by_heat in [false, true] {
+                    let limit = Duration::from_millis(limit_ms);
+                    let mut policy = predictive(limit, throttle_most);
+                    let went = migrate(&mut guest(), &mut policy, by_heat);
+                    println!(
+                        "| {name} | {limit_ms} ms | {} | {} | {} | {:.1} s | {:.0} ms | {:.2} x | {:.2} s |",
+                        if throttle_most == Share::NONE {
+                            "no"
+                        } else {
+                            "yes"
+                        },
+                        if by_heat { "by heat" } else { "plain" },
+                        if went.completed {
+                            "completed"
+                        } else {
+                            "gave up"
+                        },
+                        went.took.as_secs_f64(),
+                        went.blackout.as_secs_f64() * 1e3,
+                        went.sent.0 as f64 / PAGES as f64,
+                        went.harm_s
+                    );
+                    assert!(
+                        !went.completed || went.blackout <= limit,
+                        "{name}: {went:?}"
+                    );
+                    completed[usize::from(by_heat)] += u32::from(went.completed);
+                    harm[usize::from(by_heat)] += went.harm_s;
+                }
+            }
+        }
+    }
+    println!(
+        "completed: plain {}, by heat {}; harm {harm:.2?}",
+        completed[0], completed[1]
+    );
+    assert!(completed[1] > completed[0]);
+    assert!(harm[1] < harm[0]);
+}
