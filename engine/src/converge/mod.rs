@@ -122,6 +122,17 @@ pub enum GiveUp {
         /// Blackout that stopping now would cost, by its upper end, in milliseconds.
         would_do_ms: u128,
     },
+    /// Even with no page to send the blackout would be too long.
+    #[error(
+        "stopping the guest may take {fixed_ms} ms even with no page to send, where {limit_ms} ms \
+         are allowed"
+    )]
+    TooLong {
+        /// Blackout with nothing to send, by its upper end, in milliseconds.
+        fixed_ms: u128,
+        /// Blackout that was allowed, in milliseconds.
+        limit_ms: u128,
+    },
     /// The time allowed is over.
     #[error(
         "the time limit of {limit_s:.0} s is over with {left} left to send; the guest writes \
@@ -137,6 +148,16 @@ pub enum GiveUp {
         /// Rate at which the target places data.
         link: Rate,
     },
+}
+
+impl GiveUp {
+    /// The costs beside the pages alone are above `limit`.
+    fn too_long(seen: &Observation, limit: Duration) -> Self {
+        Self::TooLong {
+            fixed_ms: seen.fixed.total().high().as_millis(),
+            limit_ms: limit.as_millis(),
+        }
+    }
 }
 
 /// Decides, at the end of every round and now and then within one, what to do next.

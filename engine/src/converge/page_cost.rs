@@ -6,6 +6,8 @@
 //! its beginning until all of it was acknowledged, less one round trip, over its pages. Rounds of
 //! about as many pages as are left count most, and old ones less.
 //!
+//! The weighted median of the rounds counts, since a round can be held up by other work.
+//!
 //! Before there is a later round, the link's rate and a guess for scattered pages must do
 //! ([`SCATTERED`]), with an uncertainty that makes another round worth while.
 
@@ -38,6 +40,10 @@ const LEAST_SIGMA: f64 = 0.1;
 
 /// Added for each factor of e between the pages that are left and those of the nearest round.
 const FAR_SIGMA: f64 = 0.08;
+
+/// A round's page counts as at most this much off, as a logarithm: one that was held up once says
+/// nothing of the spread.
+const MOST_OFF: f64 = 1.0;
 
 /// Pages of a round that says something of a page's cost; in less, the round trip decides.
 const LEAST_PAGES: f64 = 32.0;
@@ -119,19 +125,22 @@ impl PageCosts {
                 },
             });
         }
-        let net = |round: &RoundSent| round.time.saturating_sub(trip).as_secs_f64();
-        let (mut time, mut pages) = (0.0, 0.0);
-        for (round, weight) in self.weighted(left) {
-            time += weight * net(round);
-            pages += weight * round.pages.0 as f64;
-        }
-        let seconds = (time / pages).max(1e-9);
+        // In a round of few pages the round trip is nearly all.
+        let page = |round: &RoundSent| {
+            let net = round.time.saturating_sub(trip).max(round.time / 4);
+            (net.as_secs_f64() / round.pages.0 as f64).max(1e-9)
+        };
+        let rounds = self.weighted(left);
+        let seconds = median(rounds.map(|(round, weight)| {
+            // A delay weighs less in a long round.
+            (page(round), weight * (round.pages.0 as f64).sqrt())
+        }));
         let (mut total, mut variance, mut known) = (0.0, 0.0, 0);
         let mut nearest = f64::MAX;
         for (round, weight) in self.weighted(left) {
             let count = round.pages.0 as f64;
             if count >= LEAST_PAGES {
-                let off = (net(round) / count / seconds).max(1e-3).ln();
+                let off = (page(round) / seconds).ln().clamp(-MOST_OFF, MOST_OFF);
                 (total, variance, known) =
                     (total + weight, variance + weight * off * off, known + 1);
                 let away = (count / left.max(LEAST_PAGES)).ln().abs();
@@ -173,6 +182,19 @@ impl PageCosts {
         let last = self.later.last()?;
         Some(last.delta.0 as f64 / last.pages.0 as f64)
     }
+}
+
+/// The weighted median; infinite without values.
+fn median(values: impl Iterator<Item = (f64, f64)>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+    let half = values.iter().map(|(_, weight)| weight).sum::<f64>() / 2.0;
+    let mut sum = 0.0;
+    let middle = values.into_iter().find(|(_, weight)| {
+        sum += weight;
+        sum >= half
+    });
+    middle.map_or(f64::INFINITY, |(value, _)| value)
 }
 
 /// A raw page and its share of the headers of a frame and of a run.
@@ -225,6 +247,22 @@ mod tests {
         assert!(three.sigma < one.sigma, "{three:?}");
         let far = costs.time(PageCount(50), &fast(), TRIP).unwrap();
         assert!(far.sigma > three.sigma, "{far:?}");
+    }
+
+    #[test]
+    fn a_round_that_was_held_up_decides_neither_the_time_nor_its_spread() {
+        let mut costs = PageCosts::default();
+        for page_us in [1, 7, 7, 400, 7, 8] {
+            costs.round(round(100, page_us));
+        }
+        // And one that came back sooner than a ping.
+        costs.round(RoundSent {
+            time: TRIP / 2,
+            ..round(40, 1)
+        });
+        let time = costs.time(PageCount(100), &fast(), TRIP).unwrap();
+        assert!((7e-6..9e-6).contains(&time.seconds), "{time:?}");
+        assert!(time.sigma < 0.8, "{time:?}");
     }
 
     #[test]

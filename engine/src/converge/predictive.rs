@@ -220,6 +220,9 @@ impl Predictive {
             }
             return Decision::Stop;
         }
+        if seen.most_left(limit).is_none() {
+            return self.in_vain(seen);
+        }
         let left_time = self.config.timeout.saturating_sub(seen.elapsed);
         self.learn_to_doubt(seen);
         let free = self.outlook(seen, Share::NONE);
@@ -268,18 +271,24 @@ impl Predictive {
     /// is tried.
     fn without_hope(&mut self, seen: &Observation) -> Decision {
         let since = *self.hopeless_since.get_or_insert(seen.now);
-        // Where the blackout is too long without a single page, no throttle helps.
-        let in_vain = seen.most_left(self.limit(seen.elapsed)).is_none();
         let tried = self.throttle == self.config.throttle_most;
-        if (tried || in_vain)
-            && seen.now.since(since) >= self.config.patience.max(seen.interval * 3)
-        {
+        if tried && seen.now.since(since) >= self.config.patience.max(seen.interval * 3) {
             return Decision::GiveUp(self.last_words(seen));
         }
-        if in_vain {
-            return Decision::Continue;
-        }
         self.change_to(self.config.throttle_most)
+    }
+
+    /// The blackout would be too long without a single page: no throttle helps. What is rehearsed
+    /// wavers a little, and the limit may grow, so it is given a while.
+    fn in_vain(&mut self, seen: &Observation) -> Decision {
+        if seen.most_left(self.config.downtime_most).is_some() {
+            return self.change_to(Share::NONE);
+        }
+        let since = *self.hopeless_since.get_or_insert(seen.now);
+        if seen.now.since(since) >= self.config.patience {
+            return Decision::GiveUp(GiveUp::too_long(seen, self.config.downtime_most));
+        }
+        self.change_to(Share::NONE)
     }
 
     fn last_words(&self, seen: &Observation) -> GiveUp {
@@ -404,6 +413,19 @@ mod tests {
         let ran = run(Workload::uniform(100_000, 2_000_000.0), config);
         assert!(matches!(ran.ended, Ended::GaveUp), "{ran:?}");
         assert!(ran.took < Duration::from_secs(60), "{ran:?}");
+    }
+
+    #[test]
+    fn a_blackout_that_is_too_long_without_a_page_is_given_up_without_a_throttle() {
+        let config = PredictiveConfig {
+            downtime: Duration::from_millis(5),
+            downtime_most: Duration::from_millis(5),
+            ..config()
+        };
+        let ran = run(Workload::uniform(200_000, 7_500.0), config);
+        assert!(matches!(ran.ended, Ended::GaveUp), "{ran:?}");
+        assert_eq!(ran.throttle_most, Share::NONE);
+        assert!(ran.took < Duration::from_secs(30), "{ran:?}");
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub const COVERAGE: f64 = 0.9;
 /// distribution (its quantile at 0.95).
 pub(super) const DEVIATIONS: f64 = 1.645;
 
+/// After this time the scheduler takes a processor from a thread for another one (CONFIG_HZ=250).
+const TICK: Duration = Duration::from_millis(4);
+
 /// What is likely, and what holds the truth in nine of ten cases: `low <= likely <= high`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -56,8 +59,10 @@ impl Span {
     /// What a few measurements say of the next one; `None` without any.
     ///
     /// The median is likely. Of `k` draws the next lies outside their range in 2 of `k + 1` cases,
-    /// so the range is stretched by half of its length to either side, and by a tenth of the median
-    /// upwards, so that one measurement alone is not taken for certain.
+    /// so the range is stretched by half of its length to either side, and by a tenth of the median,
+    /// so that one measurement alone is not taken for certain. A single draw far out of line must
+    /// not decide for all that follows: upwards it counts as thrice the median and two
+    /// [ticks](TICK).
     pub fn of_samples(samples: &[Duration]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_unstable();
@@ -67,7 +72,7 @@ impl Span {
         Some(Self::new(
             least.saturating_sub(range / 2 + likely / 10),
             likely,
-            most + range / 2 + likely / 10,
+            (most + range / 2 + likely / 10).min(likely * 3 + TICK * 2),
         ))
     }
 
@@ -160,6 +165,8 @@ mod tests {
         let span = Span::of_samples(&[ms(4), ms(9), ms(5)]).unwrap();
         assert_eq!(span.likely(), ms(5));
         assert!(span.low() < ms(4) && span.high() > ms(9), "{span:?}");
+        let outlier = Span::of_samples(&[ms(4), ms(400), ms(5)]).unwrap();
+        assert_eq!(outlier.high(), ms(23), "thrice five, and two ticks");
         let single = Span::of_samples(&[ms(4)]).unwrap();
         assert!(single.holds(ms(4)) && single.low() < ms(4) && single.high() > ms(4));
     }

@@ -36,8 +36,8 @@ const PROGRESS: f64 = 0.97;
 /// Stops the guest as soon as the forecast fits the limit; never throttles it.
 ///
 /// Gives up when the time is over, or when for `stall_rounds` rounds and `stall_time` no round
-/// left at least 3 % less than the best before; at once when nothing is left and the blackout
-/// still does not fit.
+/// left at least 3 % less than the best before; at once when the blackout is likely to be too long
+/// without a single page.
 #[derive(Clone, Copy, Debug)]
 pub struct StopWhenFits {
     config: StopWhenFitsConfig,
@@ -70,9 +70,11 @@ impl StopWhenFits {
         }));
         let long = seen.now.since(best.at);
         let rounds = seen.round.saturating_sub(best.round);
-        let hopeless = seen.most_left(self.config.downtime).is_none() && forecast.bytes.0 == 0;
-        let stalled =
-            hopeless || (rounds >= self.config.stall_rounds && long >= self.config.stall_time);
+        // Its upper end alone may still come down.
+        if seen.fixed.total().likely() > self.config.downtime {
+            return Some(GiveUp::too_long(seen, self.config.downtime));
+        }
+        let stalled = rounds >= self.config.stall_rounds && long >= self.config.stall_time;
         stalled.then(|| GiveUp::Stalled {
             left: forecast.bytes,
             rounds: seen.round,
@@ -192,7 +194,10 @@ mod tests {
         };
         assert!(matches!(
             policy.decide(&seen),
-            Decision::GiveUp(GiveUp::Stalled { limit_ms: 50, .. })
+            Decision::GiveUp(GiveUp::TooLong {
+                fixed_ms: 60,
+                limit_ms: 50
+            })
         ));
     }
 
