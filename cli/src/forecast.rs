@@ -125,7 +125,7 @@ mod tests {
     fn a_part_that_was_wrong_is_named_and_digests_do_not_count() {
         assert_eq!(
             text(&report()).unwrap(),
-            "forecast 14.0 ms (8.9 to 24.1), it was 18.0: +4.0 ms, within the interval; wrong in \
+            "forecast 14.0 ms (8.0 to 24.1), it was 18.0: +4.0 ms, within the interval; wrong in \
              state by +3.0"
         );
         let object = json(&report());
