@@ -23,7 +23,7 @@ fn parts(report: &Report) -> Option<[(&'static str, Span, Duration); 5]> {
 
 /// By how much the truth lies above what was likely, in milliseconds.
 fn error_ms(forecast: Span, truth: Duration) -> f64 {
-    ms(truth) - ms(forecast.likely())
+    ((truth.as_secs_f64() - forecast.likely().as_secs_f64()) * 1e6).round() / 1e3
 }
 
 fn compared(forecast: Span, truth: Duration) -> Value {

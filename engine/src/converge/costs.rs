@@ -105,12 +105,13 @@ const UNKNOWN_TRIP: [Duration; 3] = [
     Duration::from_millis(5),
 ];
 
-/// What the last pages lose while digests of all memory keep every processor busy, up to a tick
-/// of the scheduler; the news that they are placed comes meanwhile.
+/// What the last acknowledgements, and the state, lose where digests of all memory are computed:
+/// they keep every processor busy, and whoever computed one has used up its share of time and
+/// waits for a few ticks of the scheduler.
 const BESIDE_DIGESTS: Span = Span::in_order([
     Duration::ZERO,
     Duration::from_micros(500),
-    Duration::from_millis(5),
+    Duration::from_millis(12),
 ]);
 
 /// Harvests that are kept.
@@ -181,6 +182,7 @@ impl Rehearsal {
     pub fn costs(&self, verify: bool) -> FixedCosts {
         let wait = |wakes| self.jitter.over(wakes);
         let trip = self.round_trip();
+        let state = self.guest.state.then(trip).then(wait(wakes::STATE));
         FixedCosts {
             stop: self.guest.stop.then(wait(wakes::STOP)),
             harvest: self.harvest(),
@@ -189,7 +191,11 @@ impl Rehearsal {
             } else {
                 trip.then(wait(wakes::NEWS))
             },
-            state: self.guest.state.then(trip).then(wait(wakes::STATE)),
+            state: if verify {
+                state.then(BESIDE_DIGESTS)
+            } else {
+                state
+            },
             hand_over: self.guest.hand_over.then(trip).then(wait(wakes::HAND_OVER)),
             runs_on: self.guest.runs_on,
         }
@@ -199,7 +205,7 @@ impl Rehearsal {
     fn harvest(&self) -> Span {
         let least = self.harvests.iter().min().copied().unwrap_or_default();
         let most = self.harvests.iter().max().copied().unwrap_or_default();
-        Span::new(least / 2, least, most.max(least * 2))
+        Span::new(least / 4, least, most.max(least * 2))
     }
 }
 
