@@ -16,7 +16,7 @@ pub const COVERAGE: f64 = 0.9;
 pub(super) const DEVIATIONS: f64 = 1.645;
 
 /// After this time the scheduler takes a processor from a thread for another one (CONFIG_HZ=250).
-const TICK: Duration = Duration::from_millis(4);
+pub(super) const TICK: Duration = Duration::from_millis(4);
 
 /// What is likely, and what holds the truth in nine of ten cases: `low <= likely <= high`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -403,7 +403,9 @@ impl Source {
             Phase::Arming => SourceStep::Arm,
             Phase::Harvesting => SourceStep::Harvest,
             Phase::Stopping => SourceStep::StopGuest,
-            Phase::LastRound | Phase::Completing if self.verify && !self.digest_asked => {
+            // Not while the last pages are sent and placed: that would take the processors from
+            // them, and the target begins when it has them all.
+            Phase::Completing if self.verify && !self.digest_asked && self.all_is_placed() => {
                 self.digest_asked = true;
                 SourceStep::Digest
             }
