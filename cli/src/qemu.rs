@@ -52,6 +52,10 @@ pub struct SendCommand {
     /// time to read all memory
     #[arg(long)]
     verify: bool,
+    /// Until the guest has moved, let QEMU use the host's page cache for disks that bypass it
+    /// (cache=none); not if another host writes to such a disk meanwhile
+    #[arg(long)]
+    buffer_disks: bool,
     /// What to print
     #[command(flatten)]
     output: Output,
@@ -106,6 +110,7 @@ impl SendCommand {
         };
         let prepared = match DirectSource::prepare(&SourceOptions {
             qmp: self.qmp.clone(),
+            buffer_disks: self.buffer_disks,
         }) {
             Ok(prepared) => prepared,
             Err(error) => return Ok(self.refused(&error)),
