@@ -114,6 +114,8 @@ impl SendCommand {
         let channels = self.convergence.channels;
         let Effort {
             policy,
+            compress,
+            cpu,
             deltas,
             budget,
         } = self.convergence.effort(&*memory)?;
@@ -146,6 +148,8 @@ impl SendCommand {
                 verify: self.verify,
                 facts: prepared.facts,
                 fixed_blackout: FIXED_BLACKOUT,
+                compress,
+                cpu,
                 deltas,
                 policy,
             },

@@ -122,6 +122,8 @@ fn send_options(options: &DemoOptions, effort: Effort) -> SendOptions {
         verify: !options.no_verify,
         facts: Vec::new(),
         fixed_blackout: FIXED_BLACKOUT,
+        compress: effort.compress,
+        cpu: effort.cpu,
         deltas: effort.deltas,
         policy: effort.policy,
     }
