@@ -7,8 +7,12 @@
 //!
 //! Cost: files are read until there is enough; generating runs at some hundred MiB/s.
 
+mod change;
+
 use std::fs;
 use std::path::{Path, PathBuf};
+
+pub use change::Change;
 
 /// Bytes of a page.
 const PAGE_BYTES: usize = 4096;

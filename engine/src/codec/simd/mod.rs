@@ -70,7 +70,7 @@ impl ZeroKernel {
     }
 
     /// Whether every byte of `data` is zero. No probes: every byte is looked at, in order, in
-    /// steps of four registers.
+    /// steps of 256.
     pub fn is_zero(&self, data: &[u8]) -> bool {
         // SAFETY: a kernel is only made after its instructions were detected.
         unsafe { (self.run)(data) }

@@ -1,7 +1,7 @@
 //! The decoder, in place on the page as it stands.
 //!
 //! A page that is refused is as it was before: no caller need ever think of a page in between.
-//! There are two ways to that, and the number of runs chooses:
+//! There are two ways to that, and the number of runs, estimated from the first, chooses:
 //!
 //! - A few runs, as in most deltas that are worth sending, are all checked before the first is
 //!   applied. That walks the lengths twice, but touches no line of the page that does not change.
@@ -13,8 +13,11 @@
 
 use crate::units::PAGE_BYTES;
 
-/// Runs that are read ahead before the page is copied to be restored from.
-const FEW_RUNS: usize = 32;
+/// Runs that are read before it is estimated how many there are.
+const SAMPLED_RUNS: usize = 16;
+
+/// Runs from which on it is worth copying the page.
+const MANY_RUNS: usize = 80;
 
 /// Length up to which runs are copied all alike.
 const SHORT_BYTES: usize = 16;
@@ -125,14 +128,15 @@ pub fn decode(delta: &[u8], page: &mut [u8]) -> Result<(), XbzrleError> {
         end: 0,
     };
     let mut ahead = runs;
-    for _ in 0..FEW_RUNS {
+    for _ in 0..SAMPLED_RUNS {
         if ahead.next()?.is_none() {
             return apply_checked(runs, page);
         }
     }
+    let many = delta.len() * SAMPLED_RUNS > ahead.at * MANY_RUNS;
     match <&mut [u8; PAGE_BYTES]>::try_from(&mut *page) {
-        Ok(page) => apply_or_restore(runs, page),
-        Err(_) => {
+        Ok(page) if many => apply_or_restore(runs, page),
+        _ => {
             while ahead.next()?.is_some() {}
             apply_checked(runs, page)
         }
