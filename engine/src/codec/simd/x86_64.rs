@@ -192,8 +192,8 @@ unsafe impl Vector for __m256i {
     }
 }
 
-// SAFETY: only used, inlined, in `avx512` and `avx512_diff`: AVX-512BW is needed by the latter's
-// `diff` alone.
+// SAFETY: only used, inlined, in `avx512`, `avx512_squeeze` and `avx512_diff`: AVX-512BW is needed
+// by the last one's `diff` alone.
 unsafe impl Vector for __m512i {
     const BYTES: usize = 64;
 
