@@ -2,9 +2,9 @@
 //! instruction set, and a portable vector that works everywhere.
 //!
 //! Two kernels: the [zero test](ZeroKernel) and the [comparison](DiffKernel) of two pages, which
-//! on some machines has a [way to write](Squeezer) what it found. [`available`] and [`available_diff`] list those of the machine this runs on, so that tests can
-//! hold each of them against the oracle and benchmarks can compare them; [`fastest`] and
-//! [`fastest_diff`] pick one.
+//! on some machines has a [way to write](Squeezer) what it found. [`available`] and
+//! [`available_diff`] list those of the machine this runs on, so that tests can hold each of them
+//! against the oracle and benchmarks can compare them; [`fastest`] and [`fastest_diff`] pick one.
 
 #![allow(unsafe_code, reason = "vector instructions and raw loads")]
 

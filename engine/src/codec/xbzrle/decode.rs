@@ -153,6 +153,9 @@ fn apply_checked(mut runs: Runs<'_>, page: &mut [u8]) -> Result<(), XbzrleError>
 }
 
 /// Applies runs as they are read, and restores the page if one of them is an error.
+///
+/// Not inlined: deltas of one run would pay for room on the stack that they do not use.
+#[inline(never)]
 fn apply_or_restore(runs: Runs<'_>, page: &mut [u8; PAGE_BYTES]) -> Result<(), XbzrleError> {
     let before = *page;
     let applied = apply_unchecked(runs, &before, page);
