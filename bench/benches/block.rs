@@ -9,59 +9,21 @@
     reason = "criterion's macros generate undocumented items"
 )]
 
-use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+mod thread_time;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pagelift_bench::pages::Content;
 use pagelift_engine::codec::block::{BlockDecoder, BlockEncoder};
 use pagelift_engine::codec::choose::{Chooser, ContentClass, CpuLimit};
 use pagelift_engine::codec::{Codec, CompressSetting, Fill, ZstdLevel, is_zero};
-use rustix::time::{ClockId, clock_gettime};
 use std::hint::black_box;
 use std::time::Duration;
+use thread_time::ThreadTime;
 
 const PAGE: usize = 4096;
 
 /// Pages of each kind, before those that are zero are taken out: 4 MiB.
 const PAGES: usize = 1024;
-
-/// Processor time of this thread, shown as wall time is.
-struct ThreadTime;
-
-impl ThreadTime {
-    fn now() -> Duration {
-        let now = clock_gettime(ClockId::ThreadCPUTime);
-        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-    }
-}
-
-impl Measurement for ThreadTime {
-    type Intermediate = Duration;
-    type Value = Duration;
-
-    fn start(&self) -> Duration {
-        Self::now()
-    }
-
-    fn end(&self, start: Duration) -> Duration {
-        Self::now().saturating_sub(start)
-    }
-
-    fn add(&self, a: &Duration, b: &Duration) -> Duration {
-        *a + *b
-    }
-
-    fn zero(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn to_f64(&self, value: &Duration) -> f64 {
-        value.as_nanos() as f64
-    }
-
-    fn formatter(&self) -> &dyn ValueFormatter {
-        WallTime.formatter()
-    }
-}
 
 fn codecs() -> Vec<Codec> {
     let zstd = [-50, -20, -7, -1, 1, 3, 7]

@@ -1,20 +1,24 @@
 //! XBZRLE over pairs of pages as guests make them, per core, in the cache and from memory.
 //!
-//! Rates are bytes of guest pages per second, whatever the length of the deltas; the mean length
-//! of each set's deltas is printed first. Beside them: the comparison alone with each kernel.
+//! Rates are bytes of guest pages per second of processor time, whatever the length of the deltas;
+//! the mean length of each set's deltas is printed first. Beside them: encoding every fourth byte
+//! with each kernel, and the comparison alone.
 
 #![allow(
     missing_docs,
     reason = "criterion's macros generate undocumented items"
 )]
 
+mod thread_time;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pagelift_bench::memory::random_bytes;
+use pagelift_bench::pages::{Change, Content};
 use pagelift_engine::codec::simd::{self, DIFF_WORDS};
-use pagelift_engine::codec::xbzrle::{Encoded, decode, encode};
+use pagelift_engine::codec::xbzrle::{Encoded, decode, encode, encode_with};
 use pagelift_engine::units::PAGE_BYTES;
 use std::hint::black_box;
 use std::time::Duration;
+use thread_time::ThreadTime;
 
 /// Pairs of pages that fit the second level cache, and more of them than a branch predictor can
 /// learn by heart.
@@ -24,95 +28,21 @@ const DRAM_PAGES: usize = 64 << 10;
 
 type Page = [u8; PAGE_BYTES];
 
-/// A small generator (xorshift64), to choose places with.
-struct Random(u64);
+/// Changes that are also measured from memory.
+const FROM_DRAM: [Change; 3] = [Change::OneWord, Change::Heap, Change::EighthInRuns];
 
-impl Random {
-    fn next(&mut self) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as usize
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.next() % end
-    }
-}
-
-/// Changes a page in place.
-type Change = fn(&mut Page, &mut Random);
-
-/// Kinds of change by name.
-const CHANGES: [(&str, Change); 10] = [
-    ("unchanged", |_, _| {}),
-    // A counter, a lock, a time stamp.
-    ("one-word", |page, random| {
-        let at = random.below(PAGE_BYTES / 8) * 8;
-        flip(&mut page[at..at + 8]);
-    }),
-    // Objects of a heap: a few pointers and counters here and there, small values in them.
-    ("heap", |page, random| {
-        for _ in 0..12 {
-            let at = random.below(PAGE_BYTES / 8) * 8;
-            let bytes = [1, 2, 6, 8][random.below(4)];
-            flip(&mut page[at..at + bytes]);
-        }
-    }),
-    ("eighth-in-runs", |page, random| {
-        for part in page.chunks_exact_mut(PAGE_BYTES / 4) {
-            let at = random.below(PAGE_BYTES / 4 - 128);
-            flip(&mut part[at..at + 128]);
-        }
-    }),
-    ("eighth-in-words", |page, random| {
-        for word in page.chunks_exact_mut(8) {
-            if random.below(8) == 0 {
-                flip(word);
-            }
-        }
-    }),
-    ("eighth-scattered", |page, random| {
-        for byte in page {
-            if random.below(8) == 0 {
-                *byte = !*byte;
-            }
-        }
-    }),
-    // The most runs there can be.
-    ("every-fourth", |page, _| {
-        for byte in page.iter_mut().step_by(4) {
-            *byte = !*byte;
-        }
-    }),
-    ("alternating", |page, _| {
-        for byte in page.iter_mut().step_by(2) {
-            *byte = !*byte;
-        }
-    }),
-    ("half-alternating", |page, _| {
-        for byte in page[..PAGE_BYTES / 2].iter_mut().step_by(2) {
-            *byte = !*byte;
-        }
-    }),
-    ("all", |page, _| flip(page)),
-];
-
-fn flip(bytes: &mut [u8]) {
-    for byte in bytes {
-        *byte = !*byte;
-    }
-}
-
-/// Old and new contents of `pages` pages.
+/// Old and new contents of `pages` pages of a heap.
 fn pairs(pages: usize, change: Change) -> (Vec<Page>, Vec<Page>) {
-    let mut random = Random(0x1234_5678_9abc_def1);
-    let old: Vec<Page> = random_bytes(pages * PAGE_BYTES).as_chunks().0.to_vec();
+    let heap = Content::Heap.pages(pages.min(4096), 7);
+    let old: Vec<u8> = heap
+        .iter()
+        .copied()
+        .cycle()
+        .take(pages * PAGE_BYTES)
+        .collect();
     let mut new = old.clone();
-    for page in &mut new {
-        change(page, &mut random);
-    }
-    (old, new)
+    change.apply(&mut new, 7);
+    (old.as_chunks().0.to_vec(), new.as_chunks().0.to_vec())
 }
 
 fn encode_all(old: &[Page], new: &[Page], out: &mut Page) -> usize {
@@ -137,7 +67,7 @@ fn deltas(old: &[Page], new: &[Page]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn xbzrle(c: &mut Criterion) {
+fn xbzrle(c: &mut Criterion<ThreadTime>) {
     for (place, pages) in [("cache", CACHED_PAGES), ("dram", DRAM_PAGES)] {
         let mut group = c.benchmark_group(format!("xbzrle-{place}"));
         group
@@ -145,14 +75,18 @@ fn xbzrle(c: &mut Criterion) {
             .sample_size(10)
             .warm_up_time(Duration::from_millis(300))
             .measurement_time(Duration::from_secs(1));
-        for (name, change) in CHANGES {
-            if place == "dram" && !["one-word", "heap", "eighth-in-runs"].contains(&name) {
+        for change in Change::ALL {
+            if place == "dram" && !FROM_DRAM.contains(&change) {
                 continue;
             }
+            let name = change.name();
             let (old, new) = pairs(pages, change);
             let mut out = [0; PAGE_BYTES];
             let mean = encode_all(&old, &new, &mut out) as f64 / pages as f64;
-            println!("{name}: {mean:.1} bytes per page");
+            println!(
+                "{name}: {mean:.1} bytes per page, ratio {:.1}",
+                PAGE_BYTES as f64 / mean
+            );
             group.bench_function(BenchmarkId::new("encode", name), |b| {
                 b.iter(|| encode_all(black_box(&old), black_box(&new), &mut out));
             });
@@ -173,8 +107,30 @@ fn xbzrle(c: &mut Criterion) {
     }
 }
 
-fn diff(c: &mut Criterion) {
-    let (old, new) = pairs(CACHED_PAGES, CHANGES[1].1);
+/// Every fourth byte, with each kernel: what a machine would get that has no wider one.
+fn kernels(c: &mut Criterion<ThreadTime>) {
+    let (old, new) = pairs(CACHED_PAGES, Change::EveryFourth);
+    let mut group = c.benchmark_group("xbzrle-every-fourth");
+    group
+        .throughput(Throughput::Bytes((CACHED_PAGES * PAGE_BYTES) as u64))
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
+    let mut out = [0; PAGE_BYTES];
+    for kernel in simd::available_diff() {
+        group.bench_function(kernel.name(), |b| {
+            b.iter(|| {
+                for (old, new) in black_box(&old).iter().zip(&new) {
+                    black_box(encode_with(kernel, old, new, &mut out));
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+fn diff(c: &mut Criterion<ThreadTime>) {
+    let (old, new) = pairs(CACHED_PAGES, Change::OneWord);
     let mut group = c.benchmark_group("diff-cache");
     group
         .throughput(Throughput::Bytes((CACHED_PAGES * PAGE_BYTES) as u64))
@@ -195,5 +151,9 @@ fn diff(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, xbzrle, diff);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(ThreadTime);
+    targets = xbzrle, kernels, diff
+}
 criterion_main!(benches);

@@ -8,17 +8,25 @@
     reason = "criterion's macros generate undocumented items"
 )]
 
+mod thread_time;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pagelift_bench::memory::random_bytes;
+use pagelift_bench::pages::Content;
 use pagelift_engine::codec::{MemoryDigest, is_zero, simd};
 use pagelift_engine::units::PageIndex;
 use std::hint::black_box;
+use std::time::{Duration, Instant};
+use thread_time::ThreadTime;
 
 const PAGE: usize = 4096;
 /// Fits the second level cache.
 const CACHED: usize = 256 << 10;
 /// Far more than any cache holds.
-const DRAM: usize = 512 << 20;
+const DRAM: usize = 256 << 20;
+/// Memory that is read by one kernel before it is another's turn: more than the first two caches
+/// hold, and so little that all of them have the same share of a busy machine.
+const TURN: usize = 4 << 20;
 
 /// Zeros in pages of their own: fresh memory would be one page of zeros mapped many times.
 fn zeros(len: usize) -> Vec<u8> {
@@ -38,11 +46,16 @@ fn page_sets(len: usize) -> Vec<(&'static str, Vec<u8>)> {
     for page in late.chunks_exact_mut(PAGE) {
         page[PAGE - 700] = 1;
     }
-    let text = b"Text has no zero bytes at all, and so the first probe settles every page. ";
+    let filled = |content: Content| {
+        let pages = content.pages(4096, 7);
+        pages.iter().copied().cycle().take(len).collect()
+    };
     vec![
         ("zero", zeros(len)),
-        ("text", text.iter().copied().cycle().take(len).collect()),
-        ("random", random_bytes(len)),
+        ("text", filled(Content::Text)),
+        ("code", filled(Content::Code)),
+        ("heap", filled(Content::Heap)),
+        ("random", filled(Content::Random)),
         ("bit-at-end", end),
         ("bit-late", late),
     ]
@@ -60,12 +73,14 @@ fn read_rate(data: &[u8]) -> u64 {
     data.chunks_exact(64).map(|line| u64::from(line[0])).sum()
 }
 
-fn zero(c: &mut Criterion) {
+fn zero(c: &mut Criterion<ThreadTime>) {
     for (place, len) in [("cache", CACHED), ("dram", DRAM)] {
         let mut group = c.benchmark_group(format!("zero-{place}"));
         group
             .throughput(Throughput::Bytes(len as u64))
-            .sample_size(10);
+            .sample_size(10)
+            .warm_up_time(Duration::from_millis(300))
+            .measurement_time(Duration::from_secs(1));
         for (name, data) in page_sets(len) {
             group.bench_function(BenchmarkId::new("probes+fastest", name), |b| {
                 b.iter(|| count_zero(black_box(&data), is_zero));
@@ -89,7 +104,45 @@ fn zero(c: &mut Criterion) {
     }
 }
 
-fn digest(c: &mut Criterion) {
+/// The zero test from memory beside plain reading, in turns; printed, as criterion measures one
+/// after the other.
+fn turns(_: &mut Criterion<ThreadTime>) {
+    let data = zeros(DRAM);
+    let kernels = simd::available();
+    let names = kernels.iter().map(|kernel| kernel.name());
+    let names: Vec<_> = ["read", "probes+fastest"]
+        .into_iter()
+        .chain(names)
+        .collect();
+    let mut rates = vec![Vec::new(); names.len()];
+    for round in 0..8 * names.len() {
+        for (number, piece) in data.chunks_exact(TURN).enumerate() {
+            let turn = (round + number) % names.len();
+            let piece = black_box(piece);
+            let start = Instant::now();
+            match turn {
+                0 => _ = black_box(read_rate(piece)),
+                1 => _ = black_box(count_zero(piece, is_zero)),
+                _ => _ = black_box(count_zero(piece, |page| kernels[turn - 2].is_zero(page))),
+            }
+            rates[turn].push(TURN as f64 / start.elapsed().as_nanos() as f64);
+        }
+    }
+    let mut read = 0.0;
+    for (name, rates) in names.iter().zip(&mut rates) {
+        rates.sort_by(f64::total_cmp);
+        let median = rates[rates.len() / 2];
+        if *name == "read" {
+            read = median;
+        }
+        println!(
+            "in turns from memory: {name} {median:.1} GB/s, {:.2} of reading",
+            median / read
+        );
+    }
+}
+
+fn digest(c: &mut Criterion<ThreadTime>) {
     let data = random_bytes(CACHED);
     let mut group = c.benchmark_group("digest-cache");
     group
@@ -105,5 +158,9 @@ fn digest(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, zero, digest);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(ThreadTime);
+    targets = turns, zero, digest
+}
 criterion_main!(benches);

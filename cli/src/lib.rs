@@ -8,6 +8,7 @@
 //! | [`replay`] | `pagelift replay`: runs a policy over a recorded migration |
 //! | [`report`] | what all of them print at the end |
 //! | [`forecast`] | what the report says of the forecast blackout |
+//! | [`stages`] | the part of it that names the bottleneck |
 //! | [`progress`] | what they show while a guest moves |
 //! | [`stop_at`] | stops them at a point of a migration, for tests |
 //!
@@ -24,6 +25,7 @@ pub mod progress;
 pub mod qemu;
 pub mod replay;
 pub mod report;
+pub mod stages;
 pub mod stop_at;
 pub mod trace;
 

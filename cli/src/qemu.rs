@@ -9,9 +9,10 @@ use pagelift_control::qmp::Address;
 use pagelift_engine::memory::{ReadPages, WritePages};
 use pagelift_engine::migration::{DOUBT, Failure, GuestLocation, MigrationError, RunRight};
 use pagelift_engine::pipeline::{
-    CancelToken, ReceiveJob, SendJob, SendOptions, memory_budget, process_cpu, receive, send,
+    CancelToken, ReceiveJob, Received, SendJob, SendOptions, memory_budget, process_cpu, receive,
+    send,
 };
-use pagelift_engine::units::{ByteCount, Rate};
+use pagelift_engine::units::Rate;
 use pagelift_engine::wire::MAX_CHANNELS;
 use pagelift_transports::Endpoint;
 use pagelift_transports::tcp::{TcpLink, TcpServer};
@@ -22,6 +23,7 @@ use crate::options::{self, ConvergenceOptions, Effort, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra, Side};
+use crate::stages;
 use crate::stop_at::{StopAt, Stopping};
 
 /// Moves the guest of a running QEMU to another one.
@@ -47,6 +49,10 @@ pub struct SendCommand {
     /// time to read all memory
     #[arg(long)]
     verify: bool,
+    /// Until the guest has moved, let QEMU use the host's page cache for disks that bypass it
+    /// (cache=none); not if another host writes to such a disk meanwhile
+    #[arg(long)]
+    buffer_disks: bool,
     /// What to print
     #[command(flatten)]
     output: Output,
@@ -101,6 +107,7 @@ impl SendCommand {
         };
         let prepared = match DirectSource::prepare(&SourceOptions {
             qmp: self.qmp.clone(),
+            buffer_disks: self.buffer_disks,
         }) {
             Ok(prepared) => prepared,
             Err(error) => return Ok(self.refused(&error)),
@@ -109,6 +116,8 @@ impl SendCommand {
         let channels = self.convergence.channels;
         let Effort {
             policy,
+            compress,
+            cpu,
             deltas,
             budget,
         } = self.convergence.effort(&*memory)?;
@@ -140,6 +149,8 @@ impl SendCommand {
                 channels,
                 verify: self.verify,
                 facts: prepared.facts,
+                compress,
+                cpu,
                 deltas,
                 policy,
             },
@@ -236,13 +247,14 @@ impl ReceiveCommand {
         prepared.guest.finish();
         Ok(match result {
             Ok(received) => {
-                let object = received_json(received.status.received, received.verified, peak);
+                let object = received_json(&received, peak);
                 if self.output.json {
                     println!("{object}");
                 } else {
                     println!(
-                        "completed: the guest is here, {} received",
-                        received.status.received
+                        "completed: the guest is here, {} received\n{}",
+                        received.status.received,
+                        stages::target_text(&received.status.stages)
                     );
                 }
                 ExitCode::Completed
@@ -280,14 +292,15 @@ impl Output {
 }
 
 /// The target's report.
-fn received_json(received: ByteCount, verified: bool, memory_peak_bytes: u64) -> Value {
+fn received_json(received: &Received, memory_peak_bytes: u64) -> Value {
     json!({
         "outcome": "completed",
         "vm_location": GuestLocation::Target.name(),
-        "wire_bytes": received.0,
+        "wire_bytes": received.status.received.0,
+        "stages": stages::target_json(&received.status.stages),
         "cpu_s": { "target": process_cpu().as_secs_f64() },
         "memory_bytes": { "peak": memory_peak_bytes },
-        "verified": verified,
+        "verified": received.verified,
         "error": null,
     })
 }

@@ -109,6 +109,25 @@ fn pages_filled_through_the_file_are_tracked_once_the_process_writes_them() {
     assert_eq!(harvest(&mut tracker, PAGES), runs(&[(20, 1), (30, 1)]));
 }
 
+/// Disks of the guest that go through the page cache, and vhost-net.
+#[test]
+fn what_the_kernel_copies_is_reported() {
+    let disk = tempfile::tempfile().unwrap();
+    disk.write_all_at(&[8; PAGE_BYTES], 0).unwrap();
+    for (_, memory) in mappings() {
+        memory.write(7, 1);
+        let Some(mut tracker) = tracker(vec![memory.tracked(0, ALL)]) else {
+            return;
+        };
+        memory.read_file(7, &disk);
+        memory.read_file(600, &disk);
+        assert_eq!(harvest(&mut tracker, PAGES), runs(&[(7, 1), (600, 1)]));
+        assert_eq!((memory.read(7), memory.read(600)), (8, 8));
+        memory.read_file(7, &disk);
+        assert_eq!(harvest(&mut tracker, PAGES), runs(&[(7, 1)]), "armed again");
+    }
+}
+
 #[test]
 fn discarded_anonymous_pages_are_reported() {
     let memory = Mapping::anonymous(PAGES);

@@ -262,3 +262,20 @@ fn a_user_without_privileges_moves_a_guest() -> Result<()> {
     bed.finish();
     Ok(())
 }
+
+/// `cache=none`; what is refused without the option is in `refusals.rs`.
+#[test]
+fn a_disk_that_bypasses_the_page_cache() -> Result<()> {
+    let images = require!(guest_images());
+    let bed = Bed::new()?;
+    let disk = bed.dir().join("disk.img");
+    std::fs::File::create(&disk)?.set_len(MIB)?;
+    let drive = format!("file={},format=raw,if=virtio,cache=none", disk.display());
+    let mut shape = Shape::new(&bed, &images)?;
+    let args = ["-drive", drive.as_str()];
+    shape.qemu = &args;
+    shape.send = &["--buffer-disks"];
+    shape.moves()?;
+    bed.finish();
+    Ok(())
+}

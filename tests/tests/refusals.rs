@@ -59,6 +59,32 @@ fn ram_that_only_qemu_can_see() -> Result<()> {
     Ok(())
 }
 
+/// Its reads could not be tracked; `moves_shapes.rs` moves such a guest.
+#[test]
+fn a_disk_that_bypasses_the_page_cache() -> Result<()> {
+    let images = require!(guest_images());
+    let bed = Bed::new()?;
+    let programs = Programs::built()?;
+    let disk = bed.dir().join("disk.img");
+    std::fs::File::create(&disk)?.set_len(MIB)?;
+    let drive = format!("file={},format=raw,if=virtio,cache=none", disk.display());
+    let machine = Qemu::builder(&bed, &images).workload(&small());
+    let source = programs
+        .wrap(machine)
+        .arg("-drive")
+        .arg(drive)
+        .start("source")?;
+    let before = Snapshot::of(&source)?;
+    let finished = programs.send(&bed, &source, NOBODY, &[])?;
+    let words = ["driver file) bypasses the page cache", "--buffer-disks"];
+    assert_refused(&finished.wait()?, "guest", &words)?;
+    before.assert_same(&source)?;
+    source.wait_ticks(2)?;
+    drop(source);
+    bed.finish();
+    Ok(())
+}
+
 #[test]
 fn shared_ram_without_the_agent() -> Result<()> {
     let images = require!(guest_images());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::disks::DiskError;
 use super::inspect::InspectError;
 use crate::qmp::{Events, Qmp, QmpError, Timestamp};
 
@@ -25,6 +26,9 @@ pub enum MigrationError {
     /// The source's QEMU says `completed`: its guest must not run any more.
     #[error("the guest has been handed over already; it cannot be taken back")]
     AlreadyHandedOver,
+    /// A disk could not be made to go through the page cache, or past it again.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// QEMU ended the migration by itself.
     #[error("QEMU's migration is {status}: {reason}")]
     Ended {

@@ -19,6 +19,7 @@
 pub mod backend;
 pub mod command_line;
 pub mod direct;
+mod disks;
 pub mod inspect;
 pub mod maps;
 pub mod migration;
@@ -31,6 +32,7 @@ pub mod source;
 pub mod target;
 pub mod vcpus;
 
+pub use disks::DiskError;
 pub use inspect::{DeviceBlock, Guest, InspectError, QemuVersion, RamBlock};
 pub use migration::MigrationError;
 pub use preflight::Refusal;

@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::disks::Buffered;
 use super::inspect::Guest;
 use super::migration::{self, MigrationError, STEP_LIMIT};
 use super::return_path::SHUT_SUCCESS;
@@ -66,6 +67,8 @@ pub enum CommitError {
 pub struct SourceQemu {
     qmp: Qmp,
     guest: Guest,
+    /// Disks that go through the page cache until the guest has moved.
+    disks: Option<Buffered>,
 }
 
 /// Capabilities and parameters are set; the guest runs.
@@ -92,6 +95,8 @@ pub struct HandingOver(Session);
 #[derive(Debug)]
 pub struct HandedOver {
     session: Session,
+    /// Nodes of the disks that went through the page cache.
+    buffered: Vec<String>,
     completed_at: Option<Timestamp>,
 }
 
@@ -103,7 +108,11 @@ impl SourceQemu {
     pub fn connect(address: &Address) -> Result<Self, MigrationError> {
         let qmp = Qmp::connect(address)?;
         let guest = Guest::inspect(&qmp)?;
-        Ok(Self { qmp, guest })
+        Ok(Self {
+            qmp,
+            guest,
+            disks: None,
+        })
     }
 
     /// The guest.
@@ -116,6 +125,16 @@ impl SourceQemu {
         &self.qmp
     }
 
+    /// Makes disks that are read past the host's page cache go through it until the guest has
+    /// moved, or until the migration has failed. Reads of such disks could not be tracked.
+    ///
+    /// # Errors
+    /// When QEMU does not do it; all disks are as they were then.
+    pub fn buffer_disks(&mut self) -> Result<(), MigrationError> {
+        self.disks = Some(Buffered::begin(&self.qmp)?);
+        Ok(())
+    }
+
     /// Sets what direct mode needs, remembering what was.
     ///
     /// # Errors
@@ -126,6 +145,7 @@ impl SourceQemu {
             events: self.qmp.events(),
             was_running: self.guest.run_state == "running",
             qmp: self.qmp,
+            disks: self.disks,
             settings: Some(settings),
             stream: None,
             stopped_at: None,
@@ -261,6 +281,7 @@ impl HandingOver {
         match waited {
             Ok(reached) => Ok(HandedOver {
                 completed_at: reached.at,
+                buffered: self.0.disks.take().map_or_else(Vec::new, Buffered::give_up),
                 session: self.0,
             }),
             Err(cause @ MigrationError::Ended { .. }) => {
@@ -289,7 +310,10 @@ impl HandedOver {
         let resumed = self.session.resume();
         // In either case.
         let restored = self.session.restore();
-        resumed.and(restored)
+        let disks = Buffered::of(&self.session.qmp, std::mem::take(&mut self.buffered)).end();
+        resumed
+            .and(restored)
+            .and_then(|()| disks.map_err(Into::into))
     }
 
     /// When QEMU stopped the guest; `None` when it was paused already.

@@ -14,6 +14,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -69,6 +70,16 @@ impl Mapping {
         let offset = page as usize * PAGE_BYTES + 2000;
         // SAFETY: within the mapping, which this owns and of which no reference is handed out.
         unsafe { self.start.cast::<u8>().add(offset).write_volatile(value) };
+    }
+
+    /// Has the kernel copy the beginning of `file` to a page, as a disk's read does that goes
+    /// through the page cache.
+    pub(crate) fn read_file(&self, page: u64, file: &File) {
+        assert!(page < self.pages);
+        let page = self.start().wrapping_add(page as usize * PAGE_BYTES);
+        // SAFETY: the page is mapped for writing, and nobody holds a reference to it.
+        let buffer = unsafe { std::slice::from_raw_parts_mut(page, PAGE_BYTES) };
+        file.read_exact_at(buffer, 0).unwrap();
     }
 
     /// Reads the byte that `write` writes.

@@ -42,6 +42,9 @@ const THROTTLE_PERIOD: Duration = Duration::from_millis(5);
 pub struct SourceOptions {
     /// QEMU's monitor.
     pub qmp: Address,
+    /// Whether to make disks that bypass the host's page cache go through it meanwhile; a guest
+    /// with such disks is refused otherwise.
+    pub buffer_disks: bool,
 }
 
 /// Why a guest cannot leave. It runs on.
@@ -139,7 +142,10 @@ impl DirectSource {
         // The agent opens it by this name, from wherever QEMU was started.
         let qmp_path = std::path::absolute(path).map_err(SourceError::Gone)?;
         PagemapScan::probe().map_err(DirtyError::from)?;
-        let source = SourceQemu::connect(&options.qmp)?;
+        let mut source = SourceQemu::connect(&options.qmp)?;
+        if options.buffer_disks {
+            source.buffer_disks()?;
+        }
         let guest = source.guest();
         let refusals = preflight::source(source.qmp(), guest)?;
         if !refusals.is_empty() {

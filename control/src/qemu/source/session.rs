@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::SourceFailure;
+use crate::qemu::disks::Buffered;
 use crate::qemu::inspect::run_state;
 use crate::qemu::migration::{self, MigrationError, STEP_LIMIT};
 use crate::qemu::settings::Settings;
@@ -19,6 +20,8 @@ pub(super) struct Session {
     pub(super) events: Events,
     /// `None` once put back.
     pub(super) settings: Option<Settings>,
+    /// Disks that go through the page cache, while the guest is here.
+    pub(super) disks: Option<Buffered>,
     pub(super) was_running: bool,
     /// Our end of the stream, while the migration can be undone.
     pub(super) stream: Option<UnixStream>,
@@ -71,6 +74,7 @@ impl Session {
             lines.push(json!({ "execute": "cont" }).to_string());
         }
         lines.extend(self.settings.iter().flat_map(Settings::restore_lines));
+        lines.extend(self.disks.iter().flat_map(Buffered::end_lines));
         lines
     }
 
@@ -88,7 +92,10 @@ impl Session {
         };
         // In either case.
         let restored = self.restore();
-        resumed.and(restored)
+        let disks = self.disks.take().map_or(Ok(()), Buffered::end);
+        resumed
+            .and(restored)
+            .and_then(|()| disks.map_err(Into::into))
     }
 
     fn take_back(&mut self, stream: &UnixStream) -> Result<(), MigrationError> {

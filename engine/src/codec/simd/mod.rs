@@ -1,10 +1,10 @@
 //! Vector kernels: one generic algorithm over a small `Vector` trait, one thin file per
 //! instruction set, and a portable vector that works everywhere.
 //!
-//! Two kernels: the [zero test](ZeroKernel) and the [comparison](DiffKernel) of two pages.
-//! [`available`] and [`available_diff`] list those of the machine this runs on, so that tests can
-//! hold each of them against the oracle and benchmarks can compare them; [`fastest`] and
-//! [`fastest_diff`] pick one.
+//! Two kernels: the [zero test](ZeroKernel) and the [comparison](DiffKernel) of two pages, which
+//! on some machines has a [way to write](Squeezer) what it found. [`available`] and
+//! [`available_diff`] list those of the machine this runs on, so that tests can hold each of them
+//! against the oracle and benchmarks can compare them; [`fastest`] and [`fastest_diff`] pick one.
 
 #![allow(unsafe_code, reason = "vector instructions and raw loads")]
 
@@ -70,7 +70,7 @@ impl ZeroKernel {
     }
 
     /// Whether every byte of `data` is zero. No probes: every byte is looked at, in order, in
-    /// steps of four registers.
+    /// steps of 256.
     pub fn is_zero(&self, data: &[u8]) -> bool {
         // SAFETY: a kernel is only made after its instructions were detected.
         unsafe { (self.run)(data) }
@@ -83,6 +83,7 @@ pub struct DiffKernel {
     name: &'static str,
     /// Safe to call on this machine: that is why only this module makes these.
     run: unsafe fn(&[u8; PAGE_BYTES], &[u8; PAGE_BYTES], &mut [u64; DIFF_WORDS]) -> u64,
+    squeezer: Option<Squeezer>,
 }
 
 impl DiffKernel {
@@ -103,6 +104,32 @@ impl DiffKernel {
     ) -> u64 {
         // SAFETY: a kernel is only made after its instructions were detected.
         unsafe { (self.run)(old, new, masks) }
+    }
+
+    /// What writes many short runs at once, where the machine has instructions for it.
+    pub fn squeezer(&self) -> Option<Squeezer> {
+        self.squeezer
+    }
+}
+
+/// Writes runs of changed bytes, all those of 64 bytes at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Squeezer {
+    /// Safe to call on this machine: that is why only this module makes these.
+    run: unsafe fn(&[u8; 64], u64, u64, &mut [u8; 64]) -> usize,
+}
+
+impl Squeezer {
+    /// Writes runs, each as the length of the gap before it, its own length, and its bytes of
+    /// `new`; how many bytes that were. What is behind them in `out` is overwritten too.
+    ///
+    /// Bits of `starts` are where runs begin, those of `ends` where they end: first the end of a
+    /// run that is not written, then for each run one after its start. At least two bytes must be
+    /// between an end and the next start: that is where the lengths come from. What is written
+    /// otherwise has no meaning.
+    pub fn squeeze(&self, new: &[u8; 64], starts: u64, ends: u64, out: &mut [u8; 64]) -> usize {
+        // SAFETY: a squeezer is only made after its instructions were detected.
+        unsafe { (self.run)(new, starts, ends, out) }
     }
 }
 
@@ -135,6 +162,7 @@ pub fn available_diff() -> Vec<DiffKernel> {
     let mut kernels = vec![DiffKernel {
         name: "portable",
         run: portable::diff,
+        squeezer: None,
     }];
     #[cfg(target_arch = "x86_64")]
     x86_64::add_diff(&mut kernels);
@@ -143,6 +171,7 @@ pub fn available_diff() -> Vec<DiffKernel> {
         name: "neon",
         // As above.
         run: neon::diff,
+        squeezer: None,
     });
     kernels
 }

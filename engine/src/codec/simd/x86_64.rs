@@ -1,12 +1,14 @@
-//! SSE2 (which every x86-64 has), AVX2 and AVX-512: F for the zero test, BW to compare bytes.
+//! SSE2 (which every x86-64 has), AVX2 and AVX-512: F for the zero test, BW to compare bytes, VBMI2
+//! to write those that changed.
 
-use super::{DIFF_WORDS, DiffKernel, Vector, ZeroKernel, generic};
+use super::{DIFF_WORDS, DiffKernel, Squeezer, Vector, ZeroKernel, generic};
 use crate::units::PAGE_BYTES;
 use std::arch::x86_64::{
     __m128i, __m256i, __m512i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128,
     _mm_setzero_si128, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8,
     _mm256_or_si256, _mm256_testz_si256, _mm512_cmpneq_epi8_mask, _mm512_loadu_si512,
-    _mm512_or_si512, _mm512_test_epi64_mask,
+    _mm512_mask_expand_epi8, _mm512_maskz_compress_epi8, _mm512_or_si512, _mm512_storeu_si512,
+    _mm512_sub_epi8, _mm512_test_epi64_mask,
 };
 
 /// Adds the zero tests that the processor can run, the widest last.
@@ -34,17 +36,24 @@ pub(super) fn add_diff(kernels: &mut Vec<DiffKernel>) {
     kernels.push(DiffKernel {
         name: "sse2",
         run: sse2_diff,
+        squeezer: None,
     });
     if is_x86_feature_detected!("avx2") {
         kernels.push(DiffKernel {
             name: "avx2",
             run: avx2_diff,
+            squeezer: None,
         });
     }
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
         kernels.push(DiffKernel {
             name: "avx512",
             run: avx512_diff,
+            squeezer: (is_x86_feature_detected!("avx512vbmi2")
+                && is_x86_feature_detected!("popcnt"))
+            .then_some(Squeezer {
+                run: avx512_squeeze,
+            }),
         });
     }
 }
@@ -88,6 +97,40 @@ fn avx512_diff(
     // SAFETY: as above.
     unsafe { generic::diff::<__m512i>(old, new, masks) }
 }
+
+/// All runs of 64 bytes at once: the places of all edges, in order, give the lengths; these go
+/// to the last two bytes of the gaps; then the rest of the gaps is left out.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
+fn avx512_squeeze(new: &[u8; 64], starts: u64, ends: u64, out: &mut [u8; 64]) -> usize {
+    let own_ends = ends & ends.wrapping_sub(1);
+    // Each run's end less its start.
+    let literals = own_ends.wrapping_sub(starts);
+    let kept = literals | starts >> 1 | starts >> 2;
+    // SAFETY: both are 64 bytes.
+    let (places, bytes) = unsafe { (__m512i::load(PLACES.as_ptr()), __m512i::load(new.as_ptr())) };
+    let ends_before = _mm512_maskz_compress_epi8(ends, places);
+    let starts_of = _mm512_maskz_compress_epi8(starts, places);
+    let ends_of = _mm512_maskz_compress_epi8(own_ends, places);
+    let gaps = _mm512_sub_epi8(starts_of, ends_before);
+    let lengths = _mm512_sub_epi8(ends_of, starts_of);
+    let bytes = _mm512_mask_expand_epi8(bytes, starts >> 2, gaps);
+    let bytes = _mm512_mask_expand_epi8(bytes, starts >> 1, lengths);
+    let squeezed = _mm512_maskz_compress_epi8(kept, bytes);
+    // SAFETY: `out` is 64 bytes.
+    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), squeezed) };
+    kept.count_ones() as usize
+}
+
+/// The number of each byte of a register.
+const PLACES: [u8; 64] = {
+    let mut places = [0; 64];
+    let mut at = 0;
+    while at < 64 {
+        places[at] = at as u8;
+        at += 1;
+    }
+    places
+};
 
 // SAFETY: only used, inlined, in `sse2` and `sse2_diff`.
 unsafe impl Vector for __m128i {
@@ -149,8 +192,8 @@ unsafe impl Vector for __m256i {
     }
 }
 
-// SAFETY: only used, inlined, in `avx512` and `avx512_diff`: AVX-512BW is needed by the latter's
-// `diff` alone.
+// SAFETY: only used, inlined, in `avx512`, `avx512_squeeze` and `avx512_diff`: AVX-512BW is needed
+// by the last one's `diff` alone.
 unsafe impl Vector for __m512i {
     const BYTES: usize = 64;
 

@@ -1,7 +1,9 @@
 //! The encoder: masks of changed bytes, then runs of them, then bytes.
 //!
 //! A [kernel](DiffKernel) makes one bit for each byte. Runs are read off the masks by counting
-//! zeros, so that the work is proportional to the number of runs and not to that of bytes.
+//! zeros, so that the work is proportional to the number of runs and not to that of bytes. Where
+//! the machine can, runs that are many in 64 bytes are [written at once](Squeezer); the rest of
+//! those 64 bytes costs the same then, however many there are.
 //!
 //! Gaps of one or two unchanged bytes are sent as literals, which the format allows: a run of its
 //! own would cost at least two bytes of lengths, so this is never longer (but for one byte where
@@ -10,7 +12,7 @@
 //! Gaps of three are not filled: time would gain (at most 819 runs instead of 1024 in a page), but
 //! arrays of counters of 32 bits would no longer fit.
 
-use super::super::simd::{self, DIFF_WORDS, DiffKernel};
+use super::super::simd::{self, DIFF_WORDS, DiffKernel, Squeezer};
 use crate::units::PAGE_BYTES;
 use std::sync::LazyLock;
 
@@ -49,7 +51,7 @@ pub fn encode_with(
         return Encoded::Unchanged;
     }
     let limit = out.len().min(PAGE_BYTES);
-    match write_runs(&masks, changed, new, &mut out[..limit]) {
+    match write_runs(kernel.squeezer(), &masks, changed, new, &mut out[..limit]) {
         Some(length) => Encoded::Delta(length),
         None => Encoded::Overflow,
     }
@@ -71,6 +73,7 @@ fn filled(masks: &[u64; DIFF_WORDS], word: usize) -> u64 {
 
 /// Writes all runs; the length of the delta, `None` if it does not fit.
 fn write_runs(
+    squeezer: Option<Squeezer>,
     masks: &[u64; DIFF_WORDS],
     changed: u64,
     new: &[u8; PAGE_BYTES],
@@ -99,6 +102,19 @@ fn write_runs(
             }
             writer = writer.run(new, out, start, take_lowest(&mut ends, word))?;
         }
+        if let Some(squeezer) = squeezer
+            && has_four(ends)
+        {
+            // The gap before the first run may be long, and begin in an older word.
+            let start = take_lowest(&mut starts, word);
+            writer = writer.run(new, out, start, take_lowest(&mut ends, word))?;
+            if let Some(squeezed) = writer.squeeze(squeezer, new, out, starts, ends) {
+                writer = squeezed;
+                // All but the run whose end is not known, which is the last if there is one.
+                starts &= !((1 << (writer.end % 64)) - 1);
+                ends = 0;
+            }
+        }
         // Each start that is left is followed by its end, but perhaps the last.
         while ends != 0 {
             let start = take_lowest(&mut starts, word);
@@ -118,6 +134,15 @@ fn take_lowest(edges: &mut u64, word: usize) -> usize {
     let place = word * 64 + edges.trailing_zeros() as usize;
     *edges &= edges.wrapping_sub(1);
     place
+}
+
+/// Whether at least four bits are set; fewer runs are written faster one by one. Counting bits
+/// takes longer where there is no instruction for it.
+#[inline(always)]
+fn has_four(edges: u64) -> bool {
+    let but_one = edges & edges.wrapping_sub(1);
+    let but_two = but_one & but_one.wrapping_sub(1);
+    but_two & but_two.wrapping_sub(1) != 0
 }
 
 /// How far the delta is. Passed by value: in memory, each run would wait for the one before.
@@ -149,6 +174,29 @@ impl Writer {
             _ => long_run(gap, &new[start..end], out, self.length)?,
         };
         Some(Self { length, end })
+    }
+
+    /// Writes all runs of the word that the last run ended in: those with a bit in `ends`, of
+    /// which there must be one. `None` if there may not be enough room.
+    #[inline(always)]
+    fn squeeze(
+        self,
+        squeezer: Squeezer,
+        new: &[u8; PAGE_BYTES],
+        out: &mut [u8],
+        starts: u64,
+        ends: u64,
+    ) -> Option<Self> {
+        let word = self.end / 64 * 64;
+        let new = new[word..].first_chunk()?;
+        let out = out.get_mut(self.length..)?.first_chunk_mut()?;
+        let last = 63 - ends.leading_zeros();
+        let starts = starts & ((1 << last) - 1);
+        let length = squeezer.squeeze(new, starts, ends | 1 << (self.end % 64), out);
+        Some(Self {
+            length: self.length + length,
+            end: word + last as usize,
+        })
     }
 }
 

@@ -1,8 +1,11 @@
 //! The codec against the oracles, with every kernel of this machine.
 
+mod decoding;
+
 use super::*;
 use crate::codec::simd;
 use crate::units::PAGE_BYTES;
+use decoding::check_decode;
 use proptest::prelude::*;
 
 type Page = [u8; PAGE_BYTES];
@@ -26,6 +29,10 @@ fn changed(old: &Page, changes: &[(usize, usize)]) -> Page {
 /// Checks one pair of pages with every kernel; the encoding if there is one.
 fn check(old: &Page, new: &Page) -> Option<Vec<u8>> {
     let oracle = naive::encode(old, new);
+    // Not ours, but as any encoder may write it: with gaps of a byte or two.
+    if let Some(delta) = oracle.as_ref().filter(|delta| delta.len() <= PAGE_BYTES) {
+        check_decode(delta, old);
+    }
     let mut first: Option<Vec<u8>> = None;
     for kernel in simd::available_diff() {
         let name = kernel.name();
@@ -123,6 +130,23 @@ fn every_period_is_survived() {
     }
 }
 
+/// Every choice of runs and gaps of three to five bytes in a word, after and before others.
+#[test]
+fn every_word_of_many_short_runs_is_written_as_run_by_run() {
+    let old = page(11);
+    for choice in 0..1u32 << 14 {
+        let mut changes = vec![(500, 9)];
+        let (mut at, mut bits) = (512 + choice as usize % 5, choice / 4);
+        while at < 512 + 140 {
+            let (run, gap) = (1 + (bits & 3) as usize, 3 + (bits >> 2 & 1) as usize);
+            changes.push((at, run));
+            at += run + gap;
+            bits = bits.rotate_right(3) ^ choice;
+        }
+        check(&old, &changed(&old, &changes)).expect("fits");
+    }
+}
+
 #[test]
 fn a_page_that_changed_whole_overflows_and_one_that_just_fits_does_not() {
     let old = page(0);
@@ -144,10 +168,12 @@ fn nothing_is_written_beyond_any_output_and_all_that_fits_is() {
     // Runs of every length from 1 to 20 with gaps between them, then a long one.
     let mut changes: Vec<_> = (1..20).map(|length| (length * 40, length)).collect();
     changes.push((1000, 200));
+    // Words full of runs.
+    changes.extend((1300..1700).step_by(5).map(|at| (at, 2)));
     changes.push((4090, 6));
     let new = changed(&old, &changes);
     let whole = check(&old, &new).unwrap();
-    for limit in 0..whole.len() + 40 {
+    for limit in 0..whole.len() + 80 {
         let mut out = vec![0xa5; limit + 40];
         let encoded = encode(&old, &new, &mut out[..limit]);
         assert_eq!(out[limit..], [0xa5; 40]);
@@ -180,84 +206,6 @@ fn alignment_does_not_matter() {
     }
 }
 
-#[test]
-fn each_fault_has_its_name_and_place() {
-    use XbzrleError::{BeyondPage, LongLength, TooLong, Truncated, ZeroLength};
-    let cases: &[(&[u8], XbzrleError)] = &[
-        (&[0], Truncated { at: 0 }),
-        (&[5], Truncated { at: 0 }),
-        (&[0x80], Truncated { at: 0 }),
-        (&[1, 1], Truncated { at: 0 }),
-        (&[1, 0x81], Truncated { at: 0 }),
-        (&[0x81, 0x00], Truncated { at: 0 }),
-        (&[1, 2, 9], Truncated { at: 0 }),
-        (&[1, 1, 9, 7], Truncated { at: 3 }),
-        (&[1, 0, 9], ZeroLength { at: 0 }),
-        (&[1, 0x80, 0x00, 9], ZeroLength { at: 0 }),
-        (&[1, 1, 9, 0, 1, 9], ZeroLength { at: 3 }),
-        (&[1, 1, 9, 0x80, 0, 1, 9], ZeroLength { at: 3 }),
-        (&[0x80, 0x80, 0x00, 1, 9], LongLength { at: 0 }),
-        (&[1, 0x80, 0x80, 0x00, 9], LongLength { at: 0 }),
-        (&[0x80, 0x20, 1, 9], BeyondPage { at: 0 }),
-        (&[0xff, 0x1f, 2, 9, 9], BeyondPage { at: 0 }),
-        (&[0xff, 0x7f, 1, 9], BeyondPage { at: 0 }),
-    ];
-    for (delta, error) in cases {
-        assert_eq!(decode(delta, &mut page(0)), Err(*error), "{delta:02x?}");
-        assert_eq!(naive::decode(delta, &page(0)), None, "{delta:02x?}");
-    }
-    let long = [0; PAGE_BYTES + 1];
-    assert_eq!(
-        decode(&long, &mut page(0)),
-        Err(TooLong {
-            length: PAGE_BYTES + 1
-        })
-    );
-}
-
-#[test]
-fn what_need_not_be_minimal_is_read() {
-    for delta in [
-        &[][..],
-        // A first zrun of zero, and in two bytes.
-        &[0, 1, 9],
-        &[0x80, 0, 1, 9],
-        // Small lengths in two bytes.
-        &[0x85, 0, 0x81, 0, 9],
-        // The last byte of the page.
-        &[0xff, 0x1f, 1, 9],
-    ] {
-        let mut decoded = page(4);
-        assert_eq!(decode(delta, &mut decoded), Ok(()), "{delta:02x?}");
-        let expected = naive::decode(delta, &page(4)).unwrap();
-        assert_eq!(decoded[..], expected, "{delta:02x?}");
-    }
-}
-
-/// Decodes and compares with the oracle; a page that is refused must stay as it was.
-fn check_decode(delta: &[u8], before: &[u8]) {
-    let mut after = before.to_vec();
-    match (decode(delta, &mut after), naive::decode(delta, before)) {
-        (Ok(()), Some(expected)) => assert_eq!(after, expected, "{delta:02x?}"),
-        (Err(_), None) => assert_eq!(after, before, "{delta:02x?}"),
-        (result, oracle) => panic!("{delta:02x?}: {result:?}, but the oracle {oracle:02x?}"),
-    }
-}
-
-/// All deltas of up to six bytes out of those that matter, on a page of five bytes.
-#[test]
-fn every_short_delta_is_read_as_the_oracle_does() {
-    const BYTES: [u8; 7] = [0, 1, 2, 5, 0x7f, 0x80, 0x81];
-    for length in 0..=6u32 {
-        for number in 0..BYTES.len().pow(length) {
-            let delta: Vec<u8> = (0..length)
-                .map(|digit| BYTES[number / BYTES.len().pow(digit) % BYTES.len()])
-                .collect();
-            check_decode(&delta, &[10, 11, 12, 13, 14]);
-        }
-    }
-}
-
 fn changes() -> impl Strategy<Value = Vec<(usize, usize)>> {
     let sparse = prop::collection::vec((0..PAGE_BYTES, 1usize..20), 0..10);
     let words = prop::collection::vec((0..PAGE_BYTES / 8).prop_map(|w| (w * 8, 8)), 0..100);
@@ -271,29 +219,5 @@ proptest! {
     fn any_change_survives(seed: u8, changes in changes()) {
         let old = page(seed);
         check(&old, &changed(&old, &changes));
-    }
-
-    #[test]
-    fn any_bytes_are_read_as_the_oracle_does(
-        delta in prop::collection::vec(prop_oneof![0u8..4, any::<u8>()], 0..200),
-        page_bytes in prop_oneof![0usize..300, Just(PAGE_BYTES)],
-    ) {
-        check_decode(&delta, &page(5)[..page_bytes]);
-    }
-
-    #[test]
-    fn a_damaged_delta_is_read_as_the_oracle_does(
-        changes in changes(),
-        at: prop::sample::Index,
-        value: u8,
-        cut: prop::sample::Index,
-    ) {
-        let old = page(6);
-        if let Some(mut delta) = check(&old, &changed(&old, &changes)) {
-            let at = at.index(delta.len());
-            delta[at] = value;
-            check_decode(&delta, &old);
-            check_decode(&delta[..cut.index(delta.len())], &old);
-        }
     }
 }
