@@ -24,6 +24,8 @@ pub(super) struct RoundsUnderWay {
     delta: PageCount,
     bytes: ByteCount,
     sent: VecDeque<Sent>,
+    /// Lists of rounds that are done, for those to come: a round allocates nothing.
+    spare: Vec<Vec<u64>>,
     /// When the last one was all there.
     placed: Instant,
 }
@@ -52,8 +54,11 @@ impl RoundsUnderWay {
         self.bytes += bytes;
     }
 
-    /// The round under way is sent, over channels that have been handed so many `frames`.
-    pub(super) fn end(&mut self, frames: Vec<u64>) {
+    /// The round under way is sent, over `channels` that have been handed so many frames.
+    pub(super) fn end(&mut self, channels: impl Iterator<Item = u64>) {
+        let mut frames = self.spare.pop().unwrap_or_default();
+        frames.clear();
+        frames.extend(channels);
         let round = RoundSent {
             pages: self.pages,
             zero: self.zero,
@@ -84,6 +89,7 @@ impl RoundsUnderWay {
         // What came before it had to be carried first.
         let began = sent.began.max(self.placed);
         self.placed = now;
+        self.spare.push(sent.frames);
         Some(RoundSent {
             time: now.since(began),
             ..sent.round

@@ -176,7 +176,7 @@ impl Source {
 
     pub(super) fn end_round(&mut self) {
         let frames = self.channels.iter().map(|own| own.ledger.progress().0);
-        self.under_way.end(frames.collect());
+        self.under_way.end(frames);
         self.phase = match self.phase {
             Phase::LastRound => Phase::Completing,
             _ if std::mem::take(&mut self.cut_short) => Phase::Stopping,
