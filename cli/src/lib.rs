@@ -7,6 +7,7 @@
 //! | [`qemu`] | `pagelift-send` and `pagelift-receive` |
 //! | [`replay`] | `pagelift replay`: runs a policy over a recorded migration |
 //! | [`report`] | what all of them print at the end |
+//! | [`forecast`] | what the report says of the forecast blackout |
 //! | [`stages`] | the part of it that names the bottleneck |
 //! | [`progress`] | what they show while a guest moves |
 //! | [`stop_at`] | stops them at a point of a migration, for tests |
@@ -15,6 +16,7 @@
 
 pub mod demo;
 pub mod exit;
+pub mod forecast;
 pub mod launch;
 pub mod options;
 pub mod own_memory;

@@ -5,9 +5,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pagelift_engine::converge::Share;
 use pagelift_engine::migration::SourceStatus;
-use pagelift_engine::units::Rate;
 
 /// Least time between two updates on a terminal.
 const ON_TERMINAL: Duration = Duration::from_millis(100);
@@ -86,25 +84,14 @@ impl Progress {
 }
 
 fn describe(status: &SourceStatus) -> String {
-    if status.round == 0 {
-        return "waiting for the target".into();
+    let sent = status.sent;
+    match (status.round, &status.prospect) {
+        (0, _) => "waiting for the target".into(),
+        (round, _) if status.blackout => format!("round {round} (last)  sent {sent}"),
+        (round, None) => format!("round {round}  sent {sent}  left {}", status.left.bytes()),
+        (round, Some(prospect)) => format!(
+            "round {round}  sent {sent}  left {}; at its beginning: {prospect}",
+            status.left.bytes(),
+        ),
     }
-    let rate = |rate: Option<Rate>| rate.map_or_else(|| "-".into(), |rate| rate.to_string());
-    let forecast = status.forecast.map_or_else(
-        || "-".into(),
-        |time| format!("{:.0} ms", time.as_secs_f64() * 1e3),
-    );
-    let throttle = match status.throttle {
-        Share::NONE => String::new(),
-        share => format!("  throttled to {share}"),
-    };
-    format!(
-        "round {}{}  sent {}  left {}  dirty {}  link {}  blackout if stopped now {forecast}{throttle}",
-        status.round,
-        if status.blackout { " (last)" } else { "" },
-        status.sent,
-        status.left.bytes(),
-        rate(status.dirty),
-        rate(status.link),
-    )
 }

@@ -1,7 +1,6 @@
 //! `pagelift-send` and `pagelift-receive`: a QEMU guest moves, with pagelift carrying its RAM.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser};
@@ -26,10 +25,6 @@ use crate::progress::Progress;
 use crate::report::{self, Extra, Side};
 use crate::stages;
 use crate::stop_at::{StopAt, Stopping};
-
-/// Blackout of a QEMU guest with no page to send: QEMU's stop, its device state, the commit.
-/// `bench/` measures it; a little is added for a busy machine.
-const FIXED_BLACKOUT: Duration = Duration::from_millis(10);
 
 /// Moves the guest of a running QEMU to another one.
 ///
@@ -154,7 +149,6 @@ impl SendCommand {
                 channels,
                 verify: self.verify,
                 facts: prepared.facts,
-                fixed_blackout: FIXED_BLACKOUT,
                 compress,
                 cpu,
                 deltas,

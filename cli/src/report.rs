@@ -8,6 +8,7 @@ use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report}
 use pagelift_engine::units::{ByteCount, PageCount};
 use serde_json::{Value, json};
 
+use crate::forecast;
 use crate::stages;
 
 /// What a report says beyond what the engine saw.
@@ -40,9 +41,11 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
         "vm_location": GuestLocation::Target.name(),
         "total_ms": ms(report.total),
         "blackout_ms": ms(parts.total()),
-        "blackout_forecast_ms": report.forecast.map(ms),
+        "blackout_forecast_ms": report.forecast.map(|parts| ms(parts.total().likely())),
+        "blackout_forecast": forecast::json(report),
         "blackout_parts": {
             "stop_ms": ms(parts.stop),
+            "harvest_ms": ms(parts.harvest),
             "pages_ms": ms(parts.pages),
             "verify_ms": ms(parts.verify),
             "state_ms": ms(parts.state),
@@ -129,6 +132,7 @@ pub fn failed_json(failure: &Failure, side: Side) -> Value {
             "where": failure.guest.name(),
             "retryable": failure.error.retryable(),
             "advice": advice(failure, side),
+            "remedy": forecast::remedy_json(&failure.error),
         },
     })
 }
@@ -145,9 +149,10 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
         report.guest_bytes,
     );
     text += &format!(
-        "blackout {:.1} ms: stop {:.1}, last pages {:.1}",
+        "blackout {:.1} ms: stop {:.1}, harvest {:.1}, last pages {:.1}",
         ms(parts.total()),
         ms(parts.stop),
+        ms(parts.harvest),
         ms(parts.pages)
     );
     if report.verified {
@@ -158,13 +163,8 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
         ms(parts.state),
         ms(parts.hand_over)
     );
-    if let Some(forecast) = report.forecast {
-        let without = if report.verified {
-            " without the digest"
-        } else {
-            ""
-        };
-        text += &format!(" (forecast{without}: {:.1})", ms(forecast));
+    if let Some(words) = forecast::text(report) {
+        text += &format!("\n{words}");
     }
     text += &format!(
         "\npages: {} sent whole, {} as deltas, {} unchanged, {} zero, {} never populated\n",
@@ -229,6 +229,6 @@ pub fn failed_text(failure: &Failure, side: Side) -> String {
 }
 
 /// Milliseconds, to the microsecond.
-fn ms(time: Duration) -> f64 {
+pub(crate) fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }

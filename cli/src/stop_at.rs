@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::{GuestCosts, Share};
 use pagelift_engine::migration::{RunRight, SourceStatus};
 use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, TargetGuest};
 use rustix::process::{Signal, getpid, kill_process};
@@ -130,6 +130,10 @@ impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
 
     fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
         self.guest.throttle(share)
+    }
+
+    fn costs(&mut self) -> GuestCosts {
+        self.guest.costs()
     }
 
     fn stop(&mut self) -> Result<Duration, GuestError> {

@@ -221,7 +221,6 @@ impl Pair {
             layout: layout(),
             facts: Vec::new(),
             needs: Encodings::needed_by(compress),
-            fixed_blackout: std::time::Duration::ZERO,
             policy: Box::new(Never),
         };
         let source = Arc::new(Shared::new(Source::new(config, now), clock()));

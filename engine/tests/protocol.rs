@@ -73,7 +73,6 @@ impl Pair {
             layout: layout(),
             facts: Vec::new(),
             needs,
-            fixed_blackout: Duration::ZERO,
             policy: Box::new(StopAt(stop_at)),
         };
         let target = TargetConfig {

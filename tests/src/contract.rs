@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 /// Parts of the blackout; they follow each other and add up to it.
-const BLACKOUT_PARTS: [&str; 5] = [
+const BLACKOUT_PARTS: [&str; 6] = [
     "hand_over_ms",
+    "harvest_ms",
     "pages_ms",
     "state_ms",
     "stop_ms",

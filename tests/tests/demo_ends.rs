@@ -1,7 +1,7 @@
 //! `pagelift demo` when the guest does not move: given up, cancelled, killed, or not started.
 
 use anyhow::Result;
-use pagelift_tests::contract::check_failed;
+use pagelift_tests::contract::{check_failed, number};
 use pagelift_tests::{Bed, Programs, Run};
 use rustix::process::Signal;
 
@@ -46,10 +46,15 @@ fn a_guest_that_cannot_converge_stays_and_is_told_why() -> Result<()> {
         "the guest writes",
         "the link carries",
         "where 50 ms are allowed",
-        "allow a longer downtime",
+        "a downtime of ",
+        " would do",
     ] {
         assert!(message.contains(words), "no {words:?} in: {message}");
     }
+    // 400 MiB/s at most, into 16 MiB over and over, against 24 MiB/s.
+    let remedy = &report["error"]["remedy"];
+    assert!(number(remedy, "/downtime_ms") > 50.0, "{report}");
+    assert!(number(remedy, "/link_bytes_per_s") > 25e6, "{report}");
     assert_eq!(report["error"]["retryable"], true);
     bed.finish();
     Ok(())

@@ -22,7 +22,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use super::pattern::Script;
 
 /// Period of the throttle: a vCPU runs for a part of it, and is kept from running for the rest.
-const THROTTLE_PERIOD: Duration = Duration::from_millis(10);
+pub const THROTTLE_PERIOD: Duration = Duration::from_millis(10);
 
 /// How long a vCPU runs between two looks at the time.
 const QUANTUM: Duration = Duration::from_millis(1);

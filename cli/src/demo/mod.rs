@@ -14,6 +14,7 @@
 pub mod guest;
 pub mod pattern;
 pub mod proof;
+pub mod rehearse;
 pub mod source;
 pub mod target;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::{GuestCosts, Share};
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{Failure, GuestLocation, Report, RunRight};
@@ -21,6 +21,7 @@ use serde_json::json;
 
 use super::guest::{Guest, GuestMemory};
 use super::pattern::Script;
+use super::rehearse::Rehearsed;
 use super::{DemoOptions, DeviceState, TargetSays};
 use crate::exit::ExitCode;
 use crate::options::{Effort, random_session};
@@ -30,9 +31,6 @@ use crate::report::{self, Extra};
 
 /// How long the guest runs before it is moved.
 const WARM_UP: Duration = Duration::from_millis(300);
-
-/// Blackout of this guest with no page to send: parking threads, one message each way.
-const FIXED_BLACKOUT: Duration = Duration::from_millis(2);
 
 /// Moves a guest to a second process and reports on stdout.
 ///
@@ -61,20 +59,24 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         options.write_size,
         options.convergence.channels,
     );
+    let mut guest = Guest::new(
+        Arc::clone(&memory),
+        script,
+        options.dirty_rate,
+        &vec![0; script.vcpus as usize],
+    );
+    guest.run();
+    std::thread::sleep(WARM_UP);
+    let rehearsed = Rehearsed::new(&mut guest, &memory, script, options.dirty_rate);
     let mut half = SourceHalf {
-        guest: Guest::new(
-            Arc::clone(&memory),
-            script,
-            options.dirty_rate,
-            &vec![0; script.vcpus as usize],
-        ),
+        guest,
         script,
         dirty_bytes_per_s: options.dirty_rate.0,
+        rehearsed,
+        throttled: Share::NONE,
         state: None,
         stopped_with: None,
     };
-    half.guest.run();
-    std::thread::sleep(WARM_UP);
     let before = half.guest.counts();
 
     let mut tracker = tracker(&memory, script.pages)?;
@@ -121,7 +123,6 @@ fn send_options(options: &DemoOptions, effort: Effort) -> SendOptions {
         channels: limits.channels,
         verify: !options.no_verify,
         facts: Vec::new(),
-        fixed_blackout: FIXED_BLACKOUT,
         compress: effort.compress,
         cpu: effort.cpu,
         deltas: effort.deltas,
@@ -207,6 +208,8 @@ struct SourceHalf {
     guest: Guest,
     script: Script,
     dirty_bytes_per_s: u64,
+    rehearsed: Rehearsed,
+    throttled: Share,
     state: Option<StateSender>,
     /// Writes of each vCPU when it was stopped for the hand-over.
     stopped_with: Option<Vec<u64>>,
@@ -219,7 +222,12 @@ impl SourceGuest for SourceHalf {
 
     fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
         self.guest.throttle(share);
+        self.throttled = share;
         Ok(())
+    }
+
+    fn costs(&mut self) -> GuestCosts {
+        self.rehearsed.costs(self.throttled)
     }
 
     fn stop(&mut self) -> Result<Duration, GuestError> {

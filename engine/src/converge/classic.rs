@@ -120,9 +120,12 @@ impl Classic {
 impl Policy for Classic {
     fn decide(&mut self, seen: &Observation) -> Decision {
         let forecast = Forecast::of(seen);
-        let sending = forecast
-            .blackout
-            .map(|time| time.saturating_sub(seen.fixed));
+        let sending = forecast.blackout.map(|parts| {
+            parts
+                .pages
+                .likely()
+                .saturating_sub(seen.fixed.news.likely())
+        });
         if seen.round_ended && sending.is_some_and(|time| time <= self.config.downtime) {
             return Decision::Stop;
         }

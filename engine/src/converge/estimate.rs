@@ -2,13 +2,20 @@
 
 use std::time::Duration;
 
-use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
+use super::costs::Rehearsal;
+use super::page_cost::PageCosts;
+use super::{DirtyCurve, Share};
+use crate::units::{ByteCount, Instant, PageCount, Rate};
 
 /// Shortest time over which a rate is worth measuring.
 const SAMPLE: Duration = Duration::from_millis(50);
 
-/// Weight of a new sample against the history.
-const NEW_WEIGHT: f64 = 0.4;
+/// Time after which a sample counts a third: acknowledgements come every few frames, so that short
+/// samples of a slow link are coarse.
+const MEMORY_S: f64 = 0.4;
+
+/// Standard deviation of a rate's logarithm that is assumed at least.
+const LEAST_SIGMA: f64 = 0.05;
 
 /// The rate at which the target places data, from its acknowledgements.
 ///
@@ -18,6 +25,8 @@ const NEW_WEIGHT: f64 = 0.4;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkRate {
     mean: Option<f64>,
+    /// Mean square of what the samples' logarithms lay off the mean's.
+    variance: f64,
     /// Start of the sample being taken, and bytes placed in it.
     open: Option<(Instant, u64)>,
 }
@@ -35,8 +44,9 @@ impl LinkRate {
         };
         *sum += bytes.0;
         if now.since(*since) >= SAMPLE {
-            let sample = *sum as f64 / now.since(*since).as_secs_f64();
-            self.add(sample);
+            let seconds = now.since(*since).as_secs_f64();
+            let sample = *sum as f64 / seconds;
+            self.add(sample, seconds);
             self.open = Some((now, 0));
         }
     }
@@ -48,7 +58,7 @@ impl LinkRate {
             && let Some(rate) = Rate::over(ByteCount(sum), now.since(since))
             && sum > 0
         {
-            self.add(rate.0 as f64);
+            self.add(rate.0 as f64, SAMPLE.as_secs_f64());
         }
     }
 
@@ -57,19 +67,35 @@ impl LinkRate {
         self.mean.map(|mean| Rate(mean as u64))
     }
 
-    fn add(&mut self, sample: f64) {
+    /// Standard deviation of the rate's logarithm.
+    pub fn sigma(&self) -> f64 {
+        self.variance.sqrt().max(LEAST_SIGMA)
+    }
+
+    fn add(&mut self, sample: f64, seconds: f64) {
+        let weight = 1.0 - (-seconds / MEMORY_S).exp();
+        if let Some(mean) = self.mean {
+            let off = (sample.max(1.0) / mean.max(1.0)).ln();
+            self.variance += (off * off - self.variance) * weight;
+        }
         let mean = self
             .mean
-            .map_or(sample, |mean| mean + (sample - mean) * NEW_WEIGHT);
+            .map_or(sample, |mean| mean + (sample - mean) * weight);
         self.mean = Some(mean);
     }
 }
 
 /// Everything that is estimated during a migration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Estimates {
     /// See [`LinkRate`].
     pub link: LinkRate,
+    /// See [`PageCosts`].
+    pub pages: PageCosts,
+    /// See [`Rehearsal`].
+    pub rehearsal: Rehearsal,
+    /// See [`DirtyCurve`].
+    pub curve: DirtyCurve,
     /// When the dirty set was harvested last.
     harvested_at: Option<Instant>,
     /// Distinct pages of the last harvest, and the time they were written in.
@@ -77,22 +103,6 @@ pub struct Estimates {
     last_interval: Duration,
     /// Distinct pages written per second over the last round, in bytes.
     dirty: Option<Rate>,
-    /// Mean bytes on the wire of a page sent.
-    bytes_per_page: f64,
-}
-
-impl Default for Estimates {
-    fn default() -> Self {
-        Self {
-            link: LinkRate::default(),
-            harvested_at: None,
-            last_harvest: PageCount(0),
-            last_interval: Duration::ZERO,
-            dirty: None,
-            // Until something was sent: a raw page and its share of headers.
-            bytes_per_page: PAGE_BYTES as f64,
-        }
-    }
 }
 
 impl Estimates {
@@ -101,19 +111,15 @@ impl Estimates {
         self.harvested_at = Some(now);
     }
 
-    /// `pages` distinct pages were written since the last harvest.
-    pub fn harvested(&mut self, now: Instant, pages: PageCount) {
+    /// `pages` distinct pages were written since the last harvest, by a guest that was kept from
+    /// running for `throttled` of the time.
+    pub fn harvested(&mut self, now: Instant, pages: PageCount, throttled: Share) {
         if let Some(before) = self.harvested_at.replace(now) {
             self.last_harvest = pages;
             self.last_interval = now.since(before);
             self.dirty = Rate::over(pages.bytes(), self.last_interval).or(self.dirty);
-        }
-    }
-
-    /// A round of `pages` pages took `bytes` on the wire.
-    pub fn round_sent(&mut self, pages: PageCount, bytes: ByteCount) {
-        if pages.0 > 0 {
-            self.bytes_per_page = bytes.0 as f64 / pages.0 as f64;
+            self.curve
+                .harvested(now, self.last_interval, throttled, pages);
         }
     }
 
@@ -130,11 +136,6 @@ impl Estimates {
     /// Rate of distinct pages written, over the last round.
     pub fn dirty(&self) -> Option<Rate> {
         self.dirty
-    }
-
-    /// Mean bytes on the wire of a page, over the last round.
-    pub fn bytes_per_page(&self) -> f64 {
-        self.bytes_per_page
     }
 }
 
@@ -176,7 +177,7 @@ mod tests {
     fn the_dirty_rate_counts_distinct_pages_over_the_round() {
         let mut estimates = Estimates::default();
         estimates.armed(at_ms(0));
-        estimates.harvested(at_ms(500), PageCount(1000));
+        estimates.harvested(at_ms(500), PageCount(1000), Share::NONE);
         assert_eq!(estimates.dirty(), Some(Rate(1000 * 4096 * 2)));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::replay::Model;
-use super::{Policy, Run, Share};
+use super::{FixedCosts, Policy, Run, Share, Span};
 
 /// A guest and its link.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,10 @@ pub(super) struct Workload {
     pub(super) link: f64,
     /// The link's rate wavers by this much.
     pub(super) noise: f64,
+    /// Seconds that a scattered page costs the processors.
+    pub(super) page_s: f64,
+    /// Median of what a blackout costs beside its pages, and how it is spread.
+    pub(super) fixed: (Duration, f64),
 }
 
 impl Workload {
@@ -27,6 +31,8 @@ impl Workload {
             calm_from: None,
             link: 100e6,
             noise: 0.05,
+            page_s: 4e-6,
+            fixed: (Duration::from_millis(10), 0.05),
         }
     }
 
@@ -43,15 +49,31 @@ impl Workload {
             calm_from: (random.unit() < 0.2).then(|| Duration::from_secs_f64(random.unit() * 60.0)),
             link: 10f64.powf(7.5 + random.unit() * 1.5),
             noise: random.unit() * 0.1,
+            page_s: 2e-6 * 10f64.powf(random.unit() * 0.7),
+            fixed: (
+                Duration::from_secs_f64(0.002 + random.unit() * 0.015),
+                random.unit() * 0.4,
+            ),
         }
     }
 
     /// The guest, with a seed for all that wavers.
     pub(super) fn model(self, seed: u64) -> Fluid {
+        let mut random = Random(seed);
+        let rehearsed: Vec<_> = (0..5).map(|_| self.fixed_once(&mut random)).collect();
         Fluid {
             workload: self,
-            random: Random(seed),
+            costs: FixedCosts::lump(Span::of_samples(&rehearsed).unwrap_or_default()),
+            random,
         }
+    }
+
+    /// What a blackout costs beside its pages, drawn log-normally.
+    fn fixed_once(&self, random: &mut Random) -> Duration {
+        let (median, sigma) = self.fixed;
+        // A normal variable, by the sum of twelve uniform ones.
+        let normal = (0..12).map(|_| random.unit()).sum::<f64>() - 6.0;
+        median.mul_f64((sigma * normal).exp())
     }
 
     /// Runs `policy` over the guest.
@@ -64,6 +86,7 @@ impl Workload {
 #[derive(Clone, Debug)]
 pub(super) struct Fluid {
     workload: Workload,
+    costs: FixedCosts,
     random: Random,
 }
 
@@ -85,8 +108,17 @@ impl Model for Fluid {
         self.workload.link * (1.0 + self.workload.noise * (self.random.unit() * 2.0 - 1.0))
     }
 
-    fn fixed(&self) -> Duration {
-        Duration::from_millis(10)
+    fn page_seconds(&mut self, round: u32) -> f64 {
+        let scattered = if round == 1 { 0.3 } else { 1.0 };
+        self.workload.page_s * scattered * (0.85 + 0.3 * self.random.unit())
+    }
+
+    fn costs(&self) -> FixedCosts {
+        self.costs
+    }
+
+    fn fixed(&mut self) -> Duration {
+        self.workload.fixed_once(&mut self.random)
     }
 }
 

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use super::Share;
+use super::costs::FixedCosts;
+use super::page_cost::PageTime;
+use super::span::{DEVIATIONS, Span, finite};
 use crate::units::{ByteCount, Instant, PageCount, Rate};
 
 /// What a policy may know at one moment.
@@ -22,15 +25,20 @@ pub struct Observation {
     pub held: PageCount,
     /// Bytes sent and not yet placed by the target.
     pub in_flight: ByteCount,
-    /// Mean bytes on the wire of a page, of the last rounds.
+    /// Mean bytes on the wire of a page that is sent again, of the last rounds.
     pub bytes_per_page: f64,
+    /// The same of all pages of the round that just ended, or of the one before.
+    pub round_page_bytes: f64,
+    /// Time of a page that is sent again, until it is acknowledged; `None`: the link's rate
+    /// decides.
+    pub page_time: Option<PageTime>,
     /// Rate at which the target places data; `None` before anything was placed.
     pub link: Option<Rate>,
     /// Rate at which the guest writes distinct pages, over the last round; `None` before the
     /// first harvest.
     pub dirty: Option<Rate>,
-    /// Cost of a blackout with nothing to send: stop, harvest, device state, hand-over.
-    pub fixed: Duration,
+    /// What a blackout costs beside its pages.
+    pub fixed: FixedCosts,
     /// Distinct pages written between the last two harvests.
     pub harvested: PageCount,
     /// Time between the last two harvests.
@@ -41,29 +49,131 @@ pub struct Observation {
     pub placed: ByteCount,
 }
 
+impl Observation {
+    /// Time of a page that is sent again; `None` if nothing is known of the link.
+    fn time_of_page(&self) -> Option<PageTime> {
+        let by_link = |link: Rate| PageTime {
+            seconds: self.bytes_per_page / link.0 as f64,
+            sigma: LINK_SIGMA,
+        };
+        self.page_time
+            .or_else(|| self.link.filter(|link| link.0 > 0).map(by_link))
+    }
+
+    /// Seconds that a round of `pages` pages is likely to take; `None` if nothing is known of the
+    /// link.
+    pub fn round_seconds(&self, pages: f64) -> Option<f64> {
+        Some(pages * self.time_of_page()?.seconds)
+    }
+
+    /// Most pages that may be left for a blackout of at most `limit`, by the upper end of its
+    /// forecast; `None` if not even none.
+    pub fn most_left(&self, limit: Duration) -> Option<f64> {
+        let fits = |pages: f64| {
+            let parts = Forecast::parts(self, pages, 0.0);
+            parts.is_some_and(|parts| parts.total().high() <= limit)
+        };
+        if !fits(0.0) {
+            return None;
+        }
+        // The upper end grows with the pages: bisection between what fits and what does not.
+        let (mut fitting, mut too_many) = (0.0, 1024.0);
+        while fits(too_many) && too_many < 1e12 {
+            (fitting, too_many) = (too_many, too_many * 2.0);
+        }
+        for _ in 0..20 {
+            let middle = (fitting + too_many) / 2.0;
+            if fits(middle) {
+                fitting = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        Some(fitting)
+    }
+}
+
+/// Standard deviation of the logarithm of a page's time, if only the link's rate is known.
+const LINK_SIGMA: f64 = 0.1;
+
+/// The parts of a blackout, each with its uncertainty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlackoutForecast {
+    /// From the guest's standstill until it is known here.
+    pub stop: Span,
+    /// Harvesting the last dirty pages.
+    pub harvest: Span,
+    /// Sending the last pages, until it is known here that all are placed.
+    pub pages: Span,
+    /// Saving, sending and loading device state.
+    pub state: Span,
+    /// Giving up here and starting there.
+    pub hand_over: Span,
+}
+
+impl BlackoutForecast {
+    /// The whole blackout.
+    pub fn total(&self) -> Span {
+        [self.harvest, self.pages, self.state, self.hand_over]
+            .into_iter()
+            .fold(self.stop, Span::then)
+    }
+}
+
 /// The blackout that stopping now would cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forecast {
     /// Bytes that the link still has to carry.
     pub bytes: ByteCount,
-    /// Time from the guest's stop here to its start there. `None`: no rate is known yet.
-    pub blackout: Option<Duration>,
+    /// The blackout, without the digests of verify mode. `None`: no rate is known yet.
+    pub blackout: Option<BlackoutForecast>,
 }
 
 impl Forecast {
-    /// `fixed + (in flight + pages left * bytes per page) / link rate`.
+    /// The rehearsed costs, and for the pages that are left, and those that the guest writes
+    /// before it stands still, what such a page took in the last rounds.
     pub fn of(seen: &Observation) -> Self {
         let left = (seen.left.0 as f64 * seen.bytes_per_page) as u64;
-        let bytes = ByteCount(seen.in_flight.0.saturating_add(left));
-        let sending = match (bytes.0, seen.link) {
-            (0, _) => Some(Duration::ZERO),
-            (_, Some(rate)) => bytes.time_at(rate),
-            (_, None) => None,
-        };
         Self {
-            bytes,
-            blackout: sending.map(|sending| seen.fixed + sending),
+            bytes: ByteCount(seen.in_flight.0.saturating_add(left)),
+            blackout: Self::parts(seen, seen.left.0 as f64, seen.in_flight.0 as f64),
         }
+    }
+
+    fn parts(seen: &Observation, left: f64, in_flight: f64) -> Option<BlackoutForecast> {
+        let fixed = seen.fixed;
+        let page = match seen.time_of_page() {
+            Some(page) => page,
+            None if left + in_flight == 0.0 => PageTime {
+                seconds: 0.0,
+                sigma: 0.0,
+            },
+            None => return None,
+        };
+        // What is under way arrives while the guest is stopped.
+        let link = seen.link.map_or(f64::INFINITY, |link| link.0.max(1) as f64);
+        let meanwhile = fixed.runs_on.likely() + fixed.stop.likely() + fixed.harvest.likely();
+        let drain = (in_flight / link - meanwhile.as_secs_f64()).max(0.0);
+        // Written while it is being stopped: at the pace of the last round, or up to twice that.
+        let pace = seen.harvested.0 as f64 / seen.interval.as_secs_f64().max(1e-4);
+        let late = pace * fixed.runs_on.likely().as_secs_f64();
+        let late_most = 2.0 * pace * fixed.runs_on.high().as_secs_f64();
+        let sending = (left + late) * page.seconds + drain;
+        let factor = (page.sigma * DEVIATIONS).exp();
+        let more = (sending * (factor - 1.0)).hypot((late_most - late) * page.seconds);
+        // What is under way may be there already, and its acknowledgement on the way back.
+        let sending = Span::new(
+            finite(left * page.seconds / factor),
+            finite(sending),
+            finite(sending + more),
+        );
+        Some(BlackoutForecast {
+            stop: fixed.stop,
+            harvest: fixed.harvest,
+            pages: fixed.news.then(sending),
+            state: fixed.state,
+            hand_over: fixed.hand_over,
+        })
     }
 }
 
@@ -82,9 +192,11 @@ pub(super) mod tests {
             held: PageCount(0),
             in_flight: ByteCount(0),
             bytes_per_page: 4096.0,
+            round_page_bytes: 4096.0,
+            page_time: None,
             link: Some(Rate(100_000_000)),
             dirty: Some(Rate(50_000_000)),
-            fixed: Duration::from_millis(10),
+            fixed: FixedCosts::lump(Span::exactly(Duration::from_millis(10))),
             harvested: PageCount(left),
             interval: Duration::from_millis(1000),
             throttled: Share::NONE,
@@ -92,18 +204,20 @@ pub(super) mod tests {
         }
     }
 
+    fn likely(seen: &Observation) -> Option<Duration> {
+        let blackout = Forecast::of(seen).blackout?;
+        Some(blackout.total().likely())
+    }
+
     #[test]
     fn a_forecast_adds_what_is_in_flight_and_the_fixed_costs() {
         let mut seen = seen(0, 2, 1000);
-        assert_eq!(
-            Forecast::of(&seen).blackout,
-            Some(Duration::from_micros(10_000 + 40_960))
-        );
+        assert_eq!(likely(&seen), Some(Duration::from_micros(10_000 + 40_960)));
         seen.in_flight = ByteCount(1_000_000);
-        assert_eq!(
-            Forecast::of(&seen).blackout,
-            Some(Duration::from_micros(20_000 + 40_960))
-        );
+        assert_eq!(likely(&seen), Some(Duration::from_micros(20_000 + 40_960)));
+        // A part of it arrives before the guest stands still.
+        seen.fixed.stop = Span::exactly(Duration::from_millis(4));
+        assert_eq!(likely(&seen), Some(Duration::from_micros(20_000 + 40_960)));
     }
 
     #[test]
@@ -114,6 +228,36 @@ pub(super) mod tests {
         };
         assert_eq!(Forecast::of(&seen).blackout, None);
         seen.left = PageCount(0);
-        assert_eq!(Forecast::of(&seen).blackout, Some(seen.fixed));
+        assert_eq!(likely(&seen), Some(seen.fixed.total().likely()));
+    }
+
+    #[test]
+    fn an_unsure_page_time_widens_the_interval_and_so_does_a_guest_that_runs_on() {
+        let sure = seen(0, 2, 1000);
+        let total = |seen: &Observation| Forecast::of(seen).blackout.unwrap().total();
+        let unsure = Observation {
+            page_time: Some(PageTime {
+                seconds: 40.96e-6,
+                sigma: 0.5,
+            }),
+            ..sure
+        };
+        assert_eq!(total(&unsure).likely(), total(&sure).likely());
+        assert!(total(&unsure).high() > total(&sure).high() + Duration::from_millis(30));
+        let mut running = sure;
+        running.fixed.runs_on = Span::exactly(Duration::from_millis(10));
+        // 1000 pages a second: ten more.
+        let more = total(&running).likely() - total(&sure).likely();
+        assert_eq!(more.as_micros(), 409);
+    }
+
+    #[test]
+    fn the_most_that_may_be_left_just_fits() {
+        let limit = Duration::from_millis(50);
+        let seen = seen(0, 2, 1000);
+        let most = seen.most_left(limit).unwrap();
+        let high = |pages: f64| Forecast::parts(&seen, pages, 0.0).unwrap().total().high();
+        assert!(high(most) <= limit && high(most + 2.0) > limit, "{most}");
+        assert_eq!(seen.most_left(Duration::from_millis(9)), None);
     }
 }

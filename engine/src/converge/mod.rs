@@ -3,7 +3,9 @@
 //! A [`Policy`] is a pure function of [`Observation`]s: it reads no clock and does no I/O, so a
 //! recorded run can be replayed through any policy. [`Estimates`] makes the observations out of
 //! what the source machine sees; [`Forecast`] turns one into the length of the blackout that
-//! would follow if the guest were stopped now.
+//! would follow if the guest were stopped now, part by part, each as a [`Span`] that is meant to
+//! hold the truth in nine of ten cases. [`Outlook`] looks further ahead; [`Prospect`] puts all
+//! that into words, and [`Remedy`] says what would have worked. None of them depends on the policy.
 //!
 //! | policy | what it does |
 //! |---|---|
@@ -12,26 +14,40 @@
 //! | [`Predictive`] | throttles only when it must, as little as will do, and releases again |
 
 mod classic;
+mod costs;
 mod curve;
 mod estimate;
 #[cfg(test)]
 mod fluid;
 mod forecast;
+mod jitter;
+mod outlook;
+mod page_cost;
 mod predictive;
+mod remedy;
 mod replay;
 mod share;
+mod span;
 mod stop_when_fits;
 mod trace;
+mod words;
 
 pub use classic::{Classic, ClassicConfig};
+pub use costs::{FixedCosts, GuestCosts, Rehearsal};
 pub use curve::DirtyCurve;
 pub use estimate::{Estimates, LinkRate};
-pub use forecast::{Forecast, Observation};
-pub use predictive::{Outlook, Predictive, PredictiveConfig};
+pub use forecast::{BlackoutForecast, Forecast, Observation};
+pub use jitter::Jitter;
+pub use outlook::Outlook;
+pub use page_cost::{PageCosts, PageTime, RoundSent};
+pub use predictive::{Predictive, PredictiveConfig};
+pub use remedy::Remedy;
 pub use replay::{Ended, Model, Run, replay};
 pub use share::Share;
+pub use span::{COVERAGE, Span};
 pub use stop_when_fits::{StopWhenFits, StopWhenFitsConfig};
 pub use trace::{Record, Recorded, Trace, TraceError};
+pub use words::Prospect;
 
 use std::time::Duration;
 
@@ -50,15 +66,25 @@ pub enum Decision {
     GiveUp(GiveUp),
 }
 
-/// Why a migration was given up, with the numbers that say what would have worked.
+/// A migration was given up.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{reason}; {remedy}")]
+pub struct GivenUp {
+    /// Why.
+    pub reason: GiveUp,
+    /// What would have worked.
+    pub remedy: Remedy,
+}
+
+/// Why a migration was given up, with the numbers.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum GiveUp {
     /// What is left to send has not become less for a while.
     #[error(
         "it does not converge: {left} are left to send after {rounds} rounds and no round of the \
          last {stalled_s:.0} s left less; the guest writes {dirty} of distinct pages and the link \
-         carries {link}, so stopping it now would take about {forecast_ms} ms where {limit_ms} ms \
-         are allowed; allow a longer downtime, a higher bandwidth, or calm the guest"
+         carries {link}, so stopping it now would take up to {forecast_ms} ms where {limit_ms} ms \
+         are allowed"
     )]
     Stalled {
         /// What is left.
@@ -71,15 +97,16 @@ pub enum GiveUp {
         dirty: Rate,
         /// Rate at which the target places data.
         link: Rate,
-        /// Blackout that stopping now would cost, in milliseconds.
+        /// Blackout that stopping now would cost, by its upper end, in milliseconds.
         forecast_ms: u128,
         /// Blackout that was allowed, in milliseconds.
         limit_ms: u128,
     },
     /// No throttle that is allowed would do.
     #[error(
-        "it does not converge even with the guest throttled to {throttle}: {left} are left to          send, the guest then writes {dirty} of distinct pages and the link carries {link}; it          could be stopped now for {would_do_ms} ms where {limit_ms} ms are allowed; allow a \
-         longer downtime, a higher bandwidth, or a stronger throttle"
+        "it does not converge even with the guest throttled to {throttle}: {left} are left to \
+         send, the guest then writes {dirty} of distinct pages and the link carries {link}; \
+         stopping it now would take up to {would_do_ms} ms where {limit_ms} ms are allowed"
     )]
     Hopeless {
         /// The largest share allowed.
@@ -92,14 +119,24 @@ pub enum GiveUp {
         link: Rate,
         /// Blackout that was allowed, in milliseconds.
         limit_ms: u128,
-        /// Blackout that stopping now would cost, in milliseconds.
+        /// Blackout that stopping now would cost, by its upper end, in milliseconds.
         would_do_ms: u128,
+    },
+    /// Even with no page to send the blackout would be too long.
+    #[error(
+        "stopping the guest may take {fixed_ms} ms even with no page to send, where {limit_ms} ms \
+         are allowed"
+    )]
+    TooLong {
+        /// Blackout with nothing to send, by its upper end, in milliseconds.
+        fixed_ms: u128,
+        /// Blackout that was allowed, in milliseconds.
+        limit_ms: u128,
     },
     /// The time allowed is over.
     #[error(
         "the time limit of {limit_s:.0} s is over with {left} left to send; the guest writes \
-         {dirty} of distinct pages and the link carries {link}; allow more time, a longer \
-         downtime or a higher bandwidth"
+         {dirty} of distinct pages and the link carries {link}; more time may do"
     )]
     TimedOut {
         /// Time allowed, in seconds.
@@ -111,6 +148,16 @@ pub enum GiveUp {
         /// Rate at which the target places data.
         link: Rate,
     },
+}
+
+impl GiveUp {
+    /// The costs beside the pages alone are above `limit`.
+    fn too_long(seen: &Observation, limit: Duration) -> Self {
+        Self::TooLong {
+            fixed_ms: seen.fixed.total().high().as_millis(),
+            limit_ms: limit.as_millis(),
+        }
+    }
 }
 
 /// Decides, at the end of every round and now and then within one, what to do next.

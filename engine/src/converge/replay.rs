@@ -10,8 +10,12 @@
 
 use std::time::Duration;
 
+use super::page_cost::RoundSent;
+use super::span::finite;
 use super::trace::Record;
-use super::{Decision, Observation, Policy, Share};
+use super::{
+    BlackoutForecast, Decision, Estimates, FixedCosts, Forecast, Observation, Policy, Share,
+};
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
 /// A guest and the link that it leaves by.
@@ -25,11 +29,20 @@ pub trait Model {
     /// Bytes per second that the link carries in a round that begins at `now`.
     fn link(&mut self, now: Duration) -> f64;
 
-    /// Cost of a blackout with nothing to send.
-    fn fixed(&self) -> Duration;
+    /// Seconds that the processors need for each page of a round, at least; rounds after the first
+    /// are of scattered pages.
+    fn page_seconds(&mut self, _round: u32) -> f64 {
+        0.0
+    }
 
-    /// Mean bytes on the wire of a page.
-    fn bytes_per_page(&self) -> f64 {
+    /// What was rehearsed of a blackout's other costs.
+    fn costs(&self) -> FixedCosts;
+
+    /// What they turn out to be.
+    fn fixed(&mut self) -> Duration;
+
+    /// Mean bytes on the wire of a page, in a round that begins at `now`.
+    fn bytes_per_page(&mut self, _now: Duration) -> f64 {
         PAGE_BYTES as f64
     }
 }
@@ -59,6 +72,8 @@ pub struct Run {
     pub harm_s: f64,
     /// Bytes sent.
     pub sent: ByteCount,
+    /// The blackout that was forecast when the guest was stopped.
+    pub forecast: Option<BlackoutForecast>,
     /// What the policy saw and decided at the end of each round.
     pub records: Vec<Record>,
 }
@@ -77,19 +92,27 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
         throttle_most: Share::NONE,
         harm_s: 0.0,
         sent: ByteCount(0),
+        forecast: None,
         records: Vec::new(),
     };
+    let mut estimates = Estimates::default();
+    estimates.armed(at(Duration::ZERO));
     let (mut left, mut now, mut throttle) = (model.first_pages(), Duration::ZERO, Share::NONE);
     for round in 1.. {
         let began = now;
-        let link = model.link(now).max(1.0);
-        let bytes = left * model.bytes_per_page();
-        let length = seconds(bytes / link) + LEAST_ROUND;
+        let sent = sending(model, now, round, left);
+        let length = sent.time + LEAST_ROUND;
         now += length;
-        run.sent += ByteCount(bytes as u64);
+        run.sent += sent.bytes;
         run.harm_s += throttle.as_fraction() * length.as_secs_f64();
         left = model.distinct(now, length, throttle);
         let pages = PageCount(left as u64);
+        estimates.link.begin(at(began));
+        estimates.link.placed(at(began + sent.time), sent.bytes);
+        estimates.link.end(at(began + sent.time));
+        estimates.pages.round(sent);
+        estimates.harvested(at(now), pages, throttle);
+        let link = estimates.link.rate();
         let seen = Observation {
             now: at(now),
             elapsed: now,
@@ -98,10 +121,12 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
             left: pages,
             held: PageCount(0),
             in_flight: ByteCount(0),
-            bytes_per_page: model.bytes_per_page(),
-            link: Some(Rate(link as u64)),
+            bytes_per_page: estimates.pages.bytes(pages),
+            round_page_bytes: sent.bytes.0 as f64 / sent.pages.0.max(1) as f64,
+            page_time: estimates.pages.time(pages, &estimates.link, Duration::ZERO),
+            link,
             dirty: Rate::over(pages.bytes(), length),
-            fixed: model.fixed(),
+            fixed: model.costs(),
             harvested: pages,
             interval: length,
             throttled: throttle,
@@ -125,9 +150,9 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
                 run.throttle_most = run.throttle_most.max(share);
             }
             Decision::Stop => {
-                let link = model.link(now).max(1.0);
-                let blackout = model.fixed() + seconds(left * model.bytes_per_page() / link);
+                let blackout = model.fixed() + sending(model, now, round + 1, left).time;
                 run.harm_s += blackout.as_secs_f64();
+                run.forecast = Forecast::of(&seen).blackout;
                 run.ended = Ended::Completed { blackout };
                 return run;
             }
@@ -135,6 +160,19 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
         }
     }
     run
+}
+
+/// A round of `pages` pages that begins at `now`: as long as the link or the processors need.
+fn sending(model: &mut dyn Model, now: Duration, round: u32, pages: f64) -> RoundSent {
+    let bytes = pages * model.bytes_per_page(now);
+    let by_link = bytes / model.link(now).max(1.0);
+    RoundSent {
+        pages: PageCount(pages as u64),
+        zero: PageCount(0),
+        delta: PageCount(0),
+        bytes: ByteCount(bytes as u64),
+        time: finite(by_link.max(pages * model.page_seconds(round))),
+    }
 }
 
 /// Asks the policy now and then within a round; when it gave up, if it did.
@@ -158,11 +196,6 @@ fn ask_within(
         tick += TICK;
     }
     None
-}
-
-/// A time span in seconds, at most a year.
-fn seconds(seconds: f64) -> Duration {
-    Duration::try_from_secs_f64(seconds.clamp(0.0, 3e7)).unwrap_or_default()
 }
 
 fn at(time: Duration) -> Instant {

@@ -1,14 +1,18 @@
 //! A recorded migration: what a policy saw, and what it decided.
 //!
 //! The text form is one line per decision, `key=value` separated by spaces, after the line
-//! `pagelift-trace 1 pages=N`. Unknown keys are skipped, so that later versions may add some.
+//! `pagelift-trace 1 pages=N`. Unknown keys are skipped, so that later versions may add some, and
+//! those that versions before did not write are optional: `held`, `round_page_bytes` (bytes on the wire of
+//! a page of the round that ended), `fixed_low_us` and `fixed_high_us` (around `fixed_us`),
+//! `page_ns` and `page_sigma` (time of a page that is sent again, and its uncertainty).
 //! Decisions within a round are recorded only if they change something.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::replay::Model;
-use super::{Decision, DirtyCurve, Observation, Share};
+use super::span::Span;
+use super::{Decision, DirtyCurve, FixedCosts, Observation, PageTime, Share};
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
 /// First words of a trace.
@@ -51,6 +55,7 @@ pub enum TraceError {
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seen = &self.seen;
+        let fixed = seen.fixed.total();
         let word = match &self.decision {
             Decision::Continue => "continue",
             Decision::Throttle(_) => "throttle",
@@ -61,7 +66,7 @@ impl fmt::Display for Record {
             f,
             "now_us={} elapsed_us={} round={} ended={} left={} held={} in_flight={} page_bytes={:.3} \
              link={} dirty={} fixed_us={} harvested={} interval_us={} throttled={} placed={} \
-             decision={word}",
+             round_page_bytes={:.3} fixed_low_us={} fixed_high_us={}",
             seen.now.0 / 1000,
             seen.elapsed.as_micros(),
             seen.round,
@@ -72,12 +77,20 @@ impl fmt::Display for Record {
             seen.bytes_per_page,
             seen.link.map_or(0, |rate| rate.0),
             seen.dirty.map_or(0, |rate| rate.0),
-            seen.fixed.as_micros(),
+            fixed.likely().as_micros(),
             seen.harvested.0,
             seen.interval.as_micros(),
             seen.throttled.as_permille(),
             seen.placed.0,
+            seen.round_page_bytes,
+            fixed.low().as_micros(),
+            fixed.high().as_micros(),
         )?;
+        if let Some(page) = seen.page_time {
+            let ns = page.seconds * 1e9;
+            write!(f, " page_ns={ns:.3} page_sigma={:.4}", page.sigma)?;
+        }
+        write!(f, " decision={word}")?;
         match self.decision {
             Decision::Throttle(share) => write!(f, " share={}", share.as_permille()),
             _ => Ok(()),
@@ -147,23 +160,43 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         ))
     };
     let rate = |key: &'static str| Ok(Some(Rate(number(key)?)).filter(|rate| rate.0 > 0));
+    let decimal = |key: &'static str| {
+        let number = value(key)?.parse::<f64>().ok();
+        number
+            .filter(|number| number.is_finite())
+            .ok_or(TraceError::BadLine { line, key })
+    };
+    let now_us = number("now_us")?;
+    let elapsed_us = number("elapsed_us")?;
+    let page_bytes = decimal("page_bytes")?;
+    let fixed_us = number("fixed_us")?;
+    // What older traces do not say.
+    let fixed = Span::new(
+        Duration::from_micros(number("fixed_low_us").unwrap_or(fixed_us)),
+        Duration::from_micros(fixed_us),
+        Duration::from_micros(number("fixed_high_us").unwrap_or(fixed_us)),
+    );
+    let page_time = match (decimal("page_ns"), decimal("page_sigma")) {
+        (Ok(ns), Ok(sigma)) => Some(PageTime {
+            seconds: ns / 1e9,
+            sigma,
+        }),
+        _ => None,
+    };
     let seen = Observation {
-        now: Instant(number("now_us")?.saturating_mul(1000)),
-        elapsed: Duration::from_micros(number("elapsed_us")?),
+        now: Instant(now_us.saturating_mul(1000)),
+        elapsed: Duration::from_micros(elapsed_us),
         round: narrow("round")?,
         round_ended: number("ended")? == 1,
         left: PageCount(number("left")?),
-        held: PageCount(number("held")?),
+        held: PageCount(number("held").unwrap_or(0)),
         in_flight: ByteCount(number("in_flight")?),
-        bytes_per_page: value("page_bytes")?
-            .parse()
-            .map_err(|_| TraceError::BadLine {
-                line,
-                key: "page_bytes",
-            })?,
+        bytes_per_page: page_bytes,
+        round_page_bytes: decimal("round_page_bytes").unwrap_or(page_bytes),
+        page_time,
         link: rate("link")?,
         dirty: rate("dirty")?,
-        fixed: Duration::from_micros(number("fixed_us")?),
+        fixed: FixedCosts::lump(fixed),
         harvested: PageCount(number("harvested")?),
         interval: Duration::from_micros(number("interval_us")?),
         throttled: share("throttled")?,
@@ -186,7 +219,8 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
 /// The guest and the link of a trace, to run another policy over.
 ///
 /// What the guest would have written in a round of another length is read off the curve of the
-/// harvests that were recorded up to that time; after the trace's end, off the last ones.
+/// harvests that were recorded up to that time; after the trace's end, off the last ones. A page
+/// takes as many bytes on the wire as one of the round that was under way at that time.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     trace: Trace,
@@ -253,18 +287,23 @@ impl Model for Recorded {
         link.map_or(125e6, |rate| rate.0 as f64)
     }
 
-    fn fixed(&self) -> Duration {
-        self.trace
-            .records
-            .first()
-            .map_or(Duration::ZERO, |record| record.seen.fixed)
+    fn costs(&self) -> FixedCosts {
+        // The last one: by then most had been rehearsed.
+        let last = self.trace.records.last();
+        last.map_or_else(FixedCosts::default, |record| record.seen.fixed)
     }
 
-    fn bytes_per_page(&self) -> f64 {
-        let records = &self.trace.records;
-        records
-            .last()
-            .map_or(PAGE_BYTES as f64, |record| record.seen.bytes_per_page)
+    fn fixed(&mut self) -> Duration {
+        self.costs().total().likely()
+    }
+
+    fn bytes_per_page(&mut self, now: Duration) -> f64 {
+        // The round that began at `now` ended later.
+        let rounds = self.trace.records.iter().map(|record| &record.seen);
+        let mut rounds = rounds.filter(|seen| seen.round_ended);
+        let last = rounds.clone().next_back();
+        let under_way = rounds.find(|seen| seen.elapsed > now).or(last);
+        under_way.map_or(PAGE_BYTES as f64, |seen| seen.round_page_bytes)
     }
 }
 
@@ -339,6 +378,40 @@ mod tests {
             &mut StopWhenFits::new(StopWhenFitsConfig::default()),
         );
         assert_eq!(again.ended, Ended::GaveUp);
+    }
+
+    #[test]
+    fn each_round_is_replayed_with_its_own_page_size() {
+        let (mut trace, run) = recorded();
+        for (record, round) in trace.records.iter_mut().zip(1..) {
+            record.seen.round_page_bytes = if round == 1 { 4100.0 } else { 100.0 };
+        }
+        let first_ended = trace.records[0].seen.elapsed;
+        let mut model = Recorded::new(trace).unwrap();
+        let mut size = |at| Model::bytes_per_page(&mut model, at);
+        assert_eq!(size(Duration::ZERO), 4100.0);
+        assert_eq!(size(first_ended), 100.0);
+        assert_eq!(size(run.took * 2), 100.0);
+        let mut policy = Predictive::new(PredictiveConfig::default());
+        let again = replay(&mut model, &mut policy);
+        assert_eq!(again.records[0].seen.round_page_bytes.round(), 4100.0);
+        // A first round in full, and next to nothing after it.
+        let first_bytes = model.first_pages() * 4100.0;
+        assert!((again.sent.0 as f64) < first_bytes * 1.02, "{again:?}");
+    }
+
+    #[test]
+    fn a_line_of_an_older_trace_is_read() {
+        let line = "now_us=1 elapsed_us=1000 round=1 ended=1 left=7 in_flight=0 page_bytes=99.5 \
+                    link=5 dirty=0 fixed_us=10 harvested=7 interval_us=9 throttled=0 placed=0 \
+                    decision=continue";
+        let record = parse_record(2, line).unwrap();
+        assert_eq!(record.seen.round_page_bytes, 99.5);
+        assert_eq!(record.seen.page_time, None);
+        assert_eq!(
+            record.seen.fixed.total(),
+            Span::exactly(Duration::from_micros(10))
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Why a migration ended without completing, by who is to blame, and where the guest is now.
 
-use crate::converge::GiveUp;
+use crate::converge::GivenUp;
 use crate::dirty::DirtyError;
 use crate::memory::MemoryError;
 use crate::wire::{AbortCode, FrameError, WireError};
@@ -82,7 +82,7 @@ pub enum MigrationError {
     Dirty(#[from] DirtyError),
     /// The policy gave up.
     #[error(transparent)]
-    NotConverging(GiveUp),
+    NotConverging(Box<GivenUp>),
     /// Somebody asked for the end.
     #[error("cancelled")]
     Cancelled,

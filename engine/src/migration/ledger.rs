@@ -43,6 +43,11 @@ impl Ledger {
         self.runs.extend(runs);
     }
 
+    /// Frames handed out so far, and how many of them are acknowledged.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        (self.frames, self.acked_frames)
+    }
+
     /// A frame took `bytes` on the wire.
     pub(super) fn sent(&mut self, bytes: ByteCount) {
         self.sent_bytes += bytes.0;

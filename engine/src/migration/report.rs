@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::source::SentFrame;
 use super::stages::SourceStages;
 use super::volume::DataBytes;
-use crate::converge::Share;
+use crate::converge::{BlackoutForecast, Share};
 use crate::units::{ByteCount, PageCount, Rate};
 
 /// Pages of the whole migration by how they went over.
@@ -52,8 +52,10 @@ impl PagesSent {
 /// The parts follow each other; together they are the blackout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlackoutParts {
-    /// Stopping the guest and harvesting the last dirty pages.
+    /// From the guest's standstill until it was known here.
     pub stop: Duration,
+    /// Harvesting the last dirty pages.
+    pub harvest: Duration,
     /// Sending the last pages until the target had placed all of them.
     pub pages: Duration,
     /// Waiting for the digests of verify mode, beyond the sending.
@@ -67,7 +69,12 @@ pub struct BlackoutParts {
 impl BlackoutParts {
     /// The whole blackout.
     pub fn total(&self) -> Duration {
-        self.stop + self.pages + self.verify + self.state + self.hand_over
+        self.without_digests() + self.verify
+    }
+
+    /// What was forecast: the blackout but for the digests.
+    pub fn without_digests(&self) -> Duration {
+        self.stop + self.harvest + self.pages + self.state + self.hand_over
     }
 }
 
@@ -78,8 +85,8 @@ pub struct Report {
     pub total: Duration,
     /// The guest's standstill.
     pub blackout: BlackoutParts,
-    /// The blackout that was forecast when the guest was stopped.
-    pub forecast: Option<Duration>,
+    /// The blackout that was forecast when it was decided to stop the guest.
+    pub forecast: Option<BlackoutForecast>,
     /// Rounds, the last included.
     pub rounds: u32,
     /// Size of the guest's memory.

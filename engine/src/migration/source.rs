@@ -20,11 +20,13 @@ use std::time::Duration;
 
 mod account;
 mod parts;
+mod rehearse;
 mod rounds;
 
 pub use parts::{Batch, SentFrame, SourceConfig, SourceStatus, SourceStep, Work};
 
 use account::Marks;
+use rehearse::RoundsUnderWay;
 use rounds::POLICY_TICK;
 
 use super::error::{GuestLocation, MigrationError};
@@ -36,7 +38,7 @@ use super::stages::SourceStages;
 use super::volume::DataBytes;
 use super::watch::{PeerWatch, Watch};
 use super::{DATA_SILENCE, HEARTBEAT, PEER_SILENCE};
-use crate::converge::{Estimates, Policy, Share};
+use crate::converge::{BlackoutForecast, Estimates, Policy, Prospect, Share};
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant, Rate};
 use crate::wire::{
@@ -78,7 +80,6 @@ pub struct Source {
     frame_pages: u64,
     verify: bool,
     layout: Layout,
-    fixed_blackout: Duration,
     policy: Box<dyn Policy>,
 
     phase: Phase,
@@ -92,9 +93,7 @@ pub struct Source {
     left: u64,
     cursor: u64,
     channels: Vec<Channel>,
-    /// Pages and bytes of the round under way.
-    round_pages: u64,
-    round_bytes: u64,
+    under_way: RoundsUnderWay,
 
     estimates: Estimates,
     pages: PagesSent,
@@ -102,7 +101,10 @@ pub struct Source {
     stages: SourceStages,
     page_bytes: ByteCount,
     state_bytes: ByteCount,
-    forecast: Option<Duration>,
+    forecast: Option<BlackoutForecast>,
+    last_harvest_took: Duration,
+    prospect: Option<Prospect>,
+    prospect_due: Instant,
     digest_here: Option<u128>,
     digest_there: Option<u128>,
     /// Share of its time that the guest is kept from running.
@@ -146,7 +148,7 @@ impl Source {
             facts: config.facts,
             needs: config.needs,
         };
-        Self {
+        let mut source = Self {
             session: config.session,
             frame_pages: config.frame_pages.clamp(1, MAX_FRAME_PAGES as u64),
             verify: config.verify,
@@ -155,15 +157,13 @@ impl Source {
             held_pages: 0,
             heat: Heat::new(config.layout.pages()),
             layout: config.layout,
-            fixed_blackout: config.fixed_blackout,
             policy: config.policy,
             phase: Phase::Greeting,
             round: 0,
             left: 0,
             cursor: 0,
             channels: (0..config.channels).map(|_| Channel::default()).collect(),
-            round_pages: 0,
-            round_bytes: 0,
+            under_way: RoundsUnderWay::default(),
             estimates: Estimates::default(),
             pages: PagesSent::default(),
             data: DataBytes::default(),
@@ -171,6 +171,9 @@ impl Source {
             page_bytes: ByteCount(0),
             state_bytes: ByteCount(0),
             forecast: None,
+            last_harvest_took: Duration::ZERO,
+            prospect: None,
+            prospect_due: now,
             digest_here: None,
             digest_there: None,
             throttle: Share::NONE,
@@ -195,7 +198,10 @@ impl Source {
             kept_by_target: false,
             handed_over: false,
             failure: None,
-        }
+        };
+        // Behind the greeting: the target answers while it prepares.
+        source.ping(now);
+        source
     }
 
     // --- what happened -------------------------------------------------------------------
@@ -214,7 +220,12 @@ impl Source {
         self.watch.heard(now);
         match (message, self.phase) {
             (Message::Ping, _) => self.say(now, Message::Pong),
-            (Message::Pong, _) => {}
+            (Message::Pong, phase) => {
+                self.estimates.rehearsal.ponged(now);
+                if matches!(phase, Phase::Greeting | Phase::Arming | Phase::Round) {
+                    self.ping(now);
+                }
+            }
             (Message::Abort { code, reason }, _) => {
                 // A target that is ready gives up for one reason of its own: the guest was
                 // handed over and does not run.
@@ -281,6 +292,10 @@ impl Source {
         self.acked_at = now;
         self.placed_bytes += placed;
         self.estimates.link.placed(now, placed);
+        let ledgers = || self.channels.iter().map(|channel| &channel.ledger);
+        while let Some(round) = self.under_way.placed(now, ledgers()) {
+            self.estimates.pages.round(round);
+        }
         if self.all_is_placed() {
             self.marks.placed = now;
             if !matches!(self.phase, Phase::Round | Phase::LastRound) {
@@ -319,6 +334,8 @@ impl Source {
             });
         }
         if self.phase == Phase::Round && now >= self.policy_due {
+            let late = now.since(self.policy_due);
+            self.estimates.rehearsal.jitter.late(late);
             self.policy_due = now.after(POLICY_TICK);
             self.ask_policy(now, false)?;
         }
@@ -400,7 +417,9 @@ impl Source {
             Phase::Arming => SourceStep::Arm,
             Phase::Harvesting => SourceStep::Harvest,
             Phase::Stopping => SourceStep::StopGuest,
-            Phase::LastRound | Phase::Completing if self.verify && !self.digest_asked => {
+            // Not while the last pages are sent and placed: that would take the processors from
+            // them, and the target begins when it has them all.
+            Phase::Completing if self.verify && !self.digest_asked && self.all_is_placed() => {
                 self.digest_asked = true;
                 SourceStep::Digest
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::shared::ControlWriter;
-use crate::converge::Share;
+use crate::converge::{GuestCosts, Share};
 use crate::migration::RunRight;
 use crate::units::ByteCount;
 use crate::wire::{Message, StateChunk};
@@ -46,6 +46,13 @@ pub trait SourceGuest: Send {
     /// When it cannot be throttled: the migration ends. Guests of which that is known have
     /// policies that do not throttle.
     fn throttle(&mut self, share: Share) -> Result<(), GuestError>;
+
+    /// What stopping it here and starting it there costs, without doing so: measured where that
+    /// can be (round trips to a monitor, a rehearsal of one's own steps), with a stated default
+    /// where it cannot. Asked once before the first round, and after every change of throttle.
+    fn costs(&mut self) -> GuestCosts {
+        GuestCosts::default()
+    }
 
     /// Stops the vCPUs and quiesces the devices, so that no memory changes any more. Returns how
     /// long ago the guest stopped.

@@ -50,8 +50,6 @@ pub struct SendOptions {
     pub deltas: Option<Arc<Deltas>>,
     /// How much of the processors the data channels may use.
     pub cpu: CpuLimit,
-    /// Blackout with nothing to send, for the forecast.
-    pub fixed_blackout: Duration,
     /// When to stop the guest, or to give up.
     pub policy: Box<dyn Policy>,
 }
@@ -125,7 +123,6 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
             layout: job.memory.layout().clone(),
             facts: job.options.facts,
             needs: Encodings::needed_by(compress),
-            fixed_blackout: job.options.fixed_blackout,
             policy: job.options.policy,
         },
         super::Clock::now(&*clock),

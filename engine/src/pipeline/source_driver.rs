@@ -116,6 +116,7 @@ impl<'a> SourceDriver<'a> {
             SourceStep::Throttle(share) => {
                 self.throttled = true;
                 self.guest.throttle(share).map_err(guest_failed)?;
+                self.rehearse();
             }
             SourceStep::StopGuest => self.stop()?,
             SourceStep::Digest => {
@@ -169,7 +170,14 @@ impl<'a> SourceDriver<'a> {
         self.shared.flush_messages().map_err(lost)
     }
 
+    /// Asks the guest what its stop would cost.
+    fn rehearse(&mut self) {
+        let costs = self.guest.costs();
+        self.shared.with(|source| source.rehearsed(costs));
+    }
+
     fn arm(&mut self) -> Result<(), MigrationError> {
+        self.rehearse();
         self.dirty.arm()?;
         self.armed = true;
         // After arming: a page that is populated later is also reported as written.
@@ -182,7 +190,12 @@ impl<'a> SourceDriver<'a> {
 
     fn take_dirty(&mut self) -> Result<(), MigrationError> {
         self.harvest.clear();
+        let began = self.shared.now();
         let result = self.dirty.harvest(&mut self.harvest);
+        let took = self.shared.now().since(began);
+        // Nobody waits for that.
+        self.shared
+            .try_with(|source| (source.harvest_took(took), false));
         if result.is_err() {
             let part = &self.harvest;
             self.shared.with(|source| source.harvest_failed(part));

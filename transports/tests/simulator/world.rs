@@ -235,7 +235,6 @@ impl World {
             layout: ReadPages::layout(&*self.source_memory).clone(),
             facts: vec![Fact::new("machine", "sim")],
             needs: Encodings::needed_by(plan.compress),
-            fixed_blackout: plan.network.latency * 3,
             policy: Box::new(HoldsBack {
                 inner: policy,
                 most: held_pages(plan.seed, plan.pages),

@@ -27,6 +27,7 @@
 //! will is cleared, with the agent's answer, before it is told. Dirty tracking ends by itself:
 //! the kernel disarms it when the last reference to the userfaultfd goes.
 
+mod rehearse;
 mod source;
 mod target;
 mod watch;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::{GuestCosts, Share};
 use pagelift_engine::dirty::{DirtyError, PagemapTracker, TrackedRange};
 use pagelift_engine::memory::FileMemory;
 use pagelift_engine::migration::RunRight;
@@ -17,6 +17,7 @@ use pagelift_engine::sys::{PagemapScan, Userfaultfd};
 use pagelift_engine::wire::Fact;
 use rustix::process::Pid;
 
+use super::rehearse;
 use super::watch::ProcessWatch;
 use super::{OpenMemoryError, Preamble, facts, open_memory};
 use crate::agent_client::{AgentClient, AgentError};
@@ -274,6 +275,10 @@ impl SourceGuest for DirectSource {
         let plan = ThrottlePlan::new(Shares::All(permille), THROTTLE_PERIOD);
 
         self.apply_throttle(plan)
+    }
+
+    fn costs(&mut self) -> GuestCosts {
+        rehearse::costs(&self.qmp)
     }
 
     fn stop(&mut self) -> Result<Duration, GuestError> {

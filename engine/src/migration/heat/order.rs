@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use super::Heat;
-use crate::converge::{Decision, Observation, Policy, Predictive, PredictiveConfig, Share};
+use crate::converge::{
+    Decision, FixedCosts, Observation, Policy, Predictive, PredictiveConfig, Share, Span,
+};
 use crate::memory::PageBitmap;
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, PageRange, Rate};
 
@@ -14,6 +16,9 @@ const PAGES: u64 = 65_536;
 
 /// 1 Gbit/s, less what headers take.
 const LINK: Rate = Rate(117_000_000);
+
+/// What a blackout costs beside its pages.
+const FIXED: Duration = Duration::from_millis(8);
 
 /// Time that a round takes at least.
 const LEAST_ROUND: Duration = Duration::from_millis(10);
@@ -115,9 +120,11 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, by_heat: bool) -> Went {
             held: held_pages,
             in_flight: ByteCount(0),
             bytes_per_page: PAGE_BYTES as f64,
+            round_page_bytes: PAGE_BYTES as f64,
+            page_time: None,
             link: Some(LINK),
             dirty: Rate::over(dirty.count().bytes(), length),
-            fixed: Duration::from_millis(8),
+            fixed: FixedCosts::lump(Span::exactly(FIXED)),
             harvested: dirty.count(),
             interval: length,
             throttled: throttle,
@@ -126,7 +133,7 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, by_heat: bool) -> Went {
         let went = |completed| Went {
             completed,
             took: now,
-            blackout: seen.fixed + left.bytes().time_at(LINK).unwrap_or_default(),
+            blackout: FIXED + left.bytes().time_at(LINK).unwrap_or_default(),
             sent: PageCount(sent + left.0),
             harm_s,
         };

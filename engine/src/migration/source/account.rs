@@ -27,7 +27,10 @@ impl Source {
             sent: self.page_bytes,
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),
-            forecast: Forecast::of(&self.observe(now, false)).blackout,
+            forecast: Forecast::of(&self.observe(now, false))
+                .blackout
+                .map(|parts| parts.total()),
+            prospect: self.prospect,
             throttle: self.throttle,
             blackout: !matches!(
                 self.phase,
@@ -53,7 +56,13 @@ impl Source {
         Report {
             total: marks.running.since(marks.began),
             blackout: BlackoutParts {
-                stop: marks.last_harvested.since(marks.guest_stopped),
+                stop: marks
+                    .last_harvested
+                    .since(marks.guest_stopped)
+                    .saturating_sub(self.last_harvest_took),
+                harvest: self
+                    .last_harvest_took
+                    .min(marks.last_harvested.since(marks.guest_stopped)),
                 pages: placed.since(marks.last_harvested),
                 verify: marks.complete.since(placed),
                 state: marks.ready.since(marks.complete),

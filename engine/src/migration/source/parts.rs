@@ -1,8 +1,6 @@
 //! What goes into a [`Source`](super::Source) and what comes out of it.
 
-use std::time::Duration;
-
-use crate::converge::{Policy, Share};
+use crate::converge::{Policy, Prospect, Share, Span};
 use crate::memory::Layout;
 use crate::migration::right::TargetReady;
 use crate::migration::stages::SourceStages;
@@ -27,8 +25,6 @@ pub struct SourceConfig {
     pub facts: Vec<Fact>,
     /// Encodings of pages that the target must read, next to the basic ones.
     pub needs: Encodings,
-    /// Blackout with nothing to send, for the forecast: stop, device state, hand-over.
-    pub fixed_blackout: Duration,
     /// When to stop the guest, or to give up.
     pub policy: Box<dyn Policy>,
 }
@@ -126,7 +122,9 @@ pub struct SourceStatus {
     /// Rate at which the target places data.
     pub link: Option<Rate>,
     /// The blackout if the guest were stopped now.
-    pub forecast: Option<Duration>,
+    pub forecast: Option<Span>,
+    /// Why it is not done yet, as of the end of the last round; its text is for people.
+    pub prospect: Option<Prospect>,
     /// Whether the guest is stopped for the hand-over.
     pub blackout: bool,
     /// Share of its time that the guest is kept from running.

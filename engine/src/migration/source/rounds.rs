@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::parts::{Batch, SentFrame, Work};
 use super::{Phase, Source};
-use crate::converge::{Decision, Forecast, Observation};
+use crate::converge::{Decision, Forecast, GivenUp, Observation, Remedy};
 use crate::memory::PageBitmap;
 use crate::migration::error::MigrationError;
-use crate::units::{ByteCount, Instant, PageCount};
+use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount};
 use crate::wire::Message;
 
 /// How often the policy is asked within a round.
@@ -43,10 +43,11 @@ impl Source {
             return Ok(());
         }
         self.heat.harvested(dirty);
-        self.estimates.harvested(now, dirty.count());
+        self.estimates.harvested(now, dirty.count(), self.throttle);
         self.pending.union(&self.held);
         self.held.clear();
         self.left = self.pending.count().0;
+        self.look_ahead(now);
         self.ask_policy(now, true)?;
         if self.phase == Phase::Harvesting {
             self.hold_back(now);
@@ -137,8 +138,9 @@ impl Source {
         self.data += frame.data;
         self.stages += frame.stages;
         self.page_bytes += frame.bytes;
-        self.round_pages += frame.pages();
-        self.round_bytes += frame.bytes.0;
+        let pages = frame.pages();
+        let delta = frame.delta + frame.unchanged;
+        self.under_way.add(pages, frame.zero, delta, frame.bytes);
     }
 
     /// Adds the pages that are not known to be placed at the target: they go back to the
@@ -164,8 +166,7 @@ impl Source {
         self.round += 1;
         self.cursor = 0;
         self.left = self.pending.count().0;
-        self.round_pages = 0;
-        self.round_bytes = 0;
+        self.under_way.begin(now);
         self.policy_due = now.after(POLICY_TICK);
         for channel in &mut self.channels {
             channel.round_ended = false;
@@ -174,8 +175,8 @@ impl Source {
     }
 
     pub(super) fn end_round(&mut self) {
-        let (pages, bytes) = (PageCount(self.round_pages), ByteCount(self.round_bytes));
-        self.estimates.round_sent(pages, bytes);
+        let frames = self.channels.iter().map(|own| own.ledger.progress().0);
+        self.under_way.end(frames);
         self.phase = match self.phase {
             Phase::LastRound => Phase::Completing,
             _ if std::mem::take(&mut self.cut_short) => Phase::Stopping,
@@ -191,18 +192,24 @@ impl Source {
             .sum();
         // After a harvest the pages that were held back are among those left.
         let held_yet = if round_ended { 0 } else { self.held_pages };
+        let (left, in_flight) = (PageCount(self.left + held_yet), ByteCount(in_flight));
+        let link = self.estimates.link.rate();
+        let pages = self.page_costs(now, in_flight);
+        let trip = self.estimates.rehearsal.round_trip().likely();
         Observation {
             now,
             elapsed: now.since(self.marks.began),
             round: self.round,
             round_ended,
-            left: PageCount(self.left + held_yet),
+            left,
             held: PageCount(self.held_pages),
-            in_flight: ByteCount(in_flight),
-            bytes_per_page: self.estimates.bytes_per_page(),
-            link: self.estimates.link.rate(),
+            in_flight,
+            bytes_per_page: pages.bytes(left),
+            round_page_bytes: self.under_way.page_bytes().unwrap_or(PAGE_BYTES as f64),
+            page_time: pages.time(left, &self.estimates.link, trip),
+            link,
             dirty: self.estimates.dirty(),
-            fixed: self.fixed_blackout,
+            fixed: self.estimates.rehearsal.costs(self.verify),
             harvested: self.estimates.last_harvest(),
             interval: self.estimates.last_interval(),
             throttled: self.throttle,
@@ -233,7 +240,12 @@ impl Source {
                 }
                 Ok(())
             }
-            Decision::GiveUp(reason) => Err(MigrationError::NotConverging(reason)),
+            Decision::GiveUp(reason) => {
+                let limit = self.policy.downtime_limit();
+                let remedy = Remedy::of(&self.estimates.curve, &seen, limit);
+                let given_up = Box::new(GivenUp { reason, remedy });
+                Err(MigrationError::NotConverging(given_up))
+            }
         }
     }
 }

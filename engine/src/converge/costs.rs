@@ -1,0 +1,254 @@
+//! What a blackout costs beside its pages, and where each figure comes from.
+//!
+//! | cost | rehearsed by |
+//! |---|---|
+//! | stop, state, hand-over of the guest | whoever runs it ([`GuestCosts`]), without stopping it |
+//! | harvest | the harvests of the rounds |
+//! | messages | pings over the control connection, from the handshake on |
+//! | waiting for a processor | [`Jitter`] |
+//!
+//! Pings that share the link with pages, or come while the sides set themselves up, measure more
+//! than the path, which is free when the messages of the hand-over go: of the first few, the
+//! quickest are believed.
+
+use std::time::Duration;
+
+use super::Jitter;
+use super::span::Span;
+use crate::units::Instant;
+
+/// What stopping and starting a guest costs, on both sides, beside messages between them.
+///
+/// The default is for a guest of which nothing is known: a process whose threads are parked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestCosts {
+    /// From the guest's standstill until it is known here.
+    pub stop: Span,
+    /// How long the guest runs on, and writes, once it is asked to stop.
+    pub runs_on: Span,
+    /// Saving its state here, and loading it there.
+    pub state: Span,
+    /// Giving it up here, and starting it there.
+    pub hand_over: Span,
+}
+
+impl Default for GuestCosts {
+    fn default() -> Self {
+        let span = |low, likely, high| {
+            let us = Duration::from_micros;
+            Span::new(us(low), us(likely), us(high))
+        };
+        Self {
+            stop: span(0, 500, 2000),
+            runs_on: span(0, 200, 2000),
+            state: span(50, 500, 3000),
+            hand_over: span(10, 200, 2000),
+        }
+    }
+}
+
+/// All that a blackout costs beside its pages, in its order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FixedCosts {
+    /// From the guest's standstill until it is known here.
+    pub stop: Span,
+    /// Harvesting the last dirty pages.
+    pub harvest: Span,
+    /// The news that the last page is placed.
+    pub news: Span,
+    /// Saving, sending and loading device state.
+    pub state: Span,
+    /// Giving up here and starting there.
+    pub hand_over: Span,
+    /// How long the guest runs on once it is asked to stop; no part of the blackout.
+    pub runs_on: Span,
+}
+
+impl FixedCosts {
+    /// Costs of which only the sum is known; it counts as the device state's.
+    pub fn lump(sum: Span) -> Self {
+        Self {
+            state: sum,
+            ..Self::default()
+        }
+    }
+
+    /// A blackout with no page to send.
+    pub fn total(&self) -> Span {
+        [self.harvest, self.news, self.state, self.hand_over]
+            .into_iter()
+            .fold(self.stop, Span::then)
+    }
+}
+
+/// Threads that wake each other in turn in each part, both sides together; counted along the
+/// code of `pipeline`.
+mod wakes {
+    /// The guest's own threads, and the coordinator.
+    pub(super) const STOP: f64 = 2.0;
+    /// A data channel here and there, the control reader, the coordinator.
+    pub(super) const NEWS: f64 = 3.0;
+    /// Reader and coordinator there, what loads the state and its threads, reader and coordinator
+    /// here.
+    pub(super) const STATE: f64 = 8.0;
+    /// Reader and coordinator there, reader and coordinator here.
+    pub(super) const HAND_OVER: f64 = 4.0;
+}
+
+/// Pings whose answers count.
+const PINGS: usize = 5;
+
+/// Round trip while none was measured.
+const UNKNOWN_TRIP: [Duration; 3] = [
+    Duration::from_micros(50),
+    Duration::from_micros(500),
+    Duration::from_millis(5),
+];
+
+/// What the state loses behind digests of all memory: the threads that computed them have used up
+/// their share of the processors, and wait for a few ticks of the scheduler.
+const BEHIND_DIGESTS: Span = Span::in_order([
+    Duration::ZERO,
+    Duration::from_micros(500),
+    Duration::from_millis(12),
+]);
+
+/// Harvests that are kept.
+const HARVESTS: usize = 8;
+
+/// What was rehearsed.
+#[derive(Clone, Debug, Default)]
+pub struct Rehearsal {
+    /// How late threads get to run.
+    pub jitter: Jitter,
+    guest: GuestCosts,
+    asked: Option<Instant>,
+    trips: Vec<Duration>,
+    harvests: Vec<Duration>,
+}
+
+impl Rehearsal {
+    /// What the guest's own steps cost.
+    pub fn guest(&mut self, costs: GuestCosts) {
+        self.guest = costs;
+    }
+
+    /// Whether another ping would tell more.
+    pub fn wants_ping(&self) -> bool {
+        self.trips.len() < PINGS && self.asked.is_none()
+    }
+
+    /// A ping goes out.
+    pub fn pinged(&mut self, now: Instant) {
+        self.asked = Some(now);
+    }
+
+    /// The answer to a ping came in.
+    pub fn ponged(&mut self, now: Instant) {
+        if let Some(asked) = self.asked.take()
+            && self.trips.len() < PINGS
+        {
+            self.trips.push(now.since(asked));
+        }
+    }
+
+    /// A harvest took so long.
+    pub fn harvested(&mut self, took: Duration) {
+        if self.harvests.len() == HARVESTS {
+            self.harvests.remove(0);
+        }
+        self.harvests.push(took);
+    }
+
+    /// A message there and its answer.
+    pub fn round_trip(&self) -> Span {
+        let [low, likely, high] = UNKNOWN_TRIP;
+        let mut trips = self.trips.clone();
+        trips.sort_unstable();
+        let Some(least) = trips.first().copied() else {
+            return Span::new(low, likely, high);
+        };
+        let median = trips[trips.len() / 2];
+        let more = median - least;
+        Span::new(
+            low.min(least / 2),
+            least + more / 4,
+            median + more / 2 + least / 4,
+        )
+    }
+
+    /// What a blackout costs beside its pages; `verify`: digests of all memory are compared.
+    pub fn costs(&self, verify: bool) -> FixedCosts {
+        let wait = |wakes| self.jitter.over(wakes);
+        let trip = self.round_trip();
+        let state = self.guest.state.then(trip).then(wait(wakes::STATE));
+        FixedCosts {
+            stop: self.guest.stop.then(wait(wakes::STOP)),
+            harvest: self.harvest(),
+            news: trip.then(wait(wakes::NEWS)),
+            state: if verify {
+                state.then(BEHIND_DIGESTS)
+            } else {
+                state
+            },
+            hand_over: self.guest.hand_over.then(trip).then(wait(wakes::HAND_OVER)),
+            runs_on: self.guest.runs_on,
+        }
+    }
+
+    /// The last harvest finds few pages, as the quickest of the rounds do.
+    fn harvest(&self) -> Span {
+        let least = self.harvests.iter().min().copied().unwrap_or_default();
+        let most = self.harvests.iter().max().copied().unwrap_or_default();
+        Span::new(least / 4, least, most.max(least * 2))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_ms(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
+    }
+
+    #[test]
+    fn the_first_pings_count_and_no_others() {
+        let mut rehearsal = Rehearsal::default();
+        for n in 0..20u64 {
+            if rehearsal.wants_ping() {
+                rehearsal.pinged(at_ms(n * 100));
+                assert!(!rehearsal.wants_ping(), "one at a time");
+                rehearsal.ponged(at_ms(n * 100 + 4));
+            }
+            // One that nobody asked for, or a watchdog did.
+            rehearsal.ponged(at_ms(n * 100 + 50));
+        }
+        assert_eq!(rehearsal.round_trip().likely(), Duration::from_millis(4));
+        assert_eq!(rehearsal.trips.len(), PINGS);
+    }
+
+    #[test]
+    fn parts_add_up_and_the_state_waits_behind_digests() {
+        let mut rehearsal = Rehearsal::default();
+        rehearsal.harvested(Duration::from_millis(3));
+        rehearsal.harvested(Duration::from_millis(1));
+        let costs = rehearsal.costs(false);
+        assert_eq!(costs.harvest.likely(), Duration::from_millis(1));
+        assert_eq!(costs.harvest.high(), Duration::from_millis(3));
+        let parts = [
+            costs.stop,
+            costs.harvest,
+            costs.news,
+            costs.state,
+            costs.hand_over,
+        ];
+        let likely: Duration = parts.iter().map(|part| part.likely()).sum();
+        assert_eq!(costs.total().likely(), likely);
+        assert!(costs.total().high() < parts.iter().map(|part| part.high()).sum());
+        let verified = rehearsal.costs(true);
+        assert!(verified.state.high() > costs.state.high());
+        let lump = FixedCosts::lump(costs.total());
+        assert_eq!(lump.total(), costs.total());
+    }
+}

@@ -1,0 +1,142 @@
+//! What comes next, if the guest is throttled by some share: rounds, time, harm.
+//!
+//! Sending what is left takes a while, in which the guest writes pages anew, as many as the
+//! [`DirtyCurve`] says of such a time; and so on, until what is left fits the blackout allowed or
+//! becomes no less. Pure.
+
+use std::time::Duration;
+
+use super::span::finite;
+use super::{DirtyCurve, Observation, Share};
+
+/// Rounds that are predicted at most.
+const HORIZON: u32 = 60;
+
+/// Share of what may be left at the stop that held-back pages may take up. The rest is for what the
+/// guest writes in the shortest rounds; with a larger share there is hardly room for that, with a
+/// smaller one rounds are longer than they need to be (docs/decisions/025).
+pub(super) const HELD_SHARE: f64 = 0.8;
+
+/// What to expect under a throttle.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlook {
+    /// The share of the throttle it is about.
+    pub throttle: Share,
+    /// Time until the guest could be stopped within the limit; `None`: never.
+    pub ready_in: Option<Duration>,
+    /// The blackout that is likely then.
+    pub blackout: Duration,
+    /// Seconds of full speed that the guest would lose until then.
+    pub harm_s: f64,
+}
+
+/// Pages that are held back, and how they are written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Held {
+    pages: f64,
+    /// Rate at which each of them is written, per second of the guest's time.
+    rate: f64,
+}
+
+impl Held {
+    /// What the harvest shows: of the pages held back, those that were written meanwhile are
+    /// counted among the harvested as well as among those left.
+    pub(super) fn seen(seen: &Observation) -> Self {
+        let pages = seen.held.0 as f64;
+        if pages == 0.0 {
+            return Self::default();
+        }
+        let both = (pages + seen.harvested.0 as f64 - seen.left.0 as f64).max(0.0);
+        let time = seen.throttled.guest_time(seen.interval).as_secs_f64();
+        // All of them written shows that the rate is high, and not how high.
+        let missed = (1.0 - both / pages).max(0.5 / pages);
+        Self {
+            pages,
+            rate: -missed.ln() / time.max(1e-3),
+        }
+    }
+
+    /// How many of them are written within `time` at `share`.
+    fn written(self, time: Duration, share: Share) -> f64 {
+        let time = share.guest_time(time).as_secs_f64();
+        self.pages * (1.0 - (-self.rate * time).exp())
+    }
+}
+
+/// How the rounds are predicted, beside the curve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    /// Pages that are held back.
+    pub(super) held: Held,
+    /// Standard deviations that the guest is expected to write more than the curve says.
+    pub(super) caution: f64,
+    /// How much more the rounds are taken to leave.
+    pub(super) doubt: f64,
+}
+
+impl Default for Manner {
+    /// By the curve, with nothing held back.
+    fn default() -> Self {
+        Self {
+            held: Held::default(),
+            caution: 0.0,
+            doubt: 1.0,
+        }
+    }
+}
+
+impl Outlook {
+    /// The outlook for a guest that writes as `curve` says and is throttled by `share` from `seen`
+    /// on, if a blackout of `limit` is allowed, by the upper end of its forecast.
+    pub(super) fn of(
+        curve: &DirtyCurve,
+        seen: &Observation,
+        limit: Duration,
+        share: Share,
+        manner: Manner,
+    ) -> Self {
+        Self::reach(curve, seen, limit, share, manner).unwrap_or(Self {
+            throttle: share,
+            ready_in: None,
+            blackout: Duration::ZERO,
+            harm_s: f64::INFINITY,
+        })
+    }
+
+    fn reach(
+        curve: &DirtyCurve,
+        seen: &Observation,
+        limit: Duration,
+        share: Share,
+        manner: Manner,
+    ) -> Option<Self> {
+        let most = seen.most_left(limit)?;
+        let in_flight = seen.in_flight.0 as f64 / seen.bytes_per_page.max(1.0);
+        let (mut left, mut time) = (seen.left.0 as f64 + in_flight, 0.0);
+        for _ in 0..HORIZON {
+            if left <= most {
+                let sending = seen.round_seconds(left)?;
+                return Some(Self {
+                    throttle: share,
+                    ready_in: Some(Duration::try_from_secs_f64(time).ok()?),
+                    blackout: seen.fixed.total().likely() + finite(sending),
+                    harm_s: time * share.as_fraction(),
+                });
+            }
+            // As many are held back as the policy lets wait: those of the last round, which the
+            // limit bounds anew when the link changes.
+            let held = manner.held.pages.min(left).min(most * HELD_SHARE);
+            let round = seen.round_seconds(left - held)?;
+            time += round;
+            let round = Duration::try_from_secs_f64(round).ok()?;
+            let next = curve.pages_in(round, share)? * curve.factor(round, share, manner.caution);
+            let twice = manner.held.written(round, share).min(held);
+            let next = (held + (next - twice).max(0.0)) * manner.doubt;
+            if next >= left * 0.999 && next > most {
+                return None;
+            }
+            left = next;
+        }
+        None
+    }
+}

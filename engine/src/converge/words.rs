@@ -1,0 +1,199 @@
+//! Why a migration is not done yet, in words with numbers.
+//!
+//! A [`Prospect`] is made at the end of a round, by no policy but from what every policy sees; its
+//! text is made when somebody wants to read it. Both are pure.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::outlook::Manner;
+use super::span::Span;
+use super::{DirtyCurve, Forecast, Observation, Outlook, Share};
+use crate::units::{ByteCount, Rate};
+
+/// Shares whose outlook is looked at, in permille, beside the one in force.
+const SHARES: [u16; 6] = [200, 400, 600, 800, 900, 950];
+
+/// Where a migration stands, and where it is heading.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prospect {
+    /// What is left to send.
+    pub left: ByteCount,
+    /// Rate of distinct pages written, over the last round.
+    pub dirty: Option<Rate>,
+    /// Rate at which the target places data.
+    pub link: Option<Rate>,
+    /// The blackout if the guest were stopped now.
+    pub blackout: Option<Span>,
+    /// The blackout that is allowed.
+    pub limit: Duration,
+    /// Share of its time that the guest is kept from running.
+    pub throttle: Share,
+    /// What comes if nothing is changed.
+    pub as_it_is: Option<Outlook>,
+    /// What comes under the throttle that gets there with the least harm; `None`: no throttle does.
+    pub throttled: Option<Outlook>,
+    /// Share of the pages of the last round that went as deltas; `None` before a later round.
+    pub delta_share: Option<f64>,
+}
+
+impl Prospect {
+    /// Where a guest stands that writes as `curve` says, where a blackout of `limit` is allowed.
+    pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
+        let forecast = Forecast::of(seen);
+        let outlook = |share| {
+            let outlook = Outlook::of(curve, seen, limit, share, Manner::default());
+            outlook.ready_in.map(|_| outlook)
+        };
+        let shares = SHARES.into_iter().map(Share::permille);
+        Self {
+            left: forecast.bytes,
+            dirty: seen.dirty,
+            link: seen.link,
+            blackout: forecast.blackout.map(|parts| parts.total()),
+            limit,
+            throttle: seen.throttled,
+            as_it_is: outlook(seen.throttled),
+            throttled: shares
+                .filter_map(outlook)
+                .min_by(|a, b| a.harm_s.total_cmp(&b.harm_s)),
+            delta_share: None,
+        }
+    }
+
+    /// Whether the guest may be stopped as it is.
+    fn fits(&self) -> bool {
+        self.blackout.is_some_and(|span| span.high() <= self.limit)
+    }
+}
+
+impl fmt::Display for Prospect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = self.limit.as_millis();
+        let Some(blackout) = self.blackout else {
+            return write!(f, "{} to send, no rate of the link is known yet", self.left);
+        };
+        write!(
+            f,
+            "{} left, a blackout of {blackout} where {limit} ms are allowed; ",
+            self.left
+        )?;
+        let (Some(dirty), Some(link)) = (self.dirty, self.link) else {
+            return f.write_str("what the guest dirties is not known yet");
+        };
+        write!(
+            f,
+            "the guest dirties {dirty} of distinct pages, the link carries {link}"
+        )?;
+        if let Some(share) = self.delta_share.filter(|share| *share >= 0.01) {
+            write!(f, ", {:.0} % of them as deltas", share * 100.0)?;
+        }
+        if self.throttle != Share::NONE {
+            write!(f, ", throttled to {}", self.throttle)?;
+        }
+        if self.fits() {
+            return f.write_str("; it could be stopped now");
+        }
+        let would = |outlook: &Outlook| {
+            let ready = outlook.ready_in.unwrap_or_default().as_secs_f64();
+            let digits = usize::from(ready < 10.0);
+            let ms = outlook.blackout.as_secs_f64() * 1e3;
+            format!("finish in {ready:.digits$} s with a blackout of {ms:.0} ms")
+        };
+        match (&self.as_it_is, &self.throttled) {
+            (Some(outlook), _) => write!(f, "; as it is it would {}", would(outlook)),
+            (None, Some(outlook)) => {
+                write!(
+                    f,
+                    "; throttling to {} would {}",
+                    outlook.throttle,
+                    would(outlook)
+                )
+            }
+            (None, None) => {
+                f.write_str("; no throttle would finish it within the blackout allowed")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::forecast::tests::seen;
+    use super::*;
+    use crate::units::{Instant, PageCount};
+
+    const LIMIT: Duration = Duration::from_millis(50);
+
+    /// Writes `per_s` new pages a second, and so does the guest that is seen.
+    fn prospect(per_s: u64, left: u64) -> Prospect {
+        let mut curve = DirtyCurve::default();
+        for n in 1..5 {
+            let time = Duration::from_millis(2000 / n);
+            let pages = PageCount(per_s * 2 / n);
+            curve.harvested(Instant(0).after(time), time, Share::NONE, pages);
+        }
+        let seen = Observation {
+            dirty: Some(Rate(per_s * 4096)),
+            ..seen(10_000, 5, left)
+        };
+        Prospect::of(&curve, &seen, LIMIT)
+    }
+
+    #[test]
+    fn a_guest_that_gets_there_by_itself_is_said_to() {
+        let words = prospect(12_000, 20_000).to_string();
+        assert!(
+            words.starts_with("78.1 MiB left, a blackout of 829 ms ("),
+            "{words}"
+        );
+        assert!(
+            words.contains("the guest dirties 46.9 MiB/s of distinct pages"),
+            "{words}"
+        );
+        assert!(words.contains("the link carries 95.4 MiB/s"), "{words}");
+        assert!(words.contains("; as it is it would finish in "), "{words}");
+    }
+
+    #[test]
+    fn a_guest_that_does_not_is_told_what_throttle_would_do() {
+        let prospect = prospect(75_000, 200_000);
+        let words = prospect.to_string();
+        let throttled = prospect.throttled.unwrap();
+        assert!(throttled.throttle >= Share::permille(800), "{words}");
+        let would = format!("; throttling to {} would finish in ", throttled.throttle);
+        assert!(words.contains(&would), "{words}");
+        assert!(prospect.as_it_is.is_none());
+    }
+
+    #[test]
+    fn what_fits_could_be_stopped_now() {
+        let words = prospect(100, 200).to_string();
+        assert!(words.ends_with("; it could be stopped now"), "{words}");
+    }
+
+    #[test]
+    fn what_nothing_helps_and_what_is_not_known_are_said() {
+        let hopeless = Prospect {
+            as_it_is: None,
+            throttled: None,
+            throttle: Share::permille(950),
+            delta_share: Some(0.5),
+            ..prospect(75_000, 200_000)
+        };
+        let words = hopeless.to_string();
+        assert!(
+            words.contains(", 50 % of them as deltas, throttled to 95 %; no throttle"),
+            "{words}"
+        );
+        let early = Prospect {
+            blackout: None,
+            ..hopeless
+        };
+        assert!(
+            early
+                .to_string()
+                .ends_with("no rate of the link is known yet")
+        );
+    }
+}
