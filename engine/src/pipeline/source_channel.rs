@@ -177,10 +177,11 @@ impl SourceChannel {
     fn send_pages(&mut self) -> Result<SentFrame, MigrationError> {
         let shared = Arc::clone(&self.shared);
         let clock = shared.clock();
+        let chooses = self.encoder.packer().chooses();
         let begun = clock.thread_cpu();
         let encoded = self.encoder.encode(&self.batch, &*self.memory, clock)?;
         let (encoded_at, encoded_cpu) = (clock.now(), clock.thread_cpu());
-        let held = self.gauge.held();
+        let held = if chooses { self.gauge.held() } else { None };
         let bytes = self
             .writer
             .write(FrameType::Pages, &encoded.parts)
