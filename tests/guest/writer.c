@@ -9,6 +9,8 @@
  *   pl.working=BYTES    the part of it that is written to                (default: all)
  *   pl.rate=BYTES       pages written per second, in bytes; `max`: as fast as it goes;
  *                       0: idle, only ticks                              (default 0)
+ *   pl.compute=1        compute between the writes, so much that the rate takes all of the CPU: the
+ *                       guest is slower by as much as it is kept from running   (default 0)
  *   pl.width=BYTES      bytes changed by one write to a page, a power of two in 8..4096
  *   pl.pattern=NAME     uniform | sequential | hot (9 of 10 writes to 1 of 10 pages) | zipf (page
  *                       number r by popularity gets a share of 1/r; the popular ones lie scattered)
@@ -66,10 +68,10 @@ enum content { RANDOM, HALF, GUESTPERF };
 #define NS_PER_MS 1000000ull
 
 static struct {
-    uint64_t fill, working, rate, width, tick_ms, threads, check, seed, busy_ms, quiet_ms;
+    uint64_t fill, working, rate, width, tick_ms, threads, check, seed, busy_ms, quiet_ms, compute;
     enum pattern pattern;
     enum content content;
-} config = {64 << 20, UINT64_MAX, 0, 8, 100, 1, 512, 1, 0, 0, UNIFORM, RANDOM};
+} config = {64 << 20, UINT64_MAX, 0, 8, 100, 1, 512, 1, 0, 0, 0, UNIFORM, RANDOM};
 
 /* What one thread tells of itself at a tick. */
 struct report {
@@ -83,12 +85,14 @@ struct writer {
     uint32_t *zipf;              /* 2^32 times the share of ranks 0 to i; only for ZIPF */
     uint64_t cursor;             /* next local page of the rotating check */
     uint64_t writes, sum, bad;
+    uint64_t computed; /* so that `compute` cannot be left out */
     struct report report; /* guarded by `lock` */
 };
 
 static unsigned char *memory;
 static uint32_t *counts; /* writes to each page so far */
 static uint64_t guestperf_page[WORDS]; /* what `guestperf` XORs with */
+static uint64_t steps_per_write;       /* of `compute` */
 static uint64_t pages;
 static unsigned block_mask, inverse_stride;
 static struct writer writers[THREADS_MAX];
@@ -309,6 +313,15 @@ static void one_write(struct writer *w)
     write_page(owned_page(w, local));
 }
 
+/* Work that touches no memory. */
+static uint64_t compute(uint64_t steps)
+{
+    uint64_t x = steps;
+    while (steps--)
+        x = mix(x);
+    return x;
+}
+
 /* Whether now is a time without writes; asked once for each tick. */
 static int is_quiet(void)
 {
@@ -326,9 +339,11 @@ static void write_between(struct writer *w, uint64_t begin_ns, uint64_t end_ns)
         sleep_until(end_ns);
         return;
     }
-    while (config.rate == UINT64_MAX && w->written_to) {
-        for (int i = 0; i < 32; i++)
+    while ((config.rate == UINT64_MAX || steps_per_write) && w->written_to) {
+        for (int i = 0; i < 32; i++) {
             one_write(w);
+            w->computed += compute(steps_per_write);
+        }
         if (now_ns() >= end_ns)
             return;
     }
@@ -472,6 +487,7 @@ static void read_config(void)
         {"pl.tick_ms=", &config.tick_ms}, {"pl.threads=", &config.threads},
         {"pl.check=", &config.check},     {"pl.seed=", &config.seed},
         {"pl.busy_ms=", &config.busy_ms}, {"pl.quiet_ms=", &config.quiet_ms},
+        {"pl.compute=", &config.compute},
     };
     char line[4096];
     FILE *file = fopen("/proc/cmdline", "r");
@@ -562,6 +578,22 @@ static uint32_t *make_zipf(uint64_t n)
     return sums;
 }
 
+/* How many steps of `compute` fill the time between two writes at the set rate. */
+static uint64_t calibrate(void)
+{
+    enum { STEPS = 1 << 20, BLOCKS = 1 << 10 };
+    static uint64_t scratch[WORDS];
+    double begin = now_ns();
+    writers[0].computed = compute(STEPS);
+    double step_ns = (now_ns() - begin) / STEPS;
+    begin = now_ns();
+    for (uint64_t i = 0; i < BLOCKS; i++)
+        fill_block(i, scratch, config.width / 8);
+    double write_ns = (now_ns() - begin) / BLOCKS;
+    double between_ns = (double)NS_PER_S * PAGE * config.threads / config.rate;
+    return between_ns > write_ns ? (uint64_t)((between_ns - write_ns) / step_ns) + 1 : 1;
+}
+
 int main(void)
 {
     struct termios mode;
@@ -584,6 +616,8 @@ int main(void)
         if (config.pattern == ZIPF && w->written_to)
             w->zipf = make_zipf(w->written_to);
     }
+    if (config.compute && config.rate && config.rate != UINT64_MAX)
+        steps_per_write = calibrate();
     start_ns = now_ns();
     pthread_create(&reader, NULL, read_console, NULL);
     for (uint64_t t = 0; t < config.threads; t++)

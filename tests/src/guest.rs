@@ -175,6 +175,9 @@ pub struct Workload {
     /// Pages written per second, counted as bytes of whole pages; 0 is an idle guest and
     /// `u64::MAX` one that writes as fast as it can.
     pub rate_bytes_per_s: u64,
+    /// Whether it computes between its writes, so much that `rate_bytes_per_s` takes all of its
+    /// CPU: what keeps it from running then slows it down by as much.
+    pub compute: bool,
     /// Bytes changed by one write, a power of two from 8 to 4096.
     pub width_bytes: u32,
     /// Where the writes go.
@@ -200,6 +203,7 @@ impl Default for Workload {
             content: Content::Random,
             working_bytes: None,
             rate_bytes_per_s: 0,
+            compute: false,
             width_bytes: 8,
             pattern: Pattern::Uniform,
             phases: None,
@@ -227,10 +231,12 @@ impl Workload {
     /// The kernel command line.
     pub fn kernel_args(&self) -> String {
         let mut line = format!(
-            "console=ttyS0 panic=-1 quiet pl.fill={} pl.rate={} pl.width={} pl.pattern={} \
+            "console=ttyS0 panic=-1 quiet pl.fill={} pl.rate={} pl.compute={} pl.width={} \
+             pl.pattern={} \
              pl.content={} pl.tick_ms={} pl.threads={} pl.check={} pl.seed={}",
             self.fill_bytes,
             self.rate_bytes_per_s,
+            u8::from(self.compute),
             self.width_bytes,
             self.pattern,
             self.content,

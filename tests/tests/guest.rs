@@ -233,6 +233,31 @@ fn phases_are_busy_and_quiet() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_guest_that_computes_writes_at_its_rate_at_most() -> Result<()> {
+    let images = require!(guest_images());
+    let bed = Bed::new()?;
+    let workload = Workload {
+        fill_bytes: 4 * MIB,
+        rate_bytes_per_s: 8 * MIB,
+        compute: true,
+        ..Workload::default()
+    };
+    let guest = Qemu::builder(&bed, &images)
+        .workload(&workload)
+        .start("guest")?;
+    guest.wait_ticks(5)?;
+    assert_eq!(guest.verify()?.bad, 0);
+    let ticks = Ticks::check(&workload, &[guest.log()])?.ticks;
+    let last = ticks.last().context("it ticked")?;
+    // As fast as it goes is far more than a hundred times that.
+    let most = 100 * workload.rate_bytes_per_s / 4096 * last.mono_ms / 1000;
+    assert!((1..most).contains(&last.writes_total()), "{last:?}");
+    drop(guest);
+    bed.finish();
+    Ok(())
+}
+
 /// A guest's memory is damaged from outside, by one byte of one page: a check that cannot fail
 /// would prove nothing.
 #[test]

@@ -59,7 +59,8 @@ pub(crate) struct Move {
 /// See [`Work`].
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct WorkFigures {
-    pages_per_s: f64,
+    /// Pages written per second at full speed.
+    pub(crate) pages_per_s: f64,
     watched_s: f64,
     /// The slowdown integral.
     pub(crate) lost_s: f64,

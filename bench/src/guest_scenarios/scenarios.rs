@@ -19,6 +19,7 @@ pub(crate) struct Scenario {
     fill_mib: u64,
     working_mib: u64,
     rate_bytes_per_s: u64,
+    compute: bool,
     width_bytes: u32,
     pattern: Pattern,
     content: Content,
@@ -36,6 +37,7 @@ const BUSY: Scenario = Scenario {
     fill_mib: 256,
     working_mib: 128,
     rate_bytes_per_s: 200 * MIB,
+    compute: false,
     width_bytes: 4096,
     pattern: Pattern::Uniform,
     content: Content::Random,
@@ -44,7 +46,7 @@ const BUSY: Scenario = Scenario {
 };
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 8] = [
+pub(crate) const SCENARIOS: [Scenario; 9] = [
     Scenario {
         name: "sparse",
         about: "one word of a random page",
@@ -54,6 +56,12 @@ pub(crate) const SCENARIOS: [Scenario; 8] = [
     Scenario {
         name: "full",
         about: "whole random pages, incompressible",
+        ..BUSY
+    },
+    Scenario {
+        name: "bound",
+        about: "the same by a guest that computes all the while, and slows down with its CPU",
+        compute: true,
         ..BUSY
     },
     Scenario {
@@ -128,6 +136,7 @@ impl Scenario {
             content: self.content,
             working_bytes: Some(self.working_mib * MIB),
             rate_bytes_per_s: self.rate_bytes_per_s,
+            compute: self.compute,
             width_bytes: self.width_bytes,
             pattern: self.pattern,
             phases: self.phases,

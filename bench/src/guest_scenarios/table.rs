@@ -63,6 +63,17 @@ pub(crate) fn table(options: &Options, scenario: &Scenario, moves: &[Move]) -> S
         text.push_str(&rows.line(options, scenario, method));
         notes.push_str(&rows.notes(method));
     }
+    let speeds: Vec<f64> = moves
+        .iter()
+        .filter_map(|m| Some(m.work?.pages_per_s * 4096.0 / MIB))
+        .collect();
+    if !speeds.is_empty() {
+        let speed = spread(&speeds, 0);
+        let _ = write!(
+            text,
+            "\nAt full speed it wrote {speed} MiB of pages a second.\n"
+        );
+    }
     if let Some(line) = verdict(moves) {
         let _ = write!(text, "\n{line}\n");
     }
