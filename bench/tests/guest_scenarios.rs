@@ -58,7 +58,8 @@ fn both_engines_move_a_small_guest() -> Result<()> {
         let number = |pointer| number(pointer).with_context(|| format!("{pointer}: {moved}"));
         let (total_s, blackout_ms) = (number("/total_s")?, number("/blackout_ms")?);
         assert!(blackout_ms > 0.0 && blackout_ms / 1e3 < total_s, "{moved}");
-        assert!(number("/one_pass_s")? > 0.0, "{moved}");
+        let ours = moved["method"]["name"] == "pagelift";
+        assert_eq!(moved["one_pass_s"].is_number(), ours, "{moved}");
         assert!(number("/wire_bytes")? >= FILL as f64, "{moved}");
         assert!(number("/work/pages_per_s")? > 0.0, "{moved}");
         number("/work/lost_s")?;

@@ -50,7 +50,7 @@ pub(crate) struct Move {
     pub(crate) failure: Option<String>,
     /// What is wrong with the guest, or with what the move left behind; empty if nothing.
     pub(crate) faults: Vec<String>,
-    /// Time of one pass over the memory of the same guest, idle, by the same method.
+    /// Time of one pass over the memory of the same guest, idle, by the same settings of pagelift.
     pub(crate) one_pass_s: Option<f64>,
     /// What the engine reported.
     pub(crate) report: Value,
@@ -87,10 +87,10 @@ pub(crate) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Moves a fresh guest; before it, where the scenario wants that, an idle one.
+    /// Moves a fresh guest; with pagelift, and where the scenario wants that, an idle one before.
     pub(crate) fn run(&self, case: Case) -> Result<Move> {
         let workload = self.options.workload(&case.scenario);
-        let one_pass_s = match case.scenario.one_pass {
+        let one_pass_s = match case.scenario.one_pass && case.method.is_pagelift() {
             true => {
                 let idle = Workload {
                     rate_bytes_per_s: 0,

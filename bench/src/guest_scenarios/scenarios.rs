@@ -24,7 +24,7 @@ pub(crate) struct Scenario {
     pattern: Pattern,
     content: Content,
     phases: Option<Phases>,
-    /// Whether the same guest, idle, is moved first: how long one pass over its memory takes.
+    /// Whether pagelift moves the same guest, idle, first: how long one pass over its memory takes.
     pub(crate) one_pass: bool,
 }
 
