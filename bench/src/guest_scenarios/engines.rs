@@ -27,7 +27,7 @@ pub(crate) struct Limits {
     pub(crate) downtime_ms: u64,
     /// Time after which a move is given up.
     pub(crate) limit: Duration,
-    /// Cache of old contents for those settings that keep one; a power of two.
+    /// Cache of old contents for those settings that keep one.
     pub(crate) cache_bytes: u64,
 }
 
@@ -85,7 +85,8 @@ impl Engine {
                     "downtime-limit": limits.downtime_ms,
                     "multifd-channels": CHANNELS,
                     "multifd-compression": compression,
-                    "xbzrle-cache-size": limits.cache_bytes,
+                    // It takes nothing but powers of two.
+                    "xbzrle-cache-size": limits.cache_bytes.next_power_of_two(),
                 });
                 for qemu in [ends.source, ends.target] {
                     configure(qemu, capabilities, &parameters)?;

@@ -149,10 +149,7 @@ impl Bench<'_> {
         let limits = Limits {
             downtime_ms: self.options.downtime_ms(),
             limit: self.options.limit(),
-            cache_bytes: workload
-                .working_bytes
-                .unwrap_or(workload.fill_bytes)
-                .next_power_of_two(),
+            cache_bytes: self.options.cache_bytes(workload),
         };
         let (net, source, target) = (&net, &source, &target);
         let ends = Ends {

@@ -67,6 +67,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=16))]
     cpus: u32,
+    /// Cache of old contents, for settings that have one; QEMU's is rounded up to a power of two.
+    /// Without it: as much as the guest writes to
+    #[arg(long, value_name = "SIZE")]
+    cache: Option<ByteCount>,
     /// Keep the report and the trace of every move in this folder
     #[arg(long, value_name = "DIR")]
     pub(crate) keep: Option<PathBuf>,
@@ -91,6 +95,12 @@ impl Options {
     /// Longest blackout allowed, in milliseconds.
     pub(crate) fn downtime_ms(&self) -> u64 {
         self.downtime_limit
+    }
+
+    /// Cache of old contents for such a guest, in bytes.
+    pub(crate) fn cache_bytes(&self, workload: &Workload) -> u64 {
+        let written = workload.working_bytes.unwrap_or(workload.fill_bytes);
+        self.cache.map_or(written, |bytes| bytes.0)
     }
 
     /// What the guest of a scenario is told to do.

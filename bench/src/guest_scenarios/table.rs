@@ -45,7 +45,7 @@ pub(crate) fn table(options: &Options, scenario: &Scenario, moves: &[Move]) -> S
         "\n**{}**: {}. {}\n\n",
         scenario.name,
         scenario.about,
-        guest(&options.workload(scenario))
+        guest(options, &options.workload(scenario))
     );
     text.push_str(
         "| setting | time s | blackout ms | wire MiB | rounds | throttle % | slowdown s |",
@@ -83,7 +83,7 @@ pub(crate) fn table(options: &Options, scenario: &Scenario, moves: &[Move]) -> S
     text
 }
 
-fn guest(workload: &Workload) -> String {
+fn guest(options: &Options, workload: &Workload) -> String {
     let mib = |bytes: u64| bytes >> 20;
     let rate = match workload.rate_bytes_per_s {
         u64::MAX => "as many as it can".to_owned(),
@@ -95,12 +95,14 @@ fn guest(workload: &Workload) -> String {
         Content::Guestperf => "",
     };
     format!(
-        "Guest of {} MiB, {} CPU(s), {} MiB filled{content}; writes {} bytes to pages of {} MiB, {rate}.",
+        "Guest of {} MiB, {} CPU(s), {} MiB filled{content}; writes {} bytes to pages of {} MiB, \
+         {rate}; cache of old contents {} MiB.",
         workload.memory_mib,
         workload.cpus,
         mib(workload.fill_bytes),
         workload.width_bytes,
         mib(workload.working_bytes.unwrap_or(workload.fill_bytes)),
+        mib(options.cache_bytes(workload)),
     )
 }
 
