@@ -2,6 +2,7 @@
 //!
 //! `docs/benchmarks.md` says how to run them and what their figures mean.
 
+pub mod cpu;
 pub mod figures;
 pub mod memory;
 pub mod pages;

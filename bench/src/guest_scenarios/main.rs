@@ -15,6 +15,7 @@ mod engines;
 mod methods;
 mod moves;
 mod options;
+mod result;
 mod scenarios;
 mod slowdown;
 mod table;
@@ -30,8 +31,9 @@ use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use moves::{Bench, Case, Move};
+use moves::Bench;
 use options::Options;
+use result::{Case, Move};
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {

@@ -6,16 +6,15 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use pagelift_bench::cpu::{machine_cpu_seconds, own_cpu_seconds};
 use pagelift_bench::memory::touch;
 use pagelift_bench::qemu::event_time_s;
 use pagelift_tests::{Bed, Images, NetPair, PATIENCE, Qemu, Side, Ticks, Workload, program};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::engines::{Attempt, Ends, Limits};
-use crate::methods::Method;
 use crate::options::Options;
-use crate::scenarios::Scenario;
+use crate::result::{Case, Move, WorkFigures};
 use crate::slowdown::{Span, Work};
 
 /// How long a guest is watched at full speed before its move; with phases, at least a whole cycle.
@@ -23,59 +22,6 @@ const WARM_UP: Duration = Duration::from_secs(3);
 
 /// How long it is watched after it has arrived, so that first writes to fresh memory count too.
 const SETTLING: Duration = Duration::from_secs(2);
-
-/// One move, measured.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Move {
-    /// The guest.
-    pub(crate) scenario: &'static str,
-    /// Who moved it.
-    pub(crate) method: Method,
-    /// From 1.
-    pub(crate) run: u32,
-    /// From the command that starts the move to the guest running on the target; `None` if it
-    /// stayed.
-    pub(crate) total_s: Option<f64>,
-    /// From the source's STOP event to the target's RESUME event, on the host's clock.
-    pub(crate) blackout_ms: Option<f64>,
-    /// Bytes that left the source's end of the link from the start of the move to its end.
-    pub(crate) wire_bytes: u64,
-    /// Passes over memory, the last included, where the engine says.
-    pub(crate) rounds: Option<u64>,
-    /// The largest share of its time, in per cent, that the guest was kept from running.
-    pub(crate) throttle_pct_max: f64,
-    /// What it cost the guest.
-    pub(crate) work: Option<WorkFigures>,
-    /// Why it stayed.
-    pub(crate) failure: Option<String>,
-    /// What is wrong with the guest, or with what the move left behind; empty if nothing.
-    pub(crate) faults: Vec<String>,
-    /// Time of one pass over the memory of the same guest, idle, by the same settings of pagelift.
-    pub(crate) one_pass_s: Option<f64>,
-    /// What the engine reported.
-    pub(crate) report: Value,
-}
-
-/// See [`Work`].
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct WorkFigures {
-    /// Pages written per second at full speed.
-    pub(crate) pages_per_s: f64,
-    watched_s: f64,
-    /// The slowdown integral.
-    pub(crate) lost_s: f64,
-}
-
-/// Which guest is moved, and by whom.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Case {
-    /// The guest.
-    pub(crate) scenario: Scenario,
-    /// Who moves it.
-    pub(crate) method: Method,
-    /// From 1.
-    pub(crate) run: u32,
-}
 
 /// What all moves have in common.
 #[derive(Clone, Copy, Debug)]
@@ -163,8 +109,9 @@ impl Bench<'_> {
         touch(usize::try_from(ram_bytes)?);
         let cycle_ms = workload.phases.map_or(0, |p| p.busy_ms + p.quiet_ms);
         // Full speed is that of a machine that does nothing else.
-        let warm = Instant::now();
+        let (warm, cpu_before) = (Instant::now(), others_cpu_s(ends));
         sleep(WARM_UP.max(Duration::from_millis(cycle_ms)));
+        let others_cpus = (others_cpu_s(ends) - cpu_before) / warm.elapsed().as_secs_f64();
 
         let sent_before = net.sent_bytes(Side::Source)?;
         let attempt = ready.go(ends, limits, &trace)?;
@@ -202,6 +149,7 @@ impl Bench<'_> {
             rounds: attempt.rounds,
             throttle_pct_max: attempt.throttle_pct_max,
             work,
+            others_cpus: others_cpus.max(0.0),
             failure: attempt.failure,
             faults,
             one_pass_s: None,
@@ -224,6 +172,12 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
+
+/// CPU seconds that all but this program and the two QEMUs have used so far.
+fn others_cpu_s(ends: Ends<'_>) -> f64 {
+    let ours = ends.source.cpu_seconds() + ends.target.cpu_seconds() + own_cpu_seconds();
+    machine_cpu_seconds() - ours
 }
 
 /// A guest on the target.
@@ -274,43 +228,4 @@ fn account(
         watched_s: work.watched_s,
         lost_s: work.lost_s,
     })
-}
-
-impl Move {
-    /// A move that did not come about, for which the engine or the bench is to blame.
-    pub(crate) fn broken(case: Case, why: &anyhow::Error) -> Self {
-        Self {
-            scenario: case.scenario.name,
-            method: case.method,
-            run: case.run,
-            total_s: None,
-            blackout_ms: None,
-            wire_bytes: 0,
-            rounds: None,
-            throttle_pct_max: 0.0,
-            work: None,
-            failure: None,
-            faults: vec![format!("{why:#}")],
-            one_pass_s: None,
-            report: json!(null),
-        }
-    }
-
-    /// One line for who waits.
-    pub(crate) fn line(&self) -> String {
-        let time = match (self.total_s, self.blackout_ms) {
-            (Some(total_s), Some(ms)) => format!("{total_s:.1} s, blackout {ms:.0} ms"),
-            _ => "did not move".to_owned(),
-        };
-        let lost = self.work.map_or(f64::NAN, |work| work.lost_s);
-        let mut line = format!(
-            "{} {} run {}: {time}, throttle {:.0} %, lost {lost:.1} s",
-            self.scenario, self.method.name, self.run, self.throttle_pct_max
-        );
-        for fault in &self.faults {
-            line.push_str("; FAULT: ");
-            line.push_str(fault);
-        }
-        line
-    }
 }

@@ -9,8 +9,8 @@ use pagelift_bench::figures::{middle, spread};
 use pagelift_tests::{Content, Workload};
 
 use crate::methods::Method;
-use crate::moves::Move;
 use crate::options::Options;
+use crate::result::Move;
 use crate::scenarios::Scenario;
 
 const MIB: f64 = (1 << 20) as f64;
@@ -48,7 +48,7 @@ pub(crate) fn table(options: &Options, scenario: &Scenario, moves: &[Move]) -> S
         guest(options, &options.workload(scenario))
     );
     text.push_str(
-        "| setting | time s | blackout ms | wire MiB | rounds | throttle % | slowdown s |",
+        "| setting | time s | blackout ms | wire MiB | rounds | throttle % | slowdown s | others |",
     );
     let head = if scenario.one_pass {
         (" one pass s | times that |", "---|---|")
@@ -56,7 +56,7 @@ pub(crate) fn table(options: &Options, scenario: &Scenario, moves: &[Move]) -> S
         ("", "")
     };
     let _ = writeln!(text, "{} memory |", head.0);
-    let _ = writeln!(text, "|---|---|---|---|---|---|---|{}---|", head.1);
+    let _ = writeln!(text, "|---|---|---|---|---|---|---|---|{}---|", head.1);
     let mut notes = String::new();
     for method in &options.methods {
         let rows = Rows(moves.iter().filter(|m| m.method == *method).collect());
@@ -140,13 +140,14 @@ impl Rows<'_> {
         };
         let right = self.0.iter().all(|m| m.faults.is_empty());
         format!(
-            "| {} | {time} | {} | {} | {} | {} | {} |{one_pass} {} |\n",
+            "| {} | {time} | {} | {} | {} | {} | {} | {} |{one_pass} {} |\n",
             method.name,
             self.figure(0, |m| m.blackout_ms),
             self.figure(0, |m| Some(m.wire_bytes as f64 / MIB)),
             self.figure(0, |m| m.rounds.map(|rounds| rounds as f64)),
             self.figure(0, |m| Some(m.throttle_pct_max)),
             self.figure(1, |m| m.work.map(|work| work.lost_s)),
+            self.figure(1, |m| Some(m.others_cpus)),
             if right { "right" } else { "NOT RIGHT" },
         )
     }

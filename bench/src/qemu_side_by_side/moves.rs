@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
+use pagelift_bench::cpu::{machine_cpu_seconds, own_cpu_seconds};
 use pagelift_bench::memory::touch;
 use pagelift_bench::qemu::event_time_s;
 use pagelift_tests::{Bed, Builder, Images, PATIENCE, Qemu, Ticks, Workload};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::account::{burn_rate, machine_cpu_seconds, own_cpu_seconds};
+use crate::account::burn_rate;
 use crate::loopback::Loopback;
 use crate::methods::Method;
 
