@@ -146,7 +146,8 @@ impl Rows<'_> {
             self.figure(0, |m| Some(m.wire_bytes as f64 / MIB)),
             self.figure(0, |m| m.rounds.map(|rounds| rounds as f64)),
             self.figure(0, |m| Some(m.throttle_pct_max)),
-            self.figure(1, |m| m.work.map(|work| work.lost_s)),
+            // Rounded here, so that there is no -0.0.
+            self.figure(1, |m| Some((m.work?.lost_s * 10.0).round() / 10.0 + 0.0)),
             self.figure(1, |m| Some(m.others_cpus)),
             if right { "right" } else { "NOT RIGHT" },
         )
@@ -186,7 +187,7 @@ fn verdict(moves: &[Move]) -> Option<String> {
             .min_by(|a, b| a.0.total_cmp(&b.0))
     };
     let words = |best: Option<(f64, &str)>| match best {
-        Some((lost_s, name)) => format!("{lost_s:.1} s ({name})"),
+        Some((lost_s, name)) => format!("{:.1} s ({name})", lost_s.max(0.0)),
         None => "none of them moves it".to_owned(),
     };
     let (ours, theirs) = (best(true), best(false));
