@@ -113,6 +113,7 @@ impl Bench<'_> {
         sleep(WARM_UP.max(Duration::from_millis(cycle_ms)));
         let others_cpus = (others_cpu_s(ends) - cpu_before) / warm.elapsed().as_secs_f64();
 
+        until_busy(workload, source)?;
         let sent_before = net.sent_bytes(Side::Source)?;
         let attempt = ready.go(ends, limits, &trace)?;
         let moved = attempt.failure.is_none();
@@ -172,6 +173,19 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
+
+/// Waits until the guest's next busy phase begins, so that all methods meet the same guest.
+fn until_busy(workload: &Workload, source: &Qemu) -> Result<()> {
+    let Some(phases) = workload.phases else {
+        return Ok(());
+    };
+    let ticks = Ticks::check(workload, &[source.log()])?.ticks;
+    let last = ticks.last().context("it ticks")?;
+    let cycle_ms = phases.busy_ms + phases.quiet_ms;
+    let left = Duration::from_millis(cycle_ms - last.mono_ms % cycle_ms);
+    sleep((last.at + left).saturating_duration_since(Instant::now()));
+    Ok(())
 }
 
 /// CPU seconds that all but this program and the two QEMUs have used so far.
