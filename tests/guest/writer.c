@@ -9,8 +9,15 @@
  *   pl.working=BYTES    the part of it that is written to                (default: all)
  *   pl.rate=BYTES       pages written per second, in bytes; `max`: as fast as it goes;
  *                       0: idle, only ticks                              (default 0)
+ *   pl.compute=1        compute between the writes, so much that the rate takes all of the CPU: the
+ *                       guest is slower by as much as it is kept from running   (default 0)
  *   pl.width=BYTES      bytes changed by one write to a page, a power of two in 8..4096
- *   pl.pattern=NAME     uniform | sequential | hot (9 of 10 writes to 1 of 10 pages)
+ *   pl.pattern=NAME     uniform | sequential | hot (9 of 10 writes to 1 of 10 pages) | zipf (page
+ *                       number r by popularity gets a share of 1/r; the popular ones lie scattered)
+ *   pl.content=NAME     what pages hold: random | half (of every 64 bytes the second half is the
+ *                       same everywhere, so that codecs halve it) | guestperf   (default random)
+ *   pl.busy_ms=MS       write for so long, then not for pl.quiet_ms, and so on, by the
+ *   pl.quiet_ms=MS      guest's monotonic clock; 0: always write         (default 0)
  *   pl.tick_ms=MS       milliseconds from tick to tick                   (default 100)
  *   pl.threads=N        writing threads, at most 16                      (default 1)
  *   pl.check=PAGES      pages verified per tick, over all threads        (default 512)
@@ -28,6 +35,9 @@
  * mix(page seed + k * GOLDEN). So the number of writes to a page, which is kept apart, tells
  * the content of the whole page. Write w of thread t draws mix(thread seed + w * GOLDEN),
  * which chooses the page; `sum` is the sum of the draws 1..W, which anyone can recompute.
+ * With `half`, blocks of 64 bytes and more hold a constant in the second half of every 64 bytes.
+ * With `guestperf`, a page starts as bytes 0xfe, and a write XORs all of it with the same random
+ * page, as the load of QEMU's guestperf does: no page ever has a third content.
  * Page p belongs to thread p mod threads: no page has two writers.
  */
 #define _GNU_SOURCE
@@ -45,17 +55,23 @@
 #include <unistd.h>
 
 enum { PAGE = 4096, WORDS = PAGE / 8, THREADS_MAX = 16, LOST_LINES_PER_CHECK = 4 };
-enum pattern { UNIFORM, SEQUENTIAL, HOT };
+enum { LINE_WORDS = 8 }; /* of the lines whose halves `half` tells apart */
+enum pattern { UNIFORM, SEQUENTIAL, HOT, ZIPF };
+enum content { RANDOM, HALF, GUESTPERF };
 
 #define GOLDEN 0x9e3779b97f4a7c15ull
+#define GUESTPERF_FILL 0xfefefefefefefefeull
+#define PADDING 0x20746966656c6567ull /* any word will do */
+#define SCATTER 2654435761u /* a prime above any number of pages */
 #define STRIDE 37u /* odd, so that a page's blocks are all visited, and not in order */
 #define NS_PER_S 1000000000ull
 #define NS_PER_MS 1000000ull
 
 static struct {
-    uint64_t fill, working, rate, width, tick_ms, threads, check, seed;
+    uint64_t fill, working, rate, width, tick_ms, threads, check, seed, busy_ms, quiet_ms, compute;
     enum pattern pattern;
-} config = {64 << 20, UINT64_MAX, 0, 8, 100, 1, 512, 1, UNIFORM};
+    enum content content;
+} config = {64 << 20, UINT64_MAX, 0, 8, 100, 1, 512, 1, 0, 0, 0, UNIFORM, RANDOM};
 
 /* What one thread tells of itself at a tick. */
 struct report {
@@ -66,13 +82,17 @@ struct writer {
     pthread_t handle;
     uint64_t index, seed, pages; /* pages it owns; local page i is page i * threads + index */
     uint64_t written_to;         /* of these, the ones in the working set */
+    uint32_t *zipf;              /* 2^32 times the share of ranks 0 to i; only for ZIPF */
     uint64_t cursor;             /* next local page of the rotating check */
     uint64_t writes, sum, bad;
+    uint64_t computed; /* so that `compute` cannot be left out */
     struct report report; /* guarded by `lock` */
 };
 
 static unsigned char *memory;
 static uint32_t *counts; /* writes to each page so far */
+static uint64_t guestperf_page[WORDS]; /* what `guestperf` XORs with */
+static uint64_t steps_per_write;       /* of `compute` */
 static uint64_t pages;
 static unsigned block_mask, inverse_stride;
 static struct writer writers[THREADS_MAX];
@@ -149,6 +169,17 @@ static uint64_t page_seed(uint64_t page)
     return mix(config.seed ^ mix(page + GOLDEN));
 }
 
+/* The content of a block of n words of a page. */
+static void fill_block(uint64_t seed, uint64_t *words, unsigned n)
+{
+    stream(seed, words, n);
+    if (config.content != HALF || n < LINE_WORDS)
+        return;
+    for (unsigned i = 0; i < n; i++)
+        if (i % LINE_WORDS >= LINE_WORDS / 2)
+            words[i] = PADDING;
+}
+
 static unsigned block_of_write(uint64_t page, uint32_t k)
 {
     return (k * STRIDE + (unsigned)page) & block_mask;
@@ -158,7 +189,12 @@ static void expected_page(uint64_t page, uint32_t count, uint64_t *words)
 {
     unsigned block_words = config.width / 8;
     uint64_t seed = page_seed(page);
-    stream(seed, words, WORDS);
+    if (config.content == GUESTPERF) {
+        for (unsigned i = 0; i < WORDS; i++)
+            words[i] = GUESTPERF_FILL ^ (count % 2 ? guestperf_page[i] : 0);
+        return;
+    }
+    fill_block(seed, words, WORDS);
     if (count == 0)
         return;
     for (unsigned block = 0; block <= block_mask; block++) {
@@ -166,7 +202,8 @@ static void expected_page(uint64_t page, uint32_t count, uint64_t *words)
         unsigned phase = ((block - (unsigned)page) * inverse_stride) & block_mask;
         unsigned ago = (count - phase) & block_mask;
         if (ago < count)
-            stream(mix(seed + (count - ago) * GOLDEN), words + block * block_words, block_words);
+            fill_block(mix(seed + (count - ago) * GOLDEN), words + block * block_words,
+                       block_words);
     }
 }
 
@@ -175,8 +212,13 @@ static void write_page(uint64_t page)
     unsigned block_words = config.width / 8;
     uint32_t k = ++counts[page];
     uint64_t *words = (uint64_t *)(memory + page * PAGE);
-    stream(mix(page_seed(page) + k * GOLDEN),
-           words + block_of_write(page, k) * block_words, block_words);
+    if (config.content == GUESTPERF) {
+        for (unsigned i = 0; i < WORDS; i++)
+            words[i] ^= guestperf_page[i];
+        return;
+    }
+    fill_block(mix(page_seed(page) + k * GOLDEN),
+               words + block_of_write(page, k) * block_words, block_words);
 }
 
 /* Whether the page holds what it must; if not and `tell`, says how it differs. */
@@ -236,12 +278,29 @@ static uint64_t scale(uint64_t draw, uint64_t n)
     return ((draw >> 32) * n) >> 32;
 }
 
+/* The first rank whose share, with those before it, exceeds the draw's high half. */
+static uint64_t zipf_rank(const struct writer *w, uint64_t draw)
+{
+    uint64_t low = 0, high = w->written_to - 1;
+    while (low < high) {
+        uint64_t middle = (low + high) / 2;
+        if ((uint32_t)(draw >> 32) < w->zipf[middle])
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
 static void one_write(struct writer *w)
 {
     uint64_t draw = mix(w->seed + ++w->writes * GOLDEN), n = w->written_to, local;
     switch (config.pattern) {
     case SEQUENTIAL:
         local = (w->writes - 1) % n;
+        break;
+    case ZIPF:
+        local = zipf_rank(w, draw) * SCATTER % n;
         break;
     case HOT:
         if ((draw & 0xff) < 230) /* 230 / 256: nine of ten */
@@ -254,15 +313,37 @@ static void one_write(struct writer *w)
     write_page(owned_page(w, local));
 }
 
+/* Work that touches no memory. */
+static uint64_t compute(uint64_t steps)
+{
+    uint64_t x = steps;
+    while (steps--)
+        x = mix(x);
+    return x;
+}
+
+/* Whether now is a time without writes; asked once for each tick. */
+static int is_quiet(void)
+{
+    uint64_t cycle_ms = config.busy_ms + config.quiet_ms;
+    return config.quiet_ms && now_ns() / NS_PER_MS % cycle_ms >= config.busy_ms;
+}
+
 /* Writes at the set rate until the tick's end. What the CPU could not do in time is dropped: a
  * guest that was paused does not make up for it in a burst. */
 static void write_between(struct writer *w, uint64_t begin_ns, uint64_t end_ns)
 {
     const uint64_t slice_ns = 5 * NS_PER_MS;
     uint64_t done = 0;
-    while (config.rate == UINT64_MAX && w->written_to) {
-        for (int i = 0; i < 32; i++)
+    if (is_quiet()) {
+        sleep_until(end_ns);
+        return;
+    }
+    while ((config.rate == UINT64_MAX || steps_per_write) && w->written_to) {
+        for (int i = 0; i < 32; i++) {
             one_write(w);
+            w->computed += compute(steps_per_write);
+        }
         if (now_ns() >= end_ns)
             return;
     }
@@ -405,6 +486,8 @@ static void read_config(void)
         {"pl.rate=", &config.rate},       {"pl.width=", &config.width},
         {"pl.tick_ms=", &config.tick_ms}, {"pl.threads=", &config.threads},
         {"pl.check=", &config.check},     {"pl.seed=", &config.seed},
+        {"pl.busy_ms=", &config.busy_ms}, {"pl.quiet_ms=", &config.quiet_ms},
+        {"pl.compute=", &config.compute},
     };
     char line[4096];
     FILE *file = fopen("/proc/cmdline", "r");
@@ -428,8 +511,21 @@ static void read_config(void)
                 config.pattern = SEQUENTIAL;
             else if (strcmp(word + 11, "hot") == 0)
                 config.pattern = HOT;
+            else if (strcmp(word + 11, "zipf") == 0)
+                config.pattern = ZIPF;
             else
-                die("pl.pattern is uniform, sequential or hot");
+                die("pl.pattern is uniform, sequential, hot or zipf");
+        }
+        if (strncmp(word, "pl.content=", 11) == 0) {
+            known = 1;
+            if (strcmp(word + 11, "random") == 0)
+                config.content = RANDOM;
+            else if (strcmp(word + 11, "half") == 0)
+                config.content = HALF;
+            else if (strcmp(word + 11, "guestperf") == 0)
+                config.content = GUESTPERF;
+            else
+                die("pl.content is random, half or guestperf");
         }
         if (!known)
             die(word);
@@ -440,6 +536,10 @@ static void read_config(void)
         die("pl.threads is 1 to 16");
     if (config.tick_ms < 1 || config.fill / PAGE < config.threads)
         die("pl.tick_ms is at least 1, pl.fill at least a page per thread");
+    if (config.content == GUESTPERF && config.width != PAGE)
+        die("pl.content=guestperf writes whole pages: pl.width=4096");
+    if (!config.busy_ms != !config.quiet_ms)
+        die("pl.busy_ms and pl.quiet_ms go together");
 }
 
 static void fill(void)
@@ -454,11 +554,44 @@ static void fill(void)
     inverse_stride = STRIDE;
     for (int i = 0; i < 3; i++)
         inverse_stride *= 2 - STRIDE * inverse_stride;
+    stream(mix(config.seed), guestperf_page, WORDS);
     for (uint64_t page = 0; page < pages; page++)
-        stream(page_seed(page), (uint64_t *)(memory + page * PAGE), WORDS);
+        expected_page(page, 0, (uint64_t *)(memory + page * PAGE));
     /* The counts must be resident too, or writing them would dirty more pages at first. */
     for (uint64_t page = 0; page < pages; page++)
         *(volatile uint32_t *)&counts[page] = 0;
+}
+
+/* Shares of Zipf's law with exponent 1, summed up. */
+static uint32_t *make_zipf(uint64_t n)
+{
+    uint32_t *sums = malloc(n * sizeof *sums);
+    double all = 0, sum = 0;
+    if (!sums)
+        die("no memory for the table of pl.pattern=zipf");
+    for (uint64_t rank = 1; rank <= n; rank++)
+        all += 1.0 / rank;
+    for (uint64_t rank = 1; rank <= n; rank++) {
+        sum += 1.0 / rank;
+        sums[rank - 1] = (uint32_t)(sum / all * UINT32_MAX);
+    }
+    return sums;
+}
+
+/* How many steps of `compute` fill the time between two writes at the set rate. */
+static uint64_t calibrate(void)
+{
+    enum { STEPS = 1 << 20, BLOCKS = 1 << 10 };
+    static uint64_t scratch[WORDS];
+    double begin = now_ns();
+    writers[0].computed = compute(STEPS);
+    double step_ns = (now_ns() - begin) / STEPS;
+    begin = now_ns();
+    for (uint64_t i = 0; i < BLOCKS; i++)
+        fill_block(i, scratch, config.width / 8);
+    double write_ns = (now_ns() - begin) / BLOCKS;
+    double between_ns = (double)NS_PER_S * PAGE * config.threads / config.rate;
+    return between_ns > write_ns ? (uint64_t)((between_ns - write_ns) / step_ns) + 1 : 1;
 }
 
 int main(void)
@@ -474,16 +607,21 @@ int main(void)
     say("ready %llu\n", (unsigned long long)pages);
 
     uint64_t working = config.working < config.fill ? config.working / PAGE : pages;
-    start_ns = now_ns();
-    pthread_create(&reader, NULL, read_console, NULL);
     for (uint64_t t = 0; t < config.threads; t++) {
         struct writer *w = &writers[t];
         w->index = t;
         w->seed = mix(config.seed + (t + 1) * GOLDEN);
         w->pages = pages / config.threads + (t < pages % config.threads);
         w->written_to = working / config.threads + (t < working % config.threads);
-        if (pthread_create(&w->handle, NULL, run_writer, w))
-            die("no thread");
+        if (config.pattern == ZIPF && w->written_to)
+            w->zipf = make_zipf(w->written_to);
     }
+    if (config.compute && config.rate && config.rate != UINT64_MAX)
+        steps_per_write = calibrate();
+    start_ns = now_ns();
+    pthread_create(&reader, NULL, read_console, NULL);
+    for (uint64_t t = 0; t < config.threads; t++)
+        if (pthread_create(&writers[t].handle, NULL, run_writer, &writers[t]))
+            die("no thread");
     coordinate();
 }

@@ -6,7 +6,8 @@
 //! own, and what is left over can be found and named.
 //!
 //! [`Bed::finish`] asserts that nothing is left. A bed that is dropped, also by a panic, kills
-//! and removes whatever it finds instead. Declare the bed first: it is then dropped last.
+//! and removes whatever it finds instead. Declare the bed first: it is then dropped last. A program
+//! that a signal ends drops nothing; it has [`remove_all`].
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
@@ -37,12 +38,18 @@ impl Bed {
     /// A fresh directory and a tag that no other live test has.
     pub fn new() -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let bed = Self::of_number(number);
+        let dir = &bed.dir;
+        // Only a dead process of the same id can have left one.
+        let _ = fs::remove_dir_all(dir);
+        fs::create_dir_all(dir.join("run")).with_context(|| format!("{}", dir.display()))?;
+        Ok(bed)
+    }
+
+    fn of_number(number: u32) -> Self {
         let tag = format!("plt-{}-{number}", std::process::id());
         let dir = std::env::temp_dir().join(&tag);
-        // Only a dead process of the same id can have left one.
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(dir.join("run")).with_context(|| format!("{}", dir.display()))?;
-        Ok(Self { tag, dir })
+        Self { tag, dir }
     }
 
     /// `plt-PID-N`: part of the name of everything that belongs to this test.
@@ -109,16 +116,21 @@ impl Bed {
         found
     }
 
-    /// Asserts that nothing is left, and removes the bed.
-    ///
-    /// # Panics
-    /// When something is left, with a list. Processes get ten seconds to end by themselves.
-    pub fn finish(self) {
+    /// The same once processes have had up to ten seconds to end by themselves.
+    pub fn left_behind(&self) -> Vec<String> {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !process::marked(&self.tag).is_empty() && Instant::now() < deadline {
             sleep(Duration::from_millis(10));
         }
-        let left = self.leftovers();
+        self.leftovers()
+    }
+
+    /// Asserts that nothing is left behind, and removes the bed.
+    ///
+    /// # Panics
+    /// When something is, with a list.
+    pub fn finish(self) {
+        let left = self.left_behind();
         assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
     }
 
@@ -189,6 +201,14 @@ impl Drop for Bed {
             let _ = fs::remove_file(path);
         }
         let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Kills and removes all that beds of this process have left, the living ones' as well: for the
+/// way out on a signal, after which nothing is dropped.
+pub fn remove_all() {
+    for number in 0..NEXT.load(Ordering::Relaxed) {
+        drop(Bed::of_number(number));
     }
 }
 

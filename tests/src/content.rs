@@ -16,7 +16,8 @@ fn mix(x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// Page number `page` of the writer's memory after the fill and before any write to it.
+/// Page number `page` of the writer's memory, of random content, after the fill and before any
+/// write to it.
 pub fn filled_page(seed: u64, page: u64) -> [u8; PAGE_BYTES] {
     let mut state = mix(seed ^ mix(page.wrapping_add(GOLDEN))) | 1;
     let mut bytes = [0; PAGE_BYTES];

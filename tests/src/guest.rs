@@ -97,6 +97,8 @@ pub enum Pattern {
     /// Any page, all alike.
     #[default]
     Uniform,
+    /// Zipf's law with exponent 1; the popular pages lie scattered.
+    Zipf,
 }
 
 impl fmt::Display for Pattern {
@@ -105,7 +107,53 @@ impl fmt::Display for Pattern {
             Self::Hot => "hot",
             Self::Sequential => "sequential",
             Self::Uniform => "uniform",
+            Self::Zipf => "zipf",
         })
+    }
+}
+
+/// What the guest's pages hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing that a codec can shrink, each page its own.
+    #[default]
+    Random,
+    /// Of every 64 bytes the second half is the same everywhere: codecs halve it. Writes of less
+    /// than 64 bytes are random.
+    Half,
+    /// What the load of QEMU's guestperf leaves: 0xfe everywhere, and each write XORs a whole page
+    /// with the same random page. All pages together hold two contents, and every second write
+    /// to a page undoes the one before.
+    Guestperf,
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Random => "random",
+            Self::Half => "half",
+            Self::Guestperf => "guestperf",
+        })
+    }
+}
+
+/// Times with and without writes that follow each other, by the guest's monotonic clock: the first
+/// busy time began when that clock was 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phases {
+    /// Length of a time with writes, in milliseconds; above 0.
+    pub busy_ms: u64,
+    /// Length of a time without, in milliseconds; above 0.
+    pub quiet_ms: u64,
+}
+
+impl Phases {
+    /// Milliseconds of `from_ms..to_ms` by the guest's clock that are busy.
+    pub fn busy_within_ms(&self, from_ms: u64, to_ms: u64) -> u64 {
+        let cycle_ms = self.busy_ms + self.quiet_ms;
+        let since_start =
+            |ms: u64| ms / cycle_ms * self.busy_ms + (ms % cycle_ms).min(self.busy_ms);
+        since_start(to_ms) - since_start(from_ms)
     }
 }
 
@@ -118,17 +166,24 @@ pub struct Workload {
     pub cpus: u32,
     /// Writing threads, 1 to 16.
     pub threads: u32,
-    /// Memory filled with content that no codec can shrink, in bytes.
+    /// Memory filled, in bytes.
     pub fill_bytes: u64,
+    /// With what.
+    pub content: Content,
     /// The part of it that is written to, in bytes; all of it if `None`.
     pub working_bytes: Option<u64>,
     /// Pages written per second, counted as bytes of whole pages; 0 is an idle guest and
     /// `u64::MAX` one that writes as fast as it can.
     pub rate_bytes_per_s: u64,
+    /// Whether it computes between its writes, so much that `rate_bytes_per_s` takes all of its
+    /// CPU: what keeps it from running then slows it down by as much.
+    pub compute: bool,
     /// Bytes changed by one write, a power of two from 8 to 4096.
     pub width_bytes: u32,
     /// Where the writes go.
     pub pattern: Pattern,
+    /// When it writes at all; always if `None`.
+    pub phases: Option<Phases>,
     /// From one line of account to the next, in milliseconds.
     pub tick_ms: u64,
     /// Pages that the guest verifies in each tick, in turn (4 us each under emulation).
@@ -145,10 +200,13 @@ impl Default for Workload {
             cpus: 1,
             threads: 1,
             fill_bytes: 64 << 20,
+            content: Content::Random,
             working_bytes: None,
             rate_bytes_per_s: 0,
+            compute: false,
             width_bytes: 8,
             pattern: Pattern::Uniform,
+            phases: None,
             tick_ms: 100,
             check_pages: 512,
             seed: 1,
@@ -173,12 +231,15 @@ impl Workload {
     /// The kernel command line.
     pub fn kernel_args(&self) -> String {
         let mut line = format!(
-            "console=ttyS0 panic=-1 quiet pl.fill={} pl.rate={} pl.width={} pl.pattern={} \
-             pl.tick_ms={} pl.threads={} pl.check={} pl.seed={}",
+            "console=ttyS0 panic=-1 quiet pl.fill={} pl.rate={} pl.compute={} pl.width={} \
+             pl.pattern={} \
+             pl.content={} pl.tick_ms={} pl.threads={} pl.check={} pl.seed={}",
             self.fill_bytes,
             self.rate_bytes_per_s,
+            u8::from(self.compute),
             self.width_bytes,
             self.pattern,
+            self.content,
             self.tick_ms,
             self.threads,
             self.check_pages,
@@ -187,6 +248,30 @@ impl Workload {
         if let Some(bytes) = self.working_bytes {
             line.push_str(&format!(" pl.working={bytes}"));
         }
+        if let Some(Phases { busy_ms, quiet_ms }) = self.phases {
+            line.push_str(&format!(" pl.busy_ms={busy_ms} pl.quiet_ms={quiet_ms}"));
+        }
         line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_time_is_counted_over_any_span() {
+        let phases = Phases {
+            busy_ms: 30,
+            quiet_ms: 20,
+        };
+        let busy = |from, to| phases.busy_within_ms(from, to);
+        assert_eq!(busy(0, 30), 30);
+        assert_eq!(busy(30, 50), 0);
+        assert_eq!(busy(10, 60), 30);
+        assert_eq!(busy(45, 145), 60);
+        assert_eq!(busy(7, 7), 0);
+        let by_ms: u64 = (0..500).map(|ms| busy(ms, ms + 1)).sum();
+        assert_eq!(by_ms, busy(0, 500));
     }
 }

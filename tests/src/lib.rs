@@ -67,7 +67,7 @@ pub mod tmpfs;
 use core::time::Duration;
 
 pub use bed::Bed;
-pub use guest::{Images, Pattern, Workload, guest_images};
+pub use guest::{Content, Images, Pattern, Phases, Workload, guest_images};
 pub use hugepages::HugePages;
 pub use moving::{Moved, Programs};
 pub use net::{NetPair, Side, free_port};

@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::bed::Bed;
 use crate::skip::Skip;
@@ -129,6 +129,19 @@ impl NetPair {
         let mut command = bed.command(ip);
         command.args(rest).arg(program);
         command
+    }
+
+    /// Bytes that have left that end so far, Ethernet headers included; segments that the kernel
+    /// keeps together count with one header (ip-link(8), `-statistics`).
+    pub fn sent_bytes(&self, side: Side) -> Result<u64> {
+        let output = Command::new("ip")
+            .args(["-n", &self.namespace(side), "-s", "-j", "link", "show"])
+            .args(["dev", DEVICE])
+            .output()?;
+        let links: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        links[0]["stats64"]["tx"]["bytes"]
+            .as_u64()
+            .with_context(|| format!("no statistics of {DEVICE}: {links}"))
     }
 
     /// Cuts the link: packets vanish without a word, as with a pulled cable.

@@ -1,6 +1,5 @@
-//! CPU time: of the processes of a move, of the guest itself, and of everybody else.
+//! CPU time of the programs of a move, and of the guest itself.
 
-use std::fs;
 use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -8,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use pagelift_tests::{PATIENCE, Qemu, process};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-use rustix::time::{ClockId, clock_gettime};
 
 /// How long a guest is watched before it moves.
 const WATCH: Duration = Duration::from_secs(1);
@@ -20,27 +18,6 @@ pub(crate) fn burn_rate(qemu: &Qemu) -> f64 {
     let (cpu, start) = (qemu.cpu_seconds(), Instant::now());
     sleep(WATCH);
     (qemu.cpu_seconds() - cpu) / start.elapsed().as_secs_f64()
-}
-
-/// CPU seconds of the whole machine so far, all processes and interrupts (proc_stat(5)).
-pub(crate) fn machine_cpu_seconds() -> f64 {
-    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let line = text.lines().next().unwrap_or_default();
-    let ticks: Vec<u64> = line
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|field| field.parse().ok())
-        .collect();
-    // user nice system idle iowait irq softirq steal; what follows is part of user and nice.
-    let busy = [0, 1, 2, 5, 6, 7];
-    let busy: u64 = busy.iter().filter_map(|field| ticks.get(*field)).sum();
-    busy as f64 / rustix::param::clock_ticks_per_second() as f64
-}
-
-/// CPU seconds of this program.
-pub(crate) fn own_cpu_seconds() -> f64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// Waits for the end of a program that succeeds, and gives its CPU seconds.

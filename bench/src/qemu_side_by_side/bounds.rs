@@ -12,15 +12,14 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Instant;
 
+use pagelift_bench::cpu::own_cpu_seconds;
+use pagelift_bench::figures::middle;
 use pagelift_bench::memory::{Mapping, memfd, random_bytes};
 use pagelift_engine::codec::is_zero;
 use pagelift_engine::units::ByteCount;
 use rustix::mm::Advice;
 use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 use serde::Serialize;
-
-use crate::account::own_cpu_seconds;
-use crate::table::middle;
 
 /// Bytes of one call: those of the largest frame pagelift sends.
 const PIECE: usize = 512 << 10;

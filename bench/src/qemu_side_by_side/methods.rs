@@ -1,12 +1,14 @@
 //! The three ways to move a guest.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::Ipv4Addr;
 use std::process::{Child, ChildStderr, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use pagelift_bench::qemu::{configure, listen};
 use pagelift_tests::{Bed, PATIENCE, Qemu, program};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -70,15 +72,14 @@ impl Method {
     ) -> Result<Ready<'a>> {
         match self {
             Self::Precopy | Self::Multifd => {
-                let multifd = self == Self::Multifd;
+                let capabilities: &[&str] = match self {
+                    Self::Multifd => &["multifd"],
+                    _ => &[],
+                };
                 for qemu in [source, target] {
-                    configure(qemu, multifd, downtime)?;
+                    configure(qemu, capabilities, &parameters(downtime))?;
                 }
-                target.execute("migrate-incoming", json!({ "uri": "tcp:127.0.0.1:0" }))?;
-                let status = target.execute("query-migrate", json!({}))?;
-                let port = &status["socket-address"][0]["port"];
-                let port = port.as_str().context("the target names no port")?;
-                let uri = format!("tcp:127.0.0.1:{port}");
+                let uri = listen(target, Ipv4Addr::LOCALHOST)?;
                 Ok(Ready::Qemu { source, uri })
             }
             Self::Pagelift => {
@@ -89,24 +90,14 @@ impl Method {
     }
 }
 
-/// QEMU's settings, alike on both sides.
-fn configure(qemu: &Qemu, multifd: bool, downtime: Duration) -> Result<()> {
-    let downtime_ms = u64::try_from(downtime.as_millis())?;
-    let capability = json!([{ "capability": "multifd", "state": multifd }]);
-    qemu.execute(
-        "migrate-set-capabilities",
-        json!({ "capabilities": capability }),
-    )?;
-    qemu.execute(
-        "migrate-set-parameters",
-        json!({
-            // No limit; the default is 128 MiB/s.
-            "max-bandwidth": 0,
-            "downtime-limit": downtime_ms,
-            "multifd-channels": CHANNELS,
-        }),
-    )?;
-    Ok(())
+/// QEMU's settings.
+fn parameters(downtime: Duration) -> Value {
+    json!({
+        // No limit; the default is 128 MiB/s.
+        "max-bandwidth": 0,
+        "downtime-limit": u64::try_from(downtime.as_millis()).unwrap_or(u64::MAX),
+        "multifd-channels": CHANNELS,
+    })
 }
 
 /// A move that one command starts.

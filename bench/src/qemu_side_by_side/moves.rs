@@ -1,16 +1,17 @@
 //! One move: set up, measured from outside, and checked.
 
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
-use pagelift_bench::memory::memfd;
+use anyhow::{Result, ensure};
+use pagelift_bench::cpu::{machine_cpu_seconds, own_cpu_seconds};
+use pagelift_bench::memory::touch;
+use pagelift_bench::qemu::event_time_s;
 use pagelift_tests::{Bed, Builder, Images, PATIENCE, Qemu, Ticks, Workload};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::account::{burn_rate, machine_cpu_seconds, own_cpu_seconds};
+use crate::account::burn_rate;
 use crate::loopback::Loopback;
 use crate::methods::Method;
 
@@ -100,7 +101,7 @@ impl Bench<'_> {
         let resumed = target.wait_event("RESUME", PATIENCE)?;
         let after = self.now(&source, &target);
 
-        let (stopped_s, resumed_s) = (event_time(&moved.stopped)?, event_time(&resumed)?);
+        let (stopped_s, resumed_s) = (event_time_s(&moved.stopped)?, event_time_s(&resumed)?);
         let blackout_s = resumed_s - stopped_s;
         let gap_ms = self.check(&source, &target)?;
         let window_s = after.at - before.at;
@@ -185,26 +186,6 @@ struct Counters {
     own_cpu_s: f64,
     loopback_bytes: Option<u64>,
     at: f64,
-}
-
-/// Takes `len` bytes of memory, writes all of it and gives it back.
-///
-/// The kernel gives it out again first. In a virtual machine, memory that was never used, or
-/// was reported as free, is not there until the host finds it, which takes several times as long
-/// as all that the kernel does in here, and hits one move and not the next.
-fn touch(len: usize) {
-    let (file, data) = (memfd(len), vec![1; 1 << 20]);
-    for at in (0..len).step_by(data.len()) {
-        file.write_all_at(&data, at as u64).expect("pwrite");
-    }
-}
-
-/// When QEMU sent an event, in seconds since the epoch (QMP specification, "Asynchronous
-/// events").
-fn event_time(event: &Value) -> Result<f64> {
-    let stamp = &event["timestamp"];
-    let part = |key: &str| stamp[key].as_f64().with_context(|| format!("{event}"));
-    Ok(part("seconds")? + part("microseconds")? / 1e6)
 }
 
 fn seconds(time: SystemTime) -> Result<f64> {

@@ -2,18 +2,13 @@
 
 use std::fmt::Write;
 
+use pagelift_bench::figures::{middle, spread};
+
 use crate::bounds::Bounds;
 use crate::methods::Method;
 use crate::moves::Move;
 use crate::options::Options;
 use crate::{GuestResults, Results};
-
-/// The median of some values, of an even number the upper one of the two in the middle.
-pub(crate) fn middle(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
 
 /// Everything, for people.
 pub(crate) fn render(results: &Results, options: &Options) -> String {
@@ -43,13 +38,8 @@ impl Column<'_> {
     }
 
     fn spread(&self, of: impl Fn(&Move) -> f64, decimals: usize) -> String {
-        let values = || self.0.iter().map(|moved| of(moved));
-        let (least, most) = (
-            values().fold(f64::INFINITY, f64::min),
-            values().fold(0.0, f64::max),
-        );
-        let middle = self.middle(&of);
-        format!("{middle:.decimals$} ({least:.decimals$}..{most:.decimals$})")
+        let values: Vec<f64> = self.0.iter().map(|moved| of(moved)).collect();
+        spread(&values, decimals)
     }
 
     /// What is said of pagelift alone.

@@ -25,6 +25,7 @@ pub struct Builder<'a> {
     images: Images,
     workload: Workload,
     program: OsString,
+    accel: String,
     prefix: Vec<OsString>,
     ram_file: Option<PathBuf>,
     args: Vec<OsString>,
@@ -38,6 +39,7 @@ impl<'a> Builder<'a> {
             images: images.clone(),
             workload: Workload::default(),
             program: "qemu-system-x86_64".into(),
+            accel: "tcg".to_owned(),
             prefix: Vec::new(),
             ram_file: None,
             args: Vec::new(),
@@ -57,6 +59,12 @@ impl<'a> Builder<'a> {
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.args.push(arg.as_ref().to_owned());
         self
+    }
+
+    /// More arguments for QEMU, after all others.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(self, args: impl IntoIterator<Item = S>) -> Self {
+        args.into_iter().fold(self, Self::arg)
     }
 
     /// A variable of its environment.
@@ -80,6 +88,13 @@ impl<'a> Builder<'a> {
     #[must_use]
     pub fn program(mut self, program: impl AsRef<OsStr>) -> Self {
         self.program = program.as_ref().to_owned();
+        self
+    }
+
+    /// Another accelerator than emulation: `kvm` where it can boot the guest.
+    #[must_use]
+    pub fn accel(mut self, accel: &str) -> Self {
+        accel.clone_into(&mut self.accel);
         self
     }
 
@@ -164,7 +179,7 @@ impl<'a> Builder<'a> {
         let plain = |word: &str| OsString::from(word);
         args.extend([
             plain("-accel"),
-            plain("tcg"),
+            plain(&self.accel),
             plain("-machine"),
             plain(&machine),
             plain("-m"),

@@ -1,0 +1,201 @@
+//! The results as Markdown tables.
+
+use std::fmt::Write;
+use std::fs;
+use std::process::Command;
+use std::thread::available_parallelism;
+
+use pagelift_bench::figures::{middle, spread};
+use pagelift_tests::{Content, Workload};
+
+use crate::methods::Method;
+use crate::options::Options;
+use crate::result::Move;
+use crate::scenarios::Scenario;
+
+const MIB: f64 = (1 << 20) as f64;
+
+/// The machine and what holds for all tables.
+pub(crate) fn conditions(options: &Options) -> String {
+    let first_line = |text: String| text.lines().next().unwrap_or_default().trim().to_owned();
+    let qemu = Command::new("qemu-system-x86_64")
+        .arg("--version")
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let read = |path: &str| first_line(fs::read_to_string(path).unwrap_or_default());
+    let load = read("/proc/loadavg");
+    format!(
+        "{} ({}), Linux {}, {} cores, load {} at the start; link {} each way, blackout of at most \
+         {} ms allowed, given up after {} s; {} run(s).\n",
+        first_line(qemu.unwrap_or_default()),
+        options.accel,
+        read("/proc/sys/kernel/osrelease"),
+        available_parallelism().map_or(0, usize::from),
+        load.split(' ').next().unwrap_or_default(),
+        options.link,
+        options.downtime_ms(),
+        options.limit().as_secs(),
+        options.runs,
+    )
+}
+
+/// The table of one guest.
+pub(crate) fn table(options: &Options, scenario: &Scenario, moves: &[Move]) -> String {
+    let mut text = format!(
+        "\n**{}**: {}. {}\n\n",
+        scenario.name,
+        scenario.about,
+        guest(options, &options.workload(scenario))
+    );
+    text.push_str(
+        "| setting | time s | blackout ms | wire MiB | rounds | throttle % | slowdown s | others |",
+    );
+    let head = if scenario.one_pass {
+        (" one pass s | times that |", "---|---|")
+    } else {
+        ("", "")
+    };
+    let _ = writeln!(text, "{} memory |", head.0);
+    let _ = writeln!(text, "|---|---|---|---|---|---|---|---|{}---|", head.1);
+    let mut notes = String::new();
+    for method in &options.methods {
+        let rows = Rows(moves.iter().filter(|m| m.method == *method).collect());
+        text.push_str(&rows.line(options, scenario, method));
+        notes.push_str(&rows.notes(method));
+    }
+    let speeds: Vec<f64> = moves
+        .iter()
+        .filter_map(|m| Some(m.work?.pages_per_s * 4096.0 / MIB))
+        .collect();
+    if !speeds.is_empty() {
+        let speed = spread(&speeds, 0);
+        let _ = write!(
+            text,
+            "\nAt full speed it wrote {speed} MiB of pages a second.\n"
+        );
+    }
+    if let Some(line) = verdict(moves) {
+        let _ = write!(text, "\n{line}\n");
+    }
+    if !notes.is_empty() {
+        let _ = write!(text, "\n{notes}");
+    }
+    text
+}
+
+fn guest(options: &Options, workload: &Workload) -> String {
+    let mib = |bytes: u64| bytes >> 20;
+    let rate = match workload.rate_bytes_per_s {
+        u64::MAX => "as many as it can".to_owned(),
+        rate => format!("{} MiB of them a second", mib(rate)),
+    };
+    let content = match workload.content {
+        Content::Random => ", incompressible",
+        Content::Half => ", half of it compressible",
+        Content::Guestperf => "",
+    };
+    format!(
+        "Guest of {} MiB, {} CPU(s), {} MiB filled{content}; writes {} bytes to pages of {} MiB, \
+         {rate}; cache of old contents {} MiB.",
+        workload.memory_mib,
+        workload.cpus,
+        mib(workload.fill_bytes),
+        workload.width_bytes,
+        mib(workload.working_bytes.unwrap_or(workload.fill_bytes)),
+        mib(options.cache_bytes(workload)),
+    )
+}
+
+/// All moves of one guest by one method.
+struct Rows<'a>(Vec<&'a Move>);
+
+impl Rows<'_> {
+    fn figure(&self, decimals: usize, of: impl Fn(&Move) -> Option<f64>) -> String {
+        let values: Vec<f64> = self.0.iter().filter_map(|moved| of(moved)).collect();
+        match values[..] {
+            [] => "-".to_owned(),
+            [value] => format!("{value:.decimals$}"),
+            _ => spread(&values, decimals),
+        }
+    }
+
+    fn line(&self, options: &Options, scenario: &Scenario, method: &Method) -> String {
+        let runs = self.0.len();
+        let completed = self.0.iter().filter(|m| m.total_s.is_some()).count();
+        let mut time = self.figure(1, |m| m.total_s);
+        if completed == 0 {
+            time = format!("not in {}", options.limit().as_secs());
+        } else if completed < runs {
+            let _ = write!(time, ", {completed} of {runs}");
+        }
+        let one_pass = if scenario.one_pass {
+            let ratio = |m: &Move| Some(m.total_s? / m.one_pass_s?);
+            format!(
+                " {} | {} |",
+                self.figure(1, |m| m.one_pass_s),
+                self.figure(2, ratio)
+            )
+        } else {
+            String::new()
+        };
+        let right = self.0.iter().all(|m| m.faults.is_empty());
+        format!(
+            "| {} | {time} | {} | {} | {} | {} | {} | {} |{one_pass} {} |\n",
+            method.name,
+            self.figure(0, |m| m.blackout_ms),
+            self.figure(0, |m| Some(m.wire_bytes as f64 / MIB)),
+            self.figure(0, |m| m.rounds.map(|rounds| rounds as f64)),
+            self.figure(0, |m| Some(m.throttle_pct_max)),
+            // Rounded here, so that there is no -0.0.
+            self.figure(1, |m| Some((m.work?.lost_s * 10.0).round() / 10.0 + 0.0)),
+            self.figure(1, |m| Some(m.others_cpus)),
+            if right { "right" } else { "NOT RIGHT" },
+        )
+    }
+
+    /// Why guests stayed, in the engine's words, and what was not right.
+    fn notes(&self, method: &Method) -> String {
+        let whys = self
+            .0
+            .iter()
+            .flat_map(|m| m.failure.iter().chain(&m.faults));
+        let mut text = String::new();
+        for why in whys {
+            let _ = writeln!(text, "- {}: {}", method.name, why.replace('\n', " "));
+        }
+        text
+    }
+}
+
+/// pagelift's smallest slowdown against that of QEMU's best setting, of those that moved the guest
+/// every time.
+fn verdict(moves: &[Move]) -> Option<String> {
+    let best = |ours: bool| {
+        let mut methods: Vec<Method> = Vec::new();
+        for moved in moves {
+            if moved.method.is_pagelift() == ours && !methods.contains(&moved.method) {
+                methods.push(moved.method);
+            }
+        }
+        let lost = methods.into_iter().filter_map(|method| {
+            let rows = || moves.iter().filter(|m| m.method == method);
+            let all = rows().all(|m| m.total_s.is_some());
+            let lost = rows().filter_map(|m| Some(m.work?.lost_s));
+            all.then(|| (middle(lost), method.name))
+        });
+        lost.filter(|(lost_s, _)| lost_s.is_finite())
+            .min_by(|a, b| a.0.total_cmp(&b.0))
+    };
+    let words = |best: Option<(f64, &str)>| match best {
+        Some((lost_s, name)) => format!("{:.1} s ({name})", lost_s.max(0.0)),
+        None => "none of them moves it".to_owned(),
+    };
+    let (ours, theirs) = (best(true), best(false));
+    (ours.is_some() || theirs.is_some()).then(|| {
+        format!(
+            "Least slowdown: pagelift {}, QEMU {}.",
+            words(ours),
+            words(theirs)
+        )
+    })
+}

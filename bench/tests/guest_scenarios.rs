@@ -1,0 +1,126 @@
+//! `guest-scenarios` with guests so small that it takes seconds: that both engines are measured,
+//! that guests which cannot move go on, and that nothing is left behind.
+
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use pagelift_tests::{Bed, NetPair, PATIENCE, Skip, guest_images, process, require};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// Bytes that no codec can shrink.
+const FILL: u64 = 16 << 20;
+
+/// Small guests, one for each of both engines.
+fn small(bed: &Bed) -> Command {
+    let mut command = bed.command(env!("CARGO_BIN_EXE_guest-scenarios"));
+    // Where its own beds are, below this one.
+    command
+        .env("TMPDIR", bed.dir())
+        .args(["--methods", "pagelift,qemu-auto-converge-xbzrle"])
+        .args(["--memory", "128MiB", "--fill", "16MiB"])
+        .stdin(Stdio::null());
+    command
+}
+
+/// Whether this machine can do it at all.
+fn able() -> Result<(), Skip> {
+    guest_images()?;
+    let bed = Bed::new().map_err(|error| Skip(format!("{error:#}")))?;
+    NetPair::new(&bed, Some(1_000_000_000)).map(drop)
+}
+
+fn moves(output: &Output) -> Result<Vec<Value>> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {said}", output.status);
+    let mut result: Value = serde_json::from_slice(&output.stdout)?;
+    match result["moves"].take() {
+        Value::Array(moves) => Ok(moves),
+        other => anyhow::bail!("no moves: {other}"),
+    }
+}
+
+#[test]
+fn both_engines_move_a_small_guest() -> Result<()> {
+    require!(able());
+    let bed = Bed::new()?;
+    let output = small(&bed)
+        .args(["--scenarios", "words", "--rate", "2MiB/s", "--json"])
+        .args(["--downtime-limit", "2000", "--limit", "100"])
+        .output()?;
+    let moves = moves(&output)?;
+    assert_eq!(moves.len(), 2);
+    for moved in &moves {
+        assert_eq!(moved["faults"], serde_json::json!([]), "{moved}");
+        let number = |pointer: &str| moved.pointer(pointer).and_then(Value::as_f64);
+        let number = |pointer| number(pointer).with_context(|| format!("{pointer}: {moved}"));
+        let (total_s, blackout_ms) = (number("/total_s")?, number("/blackout_ms")?);
+        assert!(blackout_ms > 0.0 && blackout_ms / 1e3 < total_s, "{moved}");
+        let ours = moved["method"]["name"] == "pagelift";
+        assert_eq!(moved["one_pass_s"].is_number(), ours, "{moved}");
+        assert!(number("/wire_bytes")? >= FILL as f64, "{moved}");
+        assert!(number("/work/pages_per_s")? > 0.0, "{moved}");
+        number("/work/lost_s")?;
+        number("/rounds")?;
+    }
+    bed.finish();
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_cannot_move_goes_on() -> Result<()> {
+    require!(able());
+    let bed = Bed::new()?;
+    let output = small(&bed)
+        .args(["--scenarios", "guestperf", "--link", "8Mbit/s"])
+        .args(["--downtime-limit", "1", "--limit", "2"])
+        .output()?;
+    let table = String::from_utf8(output.stdout)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}\n{table}");
+    for method in ["pagelift", "qemu-auto-converge-xbzrle"] {
+        let row = format!("| {method} | not in 2 | - | ");
+        let row = table.lines().find(|line| line.starts_with(&row));
+        let row = row.with_context(|| format!("no row of {method}: {table}"))?;
+        assert!(row.ends_with(" right |"), "{row}");
+    }
+    bed.finish();
+    Ok(())
+}
+
+#[test]
+fn a_signal_leaves_nothing_behind() -> Result<()> {
+    require!(able());
+    let bed = Bed::new()?;
+    let mut program = small(&bed)
+        .args(["--scenarios", "sparse"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let tag = format!("plt-{}-0", program.id());
+    let deadline = Instant::now() + PATIENCE;
+    // Both QEMUs, or what starts them.
+    while process::marked(&tag).len() < 2 {
+        let ended = program.try_wait()?;
+        ensure!(
+            ended.is_none() && Instant::now() < deadline,
+            "no QEMU: {ended:?}"
+        );
+        sleep(Duration::from_millis(10));
+    }
+    process::signal(program.id(), Signal::TERM);
+    assert_eq!(program.wait()?.code(), Some(128 + 15));
+    assert_eq!(process::marked(&tag), [0; 0]);
+    for place in ["/dev/shm", "/run/netns"] {
+        for entry in std::fs::read_dir(place)? {
+            let name = entry?.file_name();
+            let ours = name.to_string_lossy().starts_with(&format!("{tag}-"));
+            assert!(!ours, "left in {place}: {}", name.display());
+        }
+    }
+    assert!(!bed.dir().join(&tag).exists());
+    bed.finish();
+    Ok(())
+}
