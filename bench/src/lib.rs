@@ -2,5 +2,6 @@
 //!
 //! `docs/benchmarks.md` says how to run them and what their figures mean.
 
+pub mod machine;
 pub mod memory;
 pub mod pages;

@@ -12,6 +12,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
 
 /// A memfd of `len` bytes, all of it a hole.
@@ -19,6 +20,18 @@ pub fn memfd(len: usize) -> File {
     let fd = memfd_create("pagelift-bench", MemfdFlags::CLOEXEC).expect("memfd_create");
     ftruncate(&fd, len as u64).expect("ftruncate");
     File::from(fd)
+}
+
+/// Takes `len` bytes of memory, rounded up to whole MiB, writes all of it and gives it back.
+///
+/// The kernel gives it out again first. In a virtual machine, memory that was never used, or
+/// was reported as free, is not there until the host finds it, which takes several times as long
+/// as all that the kernel does in here, and hits one move and not the next.
+pub fn touch(len: usize) {
+    let (file, data) = (memfd(len), vec![1; 1 << 20]);
+    for at in (0..len).step_by(data.len()) {
+        file.write_all_at(&data, at as u64).expect("pwrite");
+    }
 }
 
 /// Memory mapped readable and writable for as long as this lives.

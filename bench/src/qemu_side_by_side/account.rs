@@ -1,6 +1,5 @@
-//! CPU time: of the processes of a move, of the guest itself, and of everybody else.
+//! CPU time of the processes of a move, and of the guest itself.
 
-use std::fs;
 use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,21 +19,6 @@ pub(crate) fn burn_rate(qemu: &Qemu) -> f64 {
     let (cpu, start) = (qemu.cpu_seconds(), Instant::now());
     sleep(WATCH);
     (qemu.cpu_seconds() - cpu) / start.elapsed().as_secs_f64()
-}
-
-/// CPU seconds of the whole machine so far, all processes and interrupts (proc_stat(5)).
-pub(crate) fn machine_cpu_seconds() -> f64 {
-    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let line = text.lines().next().unwrap_or_default();
-    let ticks: Vec<u64> = line
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|field| field.parse().ok())
-        .collect();
-    // user nice system idle iowait irq softirq steal; what follows is part of user and nice.
-    let busy = [0, 1, 2, 5, 6, 7];
-    let busy: u64 = busy.iter().filter_map(|field| ticks.get(*field)).sum();
-    busy as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// CPU seconds of this program.

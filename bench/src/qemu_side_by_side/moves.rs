@@ -1,16 +1,16 @@
 //! One move: set up, measured from outside, and checked.
 
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use pagelift_bench::memory::memfd;
+use pagelift_bench::machine;
+use pagelift_bench::memory::touch;
 use pagelift_tests::{Bed, Builder, Images, PATIENCE, Qemu, Ticks, Workload};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::account::{burn_rate, machine_cpu_seconds, own_cpu_seconds};
+use crate::account::{burn_rate, own_cpu_seconds};
 use crate::loopback::Loopback;
 use crate::methods::Method;
 
@@ -152,7 +152,7 @@ impl Bench<'_> {
     fn now(&self, source: &Qemu, target: &Qemu) -> Counters {
         Counters {
             qemu_cpu_s: source.cpu_seconds() + target.cpu_seconds(),
-            machine_cpu_s: machine_cpu_seconds(),
+            machine_cpu_s: machine::cpu_seconds(),
             own_cpu_s: own_cpu_seconds(),
             loopback_bytes: self.loopback.bytes(),
             at: seconds(SystemTime::now()).unwrap_or_default(),
@@ -185,18 +185,6 @@ struct Counters {
     own_cpu_s: f64,
     loopback_bytes: Option<u64>,
     at: f64,
-}
-
-/// Takes `len` bytes of memory, writes all of it and gives it back.
-///
-/// The kernel gives it out again first. In a virtual machine, memory that was never used, or
-/// was reported as free, is not there until the host finds it, which takes several times as long
-/// as all that the kernel does in here, and hits one move and not the next.
-fn touch(len: usize) {
-    let (file, data) = (memfd(len), vec![1; 1 << 20]);
-    for at in (0..len).step_by(data.len()) {
-        file.write_all_at(&data, at as u64).expect("pwrite");
-    }
 }
 
 /// When QEMU sent an event, in seconds since the epoch (QMP specification, "Asynchronous
