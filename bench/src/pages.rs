@@ -260,12 +260,14 @@ mod tests {
 
     #[test]
     fn only_the_zero_pages_are_all_zero() {
+        // Of many files: a single program may be half zeros.
+        const PAGES: usize = 4096;
         for content in [Content::Text, Content::Code, Content::Heap, Content::Random] {
-            let pages = content.pages(256, 1);
+            let pages = content.pages(PAGES, 1);
             let zero = pages
                 .chunks(PAGE_BYTES)
                 .filter(|page| page.iter().all(|byte| *byte == 0));
-            assert!(zero.count() < 64, "{}", content.name());
+            assert!(zero.count() < PAGES / 4, "{}", content.name());
         }
     }
 }
