@@ -10,9 +10,10 @@ use pagelift_control::qmp::Address;
 use pagelift_engine::memory::{ReadPages, WritePages};
 use pagelift_engine::migration::{DOUBT, Failure, GuestLocation, MigrationError, RunRight};
 use pagelift_engine::pipeline::{
-    CancelToken, ReceiveJob, SendJob, SendOptions, memory_budget, process_cpu, receive, send,
+    CancelToken, ReceiveJob, Received, SendJob, SendOptions, memory_budget, process_cpu, receive,
+    send,
 };
-use pagelift_engine::units::{ByteCount, Rate};
+use pagelift_engine::units::Rate;
 use pagelift_engine::wire::MAX_CHANNELS;
 use pagelift_transports::Endpoint;
 use pagelift_transports::tcp::{TcpLink, TcpServer};
@@ -23,6 +24,7 @@ use crate::options::{self, ConvergenceOptions, Effort, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra, Side};
+use crate::stages;
 use crate::stop_at::{StopAt, Stopping};
 
 /// Blackout of a QEMU guest with no page to send: QEMU's stop, its device state, the commit.
@@ -114,6 +116,8 @@ impl SendCommand {
         let channels = self.convergence.channels;
         let Effort {
             policy,
+            compress,
+            cpu,
             deltas,
             budget,
         } = self.convergence.effort(&*memory)?;
@@ -146,6 +150,8 @@ impl SendCommand {
                 verify: self.verify,
                 facts: prepared.facts,
                 fixed_blackout: FIXED_BLACKOUT,
+                compress,
+                cpu,
                 deltas,
                 policy,
             },
@@ -242,13 +248,14 @@ impl ReceiveCommand {
         prepared.guest.finish();
         Ok(match result {
             Ok(received) => {
-                let object = received_json(received.status.received, received.verified, peak);
+                let object = received_json(&received, peak);
                 if self.output.json {
                     println!("{object}");
                 } else {
                     println!(
-                        "completed: the guest is here, {} received",
-                        received.status.received
+                        "completed: the guest is here, {} received\n{}",
+                        received.status.received,
+                        stages::target_text(&received.status.stages)
                     );
                 }
                 ExitCode::Completed
@@ -286,14 +293,15 @@ impl Output {
 }
 
 /// The target's report.
-fn received_json(received: ByteCount, verified: bool, memory_peak_bytes: u64) -> Value {
+fn received_json(received: &Received, memory_peak_bytes: u64) -> Value {
     json!({
         "outcome": "completed",
         "vm_location": GuestLocation::Target.name(),
-        "wire_bytes": received.0,
+        "wire_bytes": received.status.received.0,
+        "stages": stages::target_json(&received.status.stages),
         "cpu_s": { "target": process_cpu().as_secs_f64() },
         "memory_bytes": { "peak": memory_peak_bytes },
-        "verified": verified,
+        "verified": received.verified,
         "error": null,
     })
 }

@@ -4,7 +4,7 @@
 use pagelift_engine::memory::{Layout, Region};
 use pagelift_engine::migration::{Target, TargetConfig, TargetStep};
 use pagelift_engine::units::{ByteCount, Instant, PageCount};
-use pagelift_engine::wire::{Hello, Message, OLDEST_VERSION, SessionId, VERSION};
+use pagelift_engine::wire::{Encodings, Hello, Message, OLDEST_VERSION, SessionId, VERSION};
 
 const NOW: Instant = Instant(0);
 const SESSION: SessionId = SessionId(7);
@@ -20,6 +20,7 @@ fn receiving() -> Target {
     let config = TargetConfig {
         layout: layout.clone(),
         facts: Vec::new(),
+        reads: Encodings::readable(),
     };
     let mut target = Target::new(config, NOW);
     let hello = Hello {
@@ -29,6 +30,7 @@ fn receiving() -> Target {
         verify: false,
         layout,
         facts: Vec::new(),
+        needs: Encodings::none(),
     };
     target.handle_message(NOW, Message::Hello(hello)).unwrap();
     assert!(matches!(target.poll(NOW), TargetStep::Prepare));

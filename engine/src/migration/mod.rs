@@ -32,14 +32,18 @@ mod ledger;
 mod report;
 mod right;
 mod source;
+mod stages;
 mod target;
+mod volume;
 mod watch;
 
 pub use error::{Failure, GuestLocation, MigrationError};
 pub use report::{BlackoutParts, PagesSent, Report};
 pub use right::{Granted, HandedOver, RunRight, StoppedRight, TargetReady};
 pub use source::{Batch, SentFrame, Source, SourceConfig, SourceStatus, SourceStep, Work};
+pub use stages::{SourceStages, StageTime, TargetStages};
 pub use target::{Target, TargetConfig, TargetStatus, TargetStep};
+pub use volume::DataBytes;
 
 use std::time::Duration;
 

@@ -31,13 +31,16 @@ use super::error::{GuestLocation, MigrationError};
 use super::ledger::Ledger;
 use super::report::PagesSent;
 use super::right::{HandedOver, TargetReady};
+use super::stages::SourceStages;
+use super::volume::DataBytes;
 use super::watch::{PeerWatch, Watch};
 use super::{DATA_SILENCE, HEARTBEAT, PEER_SILENCE};
 use crate::converge::{Estimates, Policy, Share};
 use crate::memory::{Layout, PageBitmap};
-use crate::units::{ByteCount, Instant};
+use crate::units::{ByteCount, Instant, Rate};
 use crate::wire::{
-    AbortCode, Ack, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, StateChunk, VERSION,
+    AbortCode, Ack, Encodings, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId,
+    StateChunk, VERSION,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +93,8 @@ pub struct Source {
 
     estimates: Estimates,
     pages: PagesSent,
+    data: DataBytes,
+    stages: SourceStages,
     page_bytes: ByteCount,
     state_bytes: ByteCount,
     forecast: Option<Duration>,
@@ -105,6 +110,8 @@ pub struct Source {
     state_asked: bool,
     placed_all: bool,
     target_cpu: Duration,
+    /// Encodings that the target reads.
+    target_reads: Encodings,
     marks: Marks,
 
     policy_due: Instant,
@@ -132,6 +139,7 @@ impl Source {
             verify: config.verify,
             layout: config.layout.clone(),
             facts: config.facts,
+            needs: config.needs,
         };
         Self {
             session: config.session,
@@ -150,6 +158,8 @@ impl Source {
             round_bytes: 0,
             estimates: Estimates::default(),
             pages: PagesSent::default(),
+            data: DataBytes::default(),
+            stages: SourceStages::default(),
             page_bytes: ByteCount(0),
             state_bytes: ByteCount(0),
             forecast: None,
@@ -163,6 +173,7 @@ impl Source {
             state_asked: false,
             placed_all: false,
             target_cpu: Duration::ZERO,
+            target_reads: Encodings::BASIC,
             marks: Marks {
                 began: now,
                 ..Marks::default()
@@ -207,7 +218,10 @@ impl Source {
                     reasons: refuse.reasons,
                 });
             }
-            (Message::Accept(_), Phase::Greeting) => self.phase = Phase::Arming,
+            (Message::Accept(accept), Phase::Greeting) => {
+                self.target_reads = accept.reads;
+                self.phase = Phase::Arming;
+            }
             (Message::Ack(ack), _) => self.handle_ack(now, &ack)?,
             (Message::Complete { digest }, Phase::Completing) => {
                 if !self.all_is_placed() {
@@ -422,6 +436,16 @@ impl Source {
     /// Whether the source has given up the right to run.
     pub fn has_handed_over(&self) -> bool {
         self.handed_over
+    }
+
+    /// Encodings of pages that the target reads; the basic ones until it has agreed.
+    pub fn target_reads(&self) -> Encodings {
+        self.target_reads
+    }
+
+    /// Rate at which the target places data, in bytes on the wire; `None` while it is unknown.
+    pub fn link_rate(&self) -> Option<Rate> {
+        self.estimates.link.rate()
     }
 
     /// Name of the migration.

@@ -18,13 +18,14 @@ use std::time::Duration;
 
 use super::error::{GuestLocation, MigrationError};
 use super::right::Granted;
+use super::stages::TargetStages;
 use super::watch::{PeerWatch, Watch};
 use super::{DOUBT, HEARTBEAT, PEER_SILENCE};
 use crate::memory::Layout;
 use crate::units::{ByteCount, Instant};
 use crate::wire::{
-    Accept, Ack, Fact, Hello, Message, OLDEST_VERSION, PagesBody, Refuse, SessionId, StateChunk,
-    VERSION,
+    Accept, Ack, Encoding, Encodings, Fact, Hello, Message, OLDEST_VERSION, PagesBody, Refuse,
+    SessionId, StateChunk, VERSION,
 };
 
 /// Frames placed on a channel before they are acknowledged together.
@@ -37,6 +38,8 @@ pub struct TargetConfig {
     pub layout: Layout,
     /// What must be equal on both sides.
     pub facts: Vec<Fact>,
+    /// Encodings of pages that this side reads: [`Encodings::readable`].
+    pub reads: Encodings,
 }
 
 /// What the caller of [`Target::poll`] must do.
@@ -93,6 +96,8 @@ pub struct TargetStatus {
     pub received: ByteCount,
     /// Whether the source is lost during the hand-over, and waited for.
     pub source_lost: bool,
+    /// What receiving, decoding and placing took so far.
+    pub stages: TargetStages,
 }
 
 /// The target machine.
@@ -110,6 +115,7 @@ pub struct Target {
     /// Set once, never cleared: the source has given up the right to run.
     owns_guest: bool,
     target_cpu_us: u64,
+    stages: TargetStages,
     /// Set once, never cleared: the source was told that the guest could run here.
     promised: bool,
     /// The source said that it keeps the guest.
@@ -137,6 +143,7 @@ impl Target {
             granted: None,
             owns_guest: false,
             target_cpu_us: 0,
+            stages: TargetStages::default(),
             promised: false,
             kept_by_source: false,
             settled: false,
@@ -208,6 +215,7 @@ impl Target {
         }
         reasons.extend(layout_differences(&hello.layout, &self.config.layout));
         reasons.extend(fact_differences(&hello.facts, &self.config.facts));
+        reasons.extend(unreadable(hello.needs.beyond(self.config.reads)));
         if !reasons.is_empty() {
             self.out.push_back(Message::Refuse(Refuse {
                 reasons: reasons.clone(),
@@ -227,7 +235,8 @@ impl Target {
         {
             self.phase = Phase::Receiving;
             self.step_given = false;
-            self.say(now, Message::Accept(Accept { version }));
+            let reads = self.config.reads;
+            self.say(now, Message::Accept(Accept { version, reads }));
         }
     }
 
@@ -397,6 +406,11 @@ impl Target {
             self.acknowledge(channel, now);
         }
         due
+    }
+
+    /// The stages of a channel have worked.
+    pub fn worked(&mut self, stages: TargetStages) {
+        self.stages += stages;
     }
 
     /// Channel number `channel` has carried all its pages of `round`, in a frame of `bytes`.
@@ -590,6 +604,7 @@ impl Target {
             round: self.rounds_ended + 1,
             received: ByteCount(received),
             source_lost: self.is_lost(),
+            stages: self.stages,
         }
     }
 
@@ -625,6 +640,29 @@ fn layout_differences(source: &Layout, target: &Layout) -> Vec<String> {
         source.join(", "),
         target.join(", ")
     )]
+}
+
+/// What the source would send that this side cannot read, in words.
+fn unreadable(missing: Encodings) -> Option<String> {
+    let way_out = "send with --compress auto";
+    if missing.is_empty() {
+        None
+    } else if missing == Encodings::none().with(Encoding::Zstd) {
+        Some(format!(
+            "compression: the source packs pages with zstd, and the target is a build without \
+             it; {way_out}, or build the target's pagelift with its feature `zstd`"
+        ))
+    } else {
+        let numbers: Vec<_> = (0..32u32)
+            .filter(|bit| missing.0 >> bit & 1 == 1)
+            .map(|bit| bit.to_string())
+            .collect();
+        Some(format!(
+            "compression: the source sends pages in encodings that the target cannot read \
+             (number {}); {way_out}, or install the same version of pagelift on both sides",
+            numbers.join(", ")
+        ))
+    }
 }
 
 /// Which facts about the guest differ, in words.

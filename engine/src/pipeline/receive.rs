@@ -13,7 +13,7 @@ use super::target_session::{Reception, TargetSession};
 use super::{Step, run_worker};
 use crate::memory::{ReadPages, WritePages};
 use crate::migration::{Failure, MigrationError, Target, TargetConfig, TargetStatus};
-use crate::wire::Fact;
+use crate::wire::{Encodings, Fact};
 
 /// How long one wait for a new connection lasts, and the coordinator's longest wait.
 const ACCEPT_TICK: Duration = Duration::from_millis(100);
@@ -62,6 +62,7 @@ pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
     let config = TargetConfig {
         layout: job.pages.layout().clone(),
         facts: job.facts,
+        reads: Encodings::readable(),
     };
     let target = Target::new(config, super::Clock::now(&*clock));
     let shared = Arc::new(Shared::new(target, clock));

@@ -6,25 +6,27 @@ use std::sync::Arc;
 use super::Step;
 use super::control::lost;
 use super::last_word::LastWord;
+use super::place::Placer;
 use super::shared::Shared;
-use crate::codec::xbzrle;
 use crate::memory::{ReadPages, WritePages};
-use crate::migration::{HEARTBEAT, MigrationError, Target};
-use crate::units::{ByteCount, PAGE_BYTES};
+use crate::migration::{HEARTBEAT, MigrationError, Target, TargetStages};
+use crate::units::{ByteCount, Instant};
 use crate::wire::{
-    Encoding, FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, Message, PagesBody,
-    ReadOutcome,
+    FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, Message, PagesBody, ReadOutcome,
 };
 
 /// The receiving half of a data channel that has joined.
 pub struct TargetChannel {
     shared: Arc<Shared<Target>>,
-    memory: Arc<dyn WritePages>,
-    /// The same memory, to apply deltas to.
-    content: Arc<dyn ReadPages>,
-    page: Box<[u8; PAGE_BYTES]>,
+    placer: Placer,
     number: u16,
     reader: FrameReader<Box<dyn Read + Send>>,
+    /// What the stages did that the machine was not told yet.
+    stages: TargetStages,
+    /// Whether a frame has come: waiting counts from then on.
+    begun: bool,
+    /// Since when the channel waits at a round's barrier.
+    held_since: Option<Instant>,
     last_word: LastWord,
 }
 
@@ -47,11 +49,12 @@ impl TargetChannel {
     ) -> Self {
         Self {
             shared,
-            memory,
-            content,
-            page: Box::new([0; PAGE_BYTES]),
+            placer: Placer::new(memory, content),
             number,
             reader,
+            stages: TargetStages::default(),
+            begun: false,
+            held_since: None,
             last_word: LastWord::default(),
         }
     }
@@ -77,10 +80,15 @@ impl TargetChannel {
         if let Some(step) = self.last_word.step(self.shared.now(), false) {
             return step;
         }
+        let now = self.shared.now();
         if !self.may_read() {
-            return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4)));
+            self.held_since.get_or_insert(now);
+            return Ok(Step::Wait(now.after(HEARTBEAT / 4)));
         }
-        let header = match self.reader.read() {
+        if let Some(since) = self.held_since.take() {
+            self.stages.place.waiting += now.since(since);
+        }
+        let header = match self.receive() {
             Ok(ReadOutcome::Frame(header)) => header,
             Ok(ReadOutcome::Pending) => return Ok(Step::Quiet),
             // After the last round the source may drop its data connections at any time.
@@ -103,28 +111,33 @@ impl TargetChannel {
         Ok(Step::Worked)
     }
 
+    /// Reads a frame, or what there is of it.
+    fn receive(&mut self) -> Result<ReadOutcome, FrameError> {
+        let clock = self.shared.clock();
+        let (began, cpu) = (clock.now(), clock.thread_cpu());
+        let outcome = self.reader.read();
+        let took = clock.now().since(began);
+        if self.begun {
+            let busy = clock.thread_cpu().saturating_sub(cpu).min(took);
+            self.stages.receive.busy += busy;
+            self.stages.receive.waiting += took - busy;
+        }
+        self.begun |= matches!(outcome, Ok(ReadOutcome::Frame(_)));
+        outcome
+    }
+
     fn place(&mut self, bytes: ByteCount) -> Result<bool, MigrationError> {
         let body = PagesBody::decode(self.reader.body())?;
         self.shared
             .look(|target| target.admit(self.number, &body))?;
-        for run in body.runs() {
-            match run.encoding {
-                Encoding::Zero => self.memory.write_zeros(run.range)?,
-                Encoding::Raw => self.memory.write(run.range.first, run.data)?,
-                Encoding::Delta => {
-                    // The round's barrier: the page is as the round before left it.
-                    self.content.read(run.range, &mut self.page[..])?;
-                    xbzrle::decode(run.data, &mut self.page[..])
-                        .map_err(|error| MigrationError::PeerMisbehaved(error.to_string()))?;
-                    self.memory.write(run.range.first, &self.page[..])?;
-                }
-            }
-        }
+        self.stages += self.placer.place(&body, self.shared.clock())?;
+        let stages = std::mem::take(&mut self.stages);
         let now = self.shared.now();
         // Nobody waits for a frame; this thread sends the acknowledgement itself.
-        Ok(self
-            .shared
-            .try_with(|target| (target.placed(self.number, bytes, now), false)))
+        Ok(self.shared.try_with(|target| {
+            target.worked(stages);
+            (target.placed(self.number, bytes, now), false)
+        }))
     }
 
     fn end_round(
@@ -138,8 +151,11 @@ impl TargetChannel {
             return Err(MigrationError::PeerMisbehaved(what));
         };
         let now = self.shared.now();
-        self.shared
-            .with(|target| target.round_end(self.number, round, bytes, now))?;
+        let stages = std::mem::take(&mut self.stages);
+        self.shared.with(|target| {
+            target.worked(stages);
+            target.round_end(self.number, round, bytes, now)
+        })?;
         Ok(true)
     }
 }

@@ -5,7 +5,7 @@
 
 use super::bytes::{Cursor, put_text};
 use super::fields::{self, once, required};
-use super::{OLDEST_VERSION, VERSION, WireError};
+use super::{Encodings, OLDEST_VERSION, VERSION, WireError};
 use crate::memory::{Layout, MAX_REGIONS, Region};
 use crate::units::{ByteCount, PageCount};
 
@@ -58,6 +58,9 @@ pub struct Hello {
     pub layout: Layout,
     /// What must be equal on both sides.
     pub facts: Vec<Fact>,
+    /// Encodings that the source uses whatever the target says; [`Encodings::BASIC`] ones need
+    /// not be among them.
+    pub needs: Encodings,
 }
 
 /// The target's consent.
@@ -65,6 +68,8 @@ pub struct Hello {
 pub struct Accept {
     /// The version to speak from now on.
     pub version: u16,
+    /// Encodings that the target reads.
+    pub reads: Encodings,
 }
 
 /// The target's refusal.
@@ -91,6 +96,8 @@ mod tag {
     pub(super) const REGION: u16 = 0x05;
     pub(super) const FACT: u16 = 0x06;
     pub(super) const REASON: u16 = 0x07;
+    pub(super) const NEEDS: u16 = 0x08;
+    pub(super) const READS: u16 = 0x09 | super::fields::OPTIONAL;
 }
 
 impl Hello {
@@ -119,6 +126,10 @@ impl Hello {
                 put_text(out, &fact.value);
             });
         }
+        let needs = self.needs.beyond(Encodings::BASIC);
+        if !needs.is_empty() {
+            put_encodings(&mut out, tag::NEEDS, needs);
+        }
         out
     }
 
@@ -128,7 +139,7 @@ impl Hello {
     /// When it is malformed, or no version is spoken by both sides.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
         let (mut versions, mut session, mut channels, mut verify) = (None, None, None, None);
-        let (mut regions, mut facts) = (Vec::new(), Vec::new());
+        let (mut regions, mut facts, mut needs) = (Vec::new(), Vec::new(), None);
         fields::each(body, "hello", |tag, mut value| {
             match tag {
                 tag::VERSIONS => once(&mut versions, (value.u16()?, value.u16()?), "versions")?,
@@ -152,6 +163,7 @@ impl Hello {
                     facts.push(Fact::new(value.text("fact")?, value.text("fact")?));
                     true
                 }
+                tag::NEEDS => once(&mut needs, Encodings(value.u32()?), "needed encodings")?,
                 _ => return Ok(false),
             };
             value.finish().map(|()| true)
@@ -174,6 +186,7 @@ impl Hello {
             verify: required(verify, "verify")?,
             layout,
             facts,
+            needs: needs.unwrap_or(Encodings::none()).beyond(Encodings::BASIC),
         })
     }
 
@@ -191,6 +204,7 @@ impl Accept {
         fields::put(&mut out, tag::VERSIONS, |out| {
             out.extend_from_slice(&self.version.to_le_bytes());
         });
+        put_encodings(&mut out, tag::READS, self.reads);
         out
     }
 
@@ -199,12 +213,13 @@ impl Accept {
     /// # Errors
     /// When it is malformed or names a version this side does not speak.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
-        let mut version = None;
+        let (mut version, mut reads) = (None, None);
         fields::each(body, "accept", |tag, mut value| {
-            if tag != tag::VERSIONS {
-                return Ok(false);
-            }
-            once(&mut version, value.u16()?, "version")?;
+            match tag {
+                tag::VERSIONS => once(&mut version, value.u16()?, "version")?,
+                tag::READS => once(&mut reads, Encodings(value.u32()?), "readable encodings")?,
+                _ => return Ok(false),
+            };
             value.finish().map(|()| true)
         })?;
         let version = required(version, "version")?;
@@ -214,7 +229,11 @@ impl Accept {
                 value: version.into(),
             });
         }
-        Ok(Self { version })
+        Ok(Self {
+            version,
+            // A target that says nothing is of a build that knew no others.
+            reads: reads.unwrap_or(Encodings::BASIC),
+        })
     }
 }
 
@@ -284,6 +303,12 @@ fn put_session(out: &mut Vec<u8>, session: SessionId) {
     });
 }
 
+fn put_encodings(out: &mut Vec<u8>, tag: u16, encodings: Encodings) {
+    fields::put(out, tag, |out| {
+        out.extend_from_slice(&encodings.0.to_le_bytes());
+    });
+}
+
 /// A byte that must be 0 or 1.
 fn boolean(value: u8, what: &'static str) -> Result<bool, WireError> {
     match value {
@@ -333,13 +358,22 @@ mod tests {
             verify: true,
             layout: Layout::new(vec![region("pc.ram", 7), region("dimm0", 9)]).unwrap(),
             facts: vec![Fact::new("machine type", "pc-q35-10.0")],
+            needs: Encodings::none(),
         }
     }
 
     #[test]
     fn a_handshake_reads_back_as_written() {
         assert_eq!(Hello::decode(&hello().encode()), Ok(hello()));
-        let accept = Accept { version: VERSION };
+        let needs = Hello {
+            needs: Encodings::readable().beyond(Encodings::BASIC),
+            ..hello()
+        };
+        assert_eq!(Hello::decode(&needs.encode()), Ok(needs));
+        let accept = Accept {
+            version: VERSION,
+            reads: Encodings::readable(),
+        };
         assert_eq!(Accept::decode(&accept.encode()), Ok(accept));
         let refuse = Refuse {
             reasons: vec!["one".into(), "two".into()],
@@ -367,6 +401,15 @@ mod tests {
             tag: 0x70,
         };
         assert_eq!(Hello::decode(&body), Err(error));
+    }
+
+    #[test]
+    fn a_target_that_does_not_say_what_it_reads_reads_the_basic_encodings() {
+        let mut body = Vec::new();
+        fields::put(&mut body, tag::VERSIONS, |out| {
+            out.extend_from_slice(&VERSION.to_le_bytes());
+        });
+        assert_eq!(Accept::decode(&body).unwrap().reads, Encodings::BASIC);
     }
 
     #[test]

@@ -8,19 +8,23 @@
 //! allocate more than [`MAX_BODY_BYTES`] (`tests` and the fuzz targets hold this).
 
 mod bytes;
+mod encoding;
 mod fields;
 mod frame;
 mod hello;
 mod message;
 mod pages;
+mod pages_builder;
 
+pub use encoding::{Encoding, Encodings};
 pub use frame::{
     FrameError, FrameHeader, FrameReader, FrameType, FrameWriter, HEADER_BYTES, MAX_BODY_BYTES,
     PREFACE, ReadOutcome,
 };
 pub use hello::{Accept, Fact, Hello, Join, MAX_CHANNELS, MAX_FACTS, Refuse, SessionId};
 pub use message::{AbortCode, Ack, Message, StateChunk};
-pub use pages::{Encoding, MAX_FRAME_PAGES, PageRun, PagesBody, PagesBuilder, RUN_BYTES};
+pub use pages::{MAX_FRAME_PAGES, PageRun, PagesBody, RUN_BYTES};
+pub use pages_builder::PagesBuilder;
 
 /// The newest version of the protocol this build speaks.
 pub const VERSION: u16 = 1;

@@ -65,6 +65,8 @@ impl Source {
             page_wire_bytes: self.page_bytes,
             state_bytes: self.state_bytes,
             pages: self.pages,
+            data: self.data,
+            stages: self.stages,
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),
             throttle_most: self.throttle_most,

@@ -126,12 +126,11 @@ impl Source {
         if let Some(channel) = self.channels.get_mut(usize::from(channel)) {
             channel.ledger.sent(frame.bytes);
         }
-        self.pages.zero += frame.zero;
-        self.pages.raw += frame.raw;
-        self.pages.delta += frame.delta;
-        self.pages.unchanged += frame.unchanged;
+        self.pages.count(&frame);
+        self.data += frame.data;
+        self.stages += frame.stages;
         self.page_bytes += frame.bytes;
-        self.round_pages += frame.zero + frame.raw + frame.delta + frame.unchanged;
+        self.round_pages += frame.pages();
         self.round_bytes += frame.bytes.0;
     }
 
