@@ -52,6 +52,8 @@ pub struct SourceChannel {
     gauge: Box<dyn Gauge>,
     encoder: PageEncoder,
     batch: Batch,
+    /// Body of a message, allocated once.
+    body: Vec<u8>,
     rest: Rest,
     /// Since when there is nothing to send.
     idle_since: Option<Instant>,
@@ -102,6 +104,7 @@ impl SourceChannel {
             gauge,
             encoder: PageEncoder::new(packing.deltas.clone(), packer, reads),
             batch: Batch::default(),
+            body: Vec::new(),
             rest: Rest::new(limit, workers),
             idle_since: None,
             last_word: LastWord::default(),
@@ -146,9 +149,10 @@ impl SourceChannel {
             Work::Pages => self.send_pages()?,
             Work::RoundEnd(round) => {
                 let message = Message::RoundEnd { round };
+                message.encode_into(&mut self.body);
                 let bytes = self
                     .writer
-                    .write(message.kind(), &[&message.encode()])
+                    .write(message.kind(), &[&self.body])
                     .map_err(lost)?;
                 SentFrame {
                     bytes: ByteCount(bytes),
@@ -173,10 +177,11 @@ impl SourceChannel {
     fn send_pages(&mut self) -> Result<SentFrame, MigrationError> {
         let shared = Arc::clone(&self.shared);
         let clock = shared.clock();
+        let chooses = self.encoder.packer().chooses();
         let begun = clock.thread_cpu();
         let encoded = self.encoder.encode(&self.batch, &*self.memory, clock)?;
         let (encoded_at, encoded_cpu) = (clock.now(), clock.thread_cpu());
-        let held = self.gauge.held();
+        let held = if chooses { self.gauge.held() } else { None };
         let bytes = self
             .writer
             .write(FrameType::Pages, &encoded.parts)

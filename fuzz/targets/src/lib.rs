@@ -9,9 +9,11 @@
 //! corpus that is kept, for a few seconds each, with whatever compiler there is; it is part of
 //! `tests/run`.
 
+mod block;
 mod wire;
 mod xbzrle;
 
+pub use block::{block_decode, block_encode};
 pub use wire::{agent_message, frame_reader, hello, message, pages_body};
 pub use xbzrle::{xbzrle_decode, xbzrle_encode};
 
@@ -25,10 +27,18 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     Target {
         name: "agent_message",
         run: agent_message,
+    },
+    Target {
+        name: "block_decode",
+        run: block_decode,
+    },
+    Target {
+        name: "block_encode",
+        run: block_encode,
     },
     Target {
         name: "frame_reader",

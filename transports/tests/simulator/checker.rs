@@ -206,7 +206,7 @@ impl Rules<'_> {
 }
 
 /// Every outcome that the standard seeds must reach.
-pub const WANTED: [&str; 40] = [
+pub const WANTED: [&str; 45] = [
     "completed",
     "completed although the network failed",
     "completed after a reattach",
@@ -247,6 +247,11 @@ pub const WANTED: [&str; 40] = [
     "window full",
     "a page in a second round",
     "second attempt completed",
+    "pages as deltas",
+    "pages by their word",
+    "pages in blocks of lz4",
+    "pages in blocks of zstd",
+    "pages raw",
 ];
 
 fn count(
@@ -269,6 +274,18 @@ fn count(
             }
             if !attempt.plan.mishaps.is_empty() {
                 add("completed with a mishap");
+            }
+            if let Some(Ok(report)) = &attempt.source {
+                let pages = &report.pages;
+                let ways = [
+                    (pages.delta, "pages as deltas"),
+                    (pages.fill, "pages by their word"),
+                    (pages.lz4, "pages in blocks of lz4"),
+                    (pages.zstd, "pages in blocks of zstd"),
+                    (pages.raw, "pages raw"),
+                ];
+                let used = ways.into_iter().filter(|(pages, _)| *pages > 0);
+                used.for_each(|(_, name)| add(name));
             }
             if target.is_some() {
                 add("completed, and the target thinks otherwise");
