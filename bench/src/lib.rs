@@ -2,8 +2,8 @@
 //!
 //! `docs/benchmarks.md` says how to run them and what their figures mean.
 
-pub mod cpu;
 pub mod figures;
+pub mod machine;
 pub mod memory;
 pub mod pages;
 pub mod qemu;

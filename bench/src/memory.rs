@@ -22,6 +22,18 @@ pub fn memfd(len: usize) -> File {
     File::from(fd)
 }
 
+/// Takes `len` bytes of memory, rounded up to whole MiB, writes all of it and gives it back.
+///
+/// The kernel gives it out again first. In a virtual machine, memory that was never used, or
+/// was reported as free, is not there until the host finds it, which takes several times as long
+/// as all that the kernel does in here, and hits one move and not the next.
+pub fn touch(len: usize) {
+    let (file, data) = (memfd(len), vec![1; 1 << 20]);
+    for at in (0..len).step_by(data.len()) {
+        file.write_all_at(&data, at as u64).expect("pwrite");
+    }
+}
+
 /// Memory mapped readable and writable for as long as this lives.
 #[derive(Debug)]
 pub struct Mapping {
@@ -76,18 +88,6 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: no slice of the mapping outlives it.
         unsafe { munmap(self.start, self.len) }.expect("munmap");
-    }
-}
-
-/// Takes `len` bytes of memory, writes all of it and gives it back.
-///
-/// The kernel gives it out again first. In a virtual machine, memory that was never used, or
-/// was reported as free, is not there until the host finds it, which takes several times as long
-/// as all that the kernel does in here, and hits one move of a guest and not the next.
-pub fn touch(len: usize) {
-    let (file, data) = (memfd(len), vec![1; 1 << 20]);
-    for at in (0..len).step_by(data.len()) {
-        file.write_all_at(&data, at as u64).expect("pwrite");
     }
 }
 

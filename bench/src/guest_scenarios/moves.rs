@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use pagelift_bench::cpu::{machine_cpu_seconds, own_cpu_seconds};
+use pagelift_bench::machine::{self, own_cpu_seconds};
 use pagelift_bench::memory::touch;
 use pagelift_bench::qemu::event_time_s;
 use pagelift_tests::{Bed, Images, NetPair, PATIENCE, Qemu, Side, Ticks, Workload, program};
@@ -191,7 +191,7 @@ fn until_busy(workload: &Workload, source: &Qemu) -> Result<()> {
 /// CPU seconds that all but this program and the two QEMUs have used so far.
 fn others_cpu_s(ends: Ends<'_>) -> f64 {
     let ours = ends.source.cpu_seconds() + ends.target.cpu_seconds() + own_cpu_seconds();
-    machine_cpu_seconds() - ours
+    machine::cpu_seconds() - ours
 }
 
 /// A guest on the target.

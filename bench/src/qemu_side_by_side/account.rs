@@ -1,4 +1,4 @@
-//! CPU time of the programs of a move, and of the guest itself.
+//! CPU time of the processes of a move, and of the guest itself.
 
 use std::process::Child;
 use std::thread::sleep;

@@ -12,8 +12,8 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Instant;
 
-use pagelift_bench::cpu::own_cpu_seconds;
 use pagelift_bench::figures::middle;
+use pagelift_bench::machine::own_cpu_seconds;
 use pagelift_bench::memory::{Mapping, memfd, random_bytes};
 use pagelift_engine::codec::is_zero;
 use pagelift_engine::units::ByteCount;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use pagelift_bench::cpu::{machine_cpu_seconds, own_cpu_seconds};
+use pagelift_bench::machine::{self, own_cpu_seconds};
 use pagelift_bench::memory::touch;
 use pagelift_bench::qemu::event_time_s;
 use pagelift_tests::{Bed, Builder, Images, PATIENCE, Qemu, Ticks, Workload};
@@ -153,7 +153,7 @@ impl Bench<'_> {
     fn now(&self, source: &Qemu, target: &Qemu) -> Counters {
         Counters {
             qemu_cpu_s: source.cpu_seconds() + target.cpu_seconds(),
-            machine_cpu_s: machine_cpu_seconds(),
+            machine_cpu_s: machine::cpu_seconds(),
             own_cpu_s: own_cpu_seconds(),
             loopback_bytes: self.loopback.bytes(),
             at: seconds(SystemTime::now()).unwrap_or_default(),

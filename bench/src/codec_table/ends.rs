@@ -1,0 +1,152 @@
+//! The two ends of a move, each a process of its own: the engine as `pagelift-send` and
+//! `pagelift-receive` set it up, around a guest that stands still.
+//!
+//! The memory is not compared on the way, which would lengthen every move by the same; whoever
+//! started the two compares it afterwards.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use pagelift_engine::codec::CompressSetting;
+use pagelift_engine::codec::choose::CpuLimit;
+use pagelift_engine::converge::{Predictive, PredictiveConfig};
+use pagelift_engine::dirty::ManualTracker;
+use pagelift_engine::memory::{ReadPages, WritePages};
+use pagelift_engine::migration::{Report, RunRight};
+use pagelift_engine::pipeline::{
+    CancelToken, ReceiveJob, SendJob, SendOptions, process_cpu, receive, send,
+};
+use pagelift_engine::wire::SessionId;
+use pagelift_transports::auto_channels;
+use pagelift_transports::tcp::{TcpLink, TcpServer};
+use rustix::process::{Signal, set_parent_process_death_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::guest::{self, Still};
+use crate::options::End;
+
+/// What the target says first, one line of JSON.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Listening {
+    /// The port it listens on.
+    pub(crate) port: u16,
+}
+
+/// What the source says at the end, one line of JSON.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Sent {
+    /// From the handshake to the guest running on the target.
+    pub(crate) total_s: f64,
+    /// Bytes of frames of pages, headers included.
+    pub(crate) wire_bytes: u64,
+    /// Pages by what carried them.
+    pub(crate) pages: Pages,
+    /// CPU time of the source's process from the handshake on.
+    pub(crate) source_cpu_s: f64,
+    /// CPU time of the target's process.
+    pub(crate) target_cpu_s: f64,
+}
+
+/// How many pages each way of carrying them took.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Pages {
+    /// Marked as zero, or as filled with one word.
+    pub(crate) fill: u64,
+    /// As they are.
+    pub(crate) raw: u64,
+    /// In blocks of LZ4.
+    pub(crate) lz4: u64,
+    /// In blocks of zstd, of any level.
+    pub(crate) zstd: u64,
+}
+
+/// Runs one end.
+pub(crate) fn run(end: &End) -> Result<()> {
+    // Nobody else would end this process if the one that started it is killed.
+    set_parent_process_death_signal(Some(Signal::KILL)).context("prctl(PR_SET_PDEATHSIG)")?;
+    match end {
+        End::Source {
+            memory,
+            host,
+            port,
+            compress,
+        } => source(memory, *host, *port, *compress),
+        End::Target { memory, host } => target(memory, *host),
+    }
+}
+
+fn source(path: &Path, host: Ipv4Addr, port: u16, compress: CompressSetting) -> Result<()> {
+    let memory = Arc::new(guest::memory(path)?);
+    let mut tracker = ManualTracker::new(ReadPages::layout(&*memory).pages());
+    let link = TcpLink::resolve(&host.to_string(), port)?;
+    let cpu_before = process_cpu();
+    let report = send(SendJob {
+        link: &link,
+        memory,
+        dirty: &mut tracker,
+        guest: &mut Still::default(),
+        right: RunRight::claim(),
+        options: send_options(compress),
+        cancel: CancelToken::default(),
+        progress: &mut |_| {},
+    })?;
+    say(&sent(&report, process_cpu().saturating_sub(cpu_before)))
+}
+
+fn send_options(compress: CompressSetting) -> SendOptions {
+    SendOptions {
+        // A target takes one migration only, so no other one can have the name.
+        session: SessionId(std::process::id().into()),
+        channels: auto_channels(),
+        verify: false,
+        facts: Vec::new(),
+        compress,
+        // Nothing is sent twice.
+        deltas: None,
+        cpu: CpuLimit::default(),
+        policy: Box::new(Predictive::new(PredictiveConfig::default())),
+    }
+}
+
+fn sent(report: &Report, source_cpu: Duration) -> Sent {
+    Sent {
+        total_s: report.total.as_secs_f64(),
+        wire_bytes: report.page_wire_bytes.0,
+        pages: Pages {
+            fill: report.pages.zero + report.pages.fill,
+            raw: report.pages.raw,
+            lz4: report.pages.lz4,
+            zstd: report.pages.zstd,
+        },
+        source_cpu_s: source_cpu.as_secs_f64(),
+        target_cpu_s: report.target_cpu.as_secs_f64(),
+    }
+}
+
+fn target(path: &Path, host: Ipv4Addr) -> Result<()> {
+    let memory = Arc::new(guest::memory(path)?);
+    let server = TcpServer::bind(&host.to_string(), 0).context("listening")?;
+    say(&Listening {
+        port: server.local_addr()?.port(),
+    })?;
+    receive(ReceiveJob {
+        listener: &server,
+        pages: Arc::clone(&memory) as Arc<dyn WritePages>,
+        content: memory,
+        guest: &mut Still::default(),
+        facts: Vec::new(),
+        cancel: CancelToken::default(),
+        progress: &mut |_| {},
+    })?;
+    Ok(())
+}
+
+fn say(what: &impl Serialize) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{}", serde_json::to_string(what)?)?;
+    Ok(stdout.flush()?)
+}

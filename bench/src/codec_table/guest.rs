@@ -1,0 +1,82 @@
+//! A guest that stands still: nothing writes its memory, and its device state is empty.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use pagelift_engine::converge::Share;
+use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
+use pagelift_engine::migration::RunRight;
+use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, TargetGuest};
+use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount};
+
+/// The memory in a file, all of it one region.
+pub(crate) fn memory(path: &Path) -> Result<FileMemory> {
+    let open = || -> Result<FileMemory> {
+        let file = std::fs::File::options().read(true).write(true).open(path)?;
+        let region = Region {
+            name: "ram".into(),
+            pages: PageCount(file.metadata()?.len() / PAGE_BYTES as u64),
+            backing_page: ByteCount(PAGE_BYTES as u64),
+        };
+        let place = RegionFile { file, offset: 0 };
+        Ok(FileMemory::new(Layout::new(vec![region])?, vec![place])?)
+    };
+    open().with_context(|| format!("{}", path.display()))
+}
+
+/// Either half of the guest; knows its other half once a migration has begun.
+#[derive(Debug, Default)]
+pub(crate) struct Still(Option<Parts>);
+
+impl Still {
+    fn parts(&self) -> Result<&Parts, GuestError> {
+        let parts = self.0.as_ref();
+        parts.ok_or_else(|| GuestError("no migration has begun".into()))
+    }
+}
+
+impl SourceGuest for Still {
+    fn attach(&mut self, parts: Parts) {
+        self.0 = Some(parts);
+    }
+
+    fn throttle(&mut self, _share: Share) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<Duration, GuestError> {
+        Ok(Duration::ZERO)
+    }
+
+    fn save_state(&mut self) -> Result<(), GuestError> {
+        let sent = self.parts()?.state.send(&[], true);
+        sent.map_err(|error| GuestError(format!("sending state: {error}")))
+    }
+
+    fn give_up(&mut self) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn resume(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+        Ok(())
+    }
+}
+
+impl TargetGuest for Still {
+    fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
+        self.0 = Some(parts);
+        Ok(())
+    }
+
+    fn is_loaded(&mut self) -> Result<bool, GuestError> {
+        let chunk = self.parts()?.incoming.try_recv();
+        Ok(chunk.is_ok_and(|chunk| chunk.last))
+    }
+
+    fn run(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn abandon(&mut self) {}
+}

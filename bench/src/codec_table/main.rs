@@ -1,0 +1,172 @@
+//! `codec-table`: what each codec setting makes of a whole move, by link rate and content.
+//!
+//! A source process and a target process, joined by a link with a rate (network namespaces, veth,
+//! a token bucket), move memory by the engine's `send` and `receive` over TCP, as `pagelift-send`
+//! and `pagelift-receive` do. The guest stands still, so that a move is one pass over its memory;
+//! rounds are another benchmark's. After each move all memory is compared; one that did not
+//! arrive whole is an error and not a figure.
+//!
+//! The settings of a link and content take turns, so that what else the machine does hits all
+//! alike, and the quickest run of each counts: whatever disturbs a run only makes it longer.
+//! Both ends share this machine's processors, so what the target spends on unpacking is lost to
+//! the source, as it is not between two hosts.
+//!
+//! Prints Markdown; `docs/benchmarks.md` explains the columns.
+
+mod content;
+mod ends;
+mod guest;
+mod moves;
+mod options;
+mod table;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use pagelift_bench::machine;
+use pagelift_engine::units::ByteCount;
+use pagelift_tests::{Bed, NetPair};
+use serde::Serialize;
+
+use content::Content;
+use moves::{Bench, Move, Place};
+use options::{LinkRate, Options};
+
+/// All that was measured; `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Results {
+    machine: machine::Kind,
+    channels: u16,
+    /// Load when it began and when it ended, the latter its own doing.
+    load: [f64; 2],
+    groups: Vec<Group>,
+}
+
+/// All settings over one link with one content.
+#[derive(Debug, Serialize)]
+struct Group {
+    link: String,
+    content: Content,
+    memory_bytes: u64,
+    cells: Vec<Cell>,
+}
+
+/// All runs of one setting.
+#[derive(Debug, Serialize)]
+struct Cell {
+    setting: String,
+    runs: Vec<Move>,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let done = match &options.end {
+        Some(end) => ends::run(end),
+        None => run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let load_before = machine::load();
+    let mut groups = Vec::new();
+    for link in options.links() {
+        groups.extend(over(link, options)?);
+    }
+    ensure!(!groups.is_empty(), "no link could be made");
+    let results = Results {
+        machine: machine::Kind::here(),
+        channels: pagelift_transports::auto_channels(),
+        load: [load_before, machine::load()],
+        groups,
+    };
+    if options.json {
+        println!("{}", serde_json::to_string(&results)?);
+    } else {
+        print!("{}", table::render(&results, options.runs()));
+    }
+    Ok(())
+}
+
+/// All contents over one link; none, with a word on stderr, if the link cannot be made.
+fn over(link: LinkRate, options: &Options) -> Result<Vec<Group>> {
+    let bed = Bed::new()?;
+    let place = match (NetPair::new(&bed, link.bits_per_s()), link) {
+        (Ok(net), _) => Place::Namespaces(net),
+        (Err(why), LinkRate::Uncapped) => {
+            eprintln!("uncapped: over the loopback: {why}");
+            Place::Loopback
+        }
+        (Err(why), LinkRate::Capped(_)) => {
+            eprintln!("{link} is left out: {why}; run this as root");
+            return Ok(Vec::new());
+        }
+    };
+    let bytes = options.memory(link);
+    let groups = options
+        .contents
+        .iter()
+        .map(|content| {
+            group(&bed, &place, *content, bytes, options)
+                .map(|cells| Group {
+                    link: link.to_string(),
+                    content: *content,
+                    memory_bytes: bytes.0,
+                    cells,
+                })
+                .with_context(|| format!("{link}, {}", content.name()))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    drop(place);
+    bed.finish();
+    Ok(groups)
+}
+
+/// All settings, in turn, as often as asked for.
+fn group(
+    bed: &Bed,
+    place: &Place,
+    content: Content,
+    bytes: ByteCount,
+    options: &Options,
+) -> Result<Vec<Cell>> {
+    let memory = bed.shm_file("source", bytes.0)?;
+    content.fill(memory.path(), bytes)?;
+    let bench = Bench {
+        bed,
+        place,
+        memory: memory.path(),
+        bytes,
+        digest: moves::digest(memory.path())?,
+    };
+    let mut cells: Vec<Cell> = options
+        .settings
+        .iter()
+        .map(|setting| Cell {
+            setting: setting.to_string(),
+            runs: Vec::new(),
+        })
+        .collect();
+    for run in 1..=options.runs() {
+        for (setting, cell) in options.settings.iter().zip(&mut cells) {
+            let moved = bench
+                .run(*setting)
+                .with_context(|| format!("--compress {setting}"))?;
+            eprintln!(
+                "{}, run {run}, {setting}: {:.3} s, {}",
+                content.name(),
+                moved.sent.total_s,
+                ByteCount(moved.sent.wire_bytes)
+            );
+            cell.runs.push(moved);
+        }
+    }
+    Ok(cells)
+}

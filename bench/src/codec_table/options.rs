@@ -1,0 +1,170 @@
+//! The command line.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Parser, Subcommand};
+use pagelift_engine::codec::CompressSetting;
+use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
+
+use crate::content::Content;
+
+/// Moves memory over links of several rates with every codec setting, and prints the table.
+///
+/// Run it as root: links with a rate are made of network namespaces.
+#[derive(Debug, Parser)]
+#[command(name = "codec-table", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Options {
+    /// Runs of each cell, in turn; the quickest counts
+    #[arg(long, value_name = "N", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Rates of the link, or uncapped
+    #[arg(
+        long,
+        value_name = "RATES",
+        value_delimiter = ',',
+        default_value = "100Mbit/s,1Gbit/s,10Gbit/s,uncapped"
+    )]
+    links: Vec<LinkRate>,
+    /// What the memory holds
+    #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',',
+          default_values_t = Content::ALL)]
+    pub(crate) contents: Vec<Content>,
+    /// Codec settings, as `--compress` of `pagelift-send` has them
+    #[arg(
+        long,
+        value_name = "SETTINGS",
+        value_delimiter = ',',
+        default_value = "none,lz4,zstd:-50,zstd:-20,zstd:1,zstd:3,zstd:7,auto"
+    )]
+    pub(crate) settings: Vec<CompressSetting>,
+    /// Memory to move; by default 64 MiB up to 200 Mbit/s, 256 MiB up to 2 Gbit/s, else 1 GiB
+    #[arg(long, value_name = "SIZE", value_parser = whole_pages)]
+    memory: Option<ByteCount>,
+    /// Only see that it works: 16 MiB, once, over an uncapped link
+    #[arg(long, conflicts_with_all = ["runs", "links", "memory"])]
+    quick: bool,
+    /// Print one JSON object with every run instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// One end of a move, as the program starts it
+    #[command(subcommand)]
+    pub(crate) end: Option<End>,
+}
+
+/// What the program does when it has started itself as one end of a move.
+#[derive(Clone, Debug, Subcommand)]
+#[command(hide = true)]
+pub(crate) enum End {
+    /// Sends the memory in a file.
+    Source {
+        /// The file.
+        #[arg(long)]
+        memory: PathBuf,
+        /// Where the target listens.
+        #[arg(long)]
+        host: Ipv4Addr,
+        /// Its port.
+        #[arg(long)]
+        port: u16,
+        /// The codec setting.
+        #[arg(long)]
+        compress: CompressSetting,
+    },
+    /// Receives memory into a file.
+    Target {
+        /// The file.
+        #[arg(long)]
+        memory: PathBuf,
+        /// The address to listen on.
+        #[arg(long)]
+        host: Ipv4Addr,
+    },
+}
+
+/// What the link carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LinkRate {
+    /// So much in each direction, Ethernet headers included.
+    Capped(Rate),
+    /// What the machine can do.
+    Uncapped,
+}
+
+impl LinkRate {
+    /// Bits per second, if it is limited.
+    pub(crate) fn bits_per_s(self) -> Option<u64> {
+        match self {
+            Self::Capped(rate) => Some(rate.0.saturating_mul(8)),
+            Self::Uncapped => None,
+        }
+    }
+}
+
+impl FromStr for LinkRate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "uncapped" => Ok(Self::Uncapped),
+            rate => match rate.parse() {
+                Ok(Rate(0)) => Err("a rate of zero would never end; write uncapped".into()),
+                Ok(rate) => Ok(Self::Capped(rate)),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for LinkRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(bits_per_s) = self.bits_per_s() else {
+            return f.write_str("uncapped");
+        };
+        let mbit_per_s = bits_per_s as f64 / 1e6;
+        if mbit_per_s >= 1000.0 {
+            write!(f, "{} Gbit/s", mbit_per_s / 1000.0)
+        } else {
+            write!(f, "{mbit_per_s} Mbit/s")
+        }
+    }
+}
+
+impl Options {
+    /// The links, in this order.
+    pub(crate) fn links(&self) -> Vec<LinkRate> {
+        if self.quick {
+            vec![LinkRate::Uncapped]
+        } else {
+            self.links.clone()
+        }
+    }
+
+    /// Runs of each cell.
+    pub(crate) fn runs(&self) -> u32 {
+        if self.quick { 1 } else { self.runs }
+    }
+
+    /// Memory to move over such a link: so much that a raw move takes one to five seconds.
+    pub(crate) fn memory(&self, link: LinkRate) -> ByteCount {
+        if self.quick {
+            return ByteCount(16 << 20);
+        }
+        self.memory.unwrap_or_else(|| match link.bits_per_s() {
+            Some(..=200_000_000) => ByteCount(64 << 20),
+            Some(..=2_000_000_000) => ByteCount(256 << 20),
+            Some(_) | None => ByteCount(1 << 30),
+        })
+    }
+}
+
+fn whole_pages(text: &str) -> Result<ByteCount, String> {
+    let bytes: ByteCount = text.parse().map_err(|error| format!("{error}"))?;
+    if bytes.0 == 0 || !bytes.0.is_multiple_of(PAGE_BYTES as u64) {
+        return Err(format!("{text} is not a whole number of pages of 4 KiB"));
+    }
+    Ok(bytes)
+}

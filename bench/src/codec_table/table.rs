@@ -1,0 +1,145 @@
+//! The results as Markdown.
+
+use std::fmt::Write;
+
+use pagelift_engine::units::ByteCount;
+
+use crate::ends::Pages;
+use crate::moves::Move;
+use crate::{Cell, Group, Results};
+
+/// Everything: the machine, `auto` against the best of the others, and every cell.
+pub(crate) fn render(results: &Results, runs: u32) -> String {
+    let moves = || {
+        let cells = results.groups.iter().flat_map(|group| &group.cells);
+        cells.flat_map(|cell| &cell.runs)
+    };
+    let others = moves().map(|moved| moved.others_cpus).sum::<f64>() / moves().count() as f64;
+    let [before, after] = results.load;
+    let mut text = format!(
+        "{}; load {before:.1} before and {after:.1} at the end; everything but the two ends, \
+         interrupts included, kept {others:.2} CPUs busy. {} channels; the quickest of {runs} \
+         runs.\n",
+        results.machine, results.channels,
+    );
+    text.push_str(&summary(&results.groups));
+    let mut link = None;
+    for group in &results.groups {
+        if link.replace(&group.link) != Some(&group.link) {
+            text.push_str(&heading(group));
+        }
+        for cell in &group.cells {
+            text.push_str(&row(group, cell));
+        }
+    }
+    text
+}
+
+/// `auto` beside the best fixed setting, where both were measured.
+fn summary(groups: &[Group]) -> String {
+    let mut lines = String::new();
+    for group in groups {
+        let (auto, fixed): (Vec<&Cell>, Vec<&Cell>) =
+            group.cells.iter().partition(|cell| cell.setting == "auto");
+        let best = fixed
+            .into_iter()
+            .min_by(|a, b| a.quickest_s().total_cmp(&b.quickest_s()));
+        let (Some(best), Some(auto)) = (best, auto.first()) else {
+            continue;
+        };
+        let (Some(best_move), Some(auto_move)) = (best.quickest(), auto.quickest()) else {
+            continue;
+        };
+        let _ = writeln!(
+            lines,
+            "| {} | {} | {} | {:.2} | {:.2} | {:+.1} % | {} | {:.1} | {:.1} | {} |",
+            group.link,
+            group.content.name(),
+            best.setting,
+            best.quickest_s(),
+            auto.quickest_s(),
+            (auto.quickest_s() / best.quickest_s() - 1.0) * 100.0,
+            spread(best, auto),
+            mib(best_move.sent.wire_bytes),
+            mib(auto_move.sent.wire_bytes),
+            used(&auto_move.sent.pages),
+        );
+    }
+    if lines.is_empty() {
+        return lines;
+    }
+    format!(
+        "\n| link | content | best fixed | s | auto s | auto behind | spread | MiB | auto MiB | auto used |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n{lines}"
+    )
+}
+
+fn heading(group: &Group) -> String {
+    format!(
+        "\n**{}, {} of memory**\n\n\
+         | content | setting | s | slowest run | wire MiB | ratio | CPU s source | target |\n\
+         |---|---|---|---|---|---|---|---|\n",
+        group.link,
+        ByteCount(group.memory_bytes)
+    )
+}
+
+fn row(group: &Group, cell: &Cell) -> String {
+    let Some(moved) = cell.quickest() else {
+        return String::new();
+    };
+    let sent = &moved.sent;
+    format!(
+        "| {} | {} | {:.2} | {:.2} | {:.1} | {:.2} | {:.2} | {:.2} |\n",
+        group.content.name(),
+        cell.setting,
+        sent.total_s,
+        cell.slowest_s(),
+        mib(sent.wire_bytes),
+        group.memory_bytes as f64 / sent.wire_bytes as f64,
+        sent.source_cpu_s,
+        sent.target_cpu_s,
+    )
+}
+
+impl Cell {
+    fn quickest(&self) -> Option<&Move> {
+        let by_time = |a: &&Move, b: &&Move| a.sent.total_s.total_cmp(&b.sent.total_s);
+        self.runs.iter().min_by(by_time)
+    }
+
+    fn quickest_s(&self) -> f64 {
+        self.quickest().map_or(f64::NAN, |moved| moved.sent.total_s)
+    }
+
+    fn slowest_s(&self) -> f64 {
+        let times = self.runs.iter().map(|moved| moved.sent.total_s);
+        times.fold(0.0, f64::max)
+    }
+}
+
+/// How much longer the slowest run of a setting took than its quickest, the larger of both.
+fn spread(best: &Cell, auto: &Cell) -> String {
+    if best.runs.len().min(auto.runs.len()) < 2 {
+        // One run says nothing of it.
+        return "?".into();
+    }
+    let of = |cell: &Cell| cell.slowest_s() / cell.quickest_s() - 1.0;
+    format!("{:.0} %", of(best).max(of(auto)) * 100.0)
+}
+
+/// What carried the pages that were not filled with one word.
+fn used(pages: &Pages) -> String {
+    let all = (pages.raw + pages.lz4 + pages.zstd).max(1) as f64;
+    let ways = [("raw", pages.raw), ("lz4", pages.lz4), ("zstd", pages.zstd)];
+    let used: Vec<String> = ways
+        .iter()
+        .filter(|(_, pages)| *pages > 0)
+        .map(|(name, pages)| format!("{name} {:.0} %", *pages as f64 / all * 100.0))
+        .collect();
+    used.join(", ")
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
