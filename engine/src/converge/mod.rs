@@ -11,6 +11,7 @@
 //! | [`Classic`] | auto-converge as QEMU's users know it |
 //! | [`Predictive`] | throttles only when it must, as little as will do, and releases again |
 
+mod attribution;
 mod classic;
 mod curve;
 mod estimate;
@@ -23,6 +24,7 @@ mod share;
 mod stop_when_fits;
 mod trace;
 
+pub use attribution::{LOOK_INTERVAL, VcpuLook, VcpuThrottle};
 pub use classic::{Classic, ClassicConfig};
 pub use curve::DirtyCurve;
 pub use estimate::{Estimates, LinkRate};
@@ -122,4 +124,9 @@ pub trait Policy: Send + std::fmt::Debug {
 
     /// The blackout that is allowed, for display.
     fn downtime_limit(&self) -> Duration;
+
+    /// The largest share that it would throttle any vCPU by.
+    fn throttle_most(&self) -> Share {
+        Share::MOST
+    }
 }

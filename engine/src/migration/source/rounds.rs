@@ -187,7 +187,7 @@ impl Source {
             fixed: self.fixed_blackout,
             harvested: self.estimates.last_harvest(),
             interval: self.estimates.last_interval(),
-            throttled: self.throttle,
+            throttled: self.throttle_had.unwrap_or(self.throttle),
             placed: self.placed_bytes,
         }
     }
