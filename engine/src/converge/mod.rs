@@ -12,6 +12,8 @@
 //! | [`Predictive`] | throttles only when it must, as little as will do, and releases again |
 
 mod attribution;
+#[cfg(test)]
+mod calm_tests;
 mod classic;
 mod curve;
 mod estimate;

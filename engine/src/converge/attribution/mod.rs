@@ -10,16 +10,15 @@
 //! - how the reduction that the policy wants is reached at the least harm is `spread`'s.
 //!
 //! What regression needs is variation, and the throttle makes it: as long as nothing is known,
-//! each half of the busy vCPUs in turn is throttled less than the other, in pairs of looks so
-//! that all get the same ([`Mode::Exploring`]). When the answer is good enough, or plainly is not
+//! each half of the busy vCPUs in turn is not throttled (`explore`). When the answer is good enough, or plainly is not
 //! to be had, that ends. Where it is not, all vCPUs are alike.
 //!
-//! **The effect is checked.** If the guest writes more than the policy wanted although the costs
+//! **The effect is checked** (`trust`). If the guest writes more than the policy wanted although the costs
 //! said otherwise, what was learned is wrong (the guest's scheduler has moved the writer, say):
 //! it counts half from then on, and those who were spared are throttled as well, by a third of
 //! the policy's share more each time, up to one share for all. Trust comes back more slowly.
 //!
-//! **Marks saturate.** Pages that were marked before an interval are not seen in it again. After
+//! **Marks saturate** (`saturation`). Pages that were marked before an interval are not seen in it again. After
 //! a harvest the marked pages are taken to grow as a power of the work done since, whose exponent
 //! (1: every write goes to a new page) is fitted to the looks of each round. It need not be exact:
 //! all that is decided depends on the ratios of costs, so that a factor which is the same for all
@@ -27,18 +26,21 @@
 //!
 //! Pure: reads no clock, does no I/O; the same looks give the same shares.
 
+mod explore;
 mod matrix;
 mod regress;
 mod saturation;
 mod spread;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::time::Duration;
 
 use regress::{Costs, Regression, SAMPLED_MOST};
 use saturation::Saturation;
 use spread::{Vcpu, allowed, equal_share, spread};
+use trust::Trust;
 
 use super::Share;
 use crate::units::{Instant, PageCount};
@@ -66,13 +68,6 @@ const ROUND_LEAST: Duration = Duration::from_millis(500);
 /// Costs known as well as this, relative to themselves, are known.
 const KNOWN: f64 = 0.4;
 
-/// Looks that an attempt may take, next to two a vCPU; and at most.
-const EXPLORE_MORE: usize = 8;
-const EXPLORE_MOST: usize = 40;
-
-/// Least distance of the two shares while exploring.
-const EXPLORE_APART: f64 = 0.3;
-
 /// Largest standard deviation of what the guest would write under unequal shares, as a part of
 /// what it is to write, for these to be used; and to go on being used.
 const GOOD: f64 = 0.6;
@@ -80,16 +75,6 @@ const STILL_GOOD: f64 = 1.0;
 
 /// Part of a processor below which a vCPU is idle.
 const IDLE: f64 = 0.03;
-
-/// Writing this many times what was wanted, over the last looks, means that the costs are wrong;
-/// this many, that they are right. The weight of a look against those before it.
-const EXCESS_WEIGHT: f64 = 0.25;
-const WRONG: f64 = 1.5;
-const RIGHT: f64 = 1.2;
-
-/// What trust loses when the costs are wrong, and gains with each look at which they are right.
-const DISTRUST: f64 = 0.34;
-const TRUST: f64 = 0.1;
 
 /// What is seen of the vCPUs at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,11 +109,7 @@ pub struct VcpuThrottle {
     wanted: Share,
     most: Share,
     mode: Mode,
-    /// 0 to 1; used up, all are alike for a while, whatever the costs say.
-    trust: f64,
-    distrusted_until: Instant,
-    /// Mean of the logarithm of what was written over what was wanted, over the last looks.
-    excess: f64,
+    trust: Trust,
     regression: Regression,
     costs: Option<Costs>,
     saturation: Saturation,
@@ -153,9 +134,7 @@ impl Default for VcpuThrottle {
             wanted: Share::NONE,
             most: Share::MOST,
             mode: Mode::Alike { until: Instant(0) },
-            trust: 1.0,
-            distrusted_until: Instant(0),
-            excess: 0.0,
+            trust: Trust::default(),
             regression: Regression::new(0),
             costs: None,
             saturation: Saturation::default(),
@@ -180,7 +159,7 @@ impl VcpuThrottle {
         // One that is let go and throttled again is a guest that has changed.
         if share == Share::NONE {
             self.mode = Mode::Alike { until: Instant(0) };
-            (self.trust, self.excess) = (1.0, 0.0);
+            self.trust = Trust::default();
         }
         self.plan(self.last.as_ref().map_or(Instant(0), |last| last.now));
     }
@@ -331,17 +310,8 @@ impl VcpuThrottle {
         if self.mode != Mode::Attributed {
             return;
         }
-        let wanted = allowed(self.wanted, vcpus) * seconds;
-        // Few pages are more or less by chance.
-        let chance = 3.0 * wanted.sqrt() + 16.0;
-        let ratio = pages / (wanted + chance);
-        self.excess += EXCESS_WEIGHT * (ratio.clamp(0.2, 5.0).ln() - self.excess);
-        if self.excess > WRONG.ln() {
-            self.trust -= DISTRUST;
-            self.excess = 0.0;
+        if self.trust.saw(pages, allowed(self.wanted, vcpus) * seconds) {
             self.regression.forget(1.0);
-        } else if self.excess < RIGHT.ln() {
-            self.trust = (self.trust + TRUST).min(1.0);
         }
     }
 
@@ -351,20 +321,17 @@ impl VcpuThrottle {
         if self.wanted == Share::NONE || self.demand.len() < 2 {
             return;
         }
-        if self.trust <= 0.0 {
-            self.trust = 1.0;
+        let until = now.after(RETRY);
+        if self.trust.is_used_up(now, RETRY) {
             self.regression.forget(3.0);
-            self.distrusted_until = now.after(RETRY);
-            self.mode = Mode::Alike {
-                until: self.distrusted_until,
-            };
+            self.mode = Mode::Alike { until };
         }
         let limit = if self.mode == Mode::Attributed {
             STILL_GOOD
         } else {
             GOOD
         };
-        if now >= self.distrusted_until
+        if self.trust.is_there(now)
             && let Some(shares) = self.attributed(limit)
         {
             self.mode = Mode::Attributed;
@@ -378,15 +345,20 @@ impl VcpuThrottle {
                 self.attempts += 1;
                 self.mode = Mode::Exploring { looks: 0 };
             }
-            Mode::Exploring { looks } if looks >= self.explore_most() || self.are_alike() => {
-                self.mode = Mode::Alike {
-                    until: now.after(RETRY),
-                };
+            Mode::Exploring { looks } => {
+                let most = explore::looks_most(self.busy().len());
+                if looks >= most || self.are_alike() {
+                    self.mode = Mode::Alike { until };
+                }
             }
-            Mode::Exploring { .. } => {}
         }
-        if let Mode::Exploring { looks } = self.mode {
-            self.shares = self.explore(looks);
+        let can_sample = self.demand.len() <= SAMPLED_MOST;
+        if let Mode::Exploring { looks } = self.mode
+            && can_sample
+        {
+            let (vcpus, busy) = (self.demand.len(), self.busy());
+            let (wanted, most) = (self.wanted, self.most);
+            self.shares = explore::halves(vcpus, busy, wanted, most, self.attempts, looks);
             self.differed |= !self.shares.is_empty();
         }
     }
@@ -401,7 +373,7 @@ impl VcpuThrottle {
         if costs.sigma(&runs) > limit * allowed(self.wanted, &vcpus) {
             return None;
         }
-        let least = Share::fraction(self.wanted.as_fraction() * (1.0 - self.trust));
+        let least = Share::fraction(self.wanted.as_fraction() * (1.0 - self.trust.level()));
         for share in &mut shares {
             *share = least.max(*share);
         }
@@ -420,41 +392,4 @@ impl VcpuThrottle {
         let vcpus = 0..self.demand.len();
         vcpus.filter(|&vcpu| self.demand[vcpu] > IDLE).collect()
     }
-
-    fn explore_most(&self) -> usize {
-        (2 * self.busy().len() + EXPLORE_MORE).min(EXPLORE_MOST)
-    }
-
-    /// Shares to learn from: every two looks the busy vCPUs are halved anew, by one bit of their
-    /// place after the other, so that any two of them are soon apart; and each half has its turn
-    /// to be spared. Empty where that leads to nothing.
-    fn explore(&self, looks: usize) -> Vec<Share> {
-        let mut busy = self.busy();
-        if busy.len() < 2 || self.demand.len() > SAMPLED_MOST {
-            return Vec::new();
-        }
-        let bits = (busy.len() - 1).ilog2() as usize + 1;
-        let (pair, turn) = (looks / 2, looks % 2);
-        // Other places once all bits have been used.
-        let order = self.attempts.wrapping_mul(1 << 16) + (pair / bits) as u64;
-        busy.sort_by_key(|&vcpu| mix(order.wrapping_mul(1 << 20) ^ vcpu as u64));
-        // To spare them altogether tells most: what is learned grows with the square of the
-        // distance, what is written meanwhile only with the distance.
-        let high = (2.0 * self.wanted.as_fraction()).max(EXPLORE_APART);
-        let high = Share::fraction(high).min(self.most);
-        let mut shares = vec![self.wanted; self.demand.len()];
-        for (place, &vcpu) in busy.iter().enumerate() {
-            let spared = (place >> (pair % bits)) & 1 == turn;
-            shares[vcpu] = if spared { Share::NONE } else { high };
-        }
-        shares
-    }
-}
-
-/// The finalizer of splitmix64.
-fn mix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
