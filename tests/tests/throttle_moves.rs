@@ -55,7 +55,7 @@ fn the_vcpu_that_writes_is_throttled_and_the_one_that_computes_is_not() -> Resul
     let source = machine.clone().start("source")?;
     let target = machine.arg("-incoming").arg("defer").start("target")?;
     source.wait_ticks(5)?;
-    let options = ["--bandwidth", "40MiB/s", "--downtime", "500ms"];
+    let options = ["--bandwidth", "60MiB/s", "--downtime", "500ms"];
     let moved = programs.migrate(&bed, &source, &target, &options)?;
     target.wait_ticks(5)?;
     assert_eq!(target.verify()?.bad, 0);

@@ -26,6 +26,7 @@
 //!
 //! Pure: reads no clock, does no I/O; the same looks give the same shares.
 
+mod demand;
 mod explore;
 mod matrix;
 mod regress;
@@ -37,6 +38,7 @@ mod trust;
 
 use std::time::Duration;
 
+use demand::Demand;
 use regress::{Costs, Regression, SAMPLED_MOST};
 use saturation::Saturation;
 use spread::{Vcpu, allowed, equal_share, spread};
@@ -72,9 +74,6 @@ const KNOWN: f64 = 0.4;
 /// what it is to write, for these to be used; and to go on being used.
 const GOOD: f64 = 0.6;
 const STILL_GOOD: f64 = 1.0;
-
-/// Part of a processor below which a vCPU is idle.
-const IDLE: f64 = 0.03;
 
 /// What is seen of the vCPUs at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,8 +112,7 @@ pub struct VcpuThrottle {
     regression: Regression,
     costs: Option<Costs>,
     saturation: Saturation,
-    /// Part of a processor that each vCPU would take.
-    demand: Vec<f64>,
+    demand: Demand,
     last: Option<VcpuLook>,
     /// In force; empty: `wanted` for all.
     shares: Vec<Share>,
@@ -138,7 +136,7 @@ impl Default for VcpuThrottle {
             regression: Regression::new(0),
             costs: None,
             saturation: Saturation::default(),
-            demand: Vec::new(),
+            demand: Demand::default(),
             last: None,
             shares: Vec::new(),
             differed: false,
@@ -209,7 +207,7 @@ impl VcpuThrottle {
                 let vcpus = look.ran.len();
                 self.regression = Regression::new(vcpus);
                 self.costs = None;
-                self.demand = vec![1.0; vcpus];
+                self.demand = Demand::unknown(vcpus);
                 self.shares.clear();
                 self.mode = Mode::Alike { until: now };
             }
@@ -251,7 +249,8 @@ impl VcpuThrottle {
             .map(|(before, after)| after.saturating_sub(*before).as_secs_f64())
             .collect();
         if time >= SHORTEST {
-            self.learn_demand(seconds, &ran);
+            let share = |vcpu| self.shares.get(vcpu).copied().unwrap_or(self.wanted);
+            self.demand.saw(seconds, &ran, share);
         }
         let means = self.costs.as_ref().map(|costs| &*costs.mean);
         let seen = self.saturation.seen(&ran, means, look.written);
@@ -276,31 +275,14 @@ impl VcpuThrottle {
         }
     }
 
-    /// Notes what each vCPU takes of a processor, and what it would take if it were let.
-    fn learn_demand(&mut self, seconds: f64, ran: &[f64]) {
-        for (vcpu, (demand, ran)) in self.demand.iter_mut().zip(ran).enumerate() {
-            let took = (ran / seconds).min(1.0);
-            let share = self.shares.get(vcpu).copied().unwrap_or(self.wanted);
-            let may = 1.0 - share.as_fraction();
-            if share == Share::NONE {
-                *demand = (*demand + took) / 2.0;
-            } else if took < may / 2.0 {
-                // It does not take what it may; or the host is too busy to give it even that.
-                *demand += (took - *demand) / 10.0;
-            }
-            *demand = demand.max(took);
-        }
-    }
-
     /// Each vCPU, if the costs are known.
     fn vcpus(&self) -> Vec<Vcpu> {
         let costs = self.costs.iter().flat_map(Costs::each);
-        (costs.zip(&self.demand))
-            .map(|((cost, sigma), &demand)| Vcpu {
+        (costs.zip(self.demand.each()))
+            .map(|((cost, sigma), demand)| Vcpu {
                 cost,
                 cost_most: cost + sigma,
-                // What idle ones do is no throttle's business, and what it costs hardly known.
-                demand: if demand > IDLE { demand } else { 0.0 },
+                demand,
             })
             .collect()
     }
@@ -318,7 +300,7 @@ impl VcpuThrottle {
     /// Decides on the shares at `now`.
     fn plan(&mut self, now: Instant) {
         self.shares.clear();
-        if self.wanted == Share::NONE || self.demand.len() < 2 {
+        if self.wanted == Share::NONE || self.demand.vcpus() < 2 {
             return;
         }
         let until = now.after(RETRY);
@@ -346,17 +328,17 @@ impl VcpuThrottle {
                 self.mode = Mode::Exploring { looks: 0 };
             }
             Mode::Exploring { looks } => {
-                let most = explore::looks_most(self.busy().len());
+                let most = explore::looks_most(self.demand.busy().len());
                 if looks >= most || self.are_alike() {
                     self.mode = Mode::Alike { until };
                 }
             }
         }
-        let can_sample = self.demand.len() <= SAMPLED_MOST;
+        let can_sample = self.demand.vcpus() <= SAMPLED_MOST;
         if let Mode::Exploring { looks } = self.mode
             && can_sample
         {
-            let (vcpus, busy) = (self.demand.len(), self.busy());
+            let (vcpus, busy) = (self.demand.vcpus(), self.demand.busy());
             let (wanted, most) = (self.wanted, self.most);
             self.shares = explore::halves(vcpus, busy, wanted, most, self.attempts, looks);
             self.differed |= !self.shares.is_empty();
@@ -386,10 +368,5 @@ impl VcpuThrottle {
         let mut busy = vcpus.iter().filter(|vcpu| vcpu.demand > 0.0);
         let known = |vcpu: &Vcpu| vcpu.cost_most - vcpu.cost <= KNOWN * vcpu.cost;
         !vcpus.is_empty() && busy.all(known) && spread(self.wanted, self.most, &vcpus).is_none()
-    }
-
-    fn busy(&self) -> Vec<usize> {
-        let vcpus = 0..self.demand.len();
-        vcpus.filter(|&vcpu| self.demand[vcpu] > IDLE).collect()
     }
 }
