@@ -162,6 +162,7 @@ impl SendCommand {
             },
         });
         progress.finish();
+        extra.vcpus = guest.throttled();
         extra.source_cpu = process_cpu().saturating_sub(cpu_before);
         Ok(match result {
             Ok(report) if self.output.json => {

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use pagelift_control::qemu::direct::Throttled;
+use pagelift_engine::converge::Share;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
 use pagelift_engine::units::{ByteCount, PageCount};
 use serde_json::{Value, json};
@@ -12,12 +14,14 @@ use crate::forecast;
 use crate::stages;
 
 /// What a report says beyond what the engine saw.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Extra {
     /// CPU time this process used.
     pub source_cpu: Duration,
     /// Work that the guest lost, in seconds of its full speed; `None` where nobody can tell.
     pub guest_slowdown: Option<Duration>,
+    /// How each vCPU was throttled, by index; empty where nobody can tell.
+    pub vcpus: Vec<Throttled>,
     /// Most memory a migration may take in this process, in bytes, next to the guest's.
     pub memory_budget_bytes: u64,
     /// Most memory it was seen to take.
@@ -78,6 +82,7 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
         "dirty_bytes_per_s": report.dirty.map(|rate| rate.0),
         "link_bytes_per_s": report.link.map(|rate| rate.0),
         "throttle_pct_max": report.throttle_most.as_fraction() * 100.0,
+        "vcpus": extra.vcpus.iter().map(vcpu_json).collect::<Vec<_>>(),
         "guest_slowdown_s": extra.guest_slowdown.map(|time| time.as_secs_f64()),
         "cpu_s": {
             "source": extra.source_cpu.as_secs_f64(),
@@ -87,6 +92,30 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
         "verified": report.verified,
         "error": null,
     })
+}
+
+/// One vCPU.
+fn vcpu_json(vcpu: &Throttled) -> Value {
+    json!({
+        "throttle_pct_max": vcpu.most.as_fraction() * 100.0,
+        "throttle_lost_s": vcpu.lost.as_secs_f64(),
+    })
+}
+
+/// The line about vCPUs that were throttled, if one was.
+fn vcpus_text(vcpus: &[Throttled]) -> String {
+    if vcpus.iter().all(|vcpu| vcpu.most == Share::NONE) {
+        return String::new();
+    }
+    let word = |(index, vcpu): (usize, &Throttled)| match vcpu.most {
+        Share::NONE => format!("vCPU {index} not at all"),
+        most => format!(
+            "vCPU {index} up to {most} ({:.2} s lost)",
+            vcpu.lost.as_secs_f64()
+        ),
+    };
+    let words: Vec<String> = vcpus.iter().enumerate().map(word).collect();
+    format!("throttled: {}\n", words.join(", "))
 }
 
 /// What to do about a migration that did not complete; `None` if the guest is well.
@@ -175,6 +204,7 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
         text +=
             &format!("rates: the guest wrote {dirty} of distinct pages, the link carried {link}\n");
     }
+    text += &vcpus_text(&extra.vcpus);
     text += &format!(
         "CPU: source {:.2} s, target {:.2} s\n",
         extra.source_cpu.as_secs_f64(),

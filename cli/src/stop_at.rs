@@ -136,6 +136,14 @@ impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
         self.guest.costs()
     }
 
+    fn vcpu_times(&mut self) -> Option<Vec<Duration>> {
+        self.guest.vcpu_times()
+    }
+
+    fn throttle_vcpus(&mut self, shares: &[Share]) -> Result<(), GuestError> {
+        self.guest.throttle_vcpus(shares)
+    }
+
     fn stop(&mut self) -> Result<Duration, GuestError> {
         let ago = self.guest.stop()?;
         self.at.reached(Point::Stopped);

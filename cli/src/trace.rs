@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pagelift_engine::converge::{Decision, Observation, Policy, Record, Trace};
+use pagelift_engine::converge::{Decision, Observation, Policy, Record, Share, Trace};
 use pagelift_engine::units::PageCount;
 
 /// A policy whose decisions are recorded.
@@ -57,5 +57,9 @@ impl Policy for Tracing {
 
     fn downtime_limit(&self) -> Duration {
         self.policy.downtime_limit()
+    }
+
+    fn throttle_most(&self) -> Share {
+        self.policy.throttle_most()
     }
 }

@@ -51,6 +51,8 @@ pub struct QemuUserfaultfd {
 pub struct AgentClient {
     pid: u32,
     socket: OwnedFd,
+    /// What the agent offers, once asked.
+    features: Option<u64>,
 }
 
 impl AgentClient {
@@ -95,7 +97,11 @@ impl AgentClient {
         if holder != pid {
             return Err(AgentError::WrongProcess { pid, holder });
         }
-        Ok(Self { pid, socket })
+        Ok(Self {
+            pid,
+            socket,
+            features: None,
+        })
     }
 
     /// The QEMU process at the other end.
@@ -109,7 +115,10 @@ impl AgentClient {
     /// As every request: a refusal, a broken connection, no answer in time.
     pub fn hello(&mut self) -> Result<Hello, AgentError> {
         match self.call(&Request::Hello)? {
-            (Reply::Hello(hello), _) => Ok(hello),
+            (Reply::Hello(hello), _) => {
+                self.features = Some(hello.features);
+                Ok(hello)
+            }
             (other, _) => Err(self.unexpected("HELLO", &other)),
         }
     }

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use agent_support::{Vm, have_qemu, role_command, uffd, wait_until};
 use pagelift_agent_protocol::{
-    ErrorCode, FEATURE_THROTTLE, FEATURE_USERFAULTFD, FEATURE_WILL, HEADER_BYTES, Header, Reply,
-    VERSION, socket_name,
+    ErrorCode, FEATURE_SHORT_PERIODS, FEATURE_THROTTLE, FEATURE_USERFAULTFD, FEATURE_WILL,
+    HEADER_BYTES, Header, Reply, VERSION, socket_name,
 };
 use pagelift_control::agent_client::{AgentClient, AgentError};
 
@@ -30,7 +30,7 @@ fn lends_a_userfaultfd_that_dies_with_its_last_holder() {
     assert_eq!((hello.version, hello.pid), (VERSION, vm.pid()));
     assert_eq!(
         hello.features,
-        FEATURE_USERFAULTFD | FEATURE_WILL | FEATURE_THROTTLE
+        FEATURE_USERFAULTFD | FEATURE_WILL | FEATURE_THROTTLE | FEATURE_SHORT_PERIODS
     );
 
     let lent = client.userfaultfd().unwrap();

@@ -70,6 +70,29 @@ fn every_write_is_reported_exactly_once() {
 }
 
 #[test]
+fn a_look_counts_what_was_written_and_takes_nothing() {
+    for (_, memory) in mappings() {
+        for page in 0..PAGES / 2 {
+            memory.write(page, 1);
+        }
+        let Some(mut tracker) = tracker(vec![memory.tracked(0, ALL)]) else {
+            return;
+        };
+        assert_eq!(tracker.look().unwrap(), Some(PageCount(0)));
+        for page in [0, 3, 4, 511, 512, 800] {
+            memory.write(page, 2);
+            memory.write(page, 3);
+        }
+        for _ in 0..2 {
+            assert_eq!(tracker.look().unwrap(), Some(PageCount(6)));
+        }
+        let expected = runs(&[(0, 1), (3, 2), (511, 2), (800, 1)]);
+        assert_eq!(harvest(&mut tracker, PAGES), expected);
+        assert_eq!(tracker.look().unwrap(), Some(PageCount(0)));
+    }
+}
+
+#[test]
 fn reading_is_not_writing() {
     for (_, memory) in mappings() {
         memory.write(7, 1);

@@ -65,6 +65,7 @@ pub fn number(report: &Value, pointer: &str) -> f64 {
 pub fn check_completed(report: &Value, guest_bytes: u64) {
     assert_eq!(report["outcome"], "completed", "{report}");
     assert_eq!(report["vm_location"], "target");
+    assert!(report["vcpus"].is_array(), "{report}");
     assert!(report["verified"].is_boolean());
     assert_eq!(report.get("error"), Some(&Value::Null), "{report}");
     for pointer in NUMBERS {

@@ -188,6 +188,10 @@ pub struct Workload {
     pub tick_ms: u64,
     /// Pages that the guest verifies in each tick, in turn (4 us each under emulation).
     pub check_pages: u64,
+    /// Of the threads, the last so many compute and write nothing.
+    pub computing: u32,
+    /// Whether each thread stays on a CPU of its own.
+    pub pinned: bool,
     /// Seed of the content and of the order of writes.
     pub seed: u64,
 }
@@ -209,6 +213,8 @@ impl Default for Workload {
             phases: None,
             tick_ms: 100,
             check_pages: 512,
+            computing: 0,
+            pinned: false,
             seed: 1,
         }
     }
@@ -245,6 +251,12 @@ impl Workload {
             self.check_pages,
             self.seed,
         );
+        if self.computing > 0 {
+            line.push_str(&format!(" pl.computing={}", self.computing));
+        }
+        if self.pinned {
+            line.push_str(" pl.pinned=1");
+        }
         if let Some(bytes) = self.working_bytes {
             line.push_str(&format!(" pl.working={bytes}"));
         }

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use pagelift_agent_protocol::{DecodeError, Lease, Reply, Request, ThreadShare, Throttle};
+use pagelift_agent_protocol::{
+    DecodeError, FEATURE_SHORT_PERIODS, Lease, Reply, Request, ThreadShare, Throttle,
+};
 
 use super::{AgentClient, AgentError};
 
+/// Shortest period of an agent without [`FEATURE_SHORT_PERIODS`].
+const OLD_PERIOD_MIN: Duration = Duration::from_millis(1);
+
 impl AgentClient {
     /// Has each thread stopped for its share of the time, in permille (0 to 990), once in
-    /// `period` (1 to 50 ms, counted in microseconds); a stop is never longer than 10 ms. Takes
+    /// `period` (0.5 to 50 ms, counted in microseconds; an agent of before that was possible is
+    /// given 1 ms in place of less); a stop is never longer than 10 ms. Takes
     /// the place of what was asked before; threads not named any more run at once.
     ///
     /// The ids are those that QEMU knows: [`vcpu_threads`](crate::qemu::vcpu_threads).
@@ -33,6 +39,14 @@ impl AgentClient {
                 stopped_permille,
             })
             .collect();
+        let features = match self.features {
+            Some(features) => features,
+            None => self.hello()?.features,
+        };
+        let period = match features & FEATURE_SHORT_PERIODS {
+            0 => period.max(OLD_PERIOD_MIN),
+            _ => period,
+        };
         // What no u32 holds is beyond the limits.
         let period_us = u32::try_from(period.as_micros()).unwrap_or(u32::MAX);
         let throttle = lease_of(lease)

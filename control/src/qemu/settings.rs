@@ -104,16 +104,7 @@ impl Settings {
     /// As QMP's.
     pub fn restore(&self, qmp: &Qmp) -> Result<(), QmpError> {
         set_parameters(qmp, &self.parameters)?;
-        let deadline = Instant::now() + RESTORE_LIMIT;
-        loop {
-            match set_capabilities(qmp, &self.capabilities) {
-                // "There's a migration process in progress": its thread is still winding down.
-                Err(QmpError::Refused { .. }) if Instant::now() < deadline => {
-                    std::thread::sleep(RESTORE_PAUSE);
-                }
-                result => return result,
-            }
-        }
+        set_capabilities_once_idle(qmp, &self.capabilities)
     }
 
     /// The QMP commands that put everything back, one line each.
@@ -131,6 +122,21 @@ impl Settings {
         }
         lines
     }
+}
+
+/// Switches QEMU's own throttling on or off; whether that changed anything.
+///
+/// A migration that has just ended is waited for.
+///
+/// # Errors
+/// As QMP's; QEMU refuses while a migration runs.
+pub fn set_auto_converge(qmp: &Qmp, state: bool) -> Result<bool, QmpError> {
+    let name = "auto-converge";
+    if capabilities(qmp)?.contains(&(name.to_owned(), state)) {
+        return Ok(false);
+    }
+    set_capabilities_once_idle(qmp, &[json!({ "capability": name, "state": state })])?;
+    Ok(true)
 }
 
 /// Name and state of every capability this QEMU knows.
@@ -171,6 +177,20 @@ fn set_capabilities(qmp: &Qmp, list: &[Value]) -> Result<(), QmpError> {
     }
     qmp.execute("migrate-set-capabilities", json!({ "capabilities": list }))
         .map(drop)
+}
+
+/// As `set_capabilities`, waiting for an ended migration to be gone.
+fn set_capabilities_once_idle(qmp: &Qmp, list: &[Value]) -> Result<(), QmpError> {
+    let deadline = Instant::now() + RESTORE_LIMIT;
+    loop {
+        match set_capabilities(qmp, list) {
+            // "There's a migration process in progress": its thread is still winding down.
+            Err(QmpError::Refused { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(RESTORE_PAUSE);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn set_parameters(qmp: &Qmp, parameters: &Map<String, Value>) -> Result<(), QmpError> {

@@ -7,7 +7,10 @@
 //! | [`AgentThrottle`] | stops the vCPUs' threads | yes | released at once | the lease ends |
 //! | [`CgroupThrottle`] | quotas, v2 or v1 | if each has a group | by a guard process | stays |
 //! | [`CallbackThrottle`] | the embedder's own | as it likes | the guest ends too | stays |
+//! | [`QemuParametersThrottle`] | QEMU's auto-converge, in a migration of its own | no | stays | stays |
 //! | [`NoThrottle`] | not at all | | | |
+//!
+//! [`QemuDirtyLimit`] is none of them: it limits what a vCPU writes, not when it runs.
 //!
 //! Shares are of the time, in permille, in which a vCPU is kept from running. This module
 //! decides nothing: when to slow whom is the policy's.
@@ -16,6 +19,8 @@ mod agent;
 mod callback;
 mod cgroup;
 mod plan;
+mod qemu_dirty_limit;
+mod qemu_parameters;
 
 use std::error::Error;
 use std::io;
@@ -25,8 +30,11 @@ pub use agent::AgentThrottle;
 pub use callback::{Callback, CallbackThrottle};
 pub use cgroup::{CgroupMounts, CgroupThrottle};
 pub use plan::{Permille, Shares, ThrottlePlan};
+pub use qemu_dirty_limit::QemuDirtyLimit;
+pub use qemu_parameters::QemuParametersThrottle;
 
 use crate::agent_client::AgentError;
+use crate::qmp::QmpError;
 
 /// Slows a guest down.
 ///
@@ -88,6 +96,9 @@ pub enum ThrottleError {
          it needs /bin/sh"
     )]
     Guard(io::Error),
+    /// QEMU did not answer, or refused.
+    #[error("throttling by QEMU: {0}")]
+    Qemu(#[from] QmpError),
     /// The embedder's callback failed.
     #[error("throttling by the embedder: {0}")]
     Callback(#[source] Box<dyn Error + Send + Sync>),

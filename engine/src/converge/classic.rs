@@ -148,6 +148,10 @@ impl Policy for Classic {
     fn downtime_limit(&self) -> Duration {
         self.config.downtime
     }
+
+    fn throttle_most(&self) -> Share {
+        Share::permille(u16::from(self.config.max_cpu_throttle) * 10)
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,9 @@
 //! | [`Classic`] | auto-converge as QEMU's users know it |
 //! | [`Predictive`] | throttles only when it must, as little as will do, and releases again |
 
+mod attribution;
+#[cfg(test)]
+mod calm_tests;
 mod classic;
 mod costs;
 mod curve;
@@ -32,6 +35,7 @@ mod stop_when_fits;
 mod trace;
 mod words;
 
+pub use attribution::{LOOK_INTERVAL, VcpuLook, VcpuThrottle};
 pub use classic::{Classic, ClassicConfig};
 pub use costs::{FixedCosts, GuestCosts, Rehearsal};
 pub use curve::DirtyCurve;
@@ -176,4 +180,9 @@ pub trait Policy: Send + std::fmt::Debug {
 
     /// The blackout that is allowed, for display.
     fn downtime_limit(&self) -> Duration;
+
+    /// The largest share that it would throttle any vCPU by.
+    fn throttle_most(&self) -> Share {
+        Share::MOST
+    }
 }

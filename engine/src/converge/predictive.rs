@@ -339,6 +339,10 @@ impl Policy for Predictive {
     fn downtime_limit(&self) -> Duration {
         self.config.downtime
     }
+
+    fn throttle_most(&self) -> Share {
+        self.config.throttle_most
+    }
 }
 
 #[cfg(test)]

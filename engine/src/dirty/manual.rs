@@ -48,8 +48,14 @@ impl DirtyMarker {
     ///
     /// One atomic operation per 64 pages.
     pub fn mark(&self, range: PageRange) {
+        self.set(range);
+    }
+
+    /// Marks, and tells how many of the pages had no mark.
+    fn set(&self, range: PageRange) -> u64 {
         let end = range.end().min(self.pages);
         let mut at = range.first.0;
+        let mut new = 0;
         while at < end {
             let stop = end.min((at / 64 + 1) * 64);
             let mask = (u64::MAX >> (64 - (stop - at))) << (at % 64);
@@ -57,10 +63,28 @@ impl DirtyMarker {
                 .ok()
                 .and_then(|i| self.words.get(i))
             {
-                word.fetch_or(mask, Ordering::Release);
+                let before = word.fetch_or(mask, Ordering::Release);
+                new += u64::from((mask & !before).count_ones());
             }
             at = stop;
         }
+        new
+    }
+}
+
+/// Marks pages as written by one vCPU, and counts them; otherwise a [`DirtyMarker`].
+#[derive(Clone, Debug)]
+pub struct VcpuMarker {
+    marker: DirtyMarker,
+    counts: Arc<[AtomicU64]>,
+    vcpu: usize,
+}
+
+impl VcpuMarker {
+    /// As [`DirtyMarker::mark`]. A page counts for the vCPU that marks it first after a harvest.
+    pub fn mark(&self, range: PageRange) {
+        let new = self.marker.set(range);
+        self.counts[self.vcpu].fetch_add(new, Ordering::Relaxed);
     }
 }
 
@@ -68,6 +92,8 @@ impl DirtyMarker {
 #[derive(Debug)]
 pub struct ManualTracker {
     marker: DirtyMarker,
+    /// Pages marked by each vCPU; empty if nobody counts.
+    counts: Arc<[AtomicU64]>,
 }
 
 impl ManualTracker {
@@ -80,7 +106,22 @@ impl ManualTracker {
                     .collect(),
                 pages: pages.0,
             },
+            counts: Arc::default(),
         }
+    }
+
+    /// The means for each of `vcpus` vCPUs to mark what it writes, so that a throttle can tell
+    /// them apart: for a hypervisor that has a log of each, such as KVM's dirty rings. Called
+    /// again, the counts begin anew, and the markers of before count no more.
+    pub fn vcpu_markers(&mut self, vcpus: usize) -> Vec<VcpuMarker> {
+        self.counts = (0..vcpus).map(|_| AtomicU64::new(0)).collect();
+        (0..vcpus)
+            .map(|vcpu| VcpuMarker {
+                marker: self.marker.clone(),
+                counts: Arc::clone(&self.counts),
+                vcpu,
+            })
+            .collect()
     }
 
     /// The means to mark pages; marks that are set before arming do not count.
@@ -121,6 +162,16 @@ impl DirtySource for ManualTracker {
         Ok(())
     }
 
+    fn look(&mut self) -> Result<Option<PageCount>, DirtyError> {
+        let marks = |word: &AtomicU64| u64::from(word.load(Ordering::Relaxed).count_ones());
+        Ok(Some(PageCount(self.marker.words.iter().map(marks).sum())))
+    }
+
+    fn written_by(&mut self) -> Option<Vec<u64>> {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (!self.counts.is_empty()).then(|| self.counts.iter().map(count).collect())
+    }
+
     fn give_back(&mut self, pages: &PageBitmap) {
         for run in pages.runs() {
             self.marker.mark(run);
@@ -136,6 +187,23 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn pages_count_for_the_vcpu_that_marks_them_first() {
+        let mut tracker = ManualTracker::new(PageCount(200));
+        assert_eq!(tracker.written_by(), None);
+        let markers = tracker.vcpu_markers(2);
+        markers[0].mark(PageRange::new(60, 10));
+        markers[1].mark(PageRange::new(65, 10));
+        assert_eq!(tracker.written_by(), Some(vec![10, 5]));
+        assert_eq!(tracker.look().unwrap(), Some(PageCount(15)));
+        let mut seen = PageBitmap::new(PageCount(200));
+        tracker.harvest(&mut seen).unwrap();
+        assert_eq!(seen.count(), PageCount(15));
+        assert_eq!(tracker.look().unwrap(), Some(PageCount(0)));
+        markers[1].mark(PageRange::new(60, 1));
+        assert_eq!(tracker.written_by(), Some(vec![10, 6]));
+    }
 
     proptest! {
         #[test]

@@ -22,7 +22,7 @@
 use super::{DirtyError, DirtySource};
 use crate::memory::PageBitmap;
 use crate::sys::{Marks, PagemapScan, SysError, Userfaultfd};
-use crate::units::{PAGE_BYTES, PageRange};
+use crate::units::{PAGE_BYTES, PageCount, PageRange};
 use rustix::process::Pid;
 
 /// Pages of the layout, and where the tracked process has mapped them.
@@ -114,6 +114,17 @@ impl DirtySource for PagemapTracker {
                 })?;
         }
         Ok(())
+    }
+
+    /// Costs a scan: 0.4 ms per GiB, and no fault of the guest's.
+    fn look(&mut self) -> Result<Option<PageCount>, DirtyError> {
+        let mut bytes = 0;
+        for tracked in &self.ranges {
+            self.scan.written(tracked.addresses(), Marks::Keep, |run| {
+                bytes += run.end - run.start;
+            })?;
+        }
+        Ok(Some(PageCount(bytes / PAGE_BYTES as u64)))
     }
 
     fn give_back(&mut self, pages: &PageBitmap) {

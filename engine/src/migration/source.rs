@@ -112,6 +112,8 @@ pub struct Source {
     throttle_most: Share,
     /// A new share that the guest has not been given yet.
     throttle_asked: Option<Share>,
+    /// What the throttle came to over the last round, if not to `throttle`.
+    throttle_had: Option<Share>,
     placed_bytes: ByteCount,
     digest_asked: bool,
     state_asked: bool,
@@ -179,6 +181,7 @@ impl Source {
             throttle: Share::NONE,
             throttle_most: Share::NONE,
             throttle_asked: None,
+            throttle_had: None,
             placed_bytes: ByteCount(0),
             digest_asked: false,
             state_asked: false,
@@ -340,6 +343,17 @@ impl Source {
             self.ask_policy(now, false)?;
         }
         Ok(())
+    }
+
+    /// Between the last two harvests the throttle has had the effect of `share` for all vCPUs,
+    /// which need not be what was asked for; `None`: it was.
+    pub fn throttle_had(&mut self, share: Option<Share>) {
+        self.throttle_had = share;
+    }
+
+    /// The largest share that the policy allows for any vCPU.
+    pub fn throttle_most(&self) -> Share {
+        self.policy.throttle_most()
     }
 
     /// The digest of this side's memory, after the guest stopped.

@@ -54,6 +54,23 @@ pub trait SourceGuest: Send {
         GuestCosts::default()
     }
 
+    /// Processor time that each vCPU has used so far, in the order of their index. Asked at every
+    /// harvest, and up to twenty times a second while the guest is throttled. `None`: it cannot be
+    /// told; all vCPUs are then throttled alike.
+    fn vcpu_times(&mut self) -> Option<Vec<Duration>> {
+        None
+    }
+
+    /// As [`throttle`](Self::throttle), with a share for each vCPU, in the order of
+    /// [`vcpu_times`](Self::vcpu_times); only called on guests that tell those.
+    ///
+    /// # Errors
+    /// As there.
+    fn throttle_vcpus(&mut self, shares: &[Share]) -> Result<(), GuestError> {
+        // One that cannot tell its vCPUs apart slows all as much as the slowest.
+        self.throttle(shares.iter().copied().max().unwrap_or_default())
+    }
+
     /// Stops the vCPUs and quiesces the devices, so that no memory changes any more. Returns how
     /// long ago the guest stopped.
     ///

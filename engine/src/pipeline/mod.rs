@@ -41,6 +41,7 @@ mod source_session;
 mod target_channel;
 mod target_driver;
 mod target_session;
+mod vcpus;
 
 pub use clock::{Clock, SystemClock};
 pub use control::ControlReader;

@@ -10,6 +10,7 @@ use super::control::lost;
 use super::digest::digest_memory;
 use super::guest::{GuestError, Parts, SourceGuest, StateSender, Waker, state_queue};
 use super::shared::Shared;
+use super::vcpus::Vcpus;
 use crate::converge::Share;
 use crate::dirty::DirtySource;
 use crate::memory::{PageBitmap, ReadPages};
@@ -39,6 +40,7 @@ pub struct SourceDriver<'a> {
     harvest: PageBitmap,
     armed: bool,
     throttled: bool,
+    vcpus: Vcpus,
 }
 
 impl std::fmt::Debug for SourceDriver<'_> {
@@ -83,6 +85,7 @@ impl<'a> SourceDriver<'a> {
                 harvest,
                 armed: false,
                 throttled: false,
+                vcpus: Vcpus::default(),
             },
             replies,
         )
@@ -111,11 +114,19 @@ impl<'a> SourceDriver<'a> {
             SourceStep::Harvest => {
                 self.take_dirty()?;
                 let (now, dirty) = (self.shared.now(), &self.harvest);
-                self.shared.with(|source| source.harvested(now, dirty))?;
+                let pages = dirty.count();
+                let effect = self.vcpus.harvested(now, pages, self.guest, self.dirty);
+                let effect = effect.map_err(guest_failed)?;
+                self.shared.with(|source| {
+                    source.throttle_had(effect);
+                    source.harvested(now, dirty)
+                })?;
             }
             SourceStep::Throttle(share) => {
                 self.throttled = true;
-                self.guest.throttle(share).map_err(guest_failed)?;
+                let most = self.shared.look(Source::throttle_most);
+                let asked = self.vcpus.throttle(share, most, self.guest);
+                asked.map_err(guest_failed)?;
                 self.rehearse();
             }
             SourceStep::StopGuest => self.stop()?,
@@ -151,7 +162,12 @@ impl<'a> SourceDriver<'a> {
                     self.right = Right::Stopped(stopped);
                 }
             }
-            SourceStep::Wait(until) => return Ok(Step::Wait(until)),
+            SourceStep::Wait(until) => {
+                let clock = || self.shared.now();
+                let looked = self.vcpus.look(&clock, self.guest, self.dirty);
+                let next = looked.map_err(guest_failed)?.unwrap_or(until);
+                return Ok(Step::Wait(until.min(next)));
+            }
             SourceStep::Completed => {
                 self.dirty.disarm();
                 self.guest.released();
@@ -184,6 +200,7 @@ impl<'a> SourceDriver<'a> {
         self.harvest.clear();
         self.memory.populated(&mut self.harvest)?;
         let (now, populated) = (self.shared.now(), &self.harvest);
+        self.vcpus.armed(now, self.guest, self.dirty);
         self.shared.with(|source| source.armed(now, populated));
         Ok(())
     }
@@ -205,6 +222,7 @@ impl<'a> SourceDriver<'a> {
 
     fn stop(&mut self) -> Result<(), MigrationError> {
         let ago = self.guest.stop().map_err(guest_failed)?;
+        self.vcpus.stopped();
         self.right = match std::mem::replace(&mut self.right, Right::Gone) {
             Right::Running(right) => Right::Stopped(right.stop()),
             other => other,

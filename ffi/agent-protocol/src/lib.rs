@@ -95,8 +95,9 @@ pub const MAX_THREADS: usize = 4096;
 /// Largest share of the time in which a thread may be stopped, in permille.
 pub const MAX_STOPPED_PERMILLE: u16 = 990;
 
-/// One stop and one run of a throttled thread together, in microseconds.
-pub const PERIOD_US: RangeInclusive<u32> = 1_000..=50_000;
+/// One stop and one run of a throttled thread together, in microseconds. An agent without
+/// [`FEATURE_SHORT_PERIODS`] refuses less than 1000.
+pub const PERIOD_US: RangeInclusive<u32> = 500..=50_000;
 
 /// How long a throttle lasts without being renewed, in milliseconds.
 pub const LEASE_MS: RangeInclusive<u32> = 10..=60_000;
@@ -109,6 +110,9 @@ pub const FEATURE_WILL: u64 = 1 << 1;
 
 /// Feature bit of HELLO: the agent throttles threads.
 pub const FEATURE_THROTTLE: u64 = 1 << 2;
+
+/// Feature bit of HELLO: the agent takes periods below 1000 us.
+pub const FEATURE_SHORT_PERIODS: u64 = 1 << 3;
 
 /// Name of the agent's socket in the abstract namespace, without the leading zero byte.
 ///

@@ -69,7 +69,7 @@ impl Throttle {
             ));
         }
         if !PERIOD_US.contains(&period_us) {
-            return Err(DecodeError::Field("period", "must be 1000 to 50000 us"));
+            return Err(DecodeError::Field("period", "must be 500 to 50000 us"));
         }
         let mut tids: Vec<u32> = threads.iter().map(|thread| thread.tid).collect();
         tids.sort_unstable();

@@ -13,8 +13,9 @@ use std::thread;
 use std::time::Duration;
 
 use pagelift_agent_protocol::{
-    DecodeError, ErrorCode, ErrorReply, FEATURE_THROTTLE, FEATURE_USERFAULTFD, FEATURE_WILL,
-    HEADER_BYTES, Header, Hello, Reply, Request, Userfaultfd, VERSION, Will, socket_name,
+    DecodeError, ErrorCode, ErrorReply, FEATURE_SHORT_PERIODS, FEATURE_THROTTLE,
+    FEATURE_USERFAULTFD, FEATURE_WILL, HEADER_BYTES, Header, Hello, Reply, Request, Userfaultfd,
+    VERSION, Will, socket_name,
 };
 
 use crate::throttle::Throttler;
@@ -229,7 +230,10 @@ impl Client {
             Ok(Request::Hello) => Reply::Hello(Hello {
                 version: VERSION,
                 pid: own_pid,
-                features: FEATURE_USERFAULTFD | FEATURE_WILL | FEATURE_THROTTLE,
+                features: FEATURE_USERFAULTFD
+                    | FEATURE_WILL
+                    | FEATURE_THROTTLE
+                    | FEATURE_SHORT_PERIODS,
             }),
             Ok(Request::GetUserfaultfd) => return self.answer_userfaultfd(),
             Ok(Request::SetWill(will)) => {

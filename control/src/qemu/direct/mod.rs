@@ -30,10 +30,12 @@
 mod rehearse;
 mod source;
 mod target;
+mod vcpus;
 mod watch;
 
 pub use source::{DirectSource, Prepared, SourceError, SourceOptions};
 pub use target::{DirectTarget, TargetError, TargetPrepared};
+pub use vcpus::Throttled;
 
 use pagelift_engine::memory::{FileMemory, Layout, LayoutError, MemoryError, Region, RegionFile};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount};

@@ -18,6 +18,7 @@ use pagelift_engine::wire::Fact;
 use rustix::process::Pid;
 
 use super::rehearse;
+use super::vcpus::{Throttled, Vcpus};
 use super::watch::ProcessWatch;
 use super::{OpenMemoryError, Preamble, facts, open_memory};
 use crate::agent_client::{AgentClient, AgentError};
@@ -33,9 +34,6 @@ use crate::throttle::{AgentThrottle, Permille, Shares, Throttle, ThrottlePlan};
 /// How long a throttle holds that is not renewed: that of a pagelift that hangs. One that is
 /// killed releases the guest at once.
 const THROTTLE_LEASE: Duration = Duration::from_millis(600);
-
-/// Period of the throttle: short enough for a guest to answer within a few milliseconds.
-const THROTTLE_PERIOD: Duration = Duration::from_millis(5);
 
 /// Which guest is to leave.
 #[derive(Clone, Debug)]
@@ -111,6 +109,7 @@ pub struct DirectSource {
     throttle: AgentThrottle,
     /// The plan in force, and when it was given; it must be given again before its lease ends.
     throttled: Option<(ThrottlePlan, Instant)>,
+    vcpus: Vcpus,
     watch: ProcessWatch,
     step: Step,
     /// Whether the guest ran when the switchover began: one that was paused stays so.
@@ -167,6 +166,7 @@ impl DirectSource {
         let guest = Self {
             qmp,
             qmp_path,
+            vcpus: Vcpus::new(watch.pid(), vcpus.clone()),
             throttle: AgentThrottle::new(Arc::clone(&agent), vcpus, THROTTLE_LEASE),
             throttled: None,
             agent,
@@ -190,6 +190,11 @@ impl DirectSource {
             Step::Committed(handed_over) => handed_over.stopped_at(),
             _ => None,
         }
+    }
+
+    /// How each vCPU was throttled, in the order of their index.
+    pub fn throttled(&self) -> Vec<Throttled> {
+        self.vcpus.throttled(Instant::now())
     }
 
     /// The commit: after it the guest cannot run here, and no will can make it.
@@ -219,6 +224,12 @@ impl DirectSource {
             .map_err(|error| GuestError(error.to_string()))?;
         self.throttled = Some((plan, Instant::now()));
         Ok(())
+    }
+
+    fn release_throttle(&mut self) {
+        self.throttled = None;
+        self.throttle.release();
+        self.vcpus.are_given(&[], Instant::now());
     }
 
     /// Keeps the throttle in force, well before its lease ends.
@@ -265,16 +276,26 @@ impl SourceGuest for DirectSource {
     }
 
     fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
-        if share == Share::NONE {
-            self.throttled = None;
-            self.throttle.release();
+        self.throttle_vcpus(&vec![share; self.vcpus.count()])
+    }
+
+    fn vcpu_times(&mut self) -> Option<Vec<Duration>> {
+        self.vcpus.times()
+    }
+
+    fn throttle_vcpus(&mut self, shares: &[Share]) -> Result<(), GuestError> {
+        if shares.iter().all(|share| *share == Share::NONE) {
+            self.release_throttle();
             return Ok(());
         }
-        let permille = Permille::new(share.as_permille())
-            .ok_or_else(|| GuestError(format!("it cannot be throttled to {share}")))?;
-        let plan = ThrottlePlan::new(Shares::All(permille), THROTTLE_PERIOD);
-
-        self.apply_throttle(plan)
+        let permille = |share: &Share| {
+            Permille::new(share.as_permille())
+                .ok_or_else(|| GuestError(format!("it cannot be throttled to {share}")))
+        };
+        let permilles = shares.iter().map(permille).collect::<Result<_, _>>()?;
+        self.apply_throttle(ThrottlePlan::suited(Shares::PerVcpu(permilles)))?;
+        self.vcpus.are_given(shares, Instant::now());
+        Ok(())
     }
 
     fn costs(&mut self) -> GuestCosts {
@@ -301,8 +322,7 @@ impl SourceGuest for DirectSource {
             .wait_paused(STEP_LIMIT)
             .map_err(|error| failed("stopping it", error))?;
         // Not earlier: a guest at full speed would write more until it stands still.
-        self.throttled = None;
-        self.throttle.release();
+        self.release_throttle();
         let ago = paused.stopped_at().map_or(Duration::ZERO, |at| {
             SystemTime::now()
                 .duration_since(at.system_time())

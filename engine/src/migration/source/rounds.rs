@@ -212,7 +212,7 @@ impl Source {
             fixed: self.estimates.rehearsal.costs(self.verify),
             harvested: self.estimates.last_harvest(),
             interval: self.estimates.last_interval(),
-            throttled: self.throttle,
+            throttled: self.throttle_had.unwrap_or(self.throttle),
             placed: self.placed_bytes,
         }
     }

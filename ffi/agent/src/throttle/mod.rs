@@ -25,6 +25,8 @@
 //! first: sleepers are woken. Should the agent's thread itself be stuck, the handler sees that
 //! the lease is over and does not stop the thread any more.
 
+#[cfg(test)]
+mod bench;
 mod handler;
 mod rhythm;
 mod slot;

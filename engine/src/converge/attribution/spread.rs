@@ -1,0 +1,254 @@
+//! Whose share is how large: the throttle of each vCPU that together have the effect which the
+//! policy wants of one share for all, at the least harm.
+//!
+//! A vCPU that is throttled by `s` gets `1 - s` of a processor at most; one that wants less is
+//! not slowed at all. Harm is processor time that vCPUs want and do not get. So the vCPU that
+//! writes most per second of its time pays first, down to the most that is allowed, then the
+//! next: the greedy answer to the continuous knapsack problem (Dantzig 1957). vCPUs whose costs
+//! are within a factor of [`ALIKE`] share alike.
+//!
+//! Who pays is ordered by what a vCPU may cost at the upper end of what is known of it: of two
+//! that seem to cost the same, the one that is known less is spared last.
+//!
+//! Writing a little more than was wanted is accepted ([`SLACK`]) if that spares a vCPU: under a
+//! strong throttle the last per cent of all writes would otherwise throttle everybody.
+
+use crate::converge::Share;
+
+/// Costs within this factor are taken to be alike.
+const ALIKE: f64 = 1.5;
+
+/// What may be written beyond what was wanted, as a part of that or of what the throttle takes
+/// away, whichever is less.
+const SLACK: f64 = 0.15;
+
+/// Least part of the harm that unequal shares must save to be worth it.
+const WORTH: f64 = 0.1;
+
+/// What is known of a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Vcpu {
+    /// Pages per second of its processor time.
+    pub(super) cost: f64,
+    /// What that may be, at most.
+    pub(super) cost_most: f64,
+    /// The part of a processor that it would take unthrottled, 0 to 1.
+    pub(super) demand: f64,
+}
+
+impl Vcpu {
+    /// The part of a processor that it gets under `share`.
+    pub(super) fn runs(&self, share: Share) -> f64 {
+        self.demand.min(1.0 - share.as_fraction())
+    }
+}
+
+/// Pages per second that the guest may write in place of a throttle of `wanted` for all, the
+/// slack included.
+pub(super) fn allowed(wanted: Share, vcpus: &[Vcpu]) -> f64 {
+    written(vcpus, |_| wanted) + slack(wanted, vcpus)
+}
+
+fn slack(wanted: Share, vcpus: &[Vcpu]) -> f64 {
+    let (free, left) = (written(vcpus, |_| Share::NONE), written(vcpus, |_| wanted));
+    SLACK * left.min(free - left)
+}
+
+/// Pages per second that are written when each vCPU, by index, has its share.
+fn written(vcpus: &[Vcpu], share: impl Fn(usize) -> Share) -> f64 {
+    let of = |(index, vcpu): (usize, &Vcpu)| vcpu.cost * vcpu.runs(share(index));
+    vcpus.iter().enumerate().map(of).sum()
+}
+
+/// The share for all under which the vCPUs would write what they write when each gets its part
+/// of a processor of `runs`.
+pub(super) fn equal_share(vcpus: &[Vcpu], runs: &[f64]) -> Share {
+    let target: f64 = (vcpus.iter().zip(runs))
+        .map(|(vcpu, runs)| vcpu.cost * runs.min(vcpu.demand))
+        .sum();
+    let (mut low, mut high) = (0, Share::MOST.as_permille());
+    while low < high {
+        let middle = (low + high) / 2;
+        if written(vcpus, |_| Share::permille(middle)) <= target * (1.0 + 1e-9) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Share::permille(high)
+}
+
+/// Processors that are wanted and not given when each vCPU, by index, has its share.
+fn harm(vcpus: &[Vcpu], share: impl Fn(usize) -> Share) -> f64 {
+    let of = |(index, vcpu): (usize, &Vcpu)| vcpu.demand - vcpu.runs(share(index));
+    vcpus.iter().enumerate().map(of).sum()
+}
+
+/// The share of each of `vcpus`, none above `most`, in place of `wanted` for all. `None`: shares
+/// that differ would spare next to nothing.
+pub(super) fn spread(wanted: Share, most: Share, vcpus: &[Vcpu]) -> Option<Vec<Share>> {
+    let free = written(vcpus, |_| Share::NONE);
+    let mut missing = free - written(vcpus, |_| wanted);
+    if missing <= 0.0 {
+        return None;
+    }
+    let mut slack = slack(wanted, vcpus);
+    let least = 1.0 - most.as_fraction();
+    let mut order: Vec<usize> = (0..vcpus.len()).collect();
+    order.sort_by(|&a, &b| vcpus[b].cost_most.total_cmp(&vcpus[a].cost_most));
+    let mut runs: Vec<f64> = vcpus.iter().map(|vcpu| vcpu.demand).collect();
+    let mut rest = &order[..];
+    while let Some(&first) = rest.first() {
+        let head = vcpus[first].cost_most;
+        let alike = rest.partition_point(|&vcpu| vcpus[vcpu].cost_most * ALIKE >= head);
+        let (group, others) = rest.split_at(alike.max(1));
+        rest = others;
+        let taken = |level: f64| -> f64 {
+            let of = |&vcpu: &usize| vcpus[vcpu].cost * (vcpus[vcpu].demand - level).max(0.0);
+            group.iter().map(of).sum()
+        };
+        let level = if taken(least) <= missing {
+            least
+        } else {
+            level_of(missing, &taken, least)
+        };
+        for &vcpu in group {
+            runs[vcpu] = runs[vcpu].min(level);
+        }
+        missing -= taken(level);
+        // From here on it would be others who pay for the little that is left.
+        missing -= std::mem::take(&mut slack);
+        if missing <= free * 1e-9 {
+            break;
+        }
+    }
+    let shares: Vec<Share> = (vcpus.iter().zip(&runs))
+        .map(|(vcpu, &runs)| {
+            if runs < vcpu.demand {
+                // Rounded up, but not for the sake of the last bit.
+                Share::fraction(1.0 - runs - 1e-9).min(most)
+            } else {
+                Share::NONE
+            }
+        })
+        .collect();
+    let spares = harm(vcpus, |vcpu| shares[vcpu]) <= harm(vcpus, |_| wanted) * (1.0 - WORTH);
+    spares.then_some(shares)
+}
+
+/// The level at which `taken`, which falls with it, is `missing`: between `least` and 1.
+fn level_of(missing: f64, taken: &dyn Fn(f64) -> f64, least: f64) -> f64 {
+    let (mut low, mut high) = (least, 1.0);
+    for _ in 0..40 {
+        let middle = (low + high) / 2.0;
+        if taken(middle) >= missing {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    low
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MOST: Share = Share::MOST;
+
+    fn busy(cost: f64) -> Vcpu {
+        Vcpu {
+            cost,
+            cost_most: cost * 1.1,
+            demand: 1.0,
+        }
+    }
+
+    #[test]
+    fn the_writer_pays_and_the_computer_does_not() {
+        let (most, wanted) = (Share::permille(950), Share::permille(950));
+        let shares = spread(wanted, most, &[busy(10_000.0), busy(10.0)]).unwrap();
+        assert_eq!(shares, [most, Share::NONE]);
+        let shares = spread(Share::permille(300), most, &[busy(0.0), busy(5000.0)]).unwrap();
+        assert_eq!(shares, [Share::NONE, Share::permille(300)]);
+    }
+
+    #[test]
+    fn the_next_one_pays_when_the_first_cannot_pay_all() {
+        let (most, wanted) = (Share::permille(900), Share::permille(800));
+        let vcpus = [busy(1000.0), busy(4000.0), busy(1100.0)];
+        let shares = spread(wanted, most, &vcpus).unwrap();
+        assert_eq!(shares[1], most);
+        // These two are alike, and share what is left.
+        assert_eq!(shares[0], shares[2]);
+        assert!(shares[0] > Share::NONE && shares[0] < wanted, "{shares:?}");
+    }
+
+    #[test]
+    fn of_two_that_seem_to_cost_the_same_the_known_one_is_spared() {
+        let known = busy(10.0);
+        let unknown = Vcpu {
+            cost_most: 9000.0,
+            ..known
+        };
+        let vcpus = [known, busy(10_000.0), unknown];
+        let shares = spread(Share::permille(900), MOST, &vcpus).unwrap();
+        assert_eq!(shares[0], Share::NONE);
+        assert!(shares[2] > Share::permille(500), "{shares:?}");
+    }
+
+    #[test]
+    fn equal_ones_are_left_to_one_share_for_all() {
+        assert_eq!(spread(Share::permille(500), MOST, &[busy(100.0); 4]), None);
+        assert_eq!(spread(Share::permille(500), MOST, &[busy(0.0); 4]), None);
+        let idle = Vcpu {
+            demand: 0.0,
+            ..busy(100.0)
+        };
+        assert_eq!(spread(Share::permille(500), MOST, &[idle; 2]), None);
+        assert_eq!(spread(Share::permille(500), MOST, &[]), None);
+    }
+
+    #[test]
+    fn unequal_shares_have_an_equal_that_does_the_same() {
+        let vcpus = [busy(1000.0), busy(3000.0)];
+        assert_eq!(equal_share(&vcpus, &[1.0, 1.0]), Share::NONE);
+        assert_eq!(equal_share(&vcpus, &[0.3, 0.3]), Share::permille(700));
+        assert_eq!(equal_share(&vcpus, &[1.0, 0.0]), Share::permille(750));
+        assert_eq!(equal_share(&vcpus, &[0.0, 0.0]), Share::MOST);
+    }
+
+    fn vcpus() -> impl Strategy<Value = Vec<Vcpu>> {
+        let vcpu = (0.0..10_000.0f64, 0.0..5_000.0f64, 0.0..=1.0f64);
+        let vcpu = vcpu.prop_map(|(cost, doubt, demand)| Vcpu {
+            cost,
+            cost_most: cost + doubt,
+            demand,
+        });
+        prop::collection::vec(vcpu, 1..12)
+    }
+
+    proptest! {
+        /// No share is above the most, what is written is what was wanted, the slack included,
+        /// and the harm is less than that of one share for all.
+        #[test]
+        fn the_effect_is_as_wanted_and_the_harm_is_less(
+            vcpus in vcpus(),
+            wanted in 1u16..990,
+            above in 0u16..300,
+        ) {
+            let (wanted, most) = (Share::permille(wanted), Share::permille(wanted + above));
+            let Some(shares) = spread(wanted, most, &vcpus) else {
+                return Ok(());
+            };
+            prop_assert!(shares.iter().all(|share| *share <= most));
+            // A permille of a share is the grain.
+            let grain = vcpus.iter().map(|vcpu| vcpu.cost).sum::<f64>() / 1000.0;
+            let (ours, bound) = (written(&vcpus, |i| shares[i]), allowed(wanted, &vcpus) + grain);
+            prop_assert!(ours <= bound, "{ours} above {bound}");
+            prop_assert!(harm(&vcpus, |i| shares[i]) < harm(&vcpus, |_| wanted));
+        }
+    }
+}

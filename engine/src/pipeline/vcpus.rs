@@ -1,0 +1,300 @@
+//! Throttles the guest's vCPUs each by its own share: looks at what they do when it is due,
+//! and tells the guest what [`VcpuThrottle`] made of it.
+//!
+//! A guest that does not tell the times of its vCPUs, or whose written pages cannot be looked at
+//! between harvests, is throttled by one share for all. Looks take at most a twentieth of the
+//! time, however large the guest is.
+
+use std::time::Duration;
+
+use super::guest::{GuestError, SourceGuest};
+use crate::converge::{Share, VcpuLook, VcpuThrottle};
+use crate::dirty::DirtySource;
+use crate::units::{Instant, PageCount};
+
+/// The time between two looks, in units of what the last one took.
+const LOOKS_APART: u32 = 20;
+
+/// The throttle of one sending.
+#[derive(Debug, Default)]
+pub(super) struct Vcpus {
+    throttle: VcpuThrottle,
+    /// Whether pages can be looked at between harvests, or are counted for each vCPU.
+    can_look: bool,
+    looked_at: Instant,
+    look_took: Duration,
+    /// What the guest was told last; empty: one share for all.
+    told: Vec<Share>,
+}
+
+impl Vcpus {
+    /// Tracking has begun.
+    pub(super) fn armed(
+        &mut self,
+        now: Instant,
+        guest: &mut dyn SourceGuest,
+        dirty: &mut dyn DirtySource,
+    ) {
+        self.can_look =
+            dirty.written_by().is_some() || matches!(dirty.look(), Ok(Some(PageCount(_))));
+        self.take(now, PageCount(0), true, guest, dirty);
+    }
+
+    /// The policy wants `share`, and no vCPU throttled by more than `most`.
+    pub(super) fn throttle(
+        &mut self,
+        share: Share,
+        most: Share,
+        guest: &mut dyn SourceGuest,
+    ) -> Result<(), GuestError> {
+        self.throttle.want(share, most);
+        match self.throttle.shares() {
+            None => {
+                self.told.clear();
+                guest.throttle(share)
+            }
+            Some(_) => self.tell(guest),
+        }
+    }
+
+    /// `pages` were harvested. Gives what the throttle came to since the last harvest, if not to
+    /// what was asked for.
+    pub(super) fn harvested(
+        &mut self,
+        now: Instant,
+        pages: PageCount,
+        guest: &mut dyn SourceGuest,
+        dirty: &mut dyn DirtySource,
+    ) -> Result<Option<Share>, GuestError> {
+        self.take(now, pages, true, guest, dirty);
+        self.tell(guest)?;
+        Ok(self.throttle.effect())
+    }
+
+    /// Looks, if it is time to; gives the time of the next look, if there is to be one.
+    pub(super) fn look(
+        &mut self,
+        clock: &dyn Fn() -> Instant,
+        guest: &mut dyn SourceGuest,
+        dirty: &mut dyn DirtySource,
+    ) -> Result<Option<Instant>, GuestError> {
+        let Some(next) = self.next() else {
+            return Ok(None);
+        };
+        let now = clock();
+        if now < next {
+            return Ok(Some(next));
+        }
+        // A harvest that fails for the same reason will say so.
+        let Ok(Some(pages)) = dirty.look() else {
+            self.looked_at = now;
+            return Ok(self.next());
+        };
+        self.take(now, pages, false, guest, dirty);
+        self.look_took = clock().since(now);
+        self.tell(guest)?;
+        Ok(self.next())
+    }
+
+    /// The guest stands still: nothing is to be looked at, or throttled, any more.
+    pub(super) fn stopped(&mut self) {
+        *self = Self::default();
+    }
+
+    fn next(&self) -> Option<Instant> {
+        let pause = self.throttle.look_after().filter(|_| self.can_look)?;
+        Some(
+            self.looked_at
+                .after(pause.max(self.look_took * LOOKS_APART)),
+        )
+    }
+
+    fn take(
+        &mut self,
+        now: Instant,
+        written: PageCount,
+        harvested: bool,
+        guest: &mut dyn SourceGuest,
+        dirty: &mut dyn DirtySource,
+    ) {
+        self.looked_at = now;
+        if !self.can_look {
+            return;
+        }
+        if let Some(ran) = guest.vcpu_times() {
+            self.throttle.looked(VcpuLook {
+                now,
+                ran,
+                written,
+                written_by: dirty.written_by(),
+                harvested,
+            });
+        }
+    }
+
+    /// Tells the guest, if something has changed.
+    fn tell(&mut self, guest: &mut dyn SourceGuest) -> Result<(), GuestError> {
+        match self.throttle.shares() {
+            Some(shares) if shares != self.told => {
+                self.told = shares.to_vec();
+                guest.throttle_vcpus(&self.told)
+            }
+            None if !self.told.is_empty() => {
+                self.told.clear();
+                guest.throttle(self.throttle.wanted())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirty::{ManualTracker, VcpuMarker};
+    use crate::memory::PageBitmap;
+    use crate::migration::RunRight;
+    use crate::pipeline::Parts;
+    use crate::units::PageRange;
+
+    const PAGES: u64 = 1 << 20;
+
+    /// The first vCPU computes, the second writes; each as long as it is let.
+    struct Guest {
+        markers: Vec<VcpuMarker>,
+        ran: Vec<Duration>,
+        shares: Vec<Share>,
+        next_page: u64,
+        tells: bool,
+    }
+
+    impl Guest {
+        fn run(&mut self, time: Duration) {
+            for (ran, share) in self.ran.iter_mut().zip(&self.shares) {
+                *ran += share.guest_time(time);
+            }
+            let time = self.shares[1].guest_time(time);
+            let pages = (time.as_secs_f64() * 50_000.0) as u64;
+            self.markers[1].mark(PageRange::new(self.next_page, pages));
+            self.next_page = (self.next_page + pages) % (PAGES / 2);
+        }
+    }
+
+    impl SourceGuest for Guest {
+        fn attach(&mut self, _: Parts) {}
+
+        fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+            self.shares.fill(share);
+            Ok(())
+        }
+
+        fn vcpu_times(&mut self) -> Option<Vec<Duration>> {
+            self.tells.then(|| self.ran.clone())
+        }
+
+        fn throttle_vcpus(&mut self, shares: &[Share]) -> Result<(), GuestError> {
+            self.shares = shares.to_vec();
+            Ok(())
+        }
+
+        fn stop(&mut self) -> Result<Duration, GuestError> {
+            Ok(Duration::ZERO)
+        }
+
+        fn save_state(&mut self) -> Result<(), GuestError> {
+            Ok(())
+        }
+
+        fn give_up(&mut self) -> Result<(), GuestError> {
+            Ok(())
+        }
+
+        fn resume(&mut self, _: &RunRight) -> Result<(), GuestError> {
+            Ok(())
+        }
+    }
+
+    /// A tracker that tells how much was written, but not by whom.
+    struct Uncounted(ManualTracker);
+
+    impl DirtySource for Uncounted {
+        fn arm(&mut self) -> Result<(), crate::dirty::DirtyError> {
+            self.0.arm()
+        }
+
+        fn harvest(&mut self, into: &mut PageBitmap) -> Result<(), crate::dirty::DirtyError> {
+            self.0.harvest(into)
+        }
+
+        fn look(&mut self) -> Result<Option<PageCount>, crate::dirty::DirtyError> {
+            self.0.look()
+        }
+
+        fn give_back(&mut self, pages: &PageBitmap) {
+            self.0.give_back(pages);
+        }
+
+        fn disarm(&mut self) {
+            self.0.disarm();
+        }
+    }
+
+    /// Throttled by nine tenths for two rounds of five seconds each; the shares at the end, and
+    /// what the throttle came to.
+    fn throttled(tells: bool, counts: bool) -> (Vec<Share>, Option<Share>) {
+        let mut tracker = ManualTracker::new(PageCount(PAGES));
+        let mut guest = Guest {
+            markers: tracker.vcpu_markers(2),
+            ran: vec![Duration::ZERO; 2],
+            shares: vec![Share::NONE; 2],
+            next_page: 0,
+            tells,
+        };
+        let (mut counted, mut uncounted);
+        let dirty: &mut dyn DirtySource = if counts {
+            counted = tracker;
+            &mut counted
+        } else {
+            uncounted = Uncounted(tracker);
+            &mut uncounted
+        };
+        let (mut vcpus, mut now, mut effect) = (Vcpus::default(), Instant(0), None);
+        let mut pages = PageBitmap::new(PageCount(PAGES));
+        let share = Share::permille(900);
+        vcpus.armed(now, &mut guest, dirty);
+        for round in 0..3 {
+            for _ in 0..100 {
+                let tick = Duration::from_millis(50);
+                guest.run(tick);
+                now = now.after(tick);
+                vcpus.look(&|| now, &mut guest, dirty).unwrap();
+            }
+            pages.clear();
+            dirty.harvest(&mut pages).unwrap();
+            effect = vcpus
+                .harvested(now, pages.count(), &mut guest, dirty)
+                .unwrap();
+            if round == 0 {
+                vcpus.throttle(share, share, &mut guest).unwrap();
+            }
+        }
+        (guest.shares, effect)
+    }
+
+    #[test]
+    fn the_vcpu_that_writes_is_slowed_and_the_other_is_not() {
+        for counts in [true, false] {
+            let (shares, effect) = throttled(true, counts);
+            assert_eq!(shares, [Share::NONE, Share::permille(900)], "{counts}");
+            // As much was written as with one share for all.
+            let effect = effect.unwrap().as_fraction();
+            assert!((0.87..0.93).contains(&effect), "{effect}");
+        }
+    }
+
+    #[test]
+    fn vcpus_of_which_nothing_is_known_are_slowed_alike() {
+        let (shares, effect) = throttled(false, true);
+        assert_eq!((shares, effect), (vec![Share::permille(900); 2], None));
+    }
+}
