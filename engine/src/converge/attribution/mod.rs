@@ -75,6 +75,11 @@ const KNOWN: f64 = 0.4;
 const GOOD: f64 = 0.6;
 const STILL_GOOD: f64 = 1.0;
 
+/// A round in which the writers ran this many times as long as the policy wanted falls short. One
+/// is what an attempt may cost; so many in a row mean that it leads to nothing.
+const SHORT: f64 = 1.5;
+const SHORT_ROUNDS: u32 = 2;
+
 /// What is seen of the vCPUs at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VcpuLook {
@@ -121,6 +126,8 @@ pub struct VcpuThrottle {
     harvested_at: Option<Instant>,
     round: Duration,
     effect: Option<Share>,
+    /// Rounds in a row in which the effect fell short.
+    short_rounds: u32,
     /// Attempts so far, so that no two use the same halves.
     attempts: u64,
 }
@@ -143,6 +150,7 @@ impl Default for VcpuThrottle {
             harvested_at: None,
             round: Duration::ZERO,
             effect: None,
+            short_rounds: 0,
             attempts: 0,
         }
     }
@@ -234,7 +242,19 @@ impl VcpuThrottle {
         if self.differed && !vcpus.is_empty() && time >= SHORTEST {
             let seconds = time.as_secs_f64();
             let ran = self.saturation.ran().iter().map(|ran| ran / seconds);
-            self.effect = Some(equal_share(&vcpus, &ran.collect::<Vec<_>>()));
+            let effect = equal_share(&vcpus, &ran.collect::<Vec<_>>());
+            self.effect = Some(effect);
+            let let_run = |share: Share| 1.0 - share.as_fraction();
+            let falls_short = let_run(effect) > SHORT * let_run(self.wanted);
+            self.short_rounds = if falls_short {
+                self.short_rounds + 1
+            } else {
+                0
+            };
+            if self.short_rounds >= SHORT_ROUNDS {
+                self.short_rounds = 0;
+                self.trust.use_up();
+            }
         }
         self.saturation.harvested();
         self.harvested_at = Some(now);

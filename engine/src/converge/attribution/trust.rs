@@ -68,6 +68,11 @@ impl Trust {
         false
     }
 
+    /// Uses it up: the effect has been missing for long.
+    pub(super) fn use_up(&mut self) {
+        self.level = 0.0;
+    }
+
     /// Whether it is used up; if so, it is for `time`, and begins anew after that.
     pub(super) fn is_used_up(&mut self, now: Instant, time: Duration) -> bool {
         let used_up = self.level <= 0.0;
