@@ -14,6 +14,7 @@
 //!
 //! Progress goes to stderr, results to stdout. Exit codes are a contract, see [`ExitCode`].
 
+pub mod delta_cache;
 pub mod demo;
 pub mod exit;
 pub mod forecast;

@@ -18,6 +18,7 @@ use pagelift_engine::wire::{MAX_CHANNELS, SessionId};
 use pagelift_transports::auto_channels;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::delta_cache::DeltaCacheSize;
 use crate::trace::Tracing;
 
 /// How long a migration may take and how hard it may try.
@@ -45,9 +46,10 @@ pub struct ConvergenceOptions {
     /// Most processor time for sending, of one processor: 50%, or 150% for one and a half
     #[arg(long, value_name = "PERCENT", value_parser = cpu_limit)]
     pub cpu_limit: Option<CpuLimit>,
-    /// Memory for the contents that deltas are made against (--compress auto and xbzrle)
-    #[arg(long, value_name = "SIZE", default_value = "128MiB")]
-    pub delta_cache: ByteCount,
+    /// Memory for the contents that deltas are made against (--compress auto and xbzrle): a size,
+    /// or auto: room for all of the guest's pages, but at most an eighth of the memory available
+    #[arg(long, value_name = "SIZE", default_value = "auto")]
+    pub delta_cache: DeltaCacheSize,
     /// Data connections: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto", value_parser = channels)]
     pub channels: u16,
@@ -82,11 +84,12 @@ impl ConvergenceOptions {
         let layout = memory.layout();
         let mut budget = memory_budget(layout, self.channels);
         budget += packing_budget(self.compress, self.channels);
+        let cache = self.delta_cache.for_guest(layout.pages());
         let deltas = match self.compress {
             CompressSetting::Fixed(_) => None,
             // What is too little for this guest's deltas is no reason not to move it.
-            CompressSetting::Auto => Deltas::new(layout.pages(), self.delta_cache).ok(),
-            CompressSetting::Xbzrle => Some(Deltas::new(layout.pages(), self.delta_cache)?),
+            CompressSetting::Auto => Deltas::new(layout.pages(), cache).ok(),
+            CompressSetting::Xbzrle => Some(Deltas::new(layout.pages(), cache)?),
         };
         if let Some(deltas) = &deltas {
             budget += deltas.footprint();

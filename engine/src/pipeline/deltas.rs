@@ -31,6 +31,11 @@ impl Deltas {
         })
     }
 
+    /// The budget from which on there is room for all pages of a guest of `pages` pages.
+    pub fn room_for_all(pages: PageCount) -> ByteCount {
+        DeltaCache::room_for_all(pages)
+    }
+
     /// Memory it takes.
     pub fn footprint(&self) -> ByteCount {
         self.cache.footprint()
@@ -43,29 +48,24 @@ impl Deltas {
         }
     }
 
-    /// Decides how to send `page`; a delta is written to `out`, and is no longer than that.
+    /// Decides how to send `page` of a round after the first; a delta is written to `out`, and is no
+    /// longer than that.
     pub(super) fn encode(
         &self,
-        round: u32,
         page: PageIndex,
         content: &[u8; PAGE_BYTES],
         out: &mut [u8],
     ) -> Outcome {
-        if round > 1 {
-            return self.cache.encode(page, content, out);
-        }
-        // No page has come before; remembering those that may never come again would only push
-        // others out, unless there is room for all.
-        if self.cache.keeps_all() {
-            self.cache.put(page, content);
-        }
-        Outcome::Whole
+        self.cache.encode(page, content, out)
     }
 
-    /// The target gets `content` for `page` by other means.
-    pub(super) fn put(&self, round: u32, page: PageIndex, content: &[u8; PAGE_BYTES]) {
-        if round > 1 || self.cache.keeps_all() {
-            self.cache.put(page, content);
-        }
+    /// The target gets `content` for `page`, which comes up for the first time.
+    pub(super) fn put_first(&self, page: PageIndex, content: &[u8; PAGE_BYTES]) {
+        self.cache.put_first(page, content);
+    }
+
+    /// The target gets `content` for `page`, which came up before, by other means than a delta.
+    pub(super) fn put(&self, page: PageIndex, content: &[u8; PAGE_BYTES]) {
+        self.cache.put(page, content);
     }
 }

@@ -72,7 +72,6 @@ pub struct DeltaCache {
     shards: Box<[Padded]>,
     round: AtomicU32,
     footprint: ByteCount,
-    keeps_all: bool,
 }
 
 /// Locks on lines of their own: threads that take different ones do not disturb each other.
@@ -104,7 +103,7 @@ impl DeltaCache {
         let bytes = Shadow::bytes(own_pages).saturating_mul(shards as u64);
         if bytes <= budget.0 {
             let new = || Store::Shadow(Shadow::new(own_pages));
-            return Ok(Self::of(shards, bytes, true, new));
+            return Ok(Self::of(shards, bytes, new));
         }
         let entries = usize::try_from(budget.0).unwrap_or(usize::MAX) / PAGE_BYTES;
         let few = pages.div_ceil(sets::MAX_PAGES).max(1);
@@ -118,7 +117,7 @@ impl DeltaCache {
             if sets > 0 {
                 let bytes = Sets::bytes(own_pages, sets) * shards as u64;
                 let new = || Store::Sets(Sets::new(own_pages, sets));
-                return Ok(Self::of(shards, bytes, false, new));
+                return Ok(Self::of(shards, bytes, new));
             }
         }
         let least = Sets::bytes(pages_of_shard(pages, few), 1).saturating_mul(few as u64);
@@ -126,7 +125,14 @@ impl DeltaCache {
         Err(CacheError::BudgetTooSmall { budget, least })
     }
 
-    fn of(shards: usize, bytes: u64, keeps_all: bool, new: impl Fn() -> Store) -> Self {
+    /// The budget from which on the cache of a guest of `pages` pages has room for all of them.
+    pub fn room_for_all(pages: PageCount) -> ByteCount {
+        let pages = usize::try_from(pages.0).unwrap_or(usize::MAX);
+        let shards = (pages / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS);
+        ByteCount(Shadow::bytes(pages_of_shard(pages, shards)).saturating_mul(shards as u64))
+    }
+
+    fn of(shards: usize, bytes: u64, new: impl Fn() -> Store) -> Self {
         let shard = || {
             Padded(Mutex::new(Shard {
                 store: new(),
@@ -137,20 +143,12 @@ impl DeltaCache {
             shards: std::iter::repeat_with(shard).take(shards).collect(),
             round: AtomicU32::new(0),
             footprint: ByteCount(bytes),
-            keeps_all,
         }
     }
 
     /// Memory it takes when it is full.
     pub fn footprint(&self) -> ByteCount {
         self.footprint
-    }
-
-    /// Whether there is room for every page, so that pages are worth storing in the first round.
-    ///
-    /// Where there is not, only pages that are sent a second time should be shown to the cache.
-    pub fn keeps_all(&self) -> bool {
-        self.keeps_all
     }
 
     /// A round begins: from now on pages may come that came already. Takes no time; entries are
@@ -204,6 +202,23 @@ impl DeltaCache {
         match self.look_up(store, own) {
             Some(entry) => *entry = *new,
             None => self.insert(store, stats, own, new),
+        }
+    }
+
+    /// Notes that the target gets `new` for a page that comes up for the first time. It is kept
+    /// where there is room, until a page that comes up again needs its place.
+    ///
+    /// Each page at most once, and before [`begin_round`](Self::begin_round) was called twice.
+    pub fn put_first(&self, page: PageIndex, new: &[u8; PAGE_BYTES]) {
+        let (mut shard, own) = self.shard(page);
+        let Shard { store, stats } = &mut *shard;
+        let slot = match store {
+            Store::Shadow(shadow) => Some(shadow.insert(own)),
+            Store::Sets(sets) => sets.insert_first(own),
+        };
+        if let Some(slot) = slot {
+            stats.stored += 1;
+            *slot = *new;
         }
     }
 

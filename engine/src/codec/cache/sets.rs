@@ -3,7 +3,8 @@
 //! A page has sixteen places it can be in, its set. The [heat](super::heat) of every page is kept,
 //! also of those that are not there, so that a page is judged by what it did and not only since it
 //! was taken in. A page takes the place of the coldest of its set if it is hotter by more than one
-//! step: what the coldest may still gain in this round, and what chance makes of equals.
+//! step (what the coldest may still gain in this round, and what chance makes of equals), or if
+//! that one is cold altogether: pages of the first round, which need not come up a second time.
 
 use super::heat::{Heats, STEP};
 use super::page_mut;
@@ -80,7 +81,7 @@ impl Sets {
             Some(free) => free,
             None => {
                 let coldest = (0..WAYS).min_by_key(|way| heats[*way])?;
-                if heat <= heats[coldest].saturating_add(STEP) {
+                if heats[coldest] > 0 && heat <= heats[coldest].saturating_add(STEP) {
                     return None;
                 }
                 *self.absent.one(tags[coldest] as usize - 1, round) = heats[coldest];
@@ -89,6 +90,16 @@ impl Sets {
         };
         tags[way] = tag(page);
         heats[way] = heat;
+        Some(page_mut(&mut self.data, first + way))
+    }
+
+    /// A free place for a page that comes up for the first time, to be written whole. That it came
+    /// up does not count: all pages do once.
+    pub(super) fn insert_first(&mut self, page: usize) -> Option<&mut [u8; PAGE_BYTES]> {
+        let first = self.set(page) * WAYS;
+        let tags = &mut self.tags[first..first + WAYS];
+        let way = tags.iter().position(|tag| *tag == FREE)?;
+        tags[way] = tag(page);
         Some(page_mut(&mut self.data, first + way))
     }
 

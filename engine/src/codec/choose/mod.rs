@@ -204,6 +204,11 @@ impl Chooser {
         choice
     }
 
+    /// What it is worth at present not to send so many bytes, in time of the worker thread.
+    pub fn wire_time(&self, bytes: usize) -> Duration {
+        Duration::from_secs_f64(self.price.rates().wire_ns() * bytes as f64 / 1e9)
+    }
+
     /// Learns from a block that was sent.
     pub fn record(&mut self, choice: Choice, outcome: Outcome) {
         if outcome.input_bytes == 0 {

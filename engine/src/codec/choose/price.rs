@@ -62,6 +62,11 @@ pub(super) struct Rates {
 }
 
 impl Rates {
+    /// Nanoseconds that a byte on the wire is worth.
+    pub(super) fn wire_ns(&self) -> f64 {
+        self.wire
+    }
+
     /// Nanoseconds that a byte of pages costs.
     pub(super) fn cost(&self, estimate: Estimate) -> f64 {
         self.cpu * estimate.encode_ns + self.wire * estimate.wire

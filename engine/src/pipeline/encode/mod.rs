@@ -24,6 +24,9 @@ use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES, PagesBuilder};
 use gather::Gathered;
 pub(super) use packer::{Packer, Sending};
 
+/// The round in which every page comes up for the first time.
+const FIRST_ROUND: u32 = 1;
+
 /// Longest delta where pages can be packed as well: what saves less is better packed.
 const WORTHY_DELTA: usize = PAGE_BYTES / 2;
 
@@ -38,6 +41,8 @@ pub(super) struct PageEncoder {
     /// One delta.
     delta: Box<[u8; PAGE_BYTES]>,
     deltas: Option<Arc<Deltas>>,
+    /// Whether pages of the first round are worth keeping to make deltas against.
+    keeps_first: bool,
     /// Whether the target knows pages that are filled with a word.
     sends_fills: bool,
 }
@@ -62,6 +67,7 @@ impl PageEncoder {
             packer,
             delta: Box::new([0; PAGE_BYTES]),
             deltas,
+            keeps_first: false,
             sends_fills: reads.contains(Encoding::Fill),
         }
     }
@@ -75,6 +81,7 @@ impl PageEncoder {
     ) -> Result<Encoded<'_>, MemoryError> {
         self.builder.begin(batch.round);
         self.packer.begin();
+        self.keeps_first = self.packer.page_is_dear();
         if let Some(deltas) = &self.deltas {
             deltas.enter_round(batch.round);
         }
@@ -150,8 +157,14 @@ impl PageEncoder {
         let Some(deltas) = &self.deltas else {
             return fill;
         };
+        if round <= FIRST_ROUND {
+            if self.keeps_first {
+                deltas.put_first(page, content);
+            }
+            return fill;
+        }
         if fill {
-            deltas.put(round, page, content);
+            deltas.put(page, content);
             return true;
         }
         let room = if self.packer.packs() {
@@ -159,7 +172,7 @@ impl PageEncoder {
         } else {
             PAGE_BYTES
         };
-        match deltas.encode(round, page, content, &mut self.delta[..room]) {
+        match deltas.encode(page, content, &mut self.delta[..room]) {
             Outcome::Unchanged => frame.unchanged += 1,
             Outcome::Delta(length) => {
                 self.builder.add_delta(page, &self.delta[..length]);

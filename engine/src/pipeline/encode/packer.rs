@@ -11,6 +11,12 @@ use crate::codec::{BlockFormat, Codec, CompressSetting};
 use crate::units::{Instant, PAGE_BYTES};
 use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES};
 
+/// What it costs to keep a page: a copy to memory that the kernel has yet to provide.
+const KEEPING: Duration = Duration::from_micros(1);
+
+/// How many times more the sending must cost: most pages never come again.
+const DEAR: u32 = 4;
+
 /// Most blocks of a frame: the last one need not be full.
 const MAX_BLOCKS: usize = MAX_FRAME_PAGES / MAX_BLOCK_PAGES + 1;
 
@@ -86,6 +92,12 @@ impl Packer {
     /// Whether there is a choice, which measurements help.
     pub(in super::super) fn chooses(&self) -> bool {
         self.chooser.codecs().len() > 1
+    }
+
+    /// Whether to keep a page for later costs less than to send it whole once more. Without a
+    /// choice somebody has wanted deltas at any price.
+    pub(super) fn page_is_dear(&self) -> bool {
+        !self.chooses() || self.chooser.wire_time(PAGE_BYTES) >= KEEPING * DEAR
     }
 
     /// Begins a frame.
