@@ -255,7 +255,9 @@ impl Predictive {
         }
         let round = Duration::try_from_secs_f64(sending).unwrap_or_default();
         let next = self.curve.pages_in(round, self.throttle);
-        next.is_some_and(|next| next < left * MUCH_LESS)
+        // A throttled guest pays for the round with that share of it.
+        let worth = MUCH_LESS.min(1.0 - self.throttle.as_fraction());
+        next.is_some_and(|next| next < left * worth)
     }
 
     fn change_to(&mut self, share: Share) -> Decision {
