@@ -212,11 +212,16 @@ fn channels(text: &str) -> Result<u16, String> {
 
 /// A name for a migration that no other one has.
 pub fn random_session() -> SessionId {
+    // Without entropy zero must do, and a second migration to the same target at the same moment
+    // would be refused.
+    SessionId(random_number())
+}
+
+/// A number that nobody can guess; 0 if the kernel has no entropy yet, just after it started.
+pub fn random_number() -> u128 {
     let mut bytes = [0; 16];
-    // Getting 16 bytes fails only before the kernel has any entropy; then zeros must do, and a
-    // second migration to the same target at the same moment would be refused.
     let _ = getrandom(&mut bytes, GetRandomFlags::empty());
-    SessionId(u128::from_le_bytes(bytes))
+    u128::from_le_bytes(bytes)
 }
 
 #[cfg(test)]

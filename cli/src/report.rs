@@ -57,7 +57,12 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
             "unchanged": report.pages.unchanged,
             "lz4": 0,
             "zstd": 0,
-            "reference": 0,
+            "reference": report.pages.reference,
+        },
+        "references": {
+            "saved_bytes": report.references.saved.0,
+            "missing_pages": report.references.missing.0,
+            "catalogue_pages": report.references.catalogue.0,
         },
         "dirty_bytes_per_s": report.dirty.map(|rate| rate.0),
         "link_bytes_per_s": report.link.map(|rate| rate.0),
@@ -157,6 +162,14 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
         "\npages: {} sent whole, {} as deltas, {} unchanged, {} zero, {} never populated\n",
         pages.raw, pages.delta, pages.unchanged, pages.zero, pages.skipped
     );
+    let references = &report.references;
+    if pages.reference > 0 {
+        text += &format!(
+            "references: {} pages were there already, which saved {}; {} were missing and sent \
+             again\n",
+            pages.reference, references.saved, references.missing.0
+        );
+    }
     if let (Some(dirty), Some(link)) = (report.dirty, report.link) {
         text +=
             &format!("rates: the guest wrote {dirty} of distinct pages, the link carried {link}\n");

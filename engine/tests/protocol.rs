@@ -65,6 +65,7 @@ impl Pair {
             channels: 1,
             frame_pages: 16,
             verify: false,
+            references: None,
             layout: layout(),
             facts: Vec::new(),
             fixed_blackout: Duration::ZERO,
@@ -73,6 +74,7 @@ impl Pair {
         let target = TargetConfig {
             layout: layout(),
             facts: Vec::new(),
+            references: None,
         };
         Self {
             now,

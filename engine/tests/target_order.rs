@@ -20,6 +20,7 @@ fn receiving() -> Target {
     let config = TargetConfig {
         layout: layout.clone(),
         facts: Vec::new(),
+        references: None,
     };
     let mut target = Target::new(config, NOW);
     let hello = Hello {
@@ -27,6 +28,7 @@ fn receiving() -> Target {
         session: SESSION,
         channels: 2,
         verify: false,
+        references: None,
         layout,
         facts: Vec::new(),
     };

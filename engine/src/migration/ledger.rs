@@ -27,6 +27,8 @@ pub(super) struct Ledger {
     run_counts: VecDeque<u16>,
     /// The runs of those frames.
     runs: VecDeque<PageRange>,
+    /// Numbers, from 0, of those frames that hold references.
+    with_references: VecDeque<u64>,
 }
 
 impl Ledger {
@@ -43,9 +45,28 @@ impl Ledger {
         self.runs.extend(runs);
     }
 
-    /// A frame took `bytes` on the wire.
-    pub(super) fn sent(&mut self, bytes: ByteCount) {
+    /// Number of the frame that would be handed out next, from 0.
+    pub(super) fn next_frame(&self) -> u64 {
+        self.frames
+    }
+
+    /// Frames that the target has placed.
+    pub(super) fn placed_frames(&self) -> u64 {
+        self.acked_frames
+    }
+
+    /// The frame that was handed out last took `bytes` on the wire, and may hold references.
+    pub(super) fn sent(&mut self, bytes: ByteCount, has_references: bool) {
         self.sent_bytes += bytes.0;
+        // Its acknowledgement may have come already.
+        if has_references && self.acked_frames < self.frames {
+            self.with_references.push_back(self.frames - 1);
+        }
+    }
+
+    /// Whether a frame with references has been sent and not acknowledged.
+    pub(super) fn has_references_under_way(&self) -> bool {
+        !self.with_references.is_empty()
     }
 
     /// The target has placed frames. Returns the bytes newly placed, or `None` if the
@@ -58,6 +79,13 @@ impl Ledger {
         for _ in self.acked_frames..ack.frames {
             let runs = self.run_counts.pop_front()?;
             self.runs.drain(..usize::from(runs));
+        }
+        while self
+            .with_references
+            .front()
+            .is_some_and(|frame| *frame < ack.frames)
+        {
+            self.with_references.pop_front();
         }
         self.acked_frames = ack.frames;
         self.acked_bytes = ack.bytes;
@@ -115,6 +143,25 @@ mod tests {
         assert_eq!(ledger.acknowledge(&ack(1, 10)), Some(ByteCount(10)));
         assert_eq!(ledger.acknowledge(&ack(0, 10)), None, "backwards");
         assert_eq!(ledger.acknowledge(&ack(1, 9)), None, "fewer bytes");
+    }
+
+    #[test]
+    fn references_are_under_way_until_their_frame_is_acknowledged() {
+        let mut ledger = Ledger::default();
+        let send = |ledger: &mut Ledger, has_references| {
+            ledger.hand_out(&[]);
+            ledger.sent(ByteCount(1), has_references);
+        };
+        send(&mut ledger, true);
+        send(&mut ledger, false);
+        assert!(ledger.has_references_under_way());
+        assert!(ledger.acknowledge(&ack(1, 1)).is_some());
+        assert!(!ledger.has_references_under_way());
+        // The acknowledgement comes before the channel says that it has sent the frame.
+        ledger.hand_out(&[]);
+        assert!(ledger.acknowledge(&ack(3, 3)).is_some());
+        ledger.sent(ByteCount(1), true);
+        assert!(!ledger.has_references_under_way());
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct PagesSent {
     pub raw: u64,
     /// Sent as what changed in them.
     pub delta: u64,
+    /// Sent as references to content that the target has; those it then missed included.
+    pub reference: u64,
     /// Written by the guest, but found to hold what the target has already.
     pub unchanged: u64,
 }
@@ -23,7 +25,7 @@ pub struct PagesSent {
 impl PagesSent {
     /// Pages that were read and sent in some form, repeats counted.
     pub fn sent(&self) -> PageCount {
-        PageCount(self.zero + self.raw + self.delta)
+        PageCount(self.zero + self.raw + self.delta + self.reference)
     }
 }
 
@@ -51,6 +53,17 @@ impl BlackoutParts {
     }
 }
 
+/// What references to the target's pages came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReferenceReport {
+    /// Bytes of pages that did not cross, less what the references took and what was sent again.
+    pub saved: ByteCount,
+    /// Pages that the target did not have after all, and that were sent again.
+    pub missing: PageCount,
+    /// Pages of its files that the target told of in time.
+    pub catalogue: PageCount,
+}
+
 /// A completed migration, as the source saw it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Report {
@@ -70,6 +83,8 @@ pub struct Report {
     pub state_bytes: ByteCount,
     /// Pages by how they went over.
     pub pages: PagesSent,
+    /// What references came to.
+    pub references: ReferenceReport,
     /// Rate of distinct pages written, over the last precopy round.
     pub dirty: Option<Rate>,
     /// Rate at which the target placed data.

@@ -20,11 +20,14 @@ use std::time::Duration;
 
 mod account;
 mod parts;
+mod references;
 mod rounds;
 
 pub use parts::{Batch, SentFrame, SourceConfig, SourceStatus, SourceStep, Work};
+pub use references::References;
 
 use account::Marks;
+use references::Answers;
 use rounds::POLICY_TICK;
 
 use super::error::{GuestLocation, MigrationError};
@@ -84,6 +87,7 @@ pub struct Source {
     left: u64,
     cursor: u64,
     channels: Vec<Channel>,
+    answers: Answers,
     /// Pages and bytes of the round under way.
     round_pages: u64,
     round_bytes: u64,
@@ -91,6 +95,7 @@ pub struct Source {
     estimates: Estimates,
     pages: PagesSent,
     page_bytes: ByteCount,
+    reference_bytes: ByteCount,
     state_bytes: ByteCount,
     forecast: Option<Duration>,
     digest_here: Option<u128>,
@@ -130,6 +135,7 @@ impl Source {
             session: config.session,
             channels: config.channels,
             verify: config.verify,
+            references: config.references,
             layout: config.layout.clone(),
             facts: config.facts,
         };
@@ -138,6 +144,7 @@ impl Source {
             frame_pages: config.frame_pages.clamp(1, MAX_FRAME_PAGES as u64),
             verify: config.verify,
             pending: PageBitmap::new(config.layout.pages()),
+            answers: Answers::new(config.references, config.layout.pages()),
             layout: config.layout,
             fixed_blackout: config.fixed_blackout,
             policy: config.policy,
@@ -151,6 +158,7 @@ impl Source {
             estimates: Estimates::default(),
             pages: PagesSent::default(),
             page_bytes: ByteCount(0),
+            reference_bytes: ByteCount(0),
             state_bytes: ByteCount(0),
             forecast: None,
             digest_here: None,
@@ -207,8 +215,17 @@ impl Source {
                     reasons: refuse.reasons,
                 });
             }
-            (Message::Accept(_), Phase::Greeting) => self.phase = Phase::Arming,
+            (Message::Accept(accept), Phase::Greeting) => {
+                self.accept_references(accept.references)?;
+                self.phase = Phase::Arming;
+            }
             (Message::Ack(ack), _) => self.handle_ack(now, &ack)?,
+            (Message::Catalogue(chunk), phase) if phase != Phase::Greeting => {
+                self.handle_catalogue(&chunk)?;
+            }
+            (Message::Missing(runs), phase) if phase != Phase::Greeting => {
+                self.handle_missing(&runs)?;
+            }
             (Message::Complete { digest }, Phase::Completing) => {
                 if !self.all_is_placed() {
                     return Err(misbehaved(

@@ -21,12 +21,14 @@
 //! Back-pressure is the connection's: a channel that cannot send takes no more work. Memory in
 //! use is bounded by [`memory_budget`] and does not depend on the guest's writes.
 
+mod catalogue;
 mod clock;
 mod control;
 mod deltas;
 mod digest;
 mod encode;
 mod guest;
+mod kept;
 mod last_word;
 mod link;
 mod receive;
@@ -39,11 +41,13 @@ mod target_channel;
 mod target_driver;
 mod target_session;
 
+pub use catalogue::CatalogueWorker;
 pub use clock::{Clock, SystemClock};
 pub use control::ControlReader;
 pub use deltas::Deltas;
 pub use digest::digest_memory;
 pub use guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest, Waker};
+pub use kept::KeptPages;
 pub use link::{Closer, Connection, Link, Listener};
 pub use receive::{ReceiveJob, Received, receive};
 pub use send::{CancelToken, SendJob, SendOptions, send};

@@ -110,6 +110,7 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
             channels,
             frame_pages: FRAME_PAGES,
             verify: job.options.verify,
+            references: None,
             layout: job.memory.layout().clone(),
             facts: job.options.facts,
             fixed_blackout: job.options.fixed_blackout,

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use super::Step;
 use super::control::lost;
+use super::kept::KeptPages;
 use super::last_word::LastWord;
 use super::shared::Shared;
+use crate::codec::reference::Secret;
 use crate::codec::xbzrle;
 use crate::memory::{ReadPages, WritePages};
 use crate::migration::{HEARTBEAT, MigrationError, Target};
-use crate::units::{ByteCount, PAGE_BYTES};
+use crate::units::{ByteCount, PAGE_BYTES, PageRange};
 use crate::wire::{
-    Encoding, FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, Message, PagesBody,
-    ReadOutcome,
+    Encoding, FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, MAX_FRAME_PAGES,
+    MAX_REFERENCE_PAGES, Message, PageRun, PagesBody, Place, ReadOutcome, Reference,
 };
 
 /// The receiving half of a data channel that has joined.
@@ -23,9 +25,19 @@ pub struct TargetChannel {
     /// The same memory, to apply deltas to.
     content: Arc<dyn ReadPages>,
     page: Box<[u8; PAGE_BYTES]>,
+    references: Option<Referred>,
+    /// Pages of a frame that could not be made.
+    missing: Vec<PageRange>,
     number: u16,
     reader: FrameReader<Box<dyn Read + Send>>,
     last_word: LastWord,
+}
+
+/// What references are checked with.
+struct Referred {
+    secret: Secret,
+    kept: Arc<KeptPages>,
+    pages: Box<[u8]>,
 }
 
 impl std::fmt::Debug for TargetChannel {
@@ -37,15 +49,25 @@ impl std::fmt::Debug for TargetChannel {
 }
 
 impl TargetChannel {
-    /// Reads channel `number` from `reader`, whose first frame was its `Join`.
+    /// Reads channel `number` from `reader`, whose first frame was its `Join`. References, if
+    /// any were agreed on, are to `kept` or to the guest's own pages.
     pub fn new(
         shared: Arc<Shared<Target>>,
         memory: Arc<dyn WritePages>,
         content: Arc<dyn ReadPages>,
+        kept: Arc<KeptPages>,
         number: u16,
         reader: FrameReader<Box<dyn Read + Send>>,
     ) -> Self {
+        let secret = shared.look(Target::reference_secret);
+        let references = secret.map(|secret| Referred {
+            secret,
+            kept,
+            pages: vec![0; MAX_REFERENCE_PAGES * PAGE_BYTES].into(),
+        });
         Self {
+            references,
+            missing: Vec::with_capacity(MAX_FRAME_PAGES),
             shared,
             memory,
             content,
@@ -107,10 +129,14 @@ impl TargetChannel {
         let body = PagesBody::decode(self.reader.body())?;
         self.shared
             .look(|target| target.admit(self.number, &body))?;
+        self.missing.clear();
         for run in body.runs() {
             match run.encoding {
                 Encoding::Zero => self.memory.write_zeros(run.range)?,
                 Encoding::Raw => self.memory.write(run.range.first, run.data)?,
+                Encoding::Delta if !self.shared.look(|target| target.is_whole(run.range)) => {
+                    self.missing.push(run.range);
+                }
                 Encoding::Delta => {
                     // The round's barrier: the page is as the round before left it.
                     self.content.read(run.range, &mut self.page[..])?;
@@ -118,13 +144,23 @@ impl TargetChannel {
                         .map_err(|error| MigrationError::PeerMisbehaved(error.to_string()))?;
                     self.memory.write(run.range.first, &self.page[..])?;
                 }
+                Encoding::Reference => {
+                    let references = self.references.as_mut();
+                    let found = references.map(|own| own.find(&run, &*self.content));
+                    match found.transpose()?.flatten() {
+                        Some(pages) => self.memory.write(run.range.first, pages)?,
+                        None => self.missing.push(run.range),
+                    }
+                }
             }
         }
         let now = self.shared.now();
         // Nobody waits for a frame; this thread sends the acknowledgement itself.
-        Ok(self
-            .shared
-            .try_with(|target| (target.placed(self.number, bytes, now), false)))
+        Ok(self.shared.try_with(|target| {
+            target.made(&body, &self.missing, now);
+            let acknowledged = target.placed(self.number, bytes, now);
+            (acknowledged || !self.missing.is_empty(), false)
+        }))
     }
 
     fn end_round(
@@ -141,5 +177,34 @@ impl TargetChannel {
         self.shared
             .with(|target| target.round_end(self.number, round, bytes, now))?;
         Ok(true)
+    }
+}
+
+impl Referred {
+    /// The content of a run that was sent as a reference; `None` if it is not where the
+    /// reference says.
+    fn find(
+        &mut self,
+        run: &PageRun<'_>,
+        guest: &dyn ReadPages,
+    ) -> Result<Option<&[u8]>, MigrationError> {
+        let reference = Reference::decode(run.data)?;
+        let pages = &mut self.pages[..run.range.len_bytes()];
+        let is_there = match reference.place {
+            Place::Guest(first) => {
+                let place = PageRange {
+                    first,
+                    count: run.range.count,
+                };
+                let is_inside = guest.layout().contains(place);
+                if is_inside {
+                    // Another channel may write there meanwhile; the identity tells.
+                    guest.read(place, pages)?;
+                }
+                is_inside
+            }
+            Place::Kept(first) => self.kept.read(first, pages),
+        };
+        Ok((is_there && self.secret.identity(pages) == reference.identity).then_some(pages))
     }
 }

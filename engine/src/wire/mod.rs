@@ -8,19 +8,25 @@
 //! allocate more than [`MAX_BODY_BYTES`] (`tests` and the fuzz targets hold this).
 
 mod bytes;
+mod catalogue;
 mod fields;
 mod frame;
 mod hello;
 mod message;
 mod pages;
+mod reference;
 
+pub use catalogue::{CatalogueChunk, MAX_FINGERPRINTS};
 pub use frame::{
     FrameError, FrameHeader, FrameReader, FrameType, FrameWriter, HEADER_BYTES, MAX_BODY_BYTES,
     PREFACE, ReadOutcome,
 };
-pub use hello::{Accept, Fact, Hello, Join, MAX_CHANNELS, MAX_FACTS, Refuse, SessionId};
+pub use hello::{
+    Accept, Fact, Hello, Join, MAX_CHANNELS, MAX_FACTS, ReferenceTerms, Refuse, SessionId,
+};
 pub use message::{AbortCode, Ack, Message, StateChunk};
 pub use pages::{Encoding, MAX_FRAME_PAGES, PageRun, PagesBody, PagesBuilder, RUN_BYTES};
+pub use reference::{MAX_REFERENCE_PAGES, Place, REFERENCE_BYTES, Reference};
 
 /// The newest version of the protocol this build speaks.
 pub const VERSION: u16 = 1;

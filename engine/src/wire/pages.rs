@@ -15,6 +15,7 @@
 
 use super::WireError;
 use super::bytes::Cursor;
+use super::reference::{MAX_REFERENCE_PAGES, REFERENCE_BYTES};
 use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
 
 /// Most pages in one frame.
@@ -33,6 +34,8 @@ pub enum Encoding {
     Raw = 1,
     /// The data is what changed against the page's last content, in XBZRLE; one page.
     Delta = 2,
+    /// The data is a [`Reference`](super::Reference): the target has the content of the pages.
+    Reference = 7,
 }
 
 impl Encoding {
@@ -41,6 +44,7 @@ impl Encoding {
             0 => Ok(Self::Zero),
             1 => Ok(Self::Raw),
             2 => Ok(Self::Delta),
+            7 => Ok(Self::Reference),
             _ => Err(WireError::BadValue {
                 what: "page encoding",
                 value: value.into(),
@@ -54,6 +58,9 @@ impl Encoding {
             Self::Zero => bytes == 0,
             Self::Raw => bytes == pages * PAGE_BYTES as u64,
             Self::Delta => pages == 1 && (1..=PAGE_BYTES as u64).contains(&bytes),
+            Self::Reference => {
+                pages <= MAX_REFERENCE_PAGES as u64 && bytes == REFERENCE_BYTES as u64
+            }
         }
     }
 }
@@ -221,13 +228,19 @@ impl PagesBuilder {
         self.put_run(range, Encoding::Delta, data_bytes as u64);
     }
 
+    /// Adds pages whose data is a [`Reference`](super::Reference), at most
+    /// [`MAX_REFERENCE_PAGES`].
+    pub fn add_reference(&mut self, range: PageRange) {
+        self.close_run();
+        self.put_run(range, Encoding::Reference, REFERENCE_BYTES as u64);
+    }
+
     /// Adds zero or raw pages: those whose data length follows from their number. Pages that go
     /// on where the last ones ended, in the same encoding, share a run.
     pub fn add(&mut self, range: PageRange, encoding: Encoding) {
-        debug_assert_ne!(
-            encoding,
-            Encoding::Delta,
-            "deltas have lengths of their own"
+        debug_assert!(
+            matches!(encoding, Encoding::Raw | Encoding::Zero),
+            "the others have lengths of their own"
         );
         if let Some((last, last_encoding)) = &mut self.open
             && *last_encoding == encoding
@@ -251,7 +264,7 @@ impl PagesBuilder {
         if let Some((range, encoding)) = self.open.take() {
             let data_bytes = match encoding {
                 Encoding::Raw => range.bytes().0,
-                Encoding::Zero | Encoding::Delta => 0,
+                Encoding::Zero | Encoding::Delta | Encoding::Reference => 0,
             };
             self.put_run(range, encoding, data_bytes);
         }
@@ -326,6 +339,23 @@ mod tests {
         builder.begin(2);
         builder.add_delta(PageIndex(2), 0);
         assert!(PagesBody::decode(builder.finish()).is_err());
+    }
+
+    #[test]
+    fn a_reference_has_one_length_and_few_pages() {
+        let mut builder = PagesBuilder::default();
+        let mut body_of = |pages: usize, data: usize| {
+            builder.begin(1);
+            builder.add_reference(PageRange::new(5, pages as u64));
+            [builder.finish(), &vec![0; data]].concat()
+        };
+        let body = body_of(MAX_REFERENCE_PAGES, REFERENCE_BYTES);
+        let run = PagesBody::decode(&body).unwrap().runs().next().unwrap();
+        assert_eq!(run.encoding, Encoding::Reference);
+        assert_eq!(run.range, PageRange::new(5, MAX_REFERENCE_PAGES as u64));
+        assert!(PagesBody::decode(&body_of(MAX_REFERENCE_PAGES + 1, REFERENCE_BYTES)).is_err());
+        assert!(PagesBody::decode(&body_of(1, REFERENCE_BYTES - 1)).is_err());
+        assert!(PagesBody::decode(&body_of(1, REFERENCE_BYTES + 1)).is_err());
     }
 
     #[test]

@@ -9,9 +9,11 @@
 //! corpus that is kept, for a few seconds each, with whatever compiler there is; it is part of
 //! `tests/run`.
 
+mod catalogue;
 mod wire;
 mod xbzrle;
 
+pub use catalogue::catalogue;
 pub use wire::{agent_message, frame_reader, hello, message, pages_body};
 pub use xbzrle::{xbzrle_decode, xbzrle_encode};
 
@@ -25,10 +27,14 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target {
         name: "agent_message",
         run: agent_message,
+    },
+    Target {
+        name: "catalogue",
+        run: catalogue,
     },
     Target {
         name: "frame_reader",

@@ -2,13 +2,13 @@
 
 use pagelift_agent_protocol as agent;
 use pagelift_engine::wire::{
-    Accept, FrameReader, FrameType, FrameWriter, Hello, Join, MAX_BODY_BYTES, MAX_FRAME_PAGES,
-    Message, PagesBody, ReadOutcome, Refuse,
+    Accept, Encoding, FrameReader, FrameType, FrameWriter, Hello, Join, MAX_BODY_BYTES,
+    MAX_FRAME_PAGES, Message, PagesBody, ReadOutcome, Reference, Refuse,
 };
 use std::fmt::Debug;
 
 /// Types of frames, to be chosen by a byte.
-const KINDS: [FrameType; 17] = [
+const KINDS: [FrameType; 19] = [
     FrameType::Hello,
     FrameType::Accept,
     FrameType::Refuse,
@@ -26,6 +26,8 @@ const KINDS: [FrameType; 17] = [
     FrameType::Abort,
     FrameType::Ping,
     FrameType::Pong,
+    FrameType::Catalogue,
+    FrameType::Missing,
 ];
 
 fn kind(byte: u8) -> FrameType {
@@ -124,6 +126,10 @@ pub fn pages_body(data: &[u8]) {
         pages += run.range.count.0;
         bytes += run.data.len();
         runs += 1;
+        if run.encoding == Encoding::Reference {
+            let reference = Reference::decode(run.data).expect("a run that was checked");
+            assert_eq!(reference.encode(), run.data);
+        }
     }
     assert!((0..=MAX_FRAME_PAGES as u64).contains(&pages));
     assert_eq!(runs, usize::from(u16::from_le_bytes([data[4], data[5]])));

@@ -140,6 +140,7 @@ macro_rules! smoke_tests {
 
 smoke_tests! {
     agent_message,
+    catalogue,
     frame_reader,
     hello,
     message,

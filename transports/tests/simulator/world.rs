@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{
     Decision, GiveUp, Observation, Policy, StopWhenFits, StopWhenFitsConfig,
 };
@@ -11,7 +12,9 @@ use pagelift_engine::memory::{PageBitmap, ReadPages, WritePages};
 use pagelift_engine::migration::{
     Failure, Report, RunRight, Source, SourceConfig, Target, TargetConfig,
 };
-use pagelift_engine::pipeline::{Clock, Deltas, Shared, SourceParts, SourceSession, TargetSession};
+use pagelift_engine::pipeline::{
+    CatalogueWorker, Clock, Deltas, KeptPages, Shared, SourceParts, SourceSession, TargetSession,
+};
 use pagelift_engine::units::{ByteCount, Instant, PageCount, Rate};
 use pagelift_engine::wire::{Fact, SessionId};
 use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
@@ -19,6 +22,7 @@ use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
 use super::crew::{Crew, CrewParts};
 use super::faults::Faults;
 use super::guest::{SourceHalf, TargetHalf};
+use super::kept::SimKept;
 use super::memory::{Side, SimMemory};
 use super::plan::{Plan, PolicyPlan};
 use super::stepping;
@@ -144,11 +148,14 @@ impl World {
             sabotage: plan.sabotage,
         };
         let source = self.source_machine(plan, now);
-        let target = self.target_machine(plan, now);
+        let kept = self.kept(plan);
+        let target = self.target_machine(plan, &kept, now);
+        let catalogue = CatalogueWorker::new(Arc::clone(&target), Arc::clone(&kept));
         let mut target_session = TargetSession::new(
             target,
             Arc::clone(&self.target_memory) as Arc<dyn WritePages>,
             Arc::clone(&self.target_memory) as Arc<dyn ReadPages>,
+            Arc::clone(&kept),
             &mut target_half,
             faults.cancel_target.clone(),
             1,
@@ -180,6 +187,7 @@ impl World {
             target_writer: Arc::clone(&self.target_writer),
             rng: self.rng.fork(),
         });
+        crew.add_catalogue(catalogue);
         crew.sign_on();
         let ended = stepping::run(&crew, &mut source_session, &mut target_session);
         Crew::sign_off();
@@ -225,6 +233,8 @@ impl World {
             channels: plan.channels,
             frame_pages: plan.frame_pages,
             verify: plan.verify,
+            references: (plan.references != ReferenceSetting::Off)
+                .then(|| plan.pages.saturating_sub(plan.seed % 3)),
             layout: ReadPages::layout(&*self.source_memory).clone(),
             facts: vec![Fact::new("machine", "sim")],
             fixed_blackout: plan.network.latency * 3,
@@ -236,11 +246,21 @@ impl World {
         ))
     }
 
-    fn target_machine(&self, plan: &Plan, now: Instant) -> Arc<Shared<Target>> {
+    /// What the target has of the guest.
+    fn kept(&mut self, plan: &Plan) -> Arc<KeptPages> {
+        let rng = self.rng.fork();
+        let memory = plan
+            .kept
+            .map(|kept| SimKept::of(&self.source_memory, kept, rng));
+        Arc::new(KeptPages::new(memory, plan.seed.into()))
+    }
+
+    fn target_machine(&self, plan: &Plan, kept: &KeptPages, now: Instant) -> Arc<Shared<Target>> {
         let machine = if plan.facts_differ { "other" } else { "sim" };
         let config = TargetConfig {
             layout: WritePages::layout(&*self.target_memory).clone(),
             facts: vec![Fact::new("machine", machine)],
+            references: Some(kept.terms()),
         };
         Arc::new(Shared::new(
             Target::new(config, now),

@@ -3,8 +3,8 @@
 use super::parts::SourceStatus;
 use super::{Phase, Source};
 use crate::converge::Forecast;
-use crate::migration::report::{BlackoutParts, Report};
-use crate::units::{Instant, PageCount};
+use crate::migration::report::{BlackoutParts, ReferenceReport, Report};
+use crate::units::{ByteCount, Instant, PageCount};
 
 /// Moments of the migration that the report needs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,6 +65,17 @@ impl Source {
             page_wire_bytes: self.page_bytes,
             state_bytes: self.state_bytes,
             pages: self.pages,
+            references: ReferenceReport {
+                saved: ByteCount(
+                    PageCount(self.pages.reference)
+                        .bytes()
+                        .0
+                        .saturating_sub(self.reference_bytes.0)
+                        .saturating_sub(PageCount(self.answers.missing()).bytes().0),
+                ),
+                missing: PageCount(self.answers.missing()),
+                catalogue: PageCount(self.references().map_or(0, |own| own.catalogue.told())),
+            },
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),
             throttle_most: self.throttle_most,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::converge::{Policy, Share};
 use crate::memory::Layout;
 use crate::migration::right::TargetReady;
-use crate::units::{ByteCount, Instant, PageCount, PageRange, Rate};
+use crate::units::{ByteCount, Instant, PageCount, PageIndex, PageRange, Rate};
 use crate::wire::{Fact, SessionId};
 
 /// What a source needs to know before it begins.
@@ -19,6 +19,10 @@ pub struct SourceConfig {
     pub frame_pages: u64,
     /// Whether to compare digests of all memory before the hand-over.
     pub verify: bool,
+    /// Send references to what the target has, and take the fingerprints of at most so many
+    /// pages that it kept ([`Catalogue::footprint`](crate::codec::reference::Catalogue::footprint)
+    /// says what they take).
+    pub references: Option<u64>,
     /// The guest's memory.
     pub layout: Layout,
     /// What must be equal on both sides.
@@ -72,8 +76,16 @@ pub enum Work {
 pub struct Batch {
     /// The round they belong to.
     pub round: u32,
+    /// Number of the frame on its channel, from 0.
+    pub frame: u64,
+    /// Whether references may be sent: not in the last round, which waits for no answers.
+    pub may_refer: bool,
     /// At most [`MAX_FRAME_PAGES`](crate::wire::MAX_FRAME_PAGES) pages in ascending runs.
     pub runs: Vec<PageRange>,
+    /// Those of the pages, in order, that the target misses: they go whole.
+    pub whole: Vec<PageIndex>,
+    /// Frames of each channel that the target has placed.
+    pub placed: Vec<u64>,
 }
 
 /// What became of a batch.
@@ -87,6 +99,10 @@ pub struct SentFrame {
     pub raw: u64,
     /// Pages sent as what changed in them.
     pub delta: u64,
+    /// Pages sent as references to what the target has.
+    pub reference: u64,
+    /// Bytes of frames that those took, their share of headers left out.
+    pub reference_bytes: ByteCount,
     /// Pages that were written, but hold what the target has already.
     pub unchanged: u64,
 }

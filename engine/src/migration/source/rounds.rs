@@ -43,6 +43,7 @@ impl Source {
             return Ok(());
         }
         self.estimates.harvested(now, dirty.count());
+        self.take_returned();
         self.left = self.pending.count().0;
         self.ask_policy(now, true)?;
         if self.phase == Phase::Harvesting {
@@ -67,6 +68,7 @@ impl Source {
         if self.phase != Phase::Stopping {
             return;
         }
+        self.take_returned();
         self.marks.guest_stopped = since;
         self.marks.last_harvested = now;
         self.marks.placed = now;
@@ -83,6 +85,8 @@ impl Source {
             _ => return Work::Wait,
         }
         let settled = self.all_is_placed();
+        let is_last = self.phase == Phase::LastRound;
+        let answer_due = is_last && self.is_answer_due();
         let channels = self.channels.len() as u64;
         let Some(own) = self.channels.get_mut(usize::from(channel)) else {
             return Work::Close;
@@ -91,6 +95,8 @@ impl Source {
             return Work::Wait;
         }
         batch.round = self.round;
+        batch.frame = own.ledger.next_frame();
+        batch.may_refer = !is_last;
         batch.runs.clear();
         // Towards the end of a round the channels share what is left, so that all end together.
         let share = (self.left / (2 * channels)).max(SMALLEST_SHARE);
@@ -107,11 +113,21 @@ impl Source {
             room -= run.count.0;
             batch.runs.push(run);
         }
+        if batch.runs.is_empty() && answer_due {
+            // Something may be missing, and would go with this round.
+            return Work::Wait;
+        }
+        self.answers.mark(batch);
         own.ledger.hand_out(&batch.runs);
         if settled {
             self.acked_at = now;
         }
         if !batch.runs.is_empty() {
+            batch.placed.clear();
+            let channels = self.channels.iter();
+            batch
+                .placed
+                .extend(channels.map(|channel| channel.ledger.placed_frames()));
             return Work::Pages;
         }
         own.round_ended = true;
@@ -124,14 +140,17 @@ impl Source {
     /// Work of data channel number `channel` is on the wire.
     pub fn sent(&mut self, channel: u16, frame: SentFrame) {
         if let Some(channel) = self.channels.get_mut(usize::from(channel)) {
-            channel.ledger.sent(frame.bytes);
+            channel.ledger.sent(frame.bytes, frame.reference > 0);
         }
         self.pages.zero += frame.zero;
         self.pages.raw += frame.raw;
         self.pages.delta += frame.delta;
+        self.pages.reference += frame.reference;
         self.pages.unchanged += frame.unchanged;
+        self.reference_bytes += frame.reference_bytes;
         self.page_bytes += frame.bytes;
-        self.round_pages += frame.zero + frame.raw + frame.delta + frame.unchanged;
+        self.round_pages +=
+            frame.zero + frame.raw + frame.delta + frame.reference + frame.unchanged;
         self.round_bytes += frame.bytes.0;
     }
 
@@ -139,6 +158,7 @@ impl Source {
     /// dirty source when the migration fails.
     pub fn undelivered(&self, into: &mut PageBitmap) {
         into.union(&self.pending);
+        self.answers.add_returned(into);
         for channel in &self.channels {
             channel.ledger.unplaced(into);
         }
