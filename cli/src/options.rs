@@ -5,12 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use pagelift_engine::codec::CompressSetting;
+use pagelift_engine::codec::choose::CpuLimit;
+use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{
     Classic, ClassicConfig, Policy, Predictive, PredictiveConfig, Share, StopWhenFits,
     StopWhenFitsConfig,
 };
 use pagelift_engine::memory::{PageBitmap, ReadPages};
-use pagelift_engine::pipeline::{Deltas, memory_budget};
+use pagelift_engine::pipeline::{Deltas, memory_budget, packing_budget, reference_budget};
 use pagelift_engine::units::{ByteCount, ParseQuantityError, Rate, parse_duration};
 use pagelift_engine::wire::{MAX_CHANNELS, SessionId};
 use pagelift_transports::auto_channels;
@@ -37,12 +40,19 @@ pub struct ConvergenceOptions {
     /// Record what the policy sees and decides, for `pagelift replay`
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// How to send a page that changed again
-    #[arg(long, value_enum, default_value_t = Compress::None)]
-    pub compress: Compress,
-    /// Memory for the contents that deltas are made against (--compress xbzrle)
+    /// How to compress pages: auto, none, lz4, zstd, zstd:LEVEL, xbzrle
+    #[arg(long, value_name = "HOW", default_value_t = CompressSetting::Auto)]
+    pub compress: CompressSetting,
+    /// Most processor time for sending, of one processor: 50%, or 150% for one and a half
+    #[arg(long, value_name = "PERCENT", value_parser = cpu_limit)]
+    pub cpu_limit: Option<CpuLimit>,
+    /// Memory for the contents that deltas are made against (--compress auto and xbzrle)
     #[arg(long, value_name = "SIZE", default_value = "128MiB")]
     pub delta_cache: ByteCount,
+    /// Send pages that the target has already (pagelift-receive --have, or elsewhere in the
+    /// guest) as references: auto (where it pays), on, off
+    #[arg(long, value_name = "WHEN", default_value_t = ReferenceSetting::Auto)]
+    pub references: ReferenceSetting,
     /// Data connections: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto", value_parser = channels)]
     pub channels: u16,
@@ -57,15 +67,6 @@ pub enum PolicyName {
     Classic,
     /// Never throttle
     None,
-}
-
-/// How a page that was sent before is sent again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Compress {
-    /// Whole
-    None,
-    /// As what changed in it, where that is less
-    Xbzrle,
 }
 
 /// The blackout that is allowed, at first and at the end of the time.
@@ -85,14 +86,17 @@ impl ConvergenceOptions {
     pub fn effort(&self, memory: &dyn ReadPages) -> anyhow::Result<Effort> {
         let layout = memory.layout();
         let mut budget = memory_budget(layout, self.channels);
+        budget += packing_budget(self.compress, self.channels);
+        budget += reference_budget(self.references, layout);
         let deltas = match self.compress {
-            Compress::None => None,
-            Compress::Xbzrle => {
-                let deltas = Deltas::new(layout.pages(), self.delta_cache)?;
-                budget += deltas.footprint();
-                Some(Arc::new(deltas))
-            }
+            CompressSetting::Fixed(_) => None,
+            // What is too little for this guest's deltas is no reason not to move it.
+            CompressSetting::Auto => Deltas::new(layout.pages(), self.delta_cache).ok(),
+            CompressSetting::Xbzrle => Some(Deltas::new(layout.pages(), self.delta_cache)?),
         };
+        if let Some(deltas) = &deltas {
+            budget += deltas.footprint();
+        }
         let policy = self
             .policy
             .build(self.downtime, self.timeout, self.max_throttle);
@@ -106,7 +110,10 @@ impl ConvergenceOptions {
         };
         Ok(Effort {
             policy,
-            deltas,
+            compress: self.compress,
+            cpu: self.cpu_limit.unwrap_or_default(),
+            references: self.references,
+            deltas: deltas.map(Arc::new),
             budget,
         })
     }
@@ -117,6 +124,12 @@ impl ConvergenceOptions {
 pub struct Effort {
     /// When to stop the guest, or to give up.
     pub policy: Box<dyn Policy>,
+    /// How pages are compressed.
+    pub compress: CompressSetting,
+    /// How much of the processors sending may use.
+    pub cpu: CpuLimit,
+    /// Whether pages that the target has go as references.
+    pub references: ReferenceSetting,
     /// How pages are sent that change again.
     pub deltas: Option<Arc<Deltas>>,
     /// Most memory it may all take, next to the guest's.
@@ -199,6 +212,24 @@ pub fn rate(text: &str) -> Result<Rate, String> {
     }
 }
 
+/// Reads a limit of processor time, in per cent of one processor.
+///
+/// # Errors
+/// When it is none.
+pub fn cpu_limit(text: &str) -> Result<CpuLimit, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    let percent = number.parse().map_err(|_| {
+        format!(
+            "{text:?} is no share of a processor; write 50% for half of one, or 150% for one and \
+             a half"
+        )
+    })?;
+    Ok(CpuLimit {
+        threads: None,
+        percent: Some(percent),
+    })
+}
+
 /// Reads a number of channels.
 fn channels(text: &str) -> Result<u16, String> {
     if text == "auto" {
@@ -227,6 +258,21 @@ pub fn random_number() -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_of_processors_is_in_percent() {
+        let limit = |text| cpu_limit(text).map(|limit| limit.percent.map(|percent| percent.get()));
+        assert_eq!(limit("50%"), Ok(Some(50)));
+        assert_eq!(limit("150"), Ok(Some(150)));
+        for text in ["0", "0%", "-5%", "half", "", "%", "1e2", "70000"] {
+            let error = cpu_limit(text).unwrap_err();
+            assert!(
+                error.starts_with(&format!("{text:?} is no share")),
+                "{error}"
+            );
+            assert!(error.contains("write 50%"), "{error}");
+        }
+    }
 
     #[test]
     fn a_downtime_is_one_time_or_a_growing_pair() {

@@ -120,6 +120,9 @@ impl SendCommand {
         let channels = self.convergence.channels;
         let Effort {
             policy,
+            compress,
+            references,
+            cpu,
             deltas,
             budget,
         } = self.convergence.effort(&*memory)?;
@@ -152,6 +155,9 @@ impl SendCommand {
                 verify: self.verify,
                 facts: prepared.facts,
                 fixed_blackout: FIXED_BLACKOUT,
+                compress,
+                references,
+                cpu,
                 deltas,
                 policy,
             },

@@ -55,8 +55,9 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
             "raw": report.pages.raw,
             "delta": report.pages.delta,
             "unchanged": report.pages.unchanged,
-            "lz4": 0,
-            "zstd": 0,
+            "fill": report.pages.fill,
+            "lz4": report.pages.lz4,
+            "zstd": report.pages.zstd,
             "reference": report.pages.reference,
         },
         "references": {

@@ -10,7 +10,7 @@ use pagelift_engine::migration::{
     Source, SourceConfig, SourceStep, Target, TargetConfig, TargetStep, Work,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, PageRange};
-use pagelift_engine::wire::{AbortCode, Message, SessionId};
+use pagelift_engine::wire::{AbortCode, Encodings, Message, SessionId};
 
 const PAGES: u64 = 200;
 const SESSION: SessionId = SessionId(7);
@@ -68,6 +68,7 @@ impl Pair {
             references: None,
             layout: layout(),
             facts: Vec::new(),
+            needs: Encodings::none(),
             fixed_blackout: Duration::ZERO,
             policy: Box::new(StopAt(stop_at)),
         };
@@ -75,6 +76,7 @@ impl Pair {
             layout: layout(),
             facts: Vec::new(),
             references: None,
+            reads: Encodings::readable(),
         };
         Self {
             now,

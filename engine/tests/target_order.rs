@@ -4,7 +4,7 @@
 use pagelift_engine::memory::{Layout, Region};
 use pagelift_engine::migration::{Target, TargetConfig, TargetStep};
 use pagelift_engine::units::{ByteCount, Instant, PageCount};
-use pagelift_engine::wire::{Hello, Message, OLDEST_VERSION, SessionId, VERSION};
+use pagelift_engine::wire::{Encodings, Hello, Message, OLDEST_VERSION, SessionId, VERSION};
 
 const NOW: Instant = Instant(0);
 const SESSION: SessionId = SessionId(7);
@@ -21,6 +21,7 @@ fn receiving() -> Target {
         layout: layout.clone(),
         facts: Vec::new(),
         references: None,
+        reads: Encodings::readable(),
     };
     let mut target = Target::new(config, NOW);
     let hello = Hello {
@@ -31,6 +32,7 @@ fn receiving() -> Target {
         references: None,
         layout,
         facts: Vec::new(),
+        needs: Encodings::none(),
     };
     target.handle_message(NOW, Message::Hello(hello)).unwrap();
     assert!(matches!(target.poll(NOW), TargetStep::Prepare));

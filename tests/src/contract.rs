@@ -12,8 +12,9 @@ const BLACKOUT_PARTS: [&str; 5] = [
 ];
 
 /// How pages may have gone over.
-const PAGE_KINDS: [&str; 7] = [
+const PAGE_KINDS: [&str; 8] = [
     "delta",
+    "fill",
     "lz4",
     "raw",
     "reference",

@@ -8,17 +8,13 @@
 //!
 //! Cost: one system call per connection, and two more on a short path.
 
-#![allow(
-    unsafe_code,
-    reason = "getsockopt(2) for a structure that rustix does not know"
-)]
-
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::SockRef;
+
+use crate::socket;
 
 /// Longest round trip of a short path. Longer ones keep the kernel's own buffers.
 const SHORT: Duration = Duration::from_micros(100);
@@ -43,22 +39,7 @@ pub(crate) fn bound(stream: &TcpStream) -> io::Result<()> {
 /// The round trip as the kernel has measured it so far: in the handshake, on a fresh
 /// connection (`TCP_INFO`, tcp(7)).
 fn round_trip(stream: &TcpStream) -> io::Result<Duration> {
-    // SAFETY: the structure is made of integers, for which zero is a value.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut len = libc::socklen_t::try_from(size_of_val(&info)).map_err(io::Error::other)?;
-    // SAFETY: the kernel writes at most `len` bytes of `info`, both of which outlive the call.
-    let result = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut len,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let info = socket::tcp_info(stream)?;
     Ok(Duration::from_micros(info.tcpi_rtt.into()))
 }
 

@@ -13,8 +13,10 @@
 #![cfg(target_os = "linux")]
 
 mod buffers;
+mod gauge;
 pub mod pace;
 pub mod sim;
+mod socket;
 pub mod tcp;
 mod uri;
 

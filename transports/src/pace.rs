@@ -11,6 +11,7 @@ use std::io::{self, IoSlice, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use pagelift_engine::pipeline::Held;
 use pagelift_engine::units::{ByteCount, Rate};
 
 /// How far ahead of the capped rate a sender may run. Long enough for a thread that slept too
@@ -49,6 +50,21 @@ impl Pacer {
     fn slice_bytes(&self) -> usize {
         let bytes = self.rate.0 as f64 * SLICE_TIME.as_secs_f64();
         (bytes as usize).clamp(SLICE_BYTES_MIN, SLICE_BYTES)
+    }
+
+    /// The cap.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// What was taken and has not left at the capped rate, of what may be ahead of it.
+    pub fn held(&self, now: Instant) -> Held {
+        let ahead = self.free_at.saturating_duration_since(now).min(BURST);
+        let bytes = |time: Duration| (self.rate.0 as f64 * time.as_secs_f64()) as u64;
+        Held {
+            bytes: bytes(ahead),
+            room_bytes: bytes(BURST).max(1),
+        }
     }
 
     /// Takes note that `bytes` are about to leave; how long to wait before they may.

@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::buffers;
+use crate::gauge::TcpGauge;
 use crate::pace::{PacedWriter, Pacer};
 
 /// How long a connection attempt to one address may take.
@@ -157,6 +158,7 @@ fn connection(stream: TcpStream, pacer: Option<&Arc<Mutex<Pacer>>>) -> io::Resul
     buffers::bound(&stream)?;
 
     let (rx, closing) = (stream.try_clone()?, stream.try_clone()?);
+    let gauge = Box::new(TcpGauge::new(stream.try_clone()?, pacer.cloned()));
     let tx: Box<dyn Write + Send> = match pacer {
         Some(pacer) => Box::new(PacedWriter::new(stream, Arc::clone(pacer))),
         None => Box::new(stream),
@@ -166,5 +168,10 @@ fn connection(stream: TcpStream, pacer: Option<&Arc<Mutex<Pacer>>>) -> io::Resul
         // It may be closed already.
         let _ = closing.shutdown(Shutdown::Both);
     });
-    Ok(Connection { tx, rx, closer })
+    Ok(Connection {
+        tx,
+        rx,
+        closer,
+        gauge,
+    })
 }

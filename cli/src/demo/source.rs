@@ -122,6 +122,9 @@ fn send_options(options: &DemoOptions, effort: Effort) -> SendOptions {
         verify: !options.no_verify,
         facts: Vec::new(),
         fixed_blackout: FIXED_BLACKOUT,
+        compress: effort.compress,
+        cpu: effort.cpu,
+        references: effort.references,
         deltas: effort.deltas,
         policy: effort.policy,
     }

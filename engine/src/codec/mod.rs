@@ -14,6 +14,7 @@ pub mod simd;
 pub mod xbzrle;
 mod zero;
 
+pub use block::BlockFormat;
 pub use digest::MemoryDigest;
 pub use fill::{FILL_BYTES, Fill};
 pub use setting::{Codec, CompressSetting, ParseCompressError, ZstdLevel};

@@ -84,13 +84,29 @@ impl fmt::Display for Codec {
 /// such: that costs less than sending them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum CompressSetting {
-    /// Whatever is fastest, found for each block by what codecs, link and processors do.
+    /// Whatever is fastest, found for each block by what codecs, link and processors do; pages
+    /// that are sent again go as the difference to what was sent before, where that is short.
     #[default]
     Auto,
     /// The same for every block; [`Codec::Raw`] is written `none`.
     Fixed(Codec),
     /// Pages that are sent again as the difference to what was sent before, all others raw.
     Xbzrle,
+}
+
+impl CompressSetting {
+    /// Whether pages that are sent again may go as the difference to what was sent before.
+    pub fn wants_deltas(self) -> bool {
+        matches!(self, Self::Auto | Self::Xbzrle)
+    }
+
+    /// The codec that it asks for by name.
+    pub fn fixed(self) -> Option<Codec> {
+        match self {
+            Self::Fixed(codec) => Some(codec),
+            Self::Auto | Self::Xbzrle => None,
+        }
+    }
 }
 
 /// Why a text is no [`CompressSetting`].

@@ -35,7 +35,9 @@ mod ledger;
 mod report;
 mod right;
 mod source;
+mod stages;
 mod target;
+mod volume;
 mod watch;
 
 pub use error::{Failure, GuestLocation, MigrationError};
@@ -44,7 +46,9 @@ pub use right::{Granted, HandedOver, RunRight, StoppedRight, TargetReady};
 pub use source::{
     Batch, References, SentFrame, Source, SourceConfig, SourceStatus, SourceStep, Work,
 };
+pub use stages::{SourceStages, StageTime, TargetStages};
 pub use target::{CatalogueDemand, Target, TargetConfig, TargetStatus, TargetStep};
+pub use volume::DataBytes;
 
 use std::time::Duration;
 

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::source::SentFrame;
+use super::stages::SourceStages;
+use super::volume::DataBytes;
 use crate::converge::Share;
 use crate::units::{ByteCount, PageCount, Rate};
 
@@ -12,10 +15,16 @@ pub struct PagesSent {
     pub skipped: u64,
     /// Found to hold only zeros; sent as a mark.
     pub zero: u64,
+    /// Found to hold one word only; sent as that word.
+    pub fill: u64,
     /// Sent as they are.
     pub raw: u64,
     /// Sent as what changed in them.
     pub delta: u64,
+    /// Sent in blocks of LZ4.
+    pub lz4: u64,
+    /// Sent in blocks of zstd.
+    pub zstd: u64,
     /// Sent as references to content that the target has; those it then missed included.
     pub reference: u64,
     /// Written by the guest, but found to hold what the target has already.
@@ -25,7 +34,20 @@ pub struct PagesSent {
 impl PagesSent {
     /// Pages that were read and sent in some form, repeats counted.
     pub fn sent(&self) -> PageCount {
-        PageCount(self.zero + self.raw + self.delta + self.reference)
+        let packed = self.lz4 + self.zstd;
+        PageCount(self.zero + self.fill + self.raw + self.delta + packed + self.reference)
+    }
+
+    /// Adds the pages of a frame.
+    pub(super) fn count(&mut self, frame: &SentFrame) {
+        self.zero += frame.zero;
+        self.fill += frame.fill;
+        self.raw += frame.raw;
+        self.delta += frame.delta;
+        self.lz4 += frame.lz4;
+        self.zstd += frame.zstd;
+        self.reference += frame.reference;
+        self.unchanged += frame.unchanged;
     }
 }
 
@@ -85,6 +107,10 @@ pub struct Report {
     pub pages: PagesSent,
     /// What references came to.
     pub references: ReferenceReport,
+    /// Bytes of their data, by how they went over.
+    pub data: DataBytes,
+    /// How long the stages of the source worked and waited.
+    pub stages: SourceStages,
     /// Rate of distinct pages written, over the last precopy round.
     pub dirty: Option<Rate>,
     /// Rate at which the target placed data.

@@ -34,13 +34,16 @@ use super::error::{GuestLocation, MigrationError};
 use super::ledger::Ledger;
 use super::report::PagesSent;
 use super::right::{HandedOver, TargetReady};
+use super::stages::SourceStages;
+use super::volume::DataBytes;
 use super::watch::{PeerWatch, Watch};
 use super::{DATA_SILENCE, HEARTBEAT, PEER_SILENCE};
 use crate::converge::{Estimates, Policy, Share};
 use crate::memory::{Layout, PageBitmap};
-use crate::units::{ByteCount, Instant};
+use crate::units::{ByteCount, Instant, Rate};
 use crate::wire::{
-    AbortCode, Ack, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, StateChunk, VERSION,
+    AbortCode, Ack, Encodings, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId,
+    StateChunk, VERSION,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +97,9 @@ pub struct Source {
 
     estimates: Estimates,
     pages: PagesSent,
+    data: DataBytes,
+    stages: SourceStages,
     page_bytes: ByteCount,
-    reference_bytes: ByteCount,
     state_bytes: ByteCount,
     forecast: Option<Duration>,
     digest_here: Option<u128>,
@@ -110,6 +114,8 @@ pub struct Source {
     state_asked: bool,
     placed_all: bool,
     target_cpu: Duration,
+    /// Encodings that the target reads.
+    target_reads: Encodings,
     marks: Marks,
 
     policy_due: Instant,
@@ -138,6 +144,7 @@ impl Source {
             references: config.references,
             layout: config.layout.clone(),
             facts: config.facts,
+            needs: config.needs,
         };
         Self {
             session: config.session,
@@ -157,8 +164,9 @@ impl Source {
             round_bytes: 0,
             estimates: Estimates::default(),
             pages: PagesSent::default(),
+            data: DataBytes::default(),
+            stages: SourceStages::default(),
             page_bytes: ByteCount(0),
-            reference_bytes: ByteCount(0),
             state_bytes: ByteCount(0),
             forecast: None,
             digest_here: None,
@@ -171,6 +179,7 @@ impl Source {
             state_asked: false,
             placed_all: false,
             target_cpu: Duration::ZERO,
+            target_reads: Encodings::BASIC,
             marks: Marks {
                 began: now,
                 ..Marks::default()
@@ -217,6 +226,7 @@ impl Source {
             }
             (Message::Accept(accept), Phase::Greeting) => {
                 self.accept_references(accept.references)?;
+                self.target_reads = accept.reads;
                 self.phase = Phase::Arming;
             }
             (Message::Ack(ack), _) => self.handle_ack(now, &ack)?,
@@ -439,6 +449,16 @@ impl Source {
     /// Whether the source has given up the right to run.
     pub fn has_handed_over(&self) -> bool {
         self.handed_over
+    }
+
+    /// Encodings of pages that the target reads; the basic ones until it has agreed.
+    pub fn target_reads(&self) -> Encodings {
+        self.target_reads
+    }
+
+    /// Rate at which the target places data, in bytes on the wire; `None` while it is unknown.
+    pub fn link_rate(&self) -> Option<Rate> {
+        self.estimates.link.rate()
     }
 
     /// Name of the migration.

@@ -20,14 +20,15 @@ use std::time::Duration;
 
 use super::error::{GuestLocation, MigrationError};
 use super::right::Granted;
+use super::stages::TargetStages;
 use super::watch::{PeerWatch, Watch};
 use super::{DOUBT, HEARTBEAT, PEER_SILENCE};
 use crate::codec::reference::Secret;
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant, PageCount, PageRange};
 use crate::wire::{
-    Accept, Ack, Encoding, Fact, Hello, Message, OLDEST_VERSION, PagesBody, ReferenceTerms, Refuse,
-    SessionId, StateChunk, VERSION,
+    Accept, Ack, Encoding, Encodings, Fact, Hello, Message, OLDEST_VERSION, PagesBody,
+    ReferenceTerms, Refuse, SessionId, StateChunk, VERSION,
 };
 
 /// Frames placed on a channel before they are acknowledged together.
@@ -40,6 +41,8 @@ pub struct TargetConfig {
     pub layout: Layout,
     /// What must be equal on both sides.
     pub facts: Vec<Fact>,
+    /// Encodings of pages that this side reads: [`Encodings::readable`].
+    pub reads: Encodings,
     /// On which terms references are taken, if they are.
     pub references: Option<ReferenceTerms>,
 }
@@ -109,6 +112,8 @@ pub struct TargetStatus {
     pub received: ByteCount,
     /// Whether the source is lost during the hand-over, and waited for.
     pub source_lost: bool,
+    /// What receiving, decoding and placing took so far.
+    pub stages: TargetStages,
 }
 
 /// The target machine.
@@ -129,6 +134,7 @@ pub struct Target {
     /// Set once, never cleared: the source has given up the right to run.
     owns_guest: bool,
     target_cpu_us: u64,
+    stages: TargetStages,
     /// Set once, never cleared: the source was told that the guest could run here.
     promised: bool,
     /// The source said that it keeps the guest.
@@ -158,6 +164,7 @@ impl Target {
             granted: None,
             owns_guest: false,
             target_cpu_us: 0,
+            stages: TargetStages::default(),
             promised: false,
             kept_by_source: false,
             settled: false,
@@ -229,6 +236,7 @@ impl Target {
         }
         reasons.extend(layout_differences(&hello.layout, &self.config.layout));
         reasons.extend(fact_differences(&hello.facts, &self.config.facts));
+        reasons.extend(unreadable(hello.needs.beyond(self.config.reads)));
         if !reasons.is_empty() {
             self.out.push_back(Message::Refuse(Refuse {
                 reasons: reasons.clone(),
@@ -248,14 +256,12 @@ impl Target {
         {
             self.phase = Phase::Receiving;
             self.step_given = false;
-            let references = self.terms();
-            self.say(
-                now,
-                Message::Accept(Accept {
-                    version,
-                    references,
-                }),
-            );
+            let accept = Accept {
+                version,
+                reads: self.config.reads,
+                references: self.terms(),
+            };
+            self.say(now, Message::Accept(accept));
         }
     }
 
@@ -452,6 +458,11 @@ impl Target {
             self.acknowledge(channel, now);
         }
         due
+    }
+
+    /// The stages of a channel have worked.
+    pub fn worked(&mut self, stages: TargetStages) {
+        self.stages += stages;
     }
 
     /// Channel number `channel` has carried all its pages of `round`, in a frame of `bytes`.
@@ -686,6 +697,7 @@ impl Target {
             round: self.rounds_ended + 1,
             received: ByteCount(received),
             source_lost: self.is_lost(),
+            stages: self.stages,
         }
     }
 
@@ -721,6 +733,29 @@ fn layout_differences(source: &Layout, target: &Layout) -> Vec<String> {
         source.join(", "),
         target.join(", ")
     )]
+}
+
+/// What the source would send that this side cannot read, in words.
+fn unreadable(missing: Encodings) -> Option<String> {
+    let way_out = "send with --compress auto";
+    if missing.is_empty() {
+        None
+    } else if missing == Encodings::none().with(Encoding::Zstd) {
+        Some(format!(
+            "compression: the source packs pages with zstd, and the target is a build without \
+             it; {way_out}, or build the target's pagelift with its feature `zstd`"
+        ))
+    } else {
+        let numbers: Vec<_> = (0..32u32)
+            .filter(|bit| missing.0 >> bit & 1 == 1)
+            .map(|bit| bit.to_string())
+            .collect();
+        Some(format!(
+            "compression: the source sends pages in encodings that the target cannot read \
+             (number {}); {way_out}, or install the same version of pagelift on both sides",
+            numbers.join(", ")
+        ))
+    }
 }
 
 /// Which facts about the guest differ, in words.

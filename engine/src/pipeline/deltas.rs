@@ -43,13 +43,13 @@ impl Deltas {
         }
     }
 
-    /// Decides how to send `page`; a delta is written to `out`.
+    /// Decides how to send `page`; a delta is written to `out`, and is no longer than that.
     pub(super) fn encode(
         &self,
         round: u32,
         page: PageIndex,
         content: &[u8; PAGE_BYTES],
-        out: &mut [u8; PAGE_BYTES],
+        out: &mut [u8],
     ) -> Outcome {
         if round > 1 {
             return self.cache.encode(page, content, out);
@@ -62,10 +62,15 @@ impl Deltas {
         Outcome::Whole
     }
 
-    /// The target gets zeros for `page`.
-    pub(super) fn zero(&self, round: u32, page: PageIndex) {
+    /// What the target holds of `page` is not known.
+    pub(super) fn forget(&self, page: PageIndex) {
+        self.cache.forget(page);
+    }
+
+    /// The target gets `content` for `page` by other means.
+    pub(super) fn put(&self, round: u32, page: PageIndex, content: &[u8; PAGE_BYTES]) {
         if round > 1 || self.cache.keeps_all() {
-            self.cache.put(page, &[0; PAGE_BYTES]);
+            self.cache.put(page, content);
         }
     }
 }

@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::units::Rate;
+
 /// One connection between source and target.
 ///
 /// Reading may end with `WouldBlock` or `TimedOut` when nothing has arrived for a while (a
@@ -16,6 +18,8 @@ pub struct Connection {
     pub rx: Box<dyn Read + Send>,
     /// Ends both directions at once.
     pub closer: Closer,
+    /// What can be learnt of `tx`.
+    pub gauge: Box<dyn Gauge>,
 }
 
 impl fmt::Debug for Connection {
@@ -23,6 +27,51 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection").finish_non_exhaustive()
     }
 }
+
+/// What a connection holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes that were written and have not left this side.
+    pub bytes: u64,
+    /// How many that can be before a write has to wait.
+    pub room_bytes: u64,
+}
+
+/// For how long a connection had data to carry, since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carrying {
+    /// In all.
+    pub busy: Duration,
+    /// Of that, while the receiver had no room for more.
+    pub receiver_full: Duration,
+}
+
+/// Looks at the sending half of a connection. Costs a system call or two.
+///
+/// A connection that cannot tell says `None`; how data is packed is then decided by how long
+/// writes have to wait.
+pub trait Gauge: Send {
+    /// What it holds now.
+    fn held(&self) -> Option<Held> {
+        None
+    }
+
+    /// How it was kept busy.
+    fn carrying(&self) -> Option<Carrying> {
+        None
+    }
+
+    /// The most that may be sent over all connections of the link together.
+    fn cap(&self) -> Option<Rate> {
+        None
+    }
+}
+
+/// The gauge of a connection that cannot tell anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoGauge;
+
+impl Gauge for NoGauge {}
 
 /// Ends a connection from any thread: blocked reads and writes on it return at once.
 #[derive(Clone)]

@@ -31,7 +31,10 @@ mod guest;
 mod kept;
 mod last_word;
 mod link;
+mod place;
 mod receive;
+mod referred;
+mod rest;
 mod send;
 mod shared;
 mod source_channel;
@@ -48,20 +51,24 @@ pub use deltas::Deltas;
 pub use digest::digest_memory;
 pub use guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest, Waker};
 pub use kept::KeptPages;
-pub use link::{Closer, Connection, Link, Listener};
+pub use link::{Carrying, Closer, Connection, Gauge, Held, Link, Listener, NoGauge};
 pub use receive::{ReceiveJob, Received, receive};
 pub use send::{CancelToken, SendJob, SendOptions, send};
 pub use shared::{Machine, Shared};
-pub use source_channel::SourceChannel;
+pub use source_channel::{Packing, SourceChannel};
 pub use source_driver::SourceDriver;
 pub use source_session::{SourceParts, SourceSession, SourceWorker};
 pub use target_channel::TargetChannel;
 pub use target_driver::{TargetDriver, process_cpu};
 pub use target_session::{Reception, TargetSession, TargetWorker};
 
+use crate::codec::CompressSetting;
+use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};
+use crate::codec::choose::{Chooser, CpuLimit};
+use crate::codec::reference::{self, ReferenceSetting};
 use crate::memory::Layout;
-use crate::units::{ByteCount, Instant};
-use crate::wire::MAX_BODY_BYTES;
+use crate::units::{ByteCount, Instant, PAGE_BYTES};
+use crate::wire::{MAX_BODY_BYTES, MAX_REFERENCE_PAGES};
 
 /// What a worker's step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,16 +84,39 @@ pub enum Step {
 }
 
 /// Most memory that one side uses for a migration of `channels` data channels, next to the
-/// guest's own: buffers of frames on both ends of a channel, pieces of device state under way,
-/// and sets of pages.
+/// guest's own: buffers of frames on both ends of a channel, a block and what unpacks it, pieces
+/// of device state under way, and sets of pages. What packs is [beyond that](packing_budget).
 pub fn memory_budget(layout: &Layout, channels: u16) -> ByteCount {
     let frames = (u64::from(channels) * 2 + 2) * MAX_BODY_BYTES as u64;
+    let blocks = u64::from(channels) * (BLOCK_BYTES + DECODER_BYTES);
+    let referred = u64::from(channels) * (MAX_REFERENCE_PAGES * PAGE_BYTES) as u64;
     let state = guest::QUEUED_CHUNKS as u64 * guest::STATE_CHUNK_BYTES as u64;
-    // Pending, harvested, given back, and the tracker's own.
-    let sets = 4 * layout.pages().0.div_ceil(8);
+    // Pending, harvested, given back, missing, to be whole, and the tracker's own.
+    let sets = 6 * layout.pages().0.div_ceil(8);
     let threads = (u64::from(channels) + 4) * THREAD_BYTES;
-    ByteCount(frames + state + sets + threads)
+    ByteCount(frames + blocks + referred + state + sets + threads)
 }
+
+/// Most memory that a source uses, next to its [`memory_budget`], to send references as `setting`
+/// says.
+pub fn reference_budget(setting: ReferenceSetting, layout: &Layout) -> ByteCount {
+    match setting {
+        ReferenceSetting::Off => ByteCount(0),
+        ReferenceSetting::Auto | ReferenceSetting::On => reference::footprint(layout.pages()),
+    }
+}
+
+/// Most memory that a source uses, next to its [`memory_budget`], to pack pages as `setting`
+/// says.
+pub fn packing_budget(setting: CompressSetting, channels: u16) -> ByteCount {
+    let codecs = Chooser::new(setting, 1, CpuLimit::default());
+    let bytes = BlockEncoder::most_bytes(codecs.codecs());
+    let block = if bytes.0 > 0 { BLOCK_BYTES } else { 0 };
+    ByteCount(u64::from(channels) * (bytes.0 + block))
+}
+
+/// Bytes of the largest block.
+const BLOCK_BYTES: u64 = (MAX_BLOCK_PAGES * PAGE_BYTES) as u64;
 
 /// What a thread's stack and its share of the allocator come to.
 const THREAD_BYTES: u64 = 256 << 10;

@@ -15,7 +15,7 @@ use super::target_session::{Reception, TargetSession};
 use super::{Step, run_worker};
 use crate::memory::{ReadPages, WritePages};
 use crate::migration::{Failure, MigrationError, Target, TargetConfig, TargetStatus};
-use crate::wire::Fact;
+use crate::wire::{Encodings, Fact};
 
 /// How long one wait for a new connection lasts, and the coordinator's longest wait.
 const ACCEPT_TICK: Duration = Duration::from_millis(100);
@@ -67,6 +67,7 @@ pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
         layout: job.pages.layout().clone(),
         facts: job.facts,
         references: Some(job.kept.terms()),
+        reads: Encodings::readable(),
     };
     let target = Target::new(config, super::Clock::now(&*clock));
     let shared = Arc::new(Shared::new(target, clock));

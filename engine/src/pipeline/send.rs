@@ -1,5 +1,6 @@
 //! Sends a guest over a link: the threads of the source.
 
+use std::num::{NonZero, NonZeroU16};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -10,15 +11,19 @@ use super::deltas::Deltas;
 use super::guest::SourceGuest;
 use super::link::Link;
 use super::shared::Shared;
+use super::source_channel::Packing;
 use super::source_session::{SourceParts, SourceSession, SourceWorker};
 use super::{Step, run_worker};
+use crate::codec::CompressSetting;
+use crate::codec::choose::CpuLimit;
+use crate::codec::reference::{ReferenceSetting, most_kept};
 use crate::converge::Policy;
 use crate::dirty::DirtySource;
 use crate::memory::ReadPages;
 use crate::migration::{
     Failure, MigrationError, Report, RunRight, Source, SourceConfig, SourceStatus,
 };
-use crate::wire::{Fact, MAX_FRAME_PAGES, SessionId};
+use crate::wire::{Encodings, Fact, MAX_FRAME_PAGES, SessionId};
 
 /// Longest wait of the coordinator, so that a cancellation is noticed.
 const CANCEL_TICK: Duration = Duration::from_millis(50);
@@ -39,8 +44,15 @@ pub struct SendOptions {
     pub verify: bool,
     /// What must be equal on both sides.
     pub facts: Vec<Fact>,
-    /// Sends pages that change again as what changed in them.
+    /// How pages are compressed.
+    pub compress: CompressSetting,
+    /// Sends pages that change again as what changed in them;
+    /// [`CompressSetting::wants_deltas`] says whether the setting asks for it.
     pub deltas: Option<Arc<Deltas>>,
+    /// How much of the processors the data channels may use.
+    pub cpu: CpuLimit,
+    /// Whether pages that the target has already go as references.
+    pub references: ReferenceSetting,
     /// Blackout with nothing to send, for the forecast.
     pub fixed_blackout: Duration,
     /// When to stop the guest, or to give up.
@@ -103,16 +115,26 @@ impl CancelToken {
 /// before, with tracking disarmed, unless the failure says otherwise.
 pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
     let clock = Arc::new(SystemClock::default());
-    let channels = job.options.channels;
+    let cpu = job.options.cpu;
+    let channels =
+        NonZeroU16::new(job.options.channels).map_or(1, |channels| cpu.workers(channels).get());
+    let compress = job.options.compress;
+    let references = job.options.references;
     let source = Source::new(
         SourceConfig {
             session: job.options.session,
             channels,
             frame_pages: FRAME_PAGES,
             verify: job.options.verify,
-            references: None,
+            references: match references {
+                ReferenceSetting::Off => None,
+                ReferenceSetting::Auto | ReferenceSetting::On => {
+                    Some(most_kept(job.memory.layout().pages()))
+                }
+            },
             layout: job.memory.layout().clone(),
             facts: job.options.facts,
+            needs: Encodings::needed_by(compress),
             fixed_blackout: job.options.fixed_blackout,
             policy: job.options.policy,
         },
@@ -126,10 +148,16 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         guest: job.guest,
         right: job.right,
         cancel: job.cancel,
-        deltas: job.options.deltas,
-        digest_threads: thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        packing: Packing {
+            compress,
+            deltas: job.options.deltas,
+            cpu,
+            channels,
+            references,
+        },
+        digest_threads: thread::available_parallelism().map_or(1, NonZero::get),
     };
-    let mut session = SourceSession::new(Arc::clone(&shared), channels, parts);
+    let mut session = SourceSession::new(Arc::clone(&shared), parts);
     let mut threads = Vec::new();
     let mut spawn = |worker| match start(&shared, worker) {
         Ok(thread) => threads.push(thread),

@@ -106,6 +106,11 @@ impl<M: Machine> Shared<M> {
         self.clock.now()
     }
 
+    /// The clock itself.
+    pub fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     /// Uses the machine, then wakes everybody who waits for a change of it.
     pub fn with<R>(&self, act: impl FnOnce(&mut M) -> R) -> R {
         self.try_with(|machine| (act(machine), true))

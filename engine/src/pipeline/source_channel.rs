@@ -2,16 +2,40 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Step;
 use super::deltas::Deltas;
-use super::encode::PageEncoder;
+use super::encode::{Packer, PageEncoder, Referrer, Sending};
 use super::last_word::LastWord;
+use super::link::{Carrying, Gauge};
+use super::rest::Rest;
 use super::shared::Shared;
+use crate::codec::CompressSetting;
+use crate::codec::choose::{CpuLimit, LinkConditions};
+use crate::codec::reference::ReferenceSetting;
 use crate::memory::ReadPages;
-use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, Work};
-use crate::units::ByteCount;
+use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, StageTime, Work};
+use crate::units::{ByteCount, Instant};
 use crate::wire::{FrameType, FrameWriter, Join, Message};
+
+/// How often the chooser is told how the link does.
+const OBSERVE: Duration = Duration::from_millis(50);
+
+/// How the pages of a migration are packed.
+#[derive(Clone, Debug, Default)]
+pub struct Packing {
+    /// How pages are compressed.
+    pub compress: CompressSetting,
+    /// Sends pages that change again as what changed in them.
+    pub deltas: Option<Arc<Deltas>>,
+    /// How much of the processors all channels together may use.
+    pub cpu: CpuLimit,
+    /// How many channels there are.
+    pub channels: u16,
+    /// Whether pages that the target has go as references, if it takes any.
+    pub references: ReferenceSetting,
+}
 
 /// The sending half of a data channel.
 pub struct SourceChannel {
@@ -19,8 +43,14 @@ pub struct SourceChannel {
     memory: Arc<dyn ReadPages>,
     number: u16,
     writer: FrameWriter<Box<dyn Write + Send>>,
+    gauge: Box<dyn Gauge>,
     encoder: PageEncoder,
     batch: Batch,
+    rest: Rest,
+    /// Since when there is nothing to send.
+    idle_since: Option<Instant>,
+    /// When the link was looked at last, and what it had carried then.
+    observed: (Instant, Carrying),
     last_word: LastWord,
 }
 
@@ -33,7 +63,8 @@ impl std::fmt::Debug for SourceChannel {
 }
 
 impl SourceChannel {
-    /// Opens channel `number` on `tx` by joining the migration.
+    /// Opens channel `number` on `tx`, which `gauge` looks at, by joining the migration. The
+    /// target has agreed to it.
     ///
     /// # Errors
     /// When the connection is lost.
@@ -41,8 +72,8 @@ impl SourceChannel {
         shared: Arc<Shared<Source>>,
         memory: Arc<dyn ReadPages>,
         number: u16,
-        tx: Box<dyn Write + Send>,
-        deltas: Option<Arc<Deltas>>,
+        (tx, gauge): (Box<dyn Write + Send>, Box<dyn Gauge>),
+        packing: &Packing,
     ) -> Result<Self, MigrationError> {
         let mut writer = FrameWriter::new(tx);
         let session = shared.look(Source::session);
@@ -51,14 +82,23 @@ impl SourceChannel {
             channel: number,
         });
         writer.write(join.kind(), &[&join.encode()]).map_err(lost)?;
-        let (encoder, batch) = (PageEncoder::new(deltas), Batch::default());
+        let reads = shared.look(Source::target_reads);
+        let (workers, limit) = (packing.channels.max(1), packing.cpu);
+        let packer = Packer::new(packing.compress, workers, limit, reads);
+        let references = shared.look(Source::references);
+        let referrer = references.map(|own| Referrer::new(own, packing.references, number));
+        let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
         Ok(Self {
+            observed: (shared.now(), Carrying::default()),
             shared,
             memory,
             number,
             writer,
-            encoder,
-            batch,
+            gauge,
+            encoder: encoder.referring(referrer),
+            batch: Batch::default(),
+            rest: Rest::new(limit, workers),
+            idle_since: None,
             last_word: LastWord::default(),
         })
     }
@@ -86,24 +126,19 @@ impl SourceChannel {
     fn work(&mut self) -> Result<Step, MigrationError> {
         let number = self.number;
         let now = self.shared.now();
+        let is_over = self.shared.look(Source::is_over);
+        if let Some(until) = self.rest.until(now).filter(|_| !is_over) {
+            return Ok(Step::Wait(until));
+        }
+        let rested = self.rest.end(now);
         // Others wait only for the end of a round.
         let work = self.shared.try_with(|source| {
             let work = source.next_work(now, number, &mut self.batch);
             let round_ended = matches!(work, Work::RoundEnd(_));
             (work, round_ended)
         });
-        let frame = match work {
-            Work::Pages => {
-                let encoded = self.encoder.encode(&self.batch, &*self.memory)?;
-                let bytes = self
-                    .writer
-                    .write(FrameType::Pages, &[encoded.head, encoded.data])
-                    .map_err(lost)?;
-                SentFrame {
-                    bytes: ByteCount(bytes),
-                    ..encoded.frame
-                }
-            }
+        let mut frame = match work {
+            Work::Pages => self.send_pages()?,
             Work::RoundEnd(round) => {
                 let message = Message::RoundEnd { round };
                 let bytes = self
@@ -115,12 +150,77 @@ impl SourceChannel {
                     ..SentFrame::default()
                 }
             }
-            Work::Wait => return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4))),
+            Work::Wait => {
+                self.idle_since.get_or_insert(now);
+                return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4)));
+            }
             Work::Close => return Ok(Step::Done),
         };
+        let idle = self.idle_since.take().map(|since| now.since(since));
+        frame.stages.read.waiting += idle.unwrap_or_default();
+        frame.stages.encode.waiting += rested;
         self.shared
             .try_with(|source| (source.sent(number, frame), false));
         Ok(Step::Worked)
+    }
+
+    /// Reads, encodes and sends the batch.
+    fn send_pages(&mut self) -> Result<SentFrame, MigrationError> {
+        let shared = Arc::clone(&self.shared);
+        let clock = shared.clock();
+        let begun = clock.thread_cpu();
+        let encoded = self.encoder.encode(&self.batch, &*self.memory, clock)?;
+        let (encoded_at, encoded_cpu) = (clock.now(), clock.thread_cpu());
+        let held = self.gauge.held();
+        let bytes = self
+            .writer
+            .write(FrameType::Pages, &encoded.parts)
+            .map_err(lost)?;
+        let mut frame = SentFrame {
+            bytes: ByteCount(bytes),
+            ..encoded.frame
+        };
+        let (done, cpu) = (clock.now(), clock.thread_cpu());
+        let took = done.since(encoded_at);
+        let send_cpu = cpu.saturating_sub(encoded_cpu).min(took);
+        frame.stages.send = StageTime {
+            busy: send_cpu,
+            waiting: took - send_cpu,
+        };
+        self.encoder.sent(&Sending {
+            encode_cpu: encoded_cpu.saturating_sub(begun),
+            send_cpu,
+            waited: took - send_cpu,
+            held,
+            done,
+        });
+        if self.rest.is_limited() {
+            self.rest.worked(done, cpu.saturating_sub(begun));
+        }
+        self.observe(done);
+        Ok(frame)
+    }
+
+    /// Tells the chooser how the link does, now and then.
+    fn observe(&mut self, now: Instant) {
+        let (last, before) = self.observed;
+        if !self.encoder.packer().chooses() || now.since(last) < OBSERVE {
+            return;
+        }
+        let carrying = self.gauge.carrying().unwrap_or_default();
+        let busy = carrying.busy.saturating_sub(before.busy);
+        let full = carrying.receiver_full.saturating_sub(before.receiver_full);
+        let conditions = LinkConditions {
+            placed: self.shared.look(Source::link_rate),
+            cap: self.gauge.cap(),
+            target_limited: if busy.is_zero() {
+                0.0
+            } else {
+                full.div_duration_f64(busy)
+            },
+        };
+        self.encoder.packer().observe(now, conditions);
+        self.observed = (now, carrying);
     }
 }
 

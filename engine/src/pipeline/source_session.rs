@@ -12,12 +12,11 @@ use crossbeam_channel::Sender;
 
 use super::Step;
 use super::control::{ControlReader, lost};
-use super::deltas::Deltas;
 use super::guest::SourceGuest;
 use super::link::{Closer, Connection, Link};
 use super::send::CancelToken;
 use super::shared::Shared;
-use super::source_channel::SourceChannel;
+use super::source_channel::{Packing, SourceChannel};
 use super::source_driver::SourceDriver;
 use crate::dirty::DirtySource;
 use crate::memory::ReadPages;
@@ -44,8 +43,8 @@ pub struct SourceParts<'a> {
     pub cancel: CancelToken,
     /// Threads that compute the digest of verify mode.
     pub digest_threads: usize,
-    /// Sends pages that change again as what changed in them.
-    pub deltas: Option<Arc<Deltas>>,
+    /// How pages are packed, and over how many channels they go.
+    pub packing: Packing,
 }
 
 impl std::fmt::Debug for SourceParts<'_> {
@@ -59,8 +58,7 @@ pub struct SourceSession<'a> {
     shared: Arc<Shared<Source>>,
     link: &'a dyn Link,
     memory: Arc<dyn ReadPages>,
-    channels: u16,
-    deltas: Option<Arc<Deltas>>,
+    packing: Packing,
     replies: Sender<StateChunk>,
     driver: SourceDriver<'a>,
     cancel: CancelToken,
@@ -99,8 +97,8 @@ impl std::fmt::Debug for SourceSession<'_> {
 }
 
 impl<'a> SourceSession<'a> {
-    /// Prepares to send over `channels` data channels; nothing is connected yet.
-    pub fn new(shared: Arc<Shared<Source>>, channels: u16, parts: SourceParts<'a>) -> Self {
+    /// Prepares to send; nothing is connected yet.
+    pub fn new(shared: Arc<Shared<Source>>, parts: SourceParts<'a>) -> Self {
         let (driver, replies) = SourceDriver::new(
             Arc::clone(&shared),
             Arc::clone(&parts.memory),
@@ -113,8 +111,7 @@ impl<'a> SourceSession<'a> {
             shared,
             link: parts.link,
             memory: parts.memory,
-            channels,
-            deltas: parts.deltas,
+            packing: parts.packing,
             replies,
             driver,
             cancel: parts.cancel,
@@ -142,12 +139,12 @@ impl<'a> SourceSession<'a> {
                 self.stage = Stage::Greeting;
             }
             Stage::Greeting if self.shared.look(Source::is_accepted) => {
-                for number in 0..self.channels {
-                    let tx = self.dial()?.tx;
+                for number in 0..self.packing.channels {
+                    let Connection { tx, gauge, .. } = self.dial()?;
                     let (shared, memory) = (Arc::clone(&self.shared), Arc::clone(&self.memory));
-                    let channel =
-                        SourceChannel::open(shared, memory, number, tx, self.deltas.clone())?;
-                    spawn(SourceWorker::Data(channel));
+                    let line = (tx, gauge);
+                    let channel = SourceChannel::open(shared, memory, number, line, &self.packing)?;
+                    spawn(SourceWorker::Data(Box::new(channel)));
                 }
                 self.stage = Stage::Migrating;
             }
@@ -251,7 +248,7 @@ pub enum SourceWorker {
     /// Reads the control connection.
     Control(ControlReader<Source>),
     /// Sends pages.
-    Data(SourceChannel),
+    Data(Box<SourceChannel>),
 }
 
 impl SourceWorker {

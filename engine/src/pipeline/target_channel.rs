@@ -7,37 +7,32 @@ use super::Step;
 use super::control::lost;
 use super::kept::KeptPages;
 use super::last_word::LastWord;
+use super::place::Placer;
+use super::referred::Referred;
 use super::shared::Shared;
-use crate::codec::reference::Secret;
-use crate::codec::xbzrle;
 use crate::memory::{ReadPages, WritePages};
-use crate::migration::{HEARTBEAT, MigrationError, Target};
-use crate::units::{ByteCount, PAGE_BYTES, PageRange};
+use crate::migration::{HEARTBEAT, MigrationError, Target, TargetStages};
+use crate::units::{ByteCount, Instant, PageRange};
 use crate::wire::{
-    Encoding, FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, MAX_FRAME_PAGES,
-    MAX_REFERENCE_PAGES, Message, PageRun, PagesBody, Place, ReadOutcome, Reference,
+    FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, MAX_FRAME_PAGES, Message,
+    PagesBody, ReadOutcome,
 };
 
 /// The receiving half of a data channel that has joined.
 pub struct TargetChannel {
     shared: Arc<Shared<Target>>,
-    memory: Arc<dyn WritePages>,
-    /// The same memory, to apply deltas to.
-    content: Arc<dyn ReadPages>,
-    page: Box<[u8; PAGE_BYTES]>,
-    references: Option<Referred>,
+    placer: Placer,
     /// Pages of a frame that could not be made.
     missing: Vec<PageRange>,
     number: u16,
     reader: FrameReader<Box<dyn Read + Send>>,
+    /// What the stages did that the machine was not told yet.
+    stages: TargetStages,
+    /// Whether a frame has come: waiting counts from then on.
+    begun: bool,
+    /// Since when the channel waits at a round's barrier.
+    held_since: Option<Instant>,
     last_word: LastWord,
-}
-
-/// What references are checked with.
-struct Referred {
-    secret: Secret,
-    kept: Arc<KeptPages>,
-    pages: Box<[u8]>,
 }
 
 impl std::fmt::Debug for TargetChannel {
@@ -60,20 +55,16 @@ impl TargetChannel {
         reader: FrameReader<Box<dyn Read + Send>>,
     ) -> Self {
         let secret = shared.look(Target::reference_secret);
-        let references = secret.map(|secret| Referred {
-            secret,
-            kept,
-            pages: vec![0; MAX_REFERENCE_PAGES * PAGE_BYTES].into(),
-        });
+        let references = secret.map(|secret| Referred::new(secret, kept));
         Self {
-            references,
-            missing: Vec::with_capacity(MAX_FRAME_PAGES),
             shared,
-            memory,
-            content,
-            page: Box::new([0; PAGE_BYTES]),
+            placer: Placer::new(memory, content, references),
+            missing: Vec::with_capacity(MAX_FRAME_PAGES),
             number,
             reader,
+            stages: TargetStages::default(),
+            begun: false,
+            held_since: None,
             last_word: LastWord::default(),
         }
     }
@@ -99,10 +90,15 @@ impl TargetChannel {
         if let Some(step) = self.last_word.step(self.shared.now(), false) {
             return step;
         }
+        let now = self.shared.now();
         if !self.may_read() {
-            return Ok(Step::Wait(self.shared.now().after(HEARTBEAT / 4)));
+            self.held_since.get_or_insert(now);
+            return Ok(Step::Wait(now.after(HEARTBEAT / 4)));
         }
-        let header = match self.reader.read() {
+        if let Some(since) = self.held_since.take() {
+            self.stages.place.waiting += now.since(since);
+        }
+        let header = match self.receive() {
             Ok(ReadOutcome::Frame(header)) => header,
             Ok(ReadOutcome::Pending) => return Ok(Step::Quiet),
             // After the last round the source may drop its data connections at any time.
@@ -125,38 +121,36 @@ impl TargetChannel {
         Ok(Step::Worked)
     }
 
+    /// Reads a frame, or what there is of it.
+    fn receive(&mut self) -> Result<ReadOutcome, FrameError> {
+        let clock = self.shared.clock();
+        let (began, cpu) = (clock.now(), clock.thread_cpu());
+        let outcome = self.reader.read();
+        let took = clock.now().since(began);
+        if self.begun {
+            let busy = clock.thread_cpu().saturating_sub(cpu).min(took);
+            self.stages.receive.busy += busy;
+            self.stages.receive.waiting += took - busy;
+        }
+        self.begun |= matches!(outcome, Ok(ReadOutcome::Frame(_)));
+        outcome
+    }
+
     fn place(&mut self, bytes: ByteCount) -> Result<bool, MigrationError> {
         let body = PagesBody::decode(self.reader.body())?;
         self.shared
             .look(|target| target.admit(self.number, &body))?;
         self.missing.clear();
-        for run in body.runs() {
-            match run.encoding {
-                Encoding::Zero => self.memory.write_zeros(run.range)?,
-                Encoding::Raw => self.memory.write(run.range.first, run.data)?,
-                Encoding::Delta if !self.shared.look(|target| target.is_whole(run.range)) => {
-                    self.missing.push(run.range);
-                }
-                Encoding::Delta => {
-                    // The round's barrier: the page is as the round before left it.
-                    self.content.read(run.range, &mut self.page[..])?;
-                    xbzrle::decode(run.data, &mut self.page[..])
-                        .map_err(|error| MigrationError::PeerMisbehaved(error.to_string()))?;
-                    self.memory.write(run.range.first, &self.page[..])?;
-                }
-                Encoding::Reference => {
-                    let references = self.references.as_mut();
-                    let found = references.map(|own| own.find(&run, &*self.content));
-                    match found.transpose()?.flatten() {
-                        Some(pages) => self.memory.write(run.range.first, pages)?,
-                        None => self.missing.push(run.range),
-                    }
-                }
-            }
-        }
+        let (shared, missing) = (&self.shared, &mut self.missing);
+        let is_whole = |range| shared.look(|target| target.is_whole(range));
+        self.stages += self
+            .placer
+            .place(&body, shared.clock(), is_whole, missing)?;
+        let stages = std::mem::take(&mut self.stages);
         let now = self.shared.now();
         // Nobody waits for a frame; this thread sends the acknowledgement itself.
         Ok(self.shared.try_with(|target| {
+            target.worked(stages);
             target.made(&body, &self.missing, now);
             let acknowledged = target.placed(self.number, bytes, now);
             (acknowledged || !self.missing.is_empty(), false)
@@ -174,37 +168,11 @@ impl TargetChannel {
             return Err(MigrationError::PeerMisbehaved(what));
         };
         let now = self.shared.now();
-        self.shared
-            .with(|target| target.round_end(self.number, round, bytes, now))?;
+        let stages = std::mem::take(&mut self.stages);
+        self.shared.with(|target| {
+            target.worked(stages);
+            target.round_end(self.number, round, bytes, now)
+        })?;
         Ok(true)
-    }
-}
-
-impl Referred {
-    /// The content of a run that was sent as a reference; `None` if it is not where the
-    /// reference says.
-    fn find(
-        &mut self,
-        run: &PageRun<'_>,
-        guest: &dyn ReadPages,
-    ) -> Result<Option<&[u8]>, MigrationError> {
-        let reference = Reference::decode(run.data)?;
-        let pages = &mut self.pages[..run.range.len_bytes()];
-        let is_there = match reference.place {
-            Place::Guest(first) => {
-                let place = PageRange {
-                    first,
-                    count: run.range.count,
-                };
-                let is_inside = guest.layout().contains(place);
-                if is_inside {
-                    // Another channel may write there meanwhile; the identity tells.
-                    guest.read(place, pages)?;
-                }
-                is_inside
-            }
-            Place::Kept(first) => self.kept.read(first, pages),
-        };
-        Ok((is_there && self.secret.identity(pages) == reference.identity).then_some(pages))
     }
 }

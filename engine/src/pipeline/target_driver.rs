@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
 use super::Step;
+use super::clock::cpu_time;
 use super::control::lost;
 use super::digest::digest_memory;
 use super::guest::{GuestError, Parts, StateSender, TargetGuest, Waker, state_queue};
@@ -171,9 +172,7 @@ impl<'a> TargetDriver<'a> {
 
 /// CPU time this process has used.
 pub fn process_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))
+    cpu_time(ClockId::ProcessCPUTime)
 }
 
 fn guest_failed(error: GuestError) -> MigrationError {

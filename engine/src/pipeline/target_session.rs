@@ -157,7 +157,7 @@ impl std::fmt::Debug for Reception {
 impl Reception {
     /// Takes a connection in. `None`: there are too many, and it was closed.
     pub fn take_in(self: &Arc<Self>, connection: Connection) -> Option<TargetWorker> {
-        let Connection { tx, rx, closer } = connection;
+        let Connection { tx, rx, closer, .. } = connection;
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let mut closers = self.closers();
         if closers.len() >= MAX_CONNECTIONS || self.has_ended() {
@@ -239,7 +239,7 @@ enum Stage {
         deadline: Instant,
     },
     Control(ControlReader<Target>),
-    Data(TargetChannel),
+    Data(Box<TargetChannel>),
     Over,
 }
 
@@ -324,14 +324,14 @@ impl TargetWorker {
                     shared.fail(error);
                     return Step::Done;
                 }
-                self.stage = Stage::Data(TargetChannel::new(
+                self.stage = Stage::Data(Box::new(TargetChannel::new(
                     Arc::clone(shared),
                     Arc::clone(&reception.pages),
                     Arc::clone(&reception.content),
                     Arc::clone(&reception.kept),
                     join.channel,
                     reader,
-                ));
+                )));
             }
             _ => return Step::Done,
         }

@@ -5,7 +5,7 @@
 
 use super::bytes::{Cursor, put_text};
 use super::fields::{self, once, required};
-use super::{OLDEST_VERSION, VERSION, WireError};
+use super::{Encodings, OLDEST_VERSION, VERSION, WireError};
 use crate::memory::{Layout, MAX_REGIONS, Region};
 use crate::units::{ByteCount, PageCount};
 
@@ -61,6 +61,9 @@ pub struct Hello {
     pub layout: Layout,
     /// What must be equal on both sides.
     pub facts: Vec<Fact>,
+    /// Encodings that the source uses whatever the target says; [`Encodings::BASIC`] ones need
+    /// not be among them.
+    pub needs: Encodings,
 }
 
 /// The target's consent.
@@ -68,6 +71,8 @@ pub struct Hello {
 pub struct Accept {
     /// The version to speak from now on.
     pub version: u16,
+    /// Encodings that the target reads; references have terms of their own.
+    pub reads: Encodings,
     /// How to make references, if the source asked and the target takes them.
     pub references: Option<ReferenceTerms>,
 }
@@ -107,6 +112,8 @@ mod tag {
     pub(super) const REGION: u16 = 0x05;
     pub(super) const FACT: u16 = 0x06;
     pub(super) const REASON: u16 = 0x07;
+    pub(super) const NEEDS: u16 = 0x08;
+    pub(super) const READS: u16 = 0x09 | fields::OPTIONAL;
     /// May be skipped: then there are no references.
     pub(super) const REFERENCES: u16 = 0x0a | fields::OPTIONAL;
 }
@@ -142,6 +149,10 @@ impl Hello {
                 put_text(out, &fact.value);
             });
         }
+        let needs = self.needs.beyond(Encodings::BASIC);
+        if !needs.is_empty() {
+            put_encodings(&mut out, tag::NEEDS, needs);
+        }
         out
     }
 
@@ -151,7 +162,8 @@ impl Hello {
     /// When it is malformed, or no version is spoken by both sides.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
         let (mut versions, mut session, mut channels, mut verify) = (None, None, None, None);
-        let (mut regions, mut facts, mut references) = (Vec::new(), Vec::new(), None);
+        let (mut regions, mut facts) = (Vec::new(), Vec::new());
+        let (mut needs, mut references) = (None, None);
         fields::each(body, "hello", |tag, mut value| {
             match tag {
                 tag::VERSIONS => once(&mut versions, (value.u16()?, value.u16()?), "versions")?,
@@ -176,6 +188,7 @@ impl Hello {
                     facts.push(Fact::new(value.text("fact")?, value.text("fact")?));
                     true
                 }
+                tag::NEEDS => once(&mut needs, Encodings(value.u32()?), "needed encodings")?,
                 _ => return Ok(false),
             };
             value.finish().map(|()| true)
@@ -199,6 +212,7 @@ impl Hello {
             references,
             layout,
             facts,
+            needs: needs.unwrap_or(Encodings::none()).beyond(Encodings::BASIC),
         })
     }
 
@@ -222,6 +236,7 @@ impl Accept {
                 out.extend_from_slice(&terms.kept_pages.to_le_bytes());
             });
         }
+        put_encodings(&mut out, tag::READS, self.reads);
         out
     }
 
@@ -230,10 +245,11 @@ impl Accept {
     /// # Errors
     /// When it is malformed or names a version this side does not speak.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
-        let (mut version, mut references) = (None, None);
+        let (mut version, mut reads, mut references) = (None, None, None);
         fields::each(body, "accept", |tag, mut value| {
             match tag {
                 tag::VERSIONS => once(&mut version, value.u16()?, "version")?,
+                tag::READS => once(&mut reads, Encodings(value.u32()?), "readable encodings")?,
                 tag::REFERENCES => {
                     let terms = ReferenceTerms {
                         nonce: value.u128()?,
@@ -254,6 +270,8 @@ impl Accept {
         }
         Ok(Self {
             version,
+            // A target that says nothing is of a build that knew no others.
+            reads: reads.unwrap_or(Encodings::BASIC),
             references,
         })
     }
@@ -325,6 +343,12 @@ fn put_session(out: &mut Vec<u8>, session: SessionId) {
     });
 }
 
+fn put_encodings(out: &mut Vec<u8>, tag: u16, encodings: Encodings) {
+    fields::put(out, tag, |out| {
+        out.extend_from_slice(&encodings.0.to_le_bytes());
+    });
+}
+
 /// A byte that must be 0 or 1.
 fn boolean(value: u8, what: &'static str) -> Result<bool, WireError> {
     match value {
@@ -375,6 +399,7 @@ mod tests {
             references: Some(1000),
             layout: Layout::new(vec![region("pc.ram", 7), region("dimm0", 9)]).unwrap(),
             facts: vec![Fact::new("machine type", "pc-q35-10.0")],
+            needs: Encodings::none(),
         }
     }
 
@@ -393,10 +418,16 @@ mod tests {
         for references in [None, Some(terms)] {
             let accept = Accept {
                 version: VERSION,
+                reads: Encodings::readable(),
                 references,
             };
             assert_eq!(Accept::decode(&accept.encode()), Ok(accept));
         }
+        let needs = Hello {
+            needs: Encodings::readable().beyond(Encodings::BASIC),
+            ..hello()
+        };
+        assert_eq!(Hello::decode(&needs.encode()), Ok(needs));
         let refuse = Refuse {
             reasons: vec!["one".into(), "two".into()],
         };
@@ -423,6 +454,15 @@ mod tests {
             tag: 0x70,
         };
         assert_eq!(Hello::decode(&body), Err(error));
+    }
+
+    #[test]
+    fn a_target_that_does_not_say_what_it_reads_reads_the_basic_encodings() {
+        let mut body = Vec::new();
+        fields::put(&mut body, tag::VERSIONS, |out| {
+            out.extend_from_slice(&VERSION.to_le_bytes());
+        });
+        assert_eq!(Accept::decode(&body).unwrap().reads, Encodings::BASIC);
     }
 
     #[test]

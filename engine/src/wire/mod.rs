@@ -9,14 +9,17 @@
 
 mod bytes;
 mod catalogue;
+mod encoding;
 mod fields;
 mod frame;
 mod hello;
 mod message;
 mod pages;
+mod pages_builder;
 mod reference;
 
 pub use catalogue::{CatalogueChunk, MAX_FINGERPRINTS};
+pub use encoding::{Encoding, Encodings};
 pub use frame::{
     FrameError, FrameHeader, FrameReader, FrameType, FrameWriter, HEADER_BYTES, MAX_BODY_BYTES,
     PREFACE, ReadOutcome,
@@ -25,7 +28,8 @@ pub use hello::{
     Accept, Fact, Hello, Join, MAX_CHANNELS, MAX_FACTS, ReferenceTerms, Refuse, SessionId,
 };
 pub use message::{AbortCode, Ack, Message, StateChunk};
-pub use pages::{Encoding, MAX_FRAME_PAGES, PageRun, PagesBody, PagesBuilder, RUN_BYTES};
+pub use pages::{MAX_FRAME_PAGES, PageRun, PagesBody, RUN_BYTES};
+pub use pages_builder::PagesBuilder;
 pub use reference::{MAX_REFERENCE_PAGES, Place, REFERENCE_BYTES, Reference};
 
 /// The newest version of the protocol this build speaks.

@@ -12,58 +12,21 @@
 //!      18  u16  0
 //!     data of the runs, in their order
 //! ```
+//!
+//! A block of up to 64 pages that are packed together is a run that carries all of its data, and
+//! any number of runs that continue it.
 
 use super::WireError;
 use super::bytes::Cursor;
-use super::reference::{MAX_REFERENCE_PAGES, REFERENCE_BYTES};
-use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
+use super::encoding::Encoding;
+use crate::codec::block::MAX_BLOCK_PAGES;
+use crate::units::{PageCount, PageRange};
 
 /// Most pages in one frame.
 pub const MAX_FRAME_PAGES: usize = 256;
 
 /// Bytes that describe one run.
 pub const RUN_BYTES: usize = 20;
-
-/// How the pages of a run are carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u16)]
-pub enum Encoding {
-    /// The pages hold only zeros; there is no data.
-    Zero = 0,
-    /// The data is the pages' content.
-    Raw = 1,
-    /// The data is what changed against the page's last content, in XBZRLE; one page.
-    Delta = 2,
-    /// The data is a [`Reference`](super::Reference): the target has the content of the pages.
-    Reference = 7,
-}
-
-impl Encoding {
-    fn from_wire(value: u16) -> Result<Self, WireError> {
-        match value {
-            0 => Ok(Self::Zero),
-            1 => Ok(Self::Raw),
-            2 => Ok(Self::Delta),
-            7 => Ok(Self::Reference),
-            _ => Err(WireError::BadValue {
-                what: "page encoding",
-                value: value.into(),
-            }),
-        }
-    }
-
-    /// Whether `bytes` can be the data of `pages` pages in this encoding.
-    fn fits(self, pages: u64, bytes: u64) -> bool {
-        match self {
-            Self::Zero => bytes == 0,
-            Self::Raw => bytes == pages * PAGE_BYTES as u64,
-            Self::Delta => pages == 1 && (1..=PAGE_BYTES as u64).contains(&bytes),
-            Self::Reference => {
-                pages <= MAX_REFERENCE_PAGES as u64 && bytes == REFERENCE_BYTES as u64
-            }
-        }
-    }
-}
 
 /// Pages that are carried together, with their data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +37,8 @@ pub struct PageRun<'a> {
     pub encoding: Encoding,
     /// Their data in that encoding.
     pub data: &'a [u8],
+    /// If the run begins a block: pages of the whole block, at most [`MAX_BLOCK_PAGES`].
+    pub block: PageCount,
 }
 
 /// A checked body of a frame of pages.
@@ -86,7 +51,8 @@ pub struct PagesBody<'a> {
 }
 
 impl<'a> PagesBody<'a> {
-    /// Checks `body` whole: after this, its runs can be walked without errors.
+    /// Checks `body` whole: after this, its runs can be walked without errors. What is packed in
+    /// the data of blocks and deltas is for their decoders to check.
     ///
     /// # Errors
     /// When a length, count or encoding is not what the format allows.
@@ -109,6 +75,7 @@ impl<'a> PagesBody<'a> {
         let runs = cursor.take(count * RUN_BYTES)?;
         let data = cursor.rest();
         let (mut pages, mut bytes) = (0u64, 0u64);
+        let mut block: Option<RunRecord> = None;
         for run in runs.chunks_exact(RUN_BYTES) {
             let run = RunRecord::decode(run)?;
             if run.pages == 0 || run.first.checked_add(run.pages.into()).is_none() {
@@ -117,17 +84,31 @@ impl<'a> PagesBody<'a> {
                     value: run.first,
                 });
             }
-            if !run.encoding.fits(run.pages.into(), run.data_bytes.into()) {
-                let value = run.data_bytes.into();
-                return Err(WireError::BadValue {
-                    what: "length of a run's data",
-                    value,
-                });
-            }
             pages += u64::from(run.pages);
             bytes += u64::from(run.data_bytes);
+            check_cap("pages in a frame", pages, MAX_FRAME_PAGES as u64)?;
+            if run.encoding == Encoding::More {
+                // Within the cap of a frame, so the sum cannot overflow.
+                let block = block.as_mut().ok_or(WireError::BadValue {
+                    what: "page run that continues no block",
+                    value: run.first,
+                })?;
+                block.pages += run.pages;
+                run.check_length()?;
+                continue;
+            }
+            if let Some(block) = block.take() {
+                block.check_length()?;
+            }
+            if run.encoding.is_block() {
+                block = Some(run);
+            } else {
+                run.check_length()?;
+            }
         }
-        check_cap("pages in a frame", pages, MAX_FRAME_PAGES as u64)?;
+        if let Some(block) = block {
+            block.check_length()?;
+        }
         if bytes != data.len() as u64 {
             return Err(WireError::BadValue {
                 what: "length of a frame's data",
@@ -139,18 +120,35 @@ impl<'a> PagesBody<'a> {
 
     /// The runs, in the order they were written.
     pub fn runs(&self) -> impl Iterator<Item = PageRun<'a>> {
-        let mut data = self.data;
-        self.runs.chunks_exact(RUN_BYTES).map_while(move |record| {
+        let (mut records, mut data) = (self.runs, self.data);
+        std::iter::from_fn(move || {
+            let (record, rest) = records.split_at_checked(RUN_BYTES)?;
+            records = rest;
             let run = RunRecord::decode(record).ok()?;
             let (own, rest) = data.split_at_checked(run.data_bytes as usize)?;
             data = rest;
+            let mut block = 0;
+            if run.encoding.is_block() {
+                block = u64::from(run.pages) + continued(records);
+            }
             Some(PageRun {
                 range: PageRange::new(run.first, run.pages.into()),
                 encoding: run.encoding,
                 data: own,
+                block: PageCount(block),
             })
         })
     }
+}
+
+/// Pages of the runs at the beginning of `records` that continue a block.
+fn continued(records: &[u8]) -> u64 {
+    records
+        .chunks_exact(RUN_BYTES)
+        .map_while(|record| RunRecord::decode(record).ok())
+        .take_while(|run| run.encoding == Encoding::More)
+        .map(|run| u64::from(run.pages))
+        .sum()
 }
 
 fn check_cap(what: &'static str, value: u64, cap: u64) -> Result<(), WireError> {
@@ -161,6 +159,7 @@ fn check_cap(what: &'static str, value: u64, cap: u64) -> Result<(), WireError> 
     }
 }
 
+#[derive(Clone, Copy, Debug)]
 struct RunRecord {
     first: u64,
     pages: u32,
@@ -185,138 +184,85 @@ impl RunRecord {
             }),
         }
     }
-}
 
-/// Builds the part of a pages frame before its data.
-#[derive(Debug)]
-pub struct PagesBuilder {
-    /// Header and runs; at most `8 + MAX_FRAME_PAGES * RUN_BYTES` bytes, allocated once.
-    head: Vec<u8>,
-    runs: u16,
-    /// The last run, kept open so that it can grow.
-    open: Option<(PageRange, Encoding)>,
-}
-
-impl Default for PagesBuilder {
-    fn default() -> Self {
-        let head = Vec::with_capacity(8 + MAX_FRAME_PAGES * RUN_BYTES);
-        Self {
-            head,
-            runs: 0,
-            open: None,
+    /// Checks that the data can be that of so many pages: for a block, of all its runs.
+    fn check_length(&self) -> Result<(), WireError> {
+        if self.encoding.is_block() {
+            let pages = self.pages.into();
+            check_cap("pages in a block", pages, MAX_BLOCK_PAGES as u64)?;
         }
-    }
-}
-
-impl PagesBuilder {
-    /// Begins a frame of pages of `round`.
-    pub fn begin(&mut self, round: u32) {
-        self.head.clear();
-        self.head.extend_from_slice(&round.to_le_bytes());
-        self.head.extend_from_slice(&[0; 4]);
-        self.runs = 0;
-        self.open = None;
-    }
-
-    /// Adds a page whose data is a delta of `data_bytes`.
-    pub fn add_delta(&mut self, page: PageIndex, data_bytes: usize) {
-        self.close_run();
-        let range = PageRange {
-            first: page,
-            count: PageCount(1),
-        };
-        self.put_run(range, Encoding::Delta, data_bytes as u64);
-    }
-
-    /// Adds pages whose data is a [`Reference`](super::Reference), at most
-    /// [`MAX_REFERENCE_PAGES`].
-    pub fn add_reference(&mut self, range: PageRange) {
-        self.close_run();
-        self.put_run(range, Encoding::Reference, REFERENCE_BYTES as u64);
-    }
-
-    /// Adds zero or raw pages: those whose data length follows from their number. Pages that go
-    /// on where the last ones ended, in the same encoding, share a run.
-    pub fn add(&mut self, range: PageRange, encoding: Encoding) {
-        debug_assert!(
-            matches!(encoding, Encoding::Raw | Encoding::Zero),
-            "the others have lengths of their own"
-        );
-        if let Some((last, last_encoding)) = &mut self.open
-            && *last_encoding == encoding
-            && last.end() == range.first.0
+        if self
+            .encoding
+            .fits(self.pages.into(), self.data_bytes.into())
         {
-            last.count += range.count;
-            return;
+            return Ok(());
         }
-        self.close_run();
-        self.open = Some((range, encoding));
+        Err(WireError::BadValue {
+            what: "length of a run's data",
+            value: self.data_bytes.into(),
+        })
     }
-
-    /// The finished head; the data of the raw runs follows it in the frame.
-    pub fn finish(&mut self) -> &[u8] {
-        self.close_run();
-        self.head[4..6].copy_from_slice(&self.runs.to_le_bytes());
-        &self.head
-    }
-
-    fn close_run(&mut self) {
-        if let Some((range, encoding)) = self.open.take() {
-            let data_bytes = match encoding {
-                Encoding::Raw => range.bytes().0,
-                Encoding::Zero | Encoding::Delta | Encoding::Reference => 0,
-            };
-            self.put_run(range, encoding, data_bytes);
-        }
-    }
-
-    fn put_run(&mut self, range: PageRange, encoding: Encoding, data_bytes: u64) {
-        debug_assert!(
-            range.count.0 <= MAX_FRAME_PAGES as u64,
-            "a run within a frame"
-        );
-        self.head.extend_from_slice(&range.first.0.to_le_bytes());
-        self.head.extend_from_slice(&low_u32(range.count.0));
-        self.head.extend_from_slice(&low_u32(data_bytes));
-        self.head
-            .extend_from_slice(&(encoding as u16).to_le_bytes());
-        self.head.extend_from_slice(&[0; 2]);
-        self.runs += 1;
-    }
-}
-
-/// The bytes of a value that the frame's caps keep within 32 bits.
-fn low_u32(value: u64) -> [u8; 4] {
-    u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::{BlockFormat, Fill};
+    use crate::units::{PAGE_BYTES, PageIndex};
+    use crate::wire::{MAX_REFERENCE_PAGES, PagesBuilder, Place, Reference};
     use proptest::prelude::*;
+
+    type Listed = (PageRange, Encoding, usize, u64);
+
+    fn listed(body: &[u8]) -> Result<Vec<Listed>, WireError> {
+        let listed = |run: PageRun<'_>| (run.range, run.encoding, run.data.len(), run.block.0);
+        PagesBody::decode(body).map(|body| body.runs().map(listed).collect())
+    }
+
+    /// The body that `builder` has, with `data` for its pages.
+    fn body(builder: &mut PagesBuilder, data: &[u8]) -> Vec<u8> {
+        let (head, own) = builder.finish();
+        [head, data, own].concat()
+    }
+
+    fn record(first: u64, pages: u32, bytes: u32, encoding: u16) -> Vec<u8> {
+        let mut record = first.to_le_bytes().to_vec();
+        record.extend_from_slice(&pages.to_le_bytes());
+        record.extend_from_slice(&bytes.to_le_bytes());
+        record.extend_from_slice(&encoding.to_le_bytes());
+        record.extend_from_slice(&[0; 2]);
+        record
+    }
+
+    /// A body of these records, with as much data as they say.
+    fn body_of(records: &[(u64, u32, u32, u16)]) -> Vec<u8> {
+        let mut body = 1u32.to_le_bytes().to_vec();
+        body.extend_from_slice(&(records.len() as u16).to_le_bytes());
+        body.extend_from_slice(&[0; 2]);
+        for (first, pages, bytes, encoding) in records {
+            body.extend_from_slice(&record(*first, *pages, *bytes, *encoding));
+        }
+        let bytes: usize = records.iter().map(|record| record.2 as usize).sum();
+        body.resize(body.len() + bytes, 7);
+        body
+    }
 
     #[test]
     fn neighbouring_pages_of_one_encoding_share_a_run() {
         let mut builder = PagesBuilder::default();
         builder.begin(7);
-        builder.add(PageRange::new(10, 1), Encoding::Raw);
-        builder.add(PageRange::new(11, 2), Encoding::Raw);
-        builder.add(PageRange::new(13, 1), Encoding::Zero);
-        builder.add(PageRange::new(20, 1), Encoding::Zero);
-        let data = vec![5; 3 * PAGE_BYTES];
-        let body = [builder.finish(), &data].concat();
-        let pages = PagesBody::decode(&body).unwrap();
-        assert_eq!(pages.round, 7);
-        let runs: Vec<_> = pages
-            .runs()
-            .map(|r| (r.range, r.encoding, r.data.len()))
-            .collect();
+        builder.add_raw(PageRange::new(10, 1));
+        builder.add_raw(PageRange::new(11, 2));
+        builder.add_zero(PageIndex(13));
+        builder.add_zero(PageIndex(20));
+        let body = body(&mut builder, &vec![5; 3 * PAGE_BYTES]);
+        assert_eq!(PagesBody::decode(&body).unwrap().round, 7);
         assert_eq!(
-            runs,
+            listed(&body).unwrap(),
             [
-                (PageRange::new(10, 3), Encoding::Raw, 3 * PAGE_BYTES),
-                (PageRange::new(13, 1), Encoding::Zero, 0),
-                (PageRange::new(20, 1), Encoding::Zero, 0),
+                (PageRange::new(10, 3), Encoding::Raw, 3 * PAGE_BYTES, 0),
+                (PageRange::new(13, 1), Encoding::Zero, 0, 0),
+                (PageRange::new(20, 1), Encoding::Zero, 0, 0),
             ]
         );
     }
@@ -325,46 +271,113 @@ mod tests {
     fn a_delta_is_one_page_with_a_length_of_its_own() {
         let mut builder = PagesBuilder::default();
         builder.begin(2);
-        builder.add(PageRange::new(1, 1), Encoding::Raw);
-        builder.add_delta(PageIndex(2), 5);
-        builder.add_delta(PageIndex(3), 7);
-        let body = [builder.finish(), &vec![1; PAGE_BYTES + 12]].concat();
+        builder.add_delta(PageIndex(2), &[1; 5]);
+        builder.add_raw(PageRange::new(1, 1));
+        builder.add_delta(PageIndex(3), &[2; 7]);
+        let body = body(&mut builder, &[9; PAGE_BYTES]);
         let pages = PagesBody::decode(&body).unwrap();
-        let lengths: Vec<_> = pages.runs().map(|run| run.data.len()).collect();
-        assert_eq!(lengths, [PAGE_BYTES, 5, 7]);
-        // The same data as a delta of two pages, or of none.
-        let mut wrong = body.clone();
-        wrong[8 + RUN_BYTES + 8] = 2;
-        assert!(PagesBody::decode(&wrong).is_err());
-        builder.begin(2);
-        builder.add_delta(PageIndex(2), 0);
-        assert!(PagesBody::decode(builder.finish()).is_err());
+        let data: Vec<_> = pages
+            .runs()
+            .map(|run| (run.range.first.0, run.data))
+            .collect();
+        // What has its data in the builder comes after what has it elsewhere.
+        assert_eq!(
+            data,
+            [(1, &[9; PAGE_BYTES][..]), (2, &[1; 5]), (3, &[2; 7])]
+        );
+        assert!(listed(&body_of(&[(2, 2, 5, 2)])).is_err(), "of two pages");
+        assert!(listed(&body_of(&[(2, 1, 0, 2)])).is_err(), "of nothing");
+    }
+
+    #[test]
+    fn neighbours_that_are_filled_with_one_word_share_a_run() {
+        let mut builder = PagesBuilder::default();
+        builder.begin(1);
+        builder.add_fill(PageIndex(4), Fill([1; 8]));
+        builder.add_fill(PageIndex(5), Fill([1; 8]));
+        builder.add_fill(PageIndex(6), Fill([2; 8]));
+        builder.add_fill(PageIndex(8), Fill([2; 8]));
+        let body = body(&mut builder, &[]);
+        let runs: Vec<_> = PagesBody::decode(&body)
+            .unwrap()
+            .runs()
+            .map(|run| (run.range, run.data.to_vec()))
+            .collect();
+        assert_eq!(
+            runs,
+            [
+                (PageRange::new(4, 2), vec![1; 8]),
+                (PageRange::new(6, 1), vec![2; 8]),
+                (PageRange::new(8, 1), vec![2; 8]),
+            ]
+        );
+        assert!(listed(&body_of(&[(2, 1, 7, 3)])).is_err());
+    }
+
+    #[test]
+    fn a_block_carries_its_data_once_for_all_its_runs() {
+        let mut builder = PagesBuilder::default();
+        builder.begin(1);
+        let ranges = [PageRange::new(1, 2), PageRange::new(9, 3)];
+        builder.add_block(BlockFormat::Lz4, &ranges, 100);
+        builder.add_block(BlockFormat::Zstd, &ranges[..1], 50);
+        builder.add_raw(PageRange::new(20, 1));
+        let body = body(&mut builder, &[5; 150 + PAGE_BYTES]);
+        assert_eq!(
+            listed(&body).unwrap(),
+            [
+                (ranges[0], Encoding::Lz4, 100, 5),
+                (ranges[1], Encoding::More, 0, 0),
+                (ranges[0], Encoding::Zstd, 50, 2),
+                (PageRange::new(20, 1), Encoding::Raw, PAGE_BYTES, 0),
+            ]
+        );
+    }
+
+    #[test]
+    fn blocks_of_wrong_lengths_are_refused() {
+        let content = 5 * PAGE_BYTES as u32;
+        assert!(listed(&body_of(&[(1, 2, content, 4), (9, 3, 0, 6)])).is_ok());
+        for (records, why) in [
+            (&[(9, 3, 0, 6)][..], "continues nothing"),
+            (&[(1, 1, 4096, 1), (2, 1, 0, 6)], "continues a raw run"),
+            (&[(1, 2, 0, 4), (9, 3, 0, 6)], "no data"),
+            (
+                &[(1, 2, content + 1, 4), (9, 3, 0, 6)],
+                "longer than its pages",
+            ),
+            (&[(1, 2, 100, 5), (9, 3, 5, 6)], "data of its own"),
+            (&[(1, 60, 100, 5), (99, 5, 0, 6)], "65 pages"),
+            (&[(1, 65, 100, 5)], "65 pages"),
+            (&[(1, 1, 1, 8)], "unknown"),
+        ] {
+            assert!(listed(&body_of(records)).is_err(), "{why}");
+        }
     }
 
     #[test]
     fn a_reference_has_one_length_and_few_pages() {
-        let mut builder = PagesBuilder::default();
-        let mut body_of = |pages: usize, data: usize| {
-            builder.begin(1);
-            builder.add_reference(PageRange::new(5, pages as u64));
-            [builder.finish(), &vec![0; data]].concat()
+        let most = MAX_REFERENCE_PAGES as u32;
+        let reference = Reference {
+            place: Place::Kept(7),
+            identity: 9,
         };
-        let body = body_of(MAX_REFERENCE_PAGES, REFERENCE_BYTES);
+        let range = PageRange::new(5, most.into());
+        let mut builder = PagesBuilder::default();
+        builder.begin(1);
+        builder.add_reference(range, &reference);
+        let body = body(&mut builder, &[]);
         let run = PagesBody::decode(&body).unwrap().runs().next().unwrap();
-        assert_eq!(run.encoding, Encoding::Reference);
-        assert_eq!(run.range, PageRange::new(5, MAX_REFERENCE_PAGES as u64));
-        assert!(PagesBody::decode(&body_of(MAX_REFERENCE_PAGES + 1, REFERENCE_BYTES)).is_err());
-        assert!(PagesBody::decode(&body_of(1, REFERENCE_BYTES - 1)).is_err());
-        assert!(PagesBody::decode(&body_of(1, REFERENCE_BYTES + 1)).is_err());
+        assert_eq!((run.range, run.encoding), (range, Encoding::Reference));
+        assert_eq!(Reference::decode(run.data), Ok(reference));
+        assert!(listed(&body_of(&[(5, most + 1, 24, 7)])).is_err());
+        assert!(listed(&body_of(&[(5, 1, 23, 7)])).is_err());
+        assert!(listed(&body_of(&[(5, 1, 25, 7)])).is_err());
     }
 
     #[test]
     fn more_pages_than_a_frame_may_hold_are_refused() {
-        let mut builder = PagesBuilder::default();
-        builder.begin(0);
-        builder.add(PageRange::new(0, MAX_FRAME_PAGES as u64), Encoding::Zero);
-        builder.add(PageRange::new(1000, 1), Encoding::Zero);
-        let error = PagesBody::decode(builder.finish()).unwrap_err();
+        let error = listed(&body_of(&[(0, 256, 0, 0), (1000, 1, 0, 0)])).unwrap_err();
         assert_eq!(
             error,
             WireError::TooLarge {
@@ -373,6 +386,8 @@ mod tests {
                 cap: 256
             }
         );
+        assert!(listed(&body_of(&[(0, u32::MAX, 0, 0)])).is_err());
+        assert!(listed(&body_of(&[(0, 1, 9, 4), (1000, u32::MAX, 0, 6)])).is_err());
     }
 
     proptest! {
@@ -388,6 +403,37 @@ mod tests {
             body.extend_from_slice(&tail);
             if let Ok(pages) = PagesBody::decode(&body) {
                 prop_assert_eq!(pages.runs().count(), usize::from(count));
+            }
+        }
+
+        #[test]
+        fn runs_of_accepted_bodies_keep_the_rules(
+            records in prop::collection::vec(
+                (0u64..500, 1u32..70, prop::sample::select(vec![0u32, 1, 8, 4096, 8192]), 0u16..8),
+                0..6,
+            ),
+        ) {
+            let body = body_of(&records);
+            if let Ok(pages) = PagesBody::decode(&body) {
+                prop_assert_eq!(pages.runs().count(), records.len());
+                // Pages of the block under way that are still to come.
+                let mut left = 0;
+                for run in pages.runs() {
+                    if run.encoding == Encoding::More {
+                        prop_assert!(run.data.is_empty());
+                        prop_assert!(run.range.count.0 <= left);
+                        left -= run.range.count.0;
+                        continue;
+                    }
+                    prop_assert_eq!(left, 0);
+                    if run.encoding.is_block() {
+                        prop_assert!((1..=MAX_BLOCK_PAGES as u64).contains(&run.block.0));
+                        prop_assert!(!run.data.is_empty());
+                        prop_assert!(run.data.len() as u64 <= run.block.bytes().0);
+                        left = run.block.0 - run.range.count.0;
+                    }
+                }
+                prop_assert_eq!(left, 0);
             }
         }
     }

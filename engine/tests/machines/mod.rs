@@ -5,7 +5,7 @@ use std::time::Duration;
 use pagelift_engine::converge::Policy;
 use pagelift_engine::memory::Layout;
 use pagelift_engine::migration::{SourceConfig, TargetConfig};
-use pagelift_engine::wire::SessionId;
+use pagelift_engine::wire::{Encodings, SessionId};
 
 /// A source of one channel.
 pub(crate) fn source_config(layout: Layout, policy: Box<dyn Policy>) -> SourceConfig {
@@ -17,6 +17,7 @@ pub(crate) fn source_config(layout: Layout, policy: Box<dyn Policy>) -> SourceCo
         references: None,
         layout,
         facts: Vec::new(),
+        needs: Encodings::none(),
         fixed_blackout: Duration::ZERO,
         policy,
     }
@@ -27,6 +28,7 @@ pub(crate) fn target_config(layout: Layout) -> TargetConfig {
     TargetConfig {
         layout,
         facts: Vec::new(),
+        reads: Encodings::readable(),
         references: None,
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pagelift_engine::pipeline::{Clock, Closer, Connection, Link, Listener};
+use pagelift_engine::pipeline::{Clock, Closer, Connection, Gauge, Held, Link, Listener};
 use pagelift_engine::units::{ByteCount, Instant, Rate};
 
 use super::pipe::Pipe;
@@ -225,6 +225,11 @@ impl SimNetwork {
             tx: Box::new(half(direction)),
             rx: Box::new(half(direction.back())),
             closer: Closer::new(move || network.close(id, direction)),
+            gauge: Box::new(SimGauge {
+                network: self.clone(),
+                id,
+                direction,
+            }),
         }
     }
 
@@ -301,6 +306,28 @@ impl Write for SimStream {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Looks at one direction.
+struct SimGauge {
+    network: SimNetwork,
+    id: ConnectionId,
+    direction: Direction,
+}
+
+impl Gauge for SimGauge {
+    fn held(&self) -> Option<Held> {
+        let net = self.network.lock();
+        let wire = net.connections.get(self.id)?;
+        Some(Held {
+            bytes: wire.pipes[self.direction as usize].under_way(),
+            room_bytes: net.config.buffer_bytes,
+        })
+    }
+
+    fn cap(&self) -> Option<Rate> {
+        Some(self.network.lock().config.rate)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, PEER_SILENCE, REATTACH};
+use pagelift_engine::units::PageCount;
 use pagelift_engine::wire::FrameType;
 
 use super::memory::Side;
@@ -206,7 +207,7 @@ impl Rules<'_> {
 }
 
 /// Every outcome that the standard seeds must reach.
-pub const WANTED: [&str; 40] = [
+pub const WANTED: [&str; 44] = [
     "completed",
     "completed although the network failed",
     "completed after a reattach",
@@ -247,6 +248,10 @@ pub const WANTED: [&str; 40] = [
     "window full",
     "a page in a second round",
     "second attempt completed",
+    "pages by reference",
+    "pages missing",
+    "pages missing in the last round",
+    "most pages by reference",
 ];
 
 fn count(
@@ -269,6 +274,21 @@ fn count(
             }
             if !attempt.plan.mishaps.is_empty() {
                 add("completed with a mishap");
+            }
+            if let Some(Ok(report)) = &attempt.source {
+                let pages = &report.pages;
+                if pages.reference > 0 {
+                    add("pages by reference");
+                }
+                if pages.reference > pages.sent().0 / 2 {
+                    add("most pages by reference");
+                }
+                if report.references.missing > PageCount(0) {
+                    add("pages missing");
+                }
+            }
+            if attempt.watcher.was_missing_late() {
+                add("pages missing in the last round");
             }
             if target.is_some() {
                 add("completed, and the target thinks otherwise");

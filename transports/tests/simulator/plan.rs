@@ -1,8 +1,11 @@
 //! What a seed stands for: a guest, a network, and what goes wrong.
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
+use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
+use pagelift_engine::codec::{Codec, CompressSetting, ZstdLevel};
 use pagelift_engine::units::{PAGE_BYTES, Rate};
 use pagelift_engine::wire::FrameType;
 use pagelift_transports::sim::{NetworkConfig, SimRng};
@@ -90,6 +93,8 @@ pub struct KeptPlan {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
+    pub compress: CompressSetting,
+    pub cpu: CpuLimit,
     pub pages: u64,
     pub filled: f64,
     pub pattern: Pattern,
@@ -144,6 +149,8 @@ impl Plan {
         let whim = rng.one_in(3);
         let mut plan = Self {
             seed,
+            compress: compress(seed),
+            cpu: cpu(seed),
             pages,
             filled: rng.pick(&[0.0, 0.3, 0.7, 1.0]),
             pattern: rng.pick(&[
@@ -275,6 +282,27 @@ impl Plan {
             verify: true,
             ..self.clone()
         }
+    }
+}
+
+/// How pages are compressed. From the seed alone, so that a change here leaves the rest of a
+/// plan as it was.
+fn compress(seed: u64) -> CompressSetting {
+    let level = |level| ZstdLevel::new(level).map_or(Codec::Lz4, Codec::Zstd);
+    match seed / 3 % 8 {
+        0 | 1 => CompressSetting::Fixed(Codec::Raw),
+        2 => CompressSetting::Xbzrle,
+        3 => CompressSetting::Fixed(Codec::Lz4),
+        4 => CompressSetting::Fixed(level(1)),
+        _ => CompressSetting::Auto,
+    }
+}
+
+/// Virtual time takes none of the processor's, so a limit must change nothing.
+fn cpu(seed: u64) -> CpuLimit {
+    CpuLimit {
+        percent: NonZeroU16::new(if seed.is_multiple_of(5) { 30 } else { 0 }),
+        threads: None,
     }
 }
 

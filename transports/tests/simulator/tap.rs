@@ -174,6 +174,7 @@ fn tapped(watcher: &Arc<Watcher>, side: Side, id: ConnectionId, plain: Connectio
             frames: Frames::new(),
         }),
         closer: plain.closer,
+        gauge: plain.gauge,
     }
 }
 

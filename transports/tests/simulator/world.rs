@@ -13,10 +13,11 @@ use pagelift_engine::migration::{
     Failure, Report, RunRight, Source, SourceConfig, Target, TargetConfig,
 };
 use pagelift_engine::pipeline::{
-    CatalogueWorker, Clock, Deltas, KeptPages, Shared, SourceParts, SourceSession, TargetSession,
+    CatalogueWorker, Clock, Deltas, KeptPages, Packing, Shared, SourceParts, SourceSession,
+    TargetSession,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, Rate};
-use pagelift_engine::wire::{Fact, SessionId};
+use pagelift_engine::wire::{Encoding, Encodings, Fact, SessionId};
 use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
 
 use super::crew::{Crew, CrewParts};
@@ -169,9 +170,15 @@ impl World {
             right: RunRight::claim(),
             cancel: faults.cancel_source.clone(),
             digest_threads: 1,
-            deltas: deltas(plan.seed, ReadPages::layout(&*self.source_memory).pages()),
+            packing: Packing {
+                compress: plan.compress,
+                deltas: deltas(plan, ReadPages::layout(&*self.source_memory).pages()),
+                cpu: plan.cpu,
+                channels: plan.channels,
+                references: plan.references,
+            },
         };
-        let mut source_session = SourceSession::new(source, plan.channels, parts);
+        let mut source_session = SourceSession::new(source, parts);
         let crew = Crew::new(CrewParts {
             truth: Arc::clone(&self.truth),
             network: network.clone(),
@@ -237,6 +244,7 @@ impl World {
                 .then(|| plan.pages.saturating_sub(plan.seed % 3)),
             layout: ReadPages::layout(&*self.source_memory).clone(),
             facts: vec![Fact::new("machine", "sim")],
+            needs: Encodings::needed_by(plan.compress),
             fixed_blackout: plan.network.latency * 3,
             policy,
         };
@@ -261,6 +269,7 @@ impl World {
             layout: WritePages::layout(&*self.target_memory).clone(),
             facts: vec![Fact::new("machine", machine)],
             references: Some(kept.terms()),
+            reads: target_reads(plan),
         };
         Arc::new(Shared::new(
             Target::new(config, now),
@@ -298,11 +307,21 @@ impl Policy for Whim {
     }
 }
 
-/// A third of the seeds each: no deltas, room for all pages, room for few.
-fn deltas(seed: u64, pages: PageCount) -> Option<Arc<Deltas>> {
-    let budget = match seed % 3 {
-        0 => return None,
-        1 => pages.bytes().0 * 2 + (1 << 20),
+/// What the target can read: now and then less than this build, but always what it must.
+fn target_reads(plan: &Plan) -> Encodings {
+    let reads = match plan.seed % 7 {
+        0 => Encodings::BASIC,
+        1 => Encodings::readable().without(Encoding::Zstd),
+        _ => Encodings::readable(),
+    };
+    Encodings(reads.0 | Encodings::needed_by(plan.compress).0)
+}
+
+/// Where deltas are wanted, half of the seeds each have room for all pages and for few.
+fn deltas(plan: &Plan, pages: PageCount) -> Option<Arc<Deltas>> {
+    let budget = match plan.seed % 2 {
+        _ if !plan.compress.wants_deltas() => return None,
+        0 => pages.bytes().0 * 2 + (1 << 20),
         _ => pages.bytes().0 / 4,
     };
     // What is too little for this guest is none.

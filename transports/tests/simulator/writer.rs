@@ -56,12 +56,17 @@ impl Writer {
     pub fn fill(&mut self, share: f64) {
         for page in 0..self.pages {
             if self.rng.unit() < share {
-                let word = if self.rng.one_in(8) {
-                    0
-                } else {
-                    self.rng.u64()
+                let word = match self.rng.below(8) {
+                    0 => 0,
+                    // Content that several pages have.
+                    1 => self.rng.below(4) + 1,
+                    _ => self.rng.u64(),
                 };
-                let content: Vec<u8> = word.to_le_bytes().repeat(PAGE_BYTES / 8);
+                let mut content: Vec<u8> = word.to_le_bytes().repeat(PAGE_BYTES / 8);
+                if word % 4 > 0 {
+                    // More than one word.
+                    content[PAGE_BYTES / 2..].fill(word as u8 | 1);
+                }
                 self.memory.store(page, 0, &content);
             }
         }

@@ -12,6 +12,9 @@ use lz4_flex::block::{
 /// From this length on `lz4_flex` needs the table with entries of 32 bits.
 const LARGE_BYTES: usize = u16::MAX as usize;
 
+/// What an encoder takes: tables of 8 and 16 KiB, and the worst case of a block.
+pub(super) const MOST_BYTES: u64 = 300 << 10;
+
 /// Tables and a buffer, allocated once.
 pub(super) struct Encoder {
     small: CompressTable,

@@ -21,7 +21,7 @@ mod lz4;
 mod zstd;
 
 use super::Codec;
-use crate::units::PAGE_BYTES;
+use crate::units::{ByteCount, PAGE_BYTES};
 
 /// Most pages in one block.
 pub const MAX_BLOCK_PAGES: usize = 64;
@@ -34,6 +34,9 @@ const PAYS_UP_TO_32NDS: usize = 31;
 pub const fn paying_bytes(bytes: usize) -> usize {
     bytes / 32 * PAYS_UP_TO_32NDS
 }
+
+/// What a [`BlockDecoder`] takes.
+pub const DECODER_BYTES: u64 = 160 << 10;
 
 /// How a block is packed, as the wire says it. Levels are the encoder's business alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +69,7 @@ impl BlockEncoder {
     /// An encoder with contexts for `codecs`. A codec that is not among them can be used as
     /// well: what it needs is allocated on its first block.
     ///
-    /// Memory: 300 KiB, and 1 to 6 MiB for each level of zstd after its first large block.
+    /// Memory: at most [`most_bytes`](Self::most_bytes), after its first large block.
     pub fn new(codecs: &[Codec]) -> Self {
         let levels = codecs.iter().filter_map(|codec| match codec {
             Codec::Zstd(level) => Some(*level),
@@ -76,6 +79,19 @@ impl BlockEncoder {
             lz4: lz4::Encoder::new(),
             zstd: zstd::Encoder::new(levels),
         }
+    }
+
+    /// The most memory that an encoder for `codecs` comes to take; 0 if none of them packs.
+    pub fn most_bytes(codecs: &[Codec]) -> ByteCount {
+        let of = |codec: &Codec| match codec {
+            Codec::Raw => 0,
+            Codec::Lz4 => lz4::MOST_BYTES,
+            Codec::Zstd(level) => lz4::MOST_BYTES + zstd::most_bytes(*level),
+        };
+        let lz4s = codecs.iter().filter(|codec| **codec != Codec::Raw).count() as u64;
+        // Whatever the codecs, there is one of LZ4.
+        let spare = lz4s.saturating_sub(1) * lz4::MOST_BYTES;
+        ByteCount(codecs.iter().map(of).sum::<u64>() - spare)
     }
 
     /// Packs `pages` into the beginning of `out` and returns how many bytes that took.
@@ -139,7 +155,7 @@ pub struct BlockDecoder {
 }
 
 impl BlockDecoder {
-    /// A decoder. Memory: 160 KiB.
+    /// A decoder. Memory: [`DECODER_BYTES`].
     pub fn new() -> Self {
         Self {
             zstd: zstd::Decoder::new(),

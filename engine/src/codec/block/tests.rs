@@ -311,3 +311,19 @@ proptest! {
         }
     }
 }
+
+#[cfg(feature = "zstd")]
+#[test]
+fn contexts_take_no_more_than_they_are_said_to() {
+    let mut out = vec![0; MAX_BLOCK_PAGES * PAGE_BYTES];
+    for level in (-50..=19).filter(|level| *level != 0) {
+        let level = ZstdLevel::new(level).unwrap();
+        let mut encoder = BlockEncoder::new(&[Codec::Zstd(level)]);
+        for pages in [1, 5, 17, 33, 64, 3, 64] {
+            encoder.encode(Codec::Zstd(level), &prose(pages, 7), &mut out);
+            let bytes = encoder.zstd.bytes(level);
+            let most = zstd::most_bytes(level);
+            assert!(bytes <= most, "level {}: {bytes} bytes", level.get());
+        }
+    }
+}

@@ -9,6 +9,17 @@ use super::BlockError;
 use crate::codec::ZstdLevel;
 use zstd_safe::{CCtx, CParameter, DCtx, get_error_name};
 
+/// The most that a context of this level takes for blocks of up to 64 pages. What its tables
+/// and work space come to, as `ZSTD_sizeof_CCtx` says, and a little more.
+pub(super) fn most_bytes(level: ZstdLevel) -> u64 {
+    match level.get() {
+        ..=0 => 640 << 10,
+        1..=3 => 1152 << 10,
+        4..=10 => 3328 << 10,
+        _ => 6 << 20,
+    }
+}
+
 /// Contexts by level.
 pub(super) struct Encoder {
     contexts: Vec<(ZstdLevel, CCtx<'static>)>,
@@ -41,6 +52,12 @@ impl Encoder {
     ) -> Option<usize> {
         // The only errors are a lack of room and a lack of memory: the pages go raw then.
         self.context(level).compress2(out, pages).ok()
+    }
+
+    /// What the context of `level` takes now.
+    #[cfg(test)]
+    pub(super) fn bytes(&mut self, level: ZstdLevel) -> u64 {
+        self.context(level).sizeof() as u64
     }
 
     fn context(&mut self, level: ZstdLevel) -> &mut CCtx<'static> {

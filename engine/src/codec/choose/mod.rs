@@ -86,6 +86,8 @@ pub struct Outcome {
     /// sent (`SIOCOUTQNSD`, see linux/sockios.h); `None` if it cannot tell, and they are
     /// reckoned from the rest.
     pub unsent_bytes: Option<u64>,
+    /// The most it can hold; `None` if unknown.
+    pub buffer_bytes: Option<u64>,
     /// When the writing was done.
     pub done: Instant,
 }
@@ -120,12 +122,30 @@ impl Chooser {
     /// # Panics
     /// If there are no workers.
     pub fn new(setting: CompressSetting, workers: u16, limit: CpuLimit) -> Self {
+        Self::among(setting, |_| true, workers, limit)
+    }
+
+    /// As [`new`](Self::new), with those codecs alone that are `readable` for the target; raw if
+    /// there is none.
+    ///
+    /// # Panics
+    /// If there are no workers.
+    pub fn among(
+        setting: CompressSetting,
+        readable: impl Fn(Codec) -> bool,
+        workers: u16,
+        limit: CpuLimit,
+    ) -> Self {
         assert!(workers > 0, "a chooser belongs to a worker");
-        let menu = match setting {
+        let mut menu = match setting {
             CompressSetting::Auto => auto_menu(),
             CompressSetting::Fixed(codec) => vec![codec],
             CompressSetting::Xbzrle => vec![Codec::Raw],
         };
+        menu.retain(|codec| readable(*codec));
+        if menu.is_empty() {
+            menu.push(Codec::Raw);
+        }
         Self {
             costs: CostTable::new(&menu),
             menu,

@@ -134,7 +134,8 @@ impl Price {
             Some(unsent) => unsent as f64,
             None => self.reckon(outcome, waited > busy * FULL),
         };
-        self.buffer_bytes = self.buffer_bytes.max(held);
+        let room = outcome.buffer_bytes.map(|room| room as f64);
+        self.buffer_bytes = room.unwrap_or(self.buffer_bytes).max(held).max(1.0);
         // What the target does not take is no reason to pack.
         self.filling = held / self.buffer_bytes * (1.0 - self.target_limited);
         let size = (outcome.input_bytes as f64 / BLOCK_BYTES).min(1.0);

@@ -173,6 +173,7 @@ fn a_slow_target_is_no_slow_link() {
                     waited: Duration::from_millis(1),
                     done: Instant(block * 1_000_000),
                     unsent_bytes: None,
+                    buffer_bytes: None,
                 },
             );
             if block % 50 == 49 {
@@ -257,6 +258,7 @@ fn real_pages_are_told_apart() {
             waited: Duration::from_nanos(wire_bytes * 8),
             done: Instant(block as u64 * 1_000_000),
             unsent_bytes: None,
+            buffer_bytes: None,
         };
         chooser.record(choice, outcome);
         let now = Instant(block as u64 * 1_000_000);

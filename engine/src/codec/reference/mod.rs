@@ -32,7 +32,20 @@ pub use setting::{ParseReferenceError, ReferenceSetting};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::units::PAGE_BYTES;
+use crate::units::{ByteCount, PAGE_BYTES, PageCount};
+
+/// Most pages of a target's catalogue that the source of a guest of `guest` pages takes: twice
+/// the guest, so that an image fits beside what its last visit left; at most 256 GiB.
+pub fn most_kept(guest: PageCount) -> u64 {
+    guest.0.saturating_mul(2).clamp(1 << 12, 1 << 26)
+}
+
+/// Memory that the source of a guest of `guest` pages needs for references at most: 13 to 18
+/// bytes for each page that the target may have kept, and up to 17 for each of the guest's.
+pub fn footprint(guest: PageCount) -> ByteCount {
+    let catalogue = Catalogue::footprint(most_kept(guest));
+    ByteCount(catalogue.0 + SentPages::footprint(guest).0)
+}
 
 /// Keys of one migration.
 #[derive(Clone)]

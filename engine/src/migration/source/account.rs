@@ -66,16 +66,16 @@ impl Source {
             state_bytes: self.state_bytes,
             pages: self.pages,
             references: ReferenceReport {
-                saved: ByteCount(
-                    PageCount(self.pages.reference)
-                        .bytes()
-                        .0
-                        .saturating_sub(self.reference_bytes.0)
-                        .saturating_sub(PageCount(self.answers.missing()).bytes().0),
-                ),
+                saved: {
+                    let found = self.pages.reference.saturating_sub(self.answers.missing());
+                    let found = PageCount(found).bytes().0;
+                    ByteCount(found.saturating_sub(self.data.reference))
+                },
                 missing: PageCount(self.answers.missing()),
                 catalogue: PageCount(self.references().map_or(0, |own| own.catalogue.told())),
             },
+            data: self.data,
+            stages: self.stages,
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),
             throttle_most: self.throttle_most,

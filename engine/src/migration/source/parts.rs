@@ -5,8 +5,10 @@ use std::time::Duration;
 use crate::converge::{Policy, Share};
 use crate::memory::Layout;
 use crate::migration::right::TargetReady;
+use crate::migration::stages::SourceStages;
+use crate::migration::volume::DataBytes;
 use crate::units::{ByteCount, Instant, PageCount, PageIndex, PageRange, Rate};
-use crate::wire::{Fact, SessionId};
+use crate::wire::{Encodings, Fact, SessionId};
 
 /// What a source needs to know before it begins.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct SourceConfig {
     pub layout: Layout,
     /// What must be equal on both sides.
     pub facts: Vec<Fact>,
+    /// Encodings of pages that the target must read, next to the basic ones.
+    pub needs: Encodings,
     /// Blackout with nothing to send, for the forecast: stop, device state, hand-over.
     pub fixed_blackout: Duration,
     /// When to stop the guest, or to give up.
@@ -95,16 +99,33 @@ pub struct SentFrame {
     pub bytes: ByteCount,
     /// Pages that held only zeros.
     pub zero: u64,
+    /// Pages of one word.
+    pub fill: u64,
     /// Pages sent as they are.
     pub raw: u64,
     /// Pages sent as what changed in them.
     pub delta: u64,
+    /// Pages sent in blocks of LZ4.
+    pub lz4: u64,
+    /// Pages sent in blocks of zstd.
+    pub zstd: u64,
     /// Pages sent as references to what the target has.
     pub reference: u64,
-    /// Bytes of frames that those took, their share of headers left out.
-    pub reference_bytes: ByteCount,
     /// Pages that were written, but hold what the target has already.
     pub unchanged: u64,
+    /// Bytes of the pages' data, by encoding.
+    pub data: DataBytes,
+    /// What reading, encoding and sending it took, and the waiting before.
+    pub stages: SourceStages,
+}
+
+impl SentFrame {
+    /// Pages of the batch.
+    pub fn pages(&self) -> u64 {
+        let packed = self.lz4 + self.zstd;
+        let small = self.zero + self.fill + self.delta + self.reference + self.unchanged;
+        small + packed + self.raw
+    }
 }
 
 /// Where a running migration is, for display.

@@ -142,15 +142,11 @@ impl Source {
         if let Some(channel) = self.channels.get_mut(usize::from(channel)) {
             channel.ledger.sent(frame.bytes, frame.reference > 0);
         }
-        self.pages.zero += frame.zero;
-        self.pages.raw += frame.raw;
-        self.pages.delta += frame.delta;
-        self.pages.reference += frame.reference;
-        self.pages.unchanged += frame.unchanged;
-        self.reference_bytes += frame.reference_bytes;
+        self.pages.count(&frame);
+        self.data += frame.data;
+        self.stages += frame.stages;
         self.page_bytes += frame.bytes;
-        self.round_pages +=
-            frame.zero + frame.raw + frame.delta + frame.reference + frame.unchanged;
+        self.round_pages += frame.pages();
         self.round_bytes += frame.bytes.0;
     }
 

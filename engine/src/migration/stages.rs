@@ -1,0 +1,78 @@
+//! How long the stages of the pipeline worked and waited: where the bottleneck is.
+//!
+//! Times are sums over all threads of a side: each data channel has one, which passes a frame
+//! through all stages. What is waited for is said at each stage.
+
+use std::ops::AddAssign;
+use std::time::Duration;
+
+/// What one stage did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageTime {
+    /// Working.
+    pub busy: Duration,
+    /// Waiting.
+    pub waiting: Duration,
+}
+
+impl AddAssign for StageTime {
+    fn add_assign(&mut self, other: Self) {
+        self.busy += other.busy;
+        self.waiting += other.waiting;
+    }
+}
+
+/// The stages of a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceStages {
+    /// Reading guest memory; waits for pages to send, and for acknowledgements while too many
+    /// frames are under way.
+    pub read: StageTime,
+    /// Finding zeros, filled pages and deltas, and packing; rests for a limit of the processors.
+    pub encode: StageTime,
+    /// Checksums and writing to the connections; waits for them to take more.
+    pub send: StageTime,
+}
+
+impl SourceStages {
+    /// Everything the threads spent.
+    pub fn total(&self) -> Duration {
+        let stages = [self.read, self.encode, self.send];
+        stages.iter().map(|stage| stage.busy + stage.waiting).sum()
+    }
+}
+
+impl AddAssign for SourceStages {
+    fn add_assign(&mut self, other: Self) {
+        self.read += other.read;
+        self.encode += other.encode;
+        self.send += other.send;
+    }
+}
+
+/// The stages of a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetStages {
+    /// Reading from the connections and checksums; waits for data to arrive.
+    pub receive: StageTime,
+    /// Unpacking and applying deltas; never waits.
+    pub decode: StageTime,
+    /// Writing guest memory; waits for the other channels at the end of a round.
+    pub place: StageTime,
+}
+
+impl TargetStages {
+    /// Everything the threads spent.
+    pub fn total(&self) -> Duration {
+        let stages = [self.receive, self.decode, self.place];
+        stages.iter().map(|stage| stage.busy + stage.waiting).sum()
+    }
+}
+
+impl AddAssign for TargetStages {
+    fn add_assign(&mut self, other: Self) {
+        self.receive += other.receive;
+        self.decode += other.decode;
+        self.place += other.place;
+    }
+}

@@ -1,0 +1,264 @@
+//! Turns a batch of pages into the body of a frame.
+//!
+//! A page goes out as the first of these that it can: a mark that it is zero, the word that
+//! fills it, its delta, a [reference](refer) to what the target has, or together with others in
+//! a [block](packer) that is packed or raw.
+//!
+//! Each page is copied once, into a buffer of a frame's size, and only the copy is looked at
+//! and sent: the guest may write the page meanwhile, which marks it dirty again. Pages that go
+//! raw are sent from there.
+
+mod gather;
+mod packer;
+mod refer;
+mod worth;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clock::Clock;
+use super::deltas::Deltas;
+use crate::codec::cache::Outcome;
+use crate::codec::{BlockFormat, Fill, is_zero};
+use crate::memory::{MemoryError, ReadPages};
+use crate::migration::{Batch, SentFrame};
+use crate::units::{PAGE_BYTES, PageIndex};
+use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES, PagesBuilder};
+use gather::Gathered;
+pub(super) use packer::{Packer, Sending};
+pub(super) use refer::Referrer;
+
+/// Longest delta where pages can be packed as well: what saves less is better packed.
+const WORTHY_DELTA: usize = PAGE_BYTES / 2;
+
+/// A frame's worth of buffers, allocated once.
+#[derive(Debug)]
+pub(super) struct PageEncoder {
+    builder: PagesBuilder,
+    /// Pages as they are read; what is sent of them is moved to the front.
+    data: Vec<u8>,
+    block: Gathered,
+    packer: Packer,
+    /// One delta.
+    delta: Box<[u8; PAGE_BYTES]>,
+    deltas: Option<Arc<Deltas>>,
+    /// Finds what the target has.
+    referrer: Option<Referrer>,
+    /// Whether the target knows pages that are filled with a word.
+    sends_fills: bool,
+}
+
+/// The parts of a body, and what they hold.
+#[derive(Debug)]
+pub(super) struct Encoded<'a> {
+    /// In their order.
+    pub(super) parts: [&'a [u8]; 3],
+    /// Counts; the bytes on the wire are not known yet.
+    pub(super) frame: SentFrame,
+}
+
+impl PageEncoder {
+    /// An encoder for a target that reads the encodings `reads`. Changed pages go by `deltas`
+    /// where that is shorter, and other ones through `packer`.
+    pub(super) fn new(deltas: Option<Arc<Deltas>>, packer: Packer, reads: Encodings) -> Self {
+        Self {
+            builder: PagesBuilder::default(),
+            data: vec![0; MAX_FRAME_PAGES * PAGE_BYTES],
+            block: Gathered::default(),
+            packer,
+            delta: Box::new([0; PAGE_BYTES]),
+            deltas,
+            referrer: None,
+            sends_fills: reads.contains(Encoding::Fill),
+        }
+    }
+
+    /// The same, for a target that takes references.
+    pub(super) fn referring(mut self, referrer: Option<Referrer>) -> Self {
+        self.referrer = referrer;
+        self
+    }
+
+    /// Reads the pages of `batch` and encodes them.
+    pub(super) fn encode(
+        &mut self,
+        batch: &Batch,
+        memory: &dyn ReadPages,
+        clock: &dyn Clock,
+    ) -> Result<Encoded<'_>, MemoryError> {
+        self.builder.begin(batch.round);
+        self.packer.begin();
+        if let Some(deltas) = &self.deltas {
+            deltas.enter_round(batch.round);
+        }
+        if let Some(referrer) = &mut self.referrer {
+            referrer.begin(batch);
+        }
+        let mut kept = 0;
+        let mut frame = SentFrame::default();
+        let (mut reading, mut encoding) = (Duration::ZERO, Duration::ZERO);
+        let mut begun = clock.now();
+        for run in &batch.runs {
+            let read_at = self.block.end().max(kept);
+            memory.read(*run, &mut self.data[read_at..read_at + run.len_bytes()])?;
+            let read = clock.now();
+            for (index, page) in run.indices().enumerate() {
+                let at = read_at + index * PAGE_BYTES;
+                let page = PageIndex(page);
+                self.begin_page(batch, page);
+                if self.encode_small(batch.round, page, at, &mut frame) {
+                    self.close_reference(&mut frame);
+                } else if !self.refer(batch, page, at, &mut frame) {
+                    self.block.add(page, at, &mut self.data);
+                }
+                if self.block.is_full() {
+                    kept = self.flush(kept, clock, &mut frame);
+                }
+            }
+            // The next pages are read to where these are.
+            self.close_reference(&mut frame);
+            reading += read.since(begun);
+            begun = clock.now();
+            encoding += begun.since(read);
+        }
+        if !self.block.is_empty() {
+            kept = self.flush(kept, clock, &mut frame);
+        }
+        encoding += clock.now().since(begun);
+        frame.stages.read.busy = reading;
+        frame.stages.encode.busy = encoding;
+        let (head, own) = self.builder.finish();
+        Ok(Encoded {
+            parts: [head, &self.data[..kept], own],
+            frame,
+        })
+    }
+
+    /// The frame that was encoded last is sent.
+    pub(super) fn sent(&mut self, sending: &Sending) {
+        self.packer.sent(sending);
+        if let Some(referrer) = &mut self.referrer {
+            referrer.sent(sending.encode_cpu + sending.send_cpu + sending.waited);
+        }
+    }
+
+    /// The part that chooses and packs.
+    pub(super) fn packer(&mut self) -> &mut Packer {
+        &mut self.packer
+    }
+
+    /// A page is about to be sent, in whatever way.
+    fn begin_page(&self, batch: &Batch, page: PageIndex) {
+        if let Some(referrer) = &self.referrer {
+            referrer.touch(batch, page);
+        }
+        if let Some(deltas) = &self.deltas
+            && batch.whole.binary_search(&page).is_ok()
+        {
+            // The target has not got what was sent before.
+            deltas.forget(page);
+        }
+    }
+
+    /// Sends the page whose content is at `at` as a reference if the target has it; whether it
+    /// has.
+    fn refer(&mut self, batch: &Batch, page: PageIndex, at: usize, frame: &mut SentFrame) -> bool {
+        let (data, builder) = (&self.data, &mut self.builder);
+        let referrer = self.referrer.as_mut();
+        referrer.is_some_and(|referrer| referrer.add(batch, page, at, data, builder, frame))
+    }
+
+    fn close_reference(&mut self, frame: &mut SentFrame) {
+        if let Some(referrer) = &mut self.referrer {
+            referrer.close(&self.data, &mut self.builder, frame);
+        }
+    }
+
+    /// Encodes the page whose content is at `at` if that takes few bytes, or none; whether it
+    /// did.
+    fn encode_small(
+        &mut self,
+        round: u32,
+        page: PageIndex,
+        at: usize,
+        frame: &mut SentFrame,
+    ) -> bool {
+        let Some(content) = self.data[at..].first_chunk::<PAGE_BYTES>() else {
+            return false;
+        };
+        let fill = if is_zero(content) {
+            self.builder.add_zero(page);
+            frame.zero += 1;
+            true
+        } else if self.sends_fills
+            && let Some(fill) = Fill::of(content)
+        {
+            frame.data.fill += self.builder.add_fill(page, fill) as u64;
+            frame.fill += 1;
+            true
+        } else {
+            false
+        };
+        let Some(deltas) = &self.deltas else {
+            return fill;
+        };
+        if fill {
+            deltas.put(round, page, content);
+            return true;
+        }
+        let room = if self.packer.packs() {
+            WORTHY_DELTA
+        } else {
+            PAGE_BYTES
+        };
+        match deltas.encode(round, page, content, &mut self.delta[..room]) {
+            Outcome::Unchanged => frame.unchanged += 1,
+            Outcome::Delta(length) => {
+                self.builder.add_delta(page, &self.delta[..length]);
+                frame.delta += 1;
+                frame.data.delta += length as u64;
+            }
+            Outcome::Whole => return false,
+        }
+        true
+    }
+
+    /// Packs the block under way, or leaves it raw; its data goes to `kept`, which is not later.
+    /// Returns where that of the next block goes.
+    fn flush(&mut self, kept: usize, clock: &dyn Clock, frame: &mut SentFrame) -> usize {
+        let pages = self.block.place();
+        let count = (pages.len() / PAGE_BYTES) as u64;
+        let end = match self.packer.pack(&self.data[pages.clone()], clock) {
+            Some((format, packed)) => {
+                let end = kept + packed.len();
+                self.data[kept..end].copy_from_slice(packed);
+                self.builder
+                    .add_block(format, self.block.runs(), end - kept);
+                let (pages, bytes) = match format {
+                    BlockFormat::Lz4 => (&mut frame.lz4, &mut frame.data.lz4),
+                    BlockFormat::Zstd => (&mut frame.zstd, &mut frame.data.zstd),
+                };
+                *pages += count;
+                *bytes += (end - kept) as u64;
+                end
+            }
+            None => {
+                let end = kept + pages.len();
+                if pages.start != kept {
+                    self.data.copy_within(pages, kept);
+                }
+                for run in self.block.runs() {
+                    self.builder.add_raw(*run);
+                }
+                frame.raw += count;
+                frame.data.raw += (end - kept) as u64;
+                end
+            }
+        };
+        self.block.clear();
+        end
+    }
+}
+
+#[cfg(test)]
+mod tests;

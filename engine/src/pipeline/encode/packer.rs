@@ -1,0 +1,139 @@
+//! Packs blocks with the codec that the setting, or the chooser, says, and tells the chooser
+//! what came of it.
+
+use std::time::Duration;
+
+use super::super::clock::Clock;
+use super::super::link::Held;
+use crate::codec::block::{BlockEncoder, MAX_BLOCK_PAGES};
+use crate::codec::choose::{Choice, Chooser, CpuLimit, LinkConditions, Outcome};
+use crate::codec::{BlockFormat, Codec, CompressSetting};
+use crate::units::{Instant, PAGE_BYTES};
+use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES};
+
+/// Most blocks of a frame: the last one need not be full.
+const MAX_BLOCKS: usize = MAX_FRAME_PAGES / MAX_BLOCK_PAGES + 1;
+
+/// Chooses and packs for one channel.
+#[derive(Debug)]
+pub(in super::super) struct Packer {
+    chooser: Chooser,
+    /// What packs; `None` if all pages go raw.
+    encoder: Option<BlockEncoder>,
+    /// One packed block.
+    packed: Box<[u8]>,
+    /// The blocks of the frame under way.
+    blocks: Vec<Packed>,
+}
+
+/// A block of the frame under way.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    choice: Choice,
+    input_bytes: u64,
+    wire_bytes: u64,
+    encode: Duration,
+}
+
+/// How a frame was sent. Times are those of the channel's thread.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Sending {
+    /// Processor time before the sending: reading and encoding.
+    pub(in super::super) encode_cpu: Duration,
+    /// Processor time of the sending.
+    pub(in super::super) send_cpu: Duration,
+    /// What the sending took beyond that.
+    pub(in super::super) waited: Duration,
+    /// What the connection held when it began.
+    pub(in super::super) held: Option<Held>,
+    /// When it was done.
+    pub(in super::super) done: Instant,
+}
+
+impl Packer {
+    /// A packer for one of `workers` channels, for a target that reads the encodings `reads`.
+    pub(in super::super) fn new(
+        setting: CompressSetting,
+        workers: u16,
+        limit: CpuLimit,
+        reads: Encodings,
+    ) -> Self {
+        let readable = |codec: Codec| {
+            codec.format().is_none_or(|format| {
+                reads.contains(format.into()) && reads.contains(Encoding::More)
+            })
+        };
+        let chooser = Chooser::among(setting, readable, workers, limit);
+        let packs = chooser.codecs().iter().any(|codec| *codec != Codec::Raw);
+        let room = if packs {
+            MAX_BLOCK_PAGES * PAGE_BYTES
+        } else {
+            0
+        };
+        Self {
+            encoder: packs.then(|| BlockEncoder::new(chooser.codecs())),
+            chooser,
+            packed: vec![0; room].into(),
+            blocks: Vec::with_capacity(MAX_BLOCKS),
+        }
+    }
+
+    /// Whether any block may be packed.
+    pub(super) fn packs(&self) -> bool {
+        self.encoder.is_some()
+    }
+
+    /// Whether there is a choice, which measurements help.
+    pub(in super::super) fn chooses(&self) -> bool {
+        self.chooser.codecs().len() > 1
+    }
+
+    /// Begins a frame.
+    pub(super) fn begin(&mut self) {
+        self.blocks.clear();
+    }
+
+    /// Packs a block of whole pages; `None` if they are to go raw.
+    pub(super) fn pack(&mut self, pages: &[u8], clock: &dyn Clock) -> Option<(BlockFormat, &[u8])> {
+        let encoder = self.encoder.as_mut()?;
+        let choice = self.chooser.choose(pages);
+        let codec = choice.codec();
+        let begun = clock.thread_cpu();
+        let packed = encoder.encode(codec, pages, &mut self.packed);
+        let input_bytes = pages.len() as u64;
+        self.blocks.push(Packed {
+            choice,
+            input_bytes,
+            wire_bytes: packed.map_or(input_bytes, |length| length as u64),
+            encode: clock.thread_cpu().saturating_sub(begun),
+        });
+        Some((codec.format()?, &self.packed[..packed?]))
+    }
+
+    /// The frame is sent: its blocks share what that took, by their size.
+    pub(super) fn sent(&mut self, sending: &Sending) {
+        let inputs: u64 = self.blocks.iter().map(|block| block.input_bytes).sum();
+        let encode: Duration = self.blocks.iter().map(|block| block.encode).sum();
+        let read = sending.encode_cpu.saturating_sub(encode);
+        for block in self.blocks.drain(..) {
+            let share = block.input_bytes as f64 / inputs as f64;
+            let outcome = Outcome {
+                input_bytes: block.input_bytes,
+                wire_bytes: block.wire_bytes,
+                read: read.mul_f64(share),
+                encode: block.encode,
+                send: sending.send_cpu.mul_f64(share),
+                waited: sending.waited.mul_f64(share),
+                unsent_bytes: sending.held.map(|held| held.bytes),
+                buffer_bytes: sending.held.map(|held| held.room_bytes),
+                done: sending.done,
+            };
+            self.chooser.record(block.choice, outcome);
+        }
+    }
+
+    /// Takes in how the link does.
+    pub(in super::super) fn observe(&mut self, now: Instant, link: LinkConditions) {
+        self.chooser.observe(now, link);
+    }
+}

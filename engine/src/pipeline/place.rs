@@ -1,0 +1,157 @@
+//! Puts the pages of a frame into the target's memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clock::Clock;
+use super::referred::Referred;
+use crate::codec::block::{BlockDecoder, MAX_BLOCK_PAGES};
+use crate::codec::{BlockFormat, FILL_BYTES, Fill, xbzrle};
+use crate::memory::{ReadPages, WritePages};
+use crate::migration::{MigrationError, TargetStages};
+use crate::units::{Instant, PAGE_BYTES, PageRange};
+use crate::wire::{Encoding, PageRun, PagesBody};
+
+/// Decodes and places for one channel, in buffers that are allocated once.
+pub(super) struct Placer {
+    memory: Arc<dyn WritePages>,
+    /// The same memory, to apply deltas to.
+    content: Arc<dyn ReadPages>,
+    /// What references are found with, if there may be any.
+    references: Option<Referred>,
+    decoder: BlockDecoder,
+    /// The block under way, or what fills pages, or one page.
+    block: Box<[u8]>,
+    /// Where the pages of the next run of the block are.
+    block_at: usize,
+    /// Since when the stage that is worked for now does so.
+    since: Instant,
+}
+
+impl std::fmt::Debug for Placer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Placer").finish_non_exhaustive()
+    }
+}
+
+impl Placer {
+    /// Places in `memory`, which can be read back as `content`.
+    pub(super) fn new(
+        memory: Arc<dyn WritePages>,
+        content: Arc<dyn ReadPages>,
+        references: Option<Referred>,
+    ) -> Self {
+        Self {
+            references,
+            memory,
+            content,
+            decoder: BlockDecoder::new(),
+            block: vec![0; MAX_BLOCK_PAGES * PAGE_BYTES].into(),
+            block_at: 0,
+            since: Instant::default(),
+        }
+    }
+
+    /// Places the pages of a checked frame; says what its stages took. Adds to `missing` what
+    /// could not be made: references to what is not there, and deltas for pages that are not
+    /// `is_whole`.
+    ///
+    /// # Errors
+    /// When memory cannot be read or written, or what is packed in a run is malformed.
+    pub(super) fn place(
+        &mut self,
+        body: &PagesBody<'_>,
+        clock: &dyn Clock,
+        is_whole: impl Fn(PageRange) -> bool,
+        missing: &mut Vec<PageRange>,
+    ) -> Result<TargetStages, MigrationError> {
+        let mut stages = TargetStages::default();
+        self.since = clock.now();
+        for run in body.runs() {
+            let range = run.range;
+            match run.encoding {
+                Encoding::Zero => self.memory.write_zeros(range)?,
+                Encoding::Raw => self.memory.write(range.first, run.data)?,
+                Encoding::Fill => self.fill(range, run.data)?,
+                Encoding::Delta if !is_whole(range) => missing.push(range),
+                Encoding::Delta => {
+                    // The round's barrier: the page is as the round before left it.
+                    let page = &mut self.block[..PAGE_BYTES];
+                    self.content.read(range, page)?;
+                    xbzrle::decode(run.data, page).map_err(|error| malformed(&run, &error))?;
+                    stages.decode.busy += self.lap(clock);
+                    self.memory.write(range.first, &self.block[..PAGE_BYTES])?;
+                }
+                Encoding::Lz4 => self.unpack(BlockFormat::Lz4, &run, &mut stages, clock)?,
+                Encoding::Zstd => self.unpack(BlockFormat::Zstd, &run, &mut stages, clock)?,
+                Encoding::More => self.place_more(range)?,
+                Encoding::Reference => {
+                    let references = self.references.as_mut();
+                    let found = references.map(|own| own.find(&run, &*self.content));
+                    match found.transpose()?.flatten() {
+                        Some(pages) => self.memory.write(range.first, pages)?,
+                        None => missing.push(range),
+                    }
+                }
+            }
+            stages.place.busy += self.lap(clock);
+        }
+        Ok(stages)
+    }
+
+    /// Unpacks a block and places the pages of its first run.
+    fn unpack(
+        &mut self,
+        format: BlockFormat,
+        run: &PageRun<'_>,
+        stages: &mut TargetStages,
+        clock: &dyn Clock,
+    ) -> Result<(), MigrationError> {
+        let pages = &mut self.block[..PageRange::new(0, run.block.0).len_bytes()];
+        self.decoder
+            .decode(format, run.data, pages)
+            .map_err(|error| malformed(run, &error))?;
+        stages.decode.busy += self.lap(clock);
+        self.block_at = 0;
+        self.place_more(run.range)
+    }
+
+    /// Places pages of the block that was unpacked last. The frame's check has made sure that it
+    /// has them.
+    fn place_more(&mut self, range: PageRange) -> Result<(), MigrationError> {
+        let end = self.block_at + range.len_bytes();
+        self.memory
+            .write(range.first, &self.block[self.block_at..end])?;
+        self.block_at = end;
+        Ok(())
+    }
+
+    /// Fills pages with one word.
+    fn fill(&mut self, range: PageRange, word: &[u8]) -> Result<(), MigrationError> {
+        let mut fill = Fill([0; FILL_BYTES]);
+        fill.0.copy_from_slice(word);
+        let most = MAX_BLOCK_PAGES as u64;
+        fill.write(&mut self.block[..range.len_bytes().min(MAX_BLOCK_PAGES * PAGE_BYTES)]);
+        for first in range.indices().step_by(MAX_BLOCK_PAGES) {
+            let part = PageRange::new(first, (range.end() - first).min(most));
+            self.memory
+                .write(part.first, &self.block[..part.len_bytes()])?;
+        }
+        Ok(())
+    }
+
+    /// The time since it was asked last.
+    fn lap(&mut self, clock: &dyn Clock) -> Duration {
+        let now = clock.now();
+        now.since(std::mem::replace(&mut self.since, now))
+    }
+}
+
+fn malformed(run: &PageRun<'_>, error: &dyn std::error::Error) -> MigrationError {
+    let PageRange { first, count } = run.range;
+    MigrationError::PeerMisbehaved(format!(
+        "pages {} to {}: {error}",
+        first.0,
+        first.0 + count.0 - 1
+    ))
+}
