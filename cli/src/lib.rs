@@ -7,6 +7,7 @@
 //! | [`qemu`] | `pagelift-send` and `pagelift-receive` |
 //! | [`replay`] | `pagelift replay`: runs a policy over a recorded migration |
 //! | [`report`] | what all of them print at the end |
+//! | [`stages`] | the part of it that names the bottleneck |
 //! | [`progress`] | what they show while a guest moves |
 //! | [`stop_at`] | stops them at a point of a migration, for tests |
 //!
@@ -22,6 +23,7 @@ pub mod progress;
 pub mod qemu;
 pub mod replay;
 pub mod report;
+pub mod stages;
 pub mod stop_at;
 pub mod trace;
 

@@ -11,8 +11,8 @@ use pagelift_control::qmp::Address;
 use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages, WritePages};
 use pagelift_engine::migration::{DOUBT, Failure, GuestLocation, MigrationError, RunRight};
 use pagelift_engine::pipeline::{
-    CancelToken, KeptPages, ReceiveJob, SendJob, SendOptions, memory_budget, process_cpu, receive,
-    send,
+    CancelToken, KeptPages, ReceiveJob, Received, SendJob, SendOptions, memory_budget, process_cpu,
+    receive, send,
 };
 use pagelift_engine::units::{ByteCount, PageCount, Rate};
 use pagelift_engine::wire::MAX_CHANNELS;
@@ -25,6 +25,7 @@ use crate::options::{self, ConvergenceOptions, Effort, random_number, random_ses
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra, Side};
+use crate::stages;
 use crate::stop_at::{StopAt, Stopping};
 
 /// Blackout of a QEMU guest with no page to send: QEMU's stop, its device state, the commit.
@@ -268,13 +269,14 @@ impl ReceiveCommand {
         prepared.guest.finish();
         Ok(match result {
             Ok(received) => {
-                let object = received_json(received.status.received, received.verified, peak);
+                let object = received_json(&received, peak);
                 if self.output.json {
                     println!("{object}");
                 } else {
                     println!(
-                        "completed: the guest is here, {} received",
-                        received.status.received
+                        "completed: the guest is here, {} received\n{}",
+                        received.status.received,
+                        stages::target_text(&received.status.stages)
                     );
                 }
                 ExitCode::Completed
@@ -341,14 +343,15 @@ impl Output {
 }
 
 /// The target's report.
-fn received_json(received: ByteCount, verified: bool, memory_peak_bytes: u64) -> Value {
+fn received_json(received: &Received, memory_peak_bytes: u64) -> Value {
     json!({
         "outcome": "completed",
         "vm_location": GuestLocation::Target.name(),
-        "wire_bytes": received.0,
+        "wire_bytes": received.status.received.0,
+        "stages": stages::target_json(&received.status.stages),
         "cpu_s": { "target": process_cpu().as_secs_f64() },
         "memory_bytes": { "peak": memory_peak_bytes },
-        "verified": verified,
+        "verified": received.verified,
         "error": null,
     })
 }

@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
+use pagelift_engine::units::{ByteCount, PageCount};
 use serde_json::{Value, json};
+
+use crate::stages;
 
 /// What a report says beyond what the engine saw.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,6 +68,16 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
             "missing_pages": report.references.missing.0,
             "catalogue_pages": report.references.catalogue.0,
         },
+        "data_bytes": {
+            "fill": report.data.fill,
+            "raw": report.data.raw,
+            "delta": report.data.delta,
+            "lz4": report.data.lz4,
+            "zstd": report.data.zstd,
+            "reference": report.data.reference,
+        },
+        "saved_bytes": report.data.saved(&report.pages).0,
+        "stages": stages::source_json(&report.stages),
         "dirty_bytes_per_s": report.dirty.map(|rate| rate.0),
         "link_bytes_per_s": report.link.map(|rate| rate.0),
         "throttle_pct_max": report.throttle_most.as_fraction() * 100.0,
@@ -171,6 +184,7 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
             pages.reference, references.saved, references.missing.0
         );
     }
+    text += &packed_text(report);
     if let (Some(dirty), Some(link)) = (report.dirty, report.link) {
         text +=
             &format!("rates: the guest wrote {dirty} of distinct pages, the link carried {link}\n");
@@ -180,11 +194,36 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
         extra.source_cpu.as_secs_f64(),
         report.target_cpu.as_secs_f64()
     );
+    text += &stages::source_text(&report.stages);
+    text.push('\n');
     text += match report.verified {
         true => "verified: the digest of all memory was equal on both sides at the switchover",
         false => "not verified: no digest was asked for",
     };
     text
+}
+
+/// The line about what packing saved; empty if nothing was.
+fn packed_text(report: &Report) -> String {
+    let (pages, data) = (&report.pages, &report.data);
+    let saved = data.saved(pages);
+    let packed = [
+        (pages.lz4, data.lz4, "by lz4"),
+        (pages.zstd, data.zstd, "by zstd"),
+        (pages.delta, data.delta, "by deltas"),
+        (pages.fill, data.fill, "by the word that fills them"),
+    ];
+    let each: Vec<_> = packed
+        .into_iter()
+        .filter(|(pages, ..)| *pages > 0)
+        .map(|(pages, bytes, how)| {
+            format!("{} {how} to {}", PageCount(pages).bytes(), ByteCount(bytes))
+        })
+        .collect();
+    if each.is_empty() {
+        return String::new();
+    }
+    format!("packed: {}; {saved} saved\n", each.join(", "))
 }
 
 /// The lines for a migration that did not complete.

@@ -23,13 +23,18 @@ const PAGE_KINDS: [&str; 8] = [
     "zstd",
 ];
 
+/// What the pages' data may consist of.
+const DATA_KINDS: [&str; 5] = ["delta", "fill", "lz4", "raw", "zstd"];
+
 /// Numbers of the report that are always there.
-const NUMBERS: [&str; 8] = [
+const NUMBERS: [&str; 10] = [
     "/blackout_ms",
     "/cpu_s/source",
     "/cpu_s/target",
     "/guest_bytes",
     "/rounds",
+    "/saved_bytes",
+    "/stages/target_full_s",
     "/throttle_pct_max",
     "/total_ms",
     "/wire_bytes",
@@ -97,15 +102,37 @@ pub fn check_completed(report: &Value, guest_bytes: u64) {
         pages >= guest_pages,
         "the first round alone deals with every page once: {report}"
     );
-    let raw_bytes = number(report, "/pages/raw") * 4096.0;
+    let data = |kind: &str| number(report, &format!("/data_bytes/{kind}"));
+    assert_eq!(
+        data("raw"),
+        number(report, "/pages/raw") * 4096.0,
+        "{report}"
+    );
+    let data: f64 = DATA_KINDS.iter().map(|kind| data(kind)).sum();
     let wire = number(report, "/wire_bytes");
     // On top of the pages: headers of frames and runs, zero pages by their numbers, and QEMU's
     // device state, which is about a megabyte.
     let marks = pages * 32.0;
     assert!(
-        (raw_bytes..raw_bytes + marks + 16e6).contains(&wire),
-        "{wire} bytes for {raw_bytes} of pages: {report}"
+        (data..data + marks + 16e6).contains(&wire),
+        "{wire} bytes for {data} of pages: {report}"
     );
+    check_stages(report, &["read", "encode", "send"]);
+}
+
+/// Checks what a report says of the stages of its side.
+///
+/// # Panics
+/// When something of it is missing.
+pub fn check_stages(report: &Value, stages: &[&str]) {
+    for stage in stages {
+        for kind in ["busy_s", "waiting_s"] {
+            let seconds = number(report, &format!("/stages/{stage}/{kind}"));
+            assert!(seconds >= 0.0, "{stage} {kind}: {report}");
+        }
+    }
+    let bottleneck = report.pointer("/stages/bottleneck");
+    assert!(bottleneck.is_some_and(Value::is_string), "{report}");
 }
 
 /// Checks the report of a guest that did not move, and gives the error's code and message.

@@ -118,6 +118,8 @@ enum TargetSays {
         counts: Vec<u64>,
         /// Most memory it took next to the guest's.
         memory_peak_bytes: u64,
+        /// What its stages did, as in a report.
+        stages: serde_json::Value,
     },
     /// The guest did not arrive, or not whole.
     Failed { message: String },

@@ -151,12 +151,13 @@ fn finish(
     report: &Report,
     extra: &Extra,
 ) -> Result<ExitCode> {
-    let (arrived_with, counts, target_peak) = match target.hear()? {
+    let (arrived_with, counts, target_peak, target_stages) = match target.hear()? {
         TargetSays::Proven {
             arrived_with,
             counts,
             memory_peak_bytes,
-        } => (arrived_with, counts, memory_peak_bytes),
+            stages,
+        } => (arrived_with, counts, memory_peak_bytes, stages),
         TargetSays::Failed { message } => bail!("on the target: {message}"),
         other @ TargetSays::Listening { .. } => bail!("the target process said {other:?}"),
     };
@@ -167,6 +168,7 @@ fn finish(
     let after: u64 = sum(&counts) - moved;
     if options.json {
         let mut object = report::completed_json(report, extra);
+        object["target_stages"] = target_stages;
         object["proof"] = json!({
             "writes_on_source": moved,
             "writes_on_target": after,

@@ -21,6 +21,7 @@ use super::guest::{Guest, GuestMemory};
 use super::{DeviceState, TargetSays, proof};
 use crate::options::random_number;
 use crate::own_memory::own_memory_bytes;
+use crate::stages;
 
 /// How long the guest runs on before its memory is checked.
 const RUN_ON: Duration = Duration::from_millis(300);
@@ -67,7 +68,7 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
         guest: None,
     };
     let mut memory_peak_bytes = 0;
-    receive(ReceiveJob {
+    let received = receive(ReceiveJob {
         listener: &server,
         pages: Arc::clone(&view) as Arc<dyn WritePages>,
         content: Arc::clone(&view) as Arc<dyn ReadPages>,
@@ -90,6 +91,7 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
         arrived_with: state.counts,
         counts,
         memory_peak_bytes,
+        stages: stages::target_json(&received.status.stages),
     })
 }
 

@@ -32,6 +32,9 @@ pub struct SourceStages {
     pub encode: StageTime,
     /// Checksums and writing to the connections; waits for them to take more.
     pub send: StageTime,
+    /// The part of that waiting for which the target is to blame: it had no room for more, as
+    /// far as the connections can tell.
+    pub target_full: Duration,
 }
 
 impl SourceStages {
@@ -47,6 +50,7 @@ impl AddAssign for SourceStages {
         self.read += other.read;
         self.encode += other.encode;
         self.send += other.send;
+        self.target_full += other.target_full;
     }
 }
 

@@ -28,11 +28,13 @@ impl DataBytes {
         ByteCount(self.fill + self.raw + self.delta + self.lz4 + self.zstd + self.reference)
     }
 
-    /// What the pages would have taken as they are, zero pages left out, less what they took:
-    /// what fills, deltas, references and packing saved.
+    /// What the pages would have taken as they are, less what they took: what fills, deltas and
+    /// packing saved. Zero pages and references are left out.
     pub fn saved(&self, pages: &PagesSent) -> ByteCount {
-        let whole = PageCount(pages.sent().0 - pages.zero + pages.unchanged).bytes();
-        ByteCount(whole.0.saturating_sub(self.total().0))
+        let others = pages.sent().0 - pages.zero - pages.reference;
+        let whole = PageCount(others + pages.unchanged).bytes();
+        let took = self.total().0 - self.reference;
+        ByteCount(whole.0.saturating_sub(took))
     }
 }
 
@@ -72,6 +74,6 @@ mod tests {
             zstd: 0,
             reference: 44,
         };
-        assert_eq!(data.saved(&pages), ByteCount(21 * 4096 - 13274));
+        assert_eq!(data.saved(&pages), ByteCount(15 * 4096 - 13230));
     }
 }

@@ -188,7 +188,11 @@ struct Guarded<M> {
     version: u64,
 }
 
-type ControlStream = FrameWriter<Box<dyn Write + Send>>;
+struct ControlStream {
+    writer: FrameWriter<Box<dyn Write + Send>>,
+    /// Body of a message, allocated once.
+    body: Vec<u8>,
+}
 
 /// The sending half of the control connection, once there is one.
 #[derive(Clone, Default)]
@@ -207,7 +211,10 @@ impl std::fmt::Debug for ControlWriter {
 impl ControlWriter {
     /// Messages leave by `stream` from now on.
     pub fn connect(&self, stream: Box<dyn Write + Send>) {
-        *self.lock() = Some(FrameWriter::new(stream));
+        *self.lock() = Some(ControlStream {
+            writer: FrameWriter::new(stream),
+            body: Vec::new(),
+        });
         self.connections.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -234,7 +241,8 @@ impl ControlWriter {
         while let Some(stream) = stream.as_mut()
             && let Some(message) = next()
         {
-            stream.write(message.kind(), &[&message.encode()])?;
+            message.encode_into(&mut stream.body);
+            stream.writer.write(message.kind(), &[&stream.body])?;
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, Stag
 use crate::units::{ByteCount, Instant};
 use crate::wire::{FrameType, FrameWriter, Join, Message};
 
-/// How often the chooser is told how the link does.
+/// How often the link is looked at.
 const OBSERVE: Duration = Duration::from_millis(50);
 
 /// How the pages of a migration are packed.
@@ -37,6 +37,15 @@ pub struct Packing {
     pub references: ReferenceSetting,
 }
 
+/// The link, when it was looked at last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Observed {
+    at: Instant,
+    carrying: Carrying,
+    /// Waiting for the connection since.
+    waited: Duration,
+}
+
 /// The sending half of a data channel.
 pub struct SourceChannel {
     shared: Arc<Shared<Source>>,
@@ -46,11 +55,12 @@ pub struct SourceChannel {
     gauge: Box<dyn Gauge>,
     encoder: PageEncoder,
     batch: Batch,
+    /// Body of a message, allocated once.
+    body: Vec<u8>,
     rest: Rest,
     /// Since when there is nothing to send.
     idle_since: Option<Instant>,
-    /// When the link was looked at last, and what it had carried then.
-    observed: (Instant, Carrying),
+    observed: Observed,
     last_word: LastWord,
 }
 
@@ -89,7 +99,10 @@ impl SourceChannel {
         let referrer = references.map(|own| Referrer::new(own, packing.references, number));
         let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
         Ok(Self {
-            observed: (shared.now(), Carrying::default()),
+            observed: Observed {
+                at: shared.now(),
+                ..Observed::default()
+            },
             shared,
             memory,
             number,
@@ -97,6 +110,7 @@ impl SourceChannel {
             gauge,
             encoder: encoder.referring(referrer),
             batch: Batch::default(),
+            body: Vec::new(),
             rest: Rest::new(limit, workers),
             idle_since: None,
             last_word: LastWord::default(),
@@ -141,9 +155,10 @@ impl SourceChannel {
             Work::Pages => self.send_pages()?,
             Work::RoundEnd(round) => {
                 let message = Message::RoundEnd { round };
+                message.encode_into(&mut self.body);
                 let bytes = self
                     .writer
-                    .write(message.kind(), &[&message.encode()])
+                    .write(message.kind(), &[&self.body])
                     .map_err(lost)?;
                 SentFrame {
                     bytes: ByteCount(bytes),
@@ -197,30 +212,41 @@ impl SourceChannel {
         if self.rest.is_limited() {
             self.rest.worked(done, cpu.saturating_sub(begun));
         }
-        self.observe(done);
+        self.observed.waited += took - send_cpu;
+        if done.since(self.observed.at) >= OBSERVE {
+            frame.stages.target_full = self.observe(done);
+        }
         Ok(frame)
     }
 
-    /// Tells the chooser how the link does, now and then.
-    fn observe(&mut self, now: Instant) {
-        let (last, before) = self.observed;
-        if !self.encoder.packer().chooses() || now.since(last) < OBSERVE {
-            return;
-        }
+    /// Looks at the link and tells the chooser how it does. Returns how long, since the last
+    /// look, the channel waited because the target had no room.
+    fn observe(&mut self, now: Instant) -> Duration {
+        let before = std::mem::take(&mut self.observed);
         let carrying = self.gauge.carrying().unwrap_or_default();
-        let busy = carrying.busy.saturating_sub(before.busy);
-        let full = carrying.receiver_full.saturating_sub(before.receiver_full);
-        let conditions = LinkConditions {
-            placed: self.shared.look(Source::link_rate),
-            cap: self.gauge.cap(),
-            target_limited: if busy.is_zero() {
-                0.0
-            } else {
-                full.div_duration_f64(busy)
-            },
+        let busy = carrying.busy.saturating_sub(before.carrying.busy);
+        let full = carrying
+            .receiver_full
+            .saturating_sub(before.carrying.receiver_full);
+        let target_limited = if busy.is_zero() {
+            0.0
+        } else {
+            full.div_duration_f64(busy).min(1.0)
         };
-        self.encoder.packer().observe(now, conditions);
-        self.observed = (now, carrying);
+        if self.encoder.packer().chooses() {
+            let conditions = LinkConditions {
+                placed: self.shared.look(Source::link_rate),
+                cap: self.gauge.cap(),
+                target_limited,
+            };
+            self.encoder.packer().observe(now, conditions);
+        }
+        self.observed = Observed {
+            at: now,
+            carrying,
+            waited: Duration::ZERO,
+        };
+        before.waited.mul_f64(target_limited)
     }
 }
 

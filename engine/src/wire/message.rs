@@ -151,13 +151,21 @@ impl Message {
     /// The body of the frame that carries it.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
+        self.encode_into(&mut out);
+        out
+    }
+
+    /// Puts the body of the frame that carries it in the place of what `out` holds. Those that
+    /// go with pages allocate nothing if there is room.
+    pub fn encode_into(&self, out: &mut Vec<u8>) {
+        out.clear();
         match self {
-            Self::Hello(hello) => return hello.encode(),
-            Self::Accept(accept) => return accept.encode(),
-            Self::Refuse(refuse) => return refuse.encode(),
-            Self::Join(join) => return join.encode(),
-            Self::Catalogue(chunk) => return chunk.encode(),
-            Self::Missing(pages) => return catalogue::encode_missing(pages),
+            Self::Hello(hello) => *out = hello.encode(),
+            Self::Accept(accept) => *out = accept.encode(),
+            Self::Refuse(refuse) => *out = refuse.encode(),
+            Self::Join(join) => *out = join.encode(),
+            Self::Catalogue(chunk) => *out = chunk.encode(),
+            Self::Missing(pages) => *out = catalogue::encode_missing(pages),
             Self::RoundEnd { round } | Self::LastRound { round } => {
                 out.extend_from_slice(&round.to_le_bytes());
             }
@@ -179,11 +187,10 @@ impl Message {
             Self::Reattach(session) => out.extend_from_slice(&session.0.to_le_bytes()),
             Self::Abort { code, reason } => {
                 out.extend_from_slice(&(*code as u16).to_le_bytes());
-                put_text(&mut out, reason);
+                put_text(out, reason);
             }
             Self::Ready | Self::HandOver | Self::Settled | Self::Ping | Self::Pong => {}
         }
-        out
     }
 
     /// Reads the body of a frame of type `kind`.

@@ -9,10 +9,12 @@
 //! corpus that is kept, for a few seconds each, with whatever compiler there is; it is part of
 //! `tests/run`.
 
+mod block;
 mod catalogue;
 mod wire;
 mod xbzrle;
 
+pub use block::{block_decode, block_encode};
 pub use catalogue::catalogue;
 pub use wire::{agent_message, frame_reader, hello, message, pages_body};
 pub use xbzrle::{xbzrle_decode, xbzrle_encode};
@@ -27,10 +29,18 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "agent_message",
         run: agent_message,
+    },
+    Target {
+        name: "block_decode",
+        run: block_decode,
+    },
+    Target {
+        name: "block_encode",
+        run: block_encode,
     },
     Target {
         name: "catalogue",

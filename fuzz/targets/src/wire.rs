@@ -1,6 +1,7 @@
 //! Frames and messages of our own formats.
 
 use pagelift_agent_protocol as agent;
+use pagelift_engine::codec::block::MAX_BLOCK_PAGES;
 use pagelift_engine::wire::{
     Accept, Encoding, FrameReader, FrameType, FrameWriter, Hello, Join, MAX_BODY_BYTES,
     MAX_FRAME_PAGES, Message, PagesBody, ReadOutcome, Reference, Refuse,
@@ -121,16 +122,31 @@ pub fn pages_body(data: &[u8]) {
         return;
     };
     let (mut pages, mut bytes, mut runs) = (0, 0, 0);
+    // Pages of the block under way that are still to come.
+    let mut left = 0;
     for run in body.runs() {
-        assert!(run.range.first.0.checked_add(run.range.count.0).is_some());
-        pages += run.range.count.0;
+        let count = run.range.count.0;
+        assert!(run.range.first.0.checked_add(count).is_some());
+        pages += count;
         bytes += run.data.len();
         runs += 1;
         if run.encoding == Encoding::Reference {
             let reference = Reference::decode(run.data).expect("a run that was checked");
             assert_eq!(reference.encode(), run.data);
         }
+        if run.encoding == Encoding::More {
+            assert!(count <= left && run.data.is_empty());
+            left -= count;
+            continue;
+        }
+        assert_eq!(left, 0, "a block has all its pages");
+        if run.encoding.is_block() {
+            assert!((count..=MAX_BLOCK_PAGES as u64).contains(&run.block.0));
+            assert!((1..=run.block.bytes().0).contains(&(run.data.len() as u64)));
+            left = run.block.0 - count;
+        }
     }
+    assert_eq!(left, 0, "a block has all its pages");
     assert!((0..=MAX_FRAME_PAGES as u64).contains(&pages));
     assert_eq!(runs, usize::from(u16::from_le_bytes([data[4], data[5]])));
     assert!(bytes <= data.len());

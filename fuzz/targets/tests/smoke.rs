@@ -140,6 +140,8 @@ macro_rules! smoke_tests {
 
 smoke_tests! {
     agent_message,
+    block_decode,
+    block_encode,
     catalogue,
     frame_reader,
     hello,
