@@ -10,7 +10,8 @@ use pagelift_engine::migration::{
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, PageIndex, PageRange};
 use pagelift_engine::wire::{
-    CatalogueChunk, Encoding, Message, PagesBody, Place, REFERENCE_BYTES, Reference, ReferenceTerms,
+    CatalogueChunk, Encoding, Message, PagesBody, PagesBuilder, Place, REFERENCE_BYTES, Reference,
+    ReferenceTerms,
 };
 
 mod machines;
@@ -203,8 +204,7 @@ fn what_is_missing_is_told_before_it_is_acknowledged_and_goes_whole_in_the_next_
     let mut pair = Pair::agreed(5);
     assert_eq!(pair.carry(true, &[(3, 2)]), Work::Pages);
     assert!(pair.batch.may_refer && pair.batch.whole.is_empty());
-    assert!(!pair.target.is_whole(PageRange::new(0, 4)));
-    assert!(pair.target.is_whole(PageRange::new(5, 10)));
+    assert_eq!(pair.target.missing_pages(), PageCount(2));
     pair.carry_round();
     let told = pair.tell_source();
     assert!(
@@ -262,16 +262,18 @@ fn the_last_round_waits_for_answers_and_takes_what_is_missing() {
     assert!(matches!(pair.source.poll(NOW), SourceStep::Wait(_)));
 }
 
-/// A delta may have been sent for a page before the source knew that it is missing.
+/// A page may be sent as a second reference before the source knows that it is missing.
 #[test]
 fn a_second_answer_for_a_page_of_the_last_round_is_of_no_account() {
-    let mut pair = Pair::agreed(0);
+    let mut pair = Pair::agreed(1);
     assert_eq!(pair.carry(true, &[(2, 1)]), Work::Pages);
     pair.carry_round();
     pair.harvest(&[(2, 1)]);
+    assert_eq!(pair.carry(true, &[(2, 1)]), Work::Pages);
+    pair.carry_round();
+    pair.harvest(&[]);
     pair.stop();
-    // As a delta, which the target cannot apply.
-    assert_eq!(pair.carry(false, &[(2, 1)]), Work::Pages);
+    assert_eq!(pair.carry(false, &[]), Work::Wait, "answers are due");
     pair.tell_source();
     assert_eq!(pair.carry(false, &[]), Work::Pages);
     assert_eq!(pair.batch.runs, [PageRange::new(2, 1)]);
@@ -291,6 +293,38 @@ fn a_target_with_missing_pages_is_never_complete() {
     let error = pair.target.round_end(0, 2, ByteCount(28), NOW);
     assert!(matches!(error, Err(MigrationError::PeerMisbehaved(_))));
     assert!(!pair.target.has_all_pages());
+}
+
+/// A delta is made against what the source thinks that the target has.
+#[test]
+fn a_delta_does_not_make_up_for_a_missing_page() {
+    let mut pair = Pair::agreed(5);
+    pair.carry(true, &[(2, 1)]);
+    let mut builder = PagesBuilder::default();
+    builder.begin(2);
+    builder.add_delta(PageIndex(2), &[0, 0]);
+    let (head, data) = builder.finish();
+    let body = [head, data].concat();
+    pair.target
+        .made(&PagesBody::decode(&body).unwrap(), &[], NOW);
+    assert_eq!(pair.target.missing_pages(), PageCount(1));
+    let whole = frame_of(2, &[PageRange::new(2, 1)], false);
+    pair.target
+        .made(&PagesBody::decode(&whole).unwrap(), &[], NOW);
+    assert_eq!(pair.target.missing_pages(), PageCount(0));
+}
+
+#[test]
+fn pages_cannot_be_missing_when_all_answers_have_come() {
+    let mut pair = Pair::agreed(0);
+    pair.carry_round();
+    pair.tell_source();
+    pair.harvest(&[]);
+    pair.stop();
+    pair.carry_round();
+    pair.tell_source();
+    let missing = Message::Missing(vec![PageRange::new(0, 1)]);
+    assert!(pair.source.handle_message(NOW, missing).is_err());
 }
 
 #[test]

@@ -10,10 +10,9 @@
 //!
 //! Invariants: no page of a round is placed before every page of the round before
 //! (the barrier), so a page that was sent twice ends as it was sent last; every page lies
-//! within the agreed layout; a page that was sent and could not be made is missing until it is
-//! sent in another way, nothing is built on it meanwhile, and no memory with one is complete; the
-//! guest may run only with a [`Granted`], which is made from the source's `HandOver` and nothing
-//! else.
+//! within the agreed layout; a page that was sent and is not there is missing until it is sent
+//! whole, and no memory with one is complete; the guest may run only with a [`Granted`], which is
+//! made from the source's `HandOver` and nothing else.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -420,13 +419,6 @@ impl Target {
         Ok(())
     }
 
-    /// Whether all of these pages are as the source thinks, as far as it has sent them: a delta
-    /// may be applied.
-    pub fn is_whole(&self, range: PageRange) -> bool {
-        let missing = self.missing.next_run(range.first.0, 1);
-        self.missing_count == 0 || missing.is_none_or(|run| run.first.0 >= range.end())
-    }
-
     /// The pages of a frame are in memory, but for `missing`, which the source is to be told
     /// before that the frame is [placed](Self::placed).
     pub fn made(&mut self, body: &PagesBody<'_>, missing: &[PageRange], now: Instant) {
@@ -434,7 +426,11 @@ impl Target {
             return;
         }
         for run in body.runs() {
-            self.missing.remove(run.range);
+            // A delta for a page that is missing was made before the source knew: the page still
+            // has to come whole.
+            if run.encoding != Encoding::Delta {
+                self.missing.remove(run.range);
+            }
         }
         for run in missing {
             self.missing.insert(*run);

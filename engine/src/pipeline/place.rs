@@ -52,9 +52,8 @@ impl Placer {
         }
     }
 
-    /// Places the pages of a checked frame; says what its stages took. Adds to `missing` what
-    /// could not be made: references to what is not there, and deltas for pages that are not
-    /// `is_whole`.
+    /// Places the pages of a checked frame; says what its stages took. Adds to `missing` those
+    /// that are not where their references say.
     ///
     /// # Errors
     /// When memory cannot be read or written, or what is packed in a run is malformed.
@@ -62,7 +61,6 @@ impl Placer {
         &mut self,
         body: &PagesBody<'_>,
         clock: &dyn Clock,
-        is_whole: impl Fn(PageRange) -> bool,
         missing: &mut Vec<PageRange>,
     ) -> Result<TargetStages, MigrationError> {
         let mut stages = TargetStages::default();
@@ -73,7 +71,6 @@ impl Placer {
                 Encoding::Zero => self.memory.write_zeros(range)?,
                 Encoding::Raw => self.memory.write(range.first, run.data)?,
                 Encoding::Fill => self.fill(range, run.data)?,
-                Encoding::Delta if !is_whole(range) => missing.push(range),
                 Encoding::Delta => {
                     // The round's barrier: the page is as the round before left it.
                     let page = &mut self.block[..PAGE_BYTES];

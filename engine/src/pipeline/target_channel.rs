@@ -141,11 +141,8 @@ impl TargetChannel {
         self.shared
             .look(|target| target.admit(self.number, &body))?;
         self.missing.clear();
-        let (shared, missing) = (&self.shared, &mut self.missing);
-        let is_whole = |range| shared.look(|target| target.is_whole(range));
-        self.stages += self
-            .placer
-            .place(&body, shared.clock(), is_whole, missing)?;
+        let clock = self.shared.clock();
+        self.stages += self.placer.place(&body, clock, &mut self.missing)?;
         let stages = std::mem::take(&mut self.stages);
         let now = self.shared.now();
         // Nobody waits for a frame; this thread sends the acknowledgement itself.

@@ -49,7 +49,7 @@ pub enum FrameType {
     Complete = 0x14,
     /// Fingerprints of pages that the target has beside the guest's memory.
     Catalogue = 0x15,
-    /// Pages that could not be made from what was sent for them.
+    /// Pages that are not where references said.
     Missing = 0x16,
     /// Bytes of the guest's device state, or of the answers to it.
     State = 0x20,

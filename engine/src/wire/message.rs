@@ -35,9 +35,9 @@ pub enum Message {
     },
     /// See [`CatalogueChunk`].
     Catalogue(CatalogueChunk),
-    /// Pages of the guest that the target could not make from what was sent for them: it does
-    /// not have what a reference named, or not what a delta changes. They are to be sent again,
-    /// whole. Comes before the acknowledgement of the frame they were in.
+    /// Pages of the guest that the target does not have where the references said that were sent
+    /// for them. They are to be sent again, whole. Comes before the acknowledgement of the frame
+    /// they were in.
     Missing(Vec<PageRange>),
     /// A piece of the guest's device state (to the target), or of the answers to it.
     State(StateChunk),

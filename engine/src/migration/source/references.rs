@@ -130,13 +130,14 @@ impl Source {
         if !agreed || !runs.iter().all(|run| self.layout.contains(*run)) {
             return Err(misbehaved("it misses pages that were not sent"));
         }
-        // What a page lacks that was sent after the last answer to a reference, it lacks because
-        // of an older one, for which it is on its way already.
+        if self.is_over() {
+            return Ok(());
+        }
         if !matches!(
             self.phase,
             Phase::Round | Phase::Harvesting | Phase::Resting | Phase::Stopping | Phase::LastRound
         ) {
-            return Ok(());
+            return Err(misbehaved("it misses pages when no answer is due"));
         }
         for run in runs {
             self.answers.missing += run.count.0;
@@ -151,7 +152,7 @@ impl Source {
         let (own, answers) = (PageRange::new(page, 1), &mut self.answers);
         if self.phase == Phase::LastRound {
             if answers.returned.contains(page) {
-                // It is on its way, or was: nothing writes it any more.
+                // It is on its way, or was, for an older reference: nothing writes it any more.
                 return;
             }
             if !self.pending.contains(page) {

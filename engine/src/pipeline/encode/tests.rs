@@ -128,9 +128,7 @@ fn carry(
     assert_eq!(frame.data.total().0, data as u64);
     let sent: u64 = body.runs().map(|run| run.range.count.0).sum();
     assert_eq!(frame.pages(), sent + frame.unchanged);
-    placer
-        .place(&body, &clock, |_| true, &mut Vec::new())
-        .unwrap();
+    placer.place(&body, &clock, &mut Vec::new()).unwrap();
     encoder.sent(&Sending {
         encode_cpu: Duration::from_micros(90),
         send_cpu: Duration::from_micros(50),

@@ -69,9 +69,7 @@ impl Bench {
         let sent: u64 = body.runs().map(|run| run.range.count.0).sum();
         assert_eq!(frame.pages(), sent + frame.unchanged);
         let mut missing = Vec::new();
-        self.placer
-            .place(&body, &clock, |_| true, &mut missing)
-            .unwrap();
+        self.placer.place(&body, &clock, &mut missing).unwrap();
         (frame, missing)
     }
 
