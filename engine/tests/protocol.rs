@@ -10,7 +10,7 @@ use pagelift_engine::migration::{
     Source, SourceConfig, SourceStep, Target, TargetConfig, TargetStep, Work,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, PageRange};
-use pagelift_engine::wire::{AbortCode, Encodings, Message, SessionId};
+use pagelift_engine::wire::{AbortCode, Encoding, Encodings, Message, SessionId};
 
 const PAGES: u64 = 200;
 const SESSION: SessionId = SessionId(7);
@@ -59,6 +59,11 @@ struct Pair {
 
 impl Pair {
     fn new(stop_at: u32) -> Self {
+        Self::with(stop_at, Encodings::none(), Encodings::readable())
+    }
+
+    /// With encodings that the source needs and the target reads.
+    fn with(stop_at: u32, needs: Encodings, reads: Encodings) -> Self {
         let now = Instant(1_000_000_000);
         let config = SourceConfig {
             session: SESSION,
@@ -68,7 +73,7 @@ impl Pair {
             references: None,
             layout: layout(),
             facts: Vec::new(),
-            needs: Encodings::none(),
+            needs,
             fixed_blackout: Duration::ZERO,
             policy: Box::new(StopAt(stop_at)),
         };
@@ -76,7 +81,7 @@ impl Pair {
             layout: layout(),
             facts: Vec::new(),
             references: None,
-            reads: Encodings::readable(),
+            reads,
         };
         Self {
             now,
@@ -343,6 +348,38 @@ fn what_was_harvested_when_it_failed_is_given_back() {
     let mut back = PageBitmap::new(PageCount(PAGES));
     pair.source.undelivered(&mut back);
     assert_eq!(back, pages(PageRange::new(5, 3)));
+}
+
+/// A target that is built without zstd, and sources that ask for it or do not.
+#[test]
+fn a_codec_that_the_target_cannot_read_is_refused_if_it_must_be_used() {
+    let reads = Encodings::readable().without(Encoding::Zstd);
+    let greet = |needs| {
+        let mut pair = Pair::with(1, needs, reads);
+        let hello = pair.source.poll_message().unwrap();
+        let greeted = pair.target.handle_message(pair.now, hello);
+        (pair, greeted)
+    };
+    let zstd = Encodings::none().with(Encoding::Zstd).with(Encoding::More);
+    let (mut pair, greeted) = greet(zstd);
+    assert!(matches!(greeted, Err(MigrationError::Refused { .. })));
+    let refuse = pair.target.poll_message().unwrap();
+    let refused = pair.source.handle_message(pair.now, refuse).unwrap_err();
+    let words = refused.to_string();
+    assert!(words.contains("packs pages with zstd"), "{words}");
+    assert!(words.contains("--compress auto"), "the way out: {words}");
+
+    // Something that this build has never heard of.
+    let (_, greeted) = greet(Encodings(1 << 20));
+    let words = greeted.unwrap_err().to_string();
+    assert!(words.contains("(number 20)"), "{words}");
+
+    let lz4 = Encodings::none().with(Encoding::Lz4).with(Encoding::More);
+    let (mut pair, greeted) = greet(lz4);
+    assert!(greeted.is_ok());
+    assert_eq!(pair.source.target_reads(), Encodings::BASIC, "not yet");
+    pair.begin();
+    assert_eq!(pair.source.target_reads(), reads);
 }
 
 /// Rounds of nothing would follow each other as fast as the processor allows.

@@ -1,10 +1,10 @@
 //! `pagelift demo`: guests of many kinds that move and prove themselves.
 
 use anyhow::Result;
-use pagelift_tests::contract::{check_completed, number};
+use pagelift_tests::contract::{check_completed, check_stages, number};
 use pagelift_tests::{Bed, Finished, Programs, Run, require};
 use rustix::process::geteuid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
 
@@ -122,6 +122,64 @@ fn a_guest_that_is_too_fast_is_slowed_down() -> Result<()> {
     Ok(())
 }
 
+/// A guest of 16 MiB that takes a few rounds, once for each way to compress.
+#[test]
+fn every_way_to_compress_arrives_whole() -> Result<()> {
+    let programs = Programs::built()?;
+    for compress in [
+        "auto", "none", "lz4", "zstd", "zstd:-50", "zstd:19", "xbzrle",
+    ] {
+        let bed = Bed::new()?;
+        let compress = format!("--compress={compress}");
+        let options = [
+            "--memory=16MiB",
+            "--link=400Mbit/s",
+            "--dirty-rate=8MiB/s",
+            &compress,
+            "--json",
+        ];
+        let report = completed(&demo(&bed, &programs, &options)?, 16)?;
+        let sent = |kind: &str| number(&report, &format!("/pages/{kind}"));
+        match compress.as_str() {
+            "--compress=none" => {
+                assert_eq!(number(&report, "/saved_bytes"), 0.0, "{report}");
+                assert_eq!(sent("lz4") + sent("zstd") + sent("delta"), 0.0, "{report}");
+            }
+            "--compress=lz4" => assert_eq!(sent("zstd") + sent("delta"), 0.0, "{report}"),
+            "--compress=xbzrle" => assert_eq!(sent("lz4") + sent("zstd"), 0.0, "{report}"),
+            _ => {}
+        }
+        let target = json!({ "stages": report["target_stages"] });
+        check_stages(&target, &["receive", "decode", "place"]);
+        bed.finish();
+    }
+    Ok(())
+}
+
+/// The link could carry it in a fraction of the time.
+#[test]
+fn a_limit_of_the_processor_is_kept_and_named() -> Result<()> {
+    let bed = Bed::new()?;
+    let options = [
+        "--memory=64MiB",
+        "--fill=1",
+        "--dirty-rate=1MiB/s",
+        "--compress=zstd:3",
+        "--cpu-limit=10%",
+        "--json",
+    ];
+    let report = completed(&demo(&bed, &Programs::built()?, &options)?, 64)?;
+    let seconds = |stage: &str| number(&report, &format!("/stages/{stage}"));
+    let busy = seconds("read/busy_s") + seconds("encode/busy_s") + seconds("send/busy_s");
+    let rested = seconds("encode/waiting_s");
+    // Nine times as long as it worked, but for the last rest, which nothing comes after. On a
+    // busy machine a stage's time is more than what it used of the processor.
+    assert!(rested > busy, "{report}");
+    assert_eq!(report["stages"]["bottleneck"], "cpu-limit", "{report}");
+    bed.finish();
+    Ok(())
+}
+
 #[test]
 fn an_idle_guest_and_no_digests() -> Result<()> {
     let bed = Bed::new()?;
@@ -149,6 +207,7 @@ fn people_read_how_it_went() -> Result<()> {
     for words in [
         "completed in ",
         "blackout ",
+        "stages: read ",
         "verified: the digest of all memory was equal on both sides",
         "none lost",
     ] {

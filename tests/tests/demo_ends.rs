@@ -121,9 +121,14 @@ fn a_target_that_is_killed_costs_nothing() -> Result<()> {
 }
 
 /// Options that make no sense, and a word of the reason.
-const SENSELESS: [(&str, &str); 14] = [
+const SENSELESS: [(&str, &str); 19] = [
     ("--channels=0", "or auto"),
     ("--channels=1000", "or auto"),
+    ("--compress=gzip", "not a way to compress"),
+    ("--compress=lz4:3", "lz4 has no levels"),
+    ("--compress=zstd:20", "zstd:19 (smallest)"),
+    ("--cpu-limit=0%", "no share of a processor"),
+    ("--cpu-limit=half", "150% for one and a half"),
     ("--dirty-rate=100", "100MiB/s"),
     ("--downtime=50", "50ms"),
     ("--fill=1.5", "--fill"),

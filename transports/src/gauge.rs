@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pagelift_engine::pipeline::{Carrying, Gauge, Held};
+use pagelift_engine::pipeline::{Gauge, Held, Reading};
 use pagelift_engine::units::Rate;
 use socket2::SockRef;
 
@@ -17,16 +17,25 @@ use crate::socket;
 /// Least room of a queue: less does not keep a link busy while a block is packed.
 const LEAST_ROOM_BYTES: u64 = 64 << 10;
 
+/// The part of its widest at which the receiver's window counts as closed.
+const CLOSED: u32 = 2;
+
 /// The gauge of a TCP connection.
 pub(crate) struct TcpGauge {
     stream: TcpStream,
     pacer: Option<Arc<Mutex<Pacer>>>,
+    /// The widest window that the receiver has opened.
+    widest: u32,
 }
 
 impl TcpGauge {
     /// Looks at `stream`, which is written through `pacer` if there is one.
     pub(crate) fn new(stream: TcpStream, pacer: Option<Arc<Mutex<Pacer>>>) -> Self {
-        Self { stream, pacer }
+        Self {
+            stream,
+            pacer,
+            widest: 0,
+        }
     }
 
     fn pacer(&self) -> Option<MutexGuard<'_, Pacer>> {
@@ -35,33 +44,32 @@ impl TcpGauge {
     }
 
     /// The socket's queue. Its buffer also holds what is under way, and grows as the path asks.
-    fn socket(&self) -> Option<Held> {
-        let queue = socket::queue(&self.stream).ok()?;
+    fn queue(&self, info: &libc::tcp_info) -> Option<Held> {
         let buffer = SockRef::from(&self.stream).send_buffer_size().ok()?;
-        let room = (buffer as u64).saturating_sub(queue.under_way);
+        let under_way = u64::from(info.tcpi_unacked) * u64::from(info.tcpi_snd_mss);
+        let room = (buffer as u64).saturating_sub(under_way);
         Some(Held {
-            bytes: queue.unsent,
+            bytes: info.tcpi_notsent_bytes.into(),
             room_bytes: room.max(LEAST_ROOM_BYTES),
         })
     }
 }
 
 impl Gauge for TcpGauge {
-    fn held(&self) -> Option<Held> {
-        let socket = self.socket()?;
+    fn look(&mut self) -> Option<Reading> {
+        let info = socket::tcp_info(&self.stream).ok()?;
+        let queue = self.queue(&info)?;
         let paced = self.pacer().map(|pacer| pacer.held(Instant::now()));
         let filling = |held: Held| held.bytes as f64 / held.room_bytes as f64;
-        Some(match paced {
-            Some(paced) if filling(paced) > filling(socket) => paced,
-            _ => socket,
-        })
-    }
-
-    fn carrying(&self) -> Option<Carrying> {
-        let info = socket::tcp_info(&self.stream).ok()?;
-        Some(Carrying {
+        self.widest = self.widest.max(info.tcpi_snd_wnd);
+        Some(Reading {
+            held: match paced {
+                Some(paced) if filling(paced) > filling(queue) => paced,
+                _ => queue,
+            },
             busy: Duration::from_micros(info.tcpi_busy_time),
-            receiver_full: Duration::from_micros(info.tcpi_rwnd_limited),
+            window_limited: Duration::from_micros(info.tcpi_rwnd_limited),
+            window_closed: info.tcpi_snd_wnd < self.widest / CLOSED,
         })
     }
 
@@ -98,24 +106,34 @@ mod tests {
     #[test]
     fn a_receiver_that_does_not_read_fills_the_queue_and_is_blamed() {
         let (near, mut far) = pair();
-        let gauge = TcpGauge::new(near.try_clone().unwrap(), None);
-        assert_eq!(gauge.held().unwrap().bytes, 0);
+        let mut gauge = TcpGauge::new(near.try_clone().unwrap(), None);
+        let empty = gauge.look().unwrap();
+        assert_eq!(empty.held.bytes, 0);
+        assert!(!empty.window_closed);
         let written = stuff(&near);
-        let held = gauge.held().unwrap();
+        let held = gauge.look().unwrap().held;
         assert!(held.bytes > 0 && held.bytes <= written as u64, "{held:?}");
         assert!(
             held.bytes * 4 > held.room_bytes,
             "full is told from empty: {held:?}"
         );
-        std::thread::sleep(Duration::from_millis(30));
-        let carrying = gauge.carrying().unwrap();
-        if carrying.busy.is_zero() {
+        // The receiver takes its time to say that it has no room (delayed acknowledgements).
+        let mut full = gauge.look().unwrap();
+        for _ in 0..500 {
+            if full.window_closed && !full.window_limited.is_zero() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            full = gauge.look().unwrap();
+        }
+        if full.busy.is_zero() {
             eprintln!("SKIP: this kernel does not say how long a connection was busy");
             return;
         }
-        assert!(carrying.receiver_full * 4 > carrying.busy, "{carrying:?}");
+        assert!(full.window_limited * 4 > full.busy, "{full:?}");
+        assert!(full.window_closed, "{full:?}");
         far.read_exact(&mut vec![0; written]).unwrap();
-        assert_eq!(gauge.held().unwrap().bytes, 0);
+        assert_eq!(gauge.look().unwrap().held.bytes, 0);
     }
 
     #[test]
@@ -123,13 +141,13 @@ mod tests {
         let (near, _far) = pair();
         let rate = Rate(1_000_000);
         let pacer = Arc::new(Mutex::new(Pacer::new(rate, Instant::now())));
-        let gauge = TcpGauge::new(near, Some(Arc::clone(&pacer)));
+        let mut gauge = TcpGauge::new(near, Some(Arc::clone(&pacer)));
         assert_eq!(gauge.cap(), Some(rate));
         pacer
             .lock()
             .unwrap()
             .take(Instant::now(), ByteCount(1 << 20));
-        let held = gauge.held().unwrap();
+        let held = gauge.look().unwrap().held;
         assert_eq!(held.bytes, held.room_bytes, "as much as there is room for");
     }
 }

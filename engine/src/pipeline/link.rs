@@ -29,7 +29,7 @@ impl fmt::Debug for Connection {
 }
 
 /// What a connection holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Bytes that were written and have not left this side.
     pub bytes: u64,
@@ -37,27 +37,27 @@ pub struct Held {
     pub room_bytes: u64,
 }
 
-/// For how long a connection had data to carry, since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Carrying {
-    /// In all.
+/// A look at the sending half of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// What it holds.
+    pub held: Held,
+    /// For how long it had data to carry, since it was made.
     pub busy: Duration,
-    /// Of that, while the receiver had no room for more.
-    pub receiver_full: Duration,
+    /// Of that, for how long the receiver's window did not let it.
+    pub window_limited: Duration,
+    /// Whether that window is nearly closed now: the receiver does not read what it has. An open
+    /// one limits as well, where it is smaller than what the path could hold.
+    pub window_closed: bool,
 }
 
-/// Looks at the sending half of a connection. Costs a system call or two.
+/// Looks at the sending half of a connection. Costs a few system calls.
 ///
 /// A connection that cannot tell says `None`; how data is packed is then decided by how long
 /// writes have to wait.
 pub trait Gauge: Send {
-    /// What it holds now.
-    fn held(&self) -> Option<Held> {
-        None
-    }
-
-    /// How it was kept busy.
-    fn carrying(&self) -> Option<Carrying> {
+    /// How it is now.
+    fn look(&mut self) -> Option<Reading> {
         None
     }
 

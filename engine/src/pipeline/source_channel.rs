@@ -2,25 +2,22 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Step;
 use super::deltas::Deltas;
 use super::encode::{Packer, PageEncoder, Referrer, Sending};
 use super::last_word::LastWord;
-use super::link::{Carrying, Gauge};
+use super::link::Gauge;
+use super::link_watch::LinkWatch;
 use super::rest::Rest;
 use super::shared::Shared;
 use crate::codec::CompressSetting;
-use crate::codec::choose::{CpuLimit, LinkConditions};
+use crate::codec::choose::CpuLimit;
 use crate::codec::reference::ReferenceSetting;
 use crate::memory::ReadPages;
 use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, StageTime, Work};
 use crate::units::{ByteCount, Instant};
 use crate::wire::{FrameType, FrameWriter, Join, Message};
-
-/// How often the link is looked at.
-const OBSERVE: Duration = Duration::from_millis(50);
 
 /// How the pages of a migration are packed.
 #[derive(Clone, Debug, Default)]
@@ -37,22 +34,13 @@ pub struct Packing {
     pub references: ReferenceSetting,
 }
 
-/// The link, when it was looked at last.
-#[derive(Clone, Copy, Debug, Default)]
-struct Observed {
-    at: Instant,
-    carrying: Carrying,
-    /// Waiting for the connection since.
-    waited: Duration,
-}
-
 /// The sending half of a data channel.
 pub struct SourceChannel {
     shared: Arc<Shared<Source>>,
     memory: Arc<dyn ReadPages>,
     number: u16,
     writer: FrameWriter<Box<dyn Write + Send>>,
-    gauge: Box<dyn Gauge>,
+    watch: LinkWatch,
     encoder: PageEncoder,
     batch: Batch,
     /// Body of a message, allocated once.
@@ -60,7 +48,6 @@ pub struct SourceChannel {
     rest: Rest,
     /// Since when there is nothing to send.
     idle_since: Option<Instant>,
-    observed: Observed,
     last_word: LastWord,
 }
 
@@ -99,15 +86,11 @@ impl SourceChannel {
         let referrer = references.map(|own| Referrer::new(own, packing.references, number));
         let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
         Ok(Self {
-            observed: Observed {
-                at: shared.now(),
-                ..Observed::default()
-            },
+            watch: LinkWatch::new(gauge, shared.now()),
             shared,
             memory,
             number,
             writer,
-            gauge,
             encoder: encoder.referring(referrer),
             batch: Batch::default(),
             body: Vec::new(),
@@ -183,10 +166,11 @@ impl SourceChannel {
     fn send_pages(&mut self) -> Result<SentFrame, MigrationError> {
         let shared = Arc::clone(&self.shared);
         let clock = shared.clock();
+        let chooses = self.encoder.packer().chooses();
         let begun = clock.thread_cpu();
         let encoded = self.encoder.encode(&self.batch, &*self.memory, clock)?;
         let (encoded_at, encoded_cpu) = (clock.now(), clock.thread_cpu());
-        let held = self.gauge.held();
+        let held = self.watch.look(encoded_at, chooses);
         let bytes = self
             .writer
             .write(FrameType::Pages, &encoded.parts)
@@ -212,41 +196,15 @@ impl SourceChannel {
         if self.rest.is_limited() {
             self.rest.worked(done, cpu.saturating_sub(begun));
         }
-        self.observed.waited += took - send_cpu;
-        if done.since(self.observed.at) >= OBSERVE {
-            frame.stages.target_full = self.observe(done);
+        let shared = &self.shared;
+        let conditions = self
+            .watch
+            .waited(done, took - send_cpu, || shared.look(Source::link_rate));
+        if let Some((conditions, target_full)) = conditions {
+            frame.stages.target_full = target_full;
+            self.encoder.packer().observe(done, conditions);
         }
         Ok(frame)
-    }
-
-    /// Looks at the link and tells the chooser how it does. Returns how long, since the last
-    /// look, the channel waited because the target had no room.
-    fn observe(&mut self, now: Instant) -> Duration {
-        let before = std::mem::take(&mut self.observed);
-        let carrying = self.gauge.carrying().unwrap_or_default();
-        let busy = carrying.busy.saturating_sub(before.carrying.busy);
-        let full = carrying
-            .receiver_full
-            .saturating_sub(before.carrying.receiver_full);
-        let target_limited = if busy.is_zero() {
-            0.0
-        } else {
-            full.div_duration_f64(busy).min(1.0)
-        };
-        if self.encoder.packer().chooses() {
-            let conditions = LinkConditions {
-                placed: self.shared.look(Source::link_rate),
-                cap: self.gauge.cap(),
-                target_limited,
-            };
-            self.encoder.packer().observe(now, conditions);
-        }
-        self.observed = Observed {
-            at: now,
-            carrying,
-            waited: Duration::ZERO,
-        };
-        before.waited.mul_f64(target_limited)
     }
 }
 

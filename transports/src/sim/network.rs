@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pagelift_engine::pipeline::{Clock, Closer, Connection, Gauge, Held, Link, Listener};
+use pagelift_engine::pipeline::{Clock, Closer, Connection, Gauge, Held, Link, Listener, Reading};
 use pagelift_engine::units::{ByteCount, Instant, Rate};
 
 use super::pipe::Pipe;
@@ -317,12 +317,15 @@ struct SimGauge {
 }
 
 impl Gauge for SimGauge {
-    fn held(&self) -> Option<Held> {
+    fn look(&mut self) -> Option<Reading> {
         let net = self.network.lock();
         let wire = net.connections.get(self.id)?;
-        Some(Held {
-            bytes: wire.pipes[self.direction as usize].under_way(),
-            room_bytes: net.config.buffer_bytes,
+        Some(Reading {
+            held: Held {
+                bytes: wire.pipes[self.direction as usize].under_way(),
+                room_bytes: net.config.buffer_bytes,
+            },
+            ..Reading::default()
         })
     }
 

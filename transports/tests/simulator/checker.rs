@@ -207,7 +207,7 @@ impl Rules<'_> {
 }
 
 /// Every outcome that the standard seeds must reach.
-pub const WANTED: [&str; 44] = [
+pub const WANTED: [&str; 49] = [
     "completed",
     "completed although the network failed",
     "completed after a reattach",
@@ -252,6 +252,11 @@ pub const WANTED: [&str; 44] = [
     "pages missing",
     "pages missing in the last round",
     "most pages by reference",
+    "pages as deltas",
+    "pages by their word",
+    "pages in blocks of lz4",
+    "pages in blocks of zstd",
+    "pages raw",
 ];
 
 fn count(
@@ -277,18 +282,22 @@ fn count(
             }
             if let Some(Ok(report)) = &attempt.source {
                 let pages = &report.pages;
-                if pages.reference > 0 {
-                    add("pages by reference");
-                }
                 if pages.reference > pages.sent().0 / 2 {
                     add("most pages by reference");
                 }
                 if report.references.missing > PageCount(0) {
                     add("pages missing");
                 }
-            }
-            if attempt.watcher.was_missing_late() {
-                add("pages missing in the last round");
+                let ways = [
+                    (pages.delta, "pages as deltas"),
+                    (pages.fill, "pages by their word"),
+                    (pages.lz4, "pages in blocks of lz4"),
+                    (pages.zstd, "pages in blocks of zstd"),
+                    (pages.raw, "pages raw"),
+                    (pages.reference, "pages by reference"),
+                ];
+                let used = ways.into_iter().filter(|(pages, _)| *pages > 0);
+                used.for_each(|(_, name)| add(name));
             }
             if target.is_some() {
                 add("completed, and the target thinks otherwise");
@@ -324,6 +333,9 @@ fn count(
     }
     if attempt.watcher.newest_round() > 1 {
         add("a page in a second round");
+    }
+    if attempt.watcher.was_missing_late() {
+        add("pages missing in the last round");
     }
 }
 

@@ -215,7 +215,7 @@ impl Plan {
             self.kept = Some(KeptPlan {
                 share: rng.pick(&[0.0, 0.5, 0.95, 1.0]),
                 elsewhere: rng.one_in(4),
-                changes_one_in: rng.pick(&[None, None, Some(2), Some(20)]),
+                changes_one_in: rng.pick(&[None, Some(2), Some(2), Some(20)]),
             });
         }
     }

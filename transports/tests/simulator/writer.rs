@@ -62,12 +62,7 @@ impl Writer {
                     1 => self.rng.below(4) + 1,
                     _ => self.rng.u64(),
                 };
-                let mut content: Vec<u8> = word.to_le_bytes().repeat(PAGE_BYTES / 8);
-                if word % 4 > 0 {
-                    // More than one word.
-                    content[PAGE_BYTES / 2..].fill(word as u8 | 1);
-                }
-                self.memory.store(page, 0, &content);
+                self.memory.store(page, 0, &content(word));
             }
         }
     }
@@ -96,8 +91,8 @@ impl Writer {
         match self.rng.below(16) {
             0 => self.memory.store(page, 0, &[0; PAGE_BYTES]),
             1 => {
-                let word = self.rng.u64().to_le_bytes();
-                self.memory.store(page, 0, &word.repeat(PAGE_BYTES / 8));
+                let word = self.rng.u64();
+                self.memory.store(page, 0, &content(word));
             }
             _ => {
                 let offset = self.rng.below(PAGE_BYTES as u64 / 8) as usize * 8;
@@ -138,6 +133,21 @@ impl Writer {
                 let base = self.written / 500 * window;
                 (base + self.rng.below(window)) % pages
             }
+        }
+    }
+}
+
+/// What a page holds that is written whole: one word, text or noise, as `word` says.
+fn content(word: u64) -> Vec<u8> {
+    match word % 3 {
+        0 => word.to_le_bytes().repeat(PAGE_BYTES / 8),
+        1 => (0..PAGE_BYTES as u64)
+            .map(|at| b"the guest's text"[at as usize % 16] ^ (word >> (at % 61)) as u8 & 3)
+            .collect(),
+        _ => {
+            let mut noise = SimRng::new(word);
+            let words = (0..PAGE_BYTES / 8).map(|_| noise.u64().to_le_bytes());
+            words.flatten().collect()
         }
     }
 }

@@ -37,6 +37,9 @@ const SURPRISE: f64 = 1.2;
 /// Share of the time spent waiting above which the link counts as full.
 const FULL: f64 = 0.03;
 
+/// Filling of a buffer below which it counts as empty.
+const EMPTY: f64 = 0.01;
+
 /// Time in which the estimate of a link that is not full doubles.
 const DOUBLING_S: f64 = 0.2;
 
@@ -87,6 +90,8 @@ pub(super) struct Price {
     /// Since the last observation.
     busy_ns: f64,
     waited_ns: f64,
+    /// Of both, while they could not go on at once.
+    serial_ns: f64,
     observed: Option<Instant>,
     /// Share of the waiting that the target is to blame for.
     target_limited: f64,
@@ -107,6 +112,7 @@ impl Price {
             written_at: None,
             busy_ns: 0.0,
             waited_ns: 0.0,
+            serial_ns: 0.0,
             observed: None,
             target_limited: 0.0,
         }
@@ -136,9 +142,26 @@ impl Price {
         };
         let room = outcome.buffer_bytes.map(|room| room as f64);
         self.buffer_bytes = room.unwrap_or(self.buffer_bytes).max(held).max(1.0);
-        // What the target does not take is no reason to pack.
-        self.filling = held / self.buffer_bytes * (1.0 - self.target_limited);
         let size = (outcome.input_bytes as f64 / BLOCK_BYTES).min(1.0);
+        let must_wait = waited > busy * FULL;
+        let was_empty = outcome.unsent_bytes.is_some() && held < self.buffer_bytes * EMPTY;
+        if must_wait && was_empty {
+            // The buffer is too small for both to go on at once: each waits for the other, and
+            // a block takes the sum of their times, which is least at the plain price.
+            self.serial_ns += busy + waited;
+            self.filling = 0.5;
+            self.drift -= self.drift * DRIFT * size;
+            return;
+        }
+        // What the target does not take is no reason to pack.
+        let filling = held / self.buffer_bytes * (1.0 - self.target_limited);
+        // A buffer that was never empty while the thread worked, and full when it wrote.
+        let waiting = if must_wait {
+            waited / (waited + busy)
+        } else {
+            0.0
+        };
+        self.filling = filling.max(waiting);
         self.drift =
             (self.drift + DRIFT * size * (2.0 * self.filling - 1.0)).clamp(-MOST_DRIFT, MOST_DRIFT);
     }
@@ -172,14 +195,23 @@ impl Price {
             let since = self.observed.replace(now);
             let placed = placed.0 as f64;
             self.capacity = if self.waited_ns > FULL * total {
-                placed
+                placed / self.used_share(total)
             } else {
                 let seconds = since.map_or(0.0, |since| now.since(since).as_secs_f64());
                 (self.capacity * (seconds / DOUBLING_S).min(4.0).exp2()).max(placed)
             };
-            (self.busy_ns, self.waited_ns) = (0.0, 0.0);
+            (self.busy_ns, self.waited_ns, self.serial_ns) = (0.0, 0.0, 0.0);
         }
         self.cap = link.cap.map_or(MOST, |cap| (cap.0 as f64).clamp(1.0, MOST));
         self.capacity = self.capacity.clamp(1.0, self.cap);
+    }
+
+    /// The share of the time, of `total`, in which the link had something to carry. It has nothing
+    /// only while all threads work at once, and their buffers are too small for that time.
+    fn used_share(&self, total: f64) -> f64 {
+        if self.serial_ns < total / 2.0 {
+            return 1.0;
+        }
+        1.0 - (self.busy_ns / total).powf(self.workers)
     }
 }

@@ -95,6 +95,32 @@ fn queues_that_cannot_be_seen_cost_little() {
     }
 }
 
+/// On a short path sockets hold less than a block, and a capped link even less.
+#[test]
+fn small_buffers_cost_little() {
+    let stream = mixed(BLOCKS, 7, 64);
+    for socket_bytes in [60e3, 200e3] {
+        for workers in [1, 2, 8] {
+            for rate in LINKS {
+                let link = Link {
+                    socket_bytes,
+                    ..Link::steady(rate)
+                };
+                let (best, codec) = best_fixed(&stream, link, workers);
+                let auto = auto(&stream, link, workers);
+                eprintln!(
+                    "{socket_bytes} bytes, {workers} workers, {rate:e}: auto {:.3} s, \
+                     {codec} {best:.3} s, {:+.1} %",
+                    auto.seconds,
+                    (auto.seconds / best - 1.0) * 100.0
+                );
+                // Only where a block takes as long to pack as to carry is it more than 5 %.
+                assert!(auto.seconds <= best * 1.15, "{auto:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn incompressible_content_goes_raw_where_the_link_is_not_limited() {
     let stream = vec![Block::full(Kind::Random); BLOCKS];
@@ -123,6 +149,7 @@ fn it_adapts_when_the_link_changes() {
             changes_at: change_s,
             rate_after: after,
             shows_queue: true,
+            socket_bytes: sim::SOCKET_BYTES,
         };
         let run = auto(&stream, link, 2);
         let (best, codec) = best_fixed(&stream, Link::steady(after), 2);

@@ -12,8 +12,8 @@ const BLOCK_BYTES: u64 = 64 * PAGE_BYTES as u64;
 const READ_NS: f64 = 0.1;
 const SEND_NS: f64 = 0.12;
 
-/// Bytes that a worker's socket buffers.
-const SOCKET_BYTES: f64 = 1e6;
+/// Bytes that a worker's socket buffers, where a test does not say.
+pub(super) const SOCKET_BYTES: f64 = 1e6;
 
 /// Time between observations of the link.
 const OBSERVE_S: f64 = 0.05;
@@ -136,6 +136,8 @@ pub(super) struct Link {
     pub(super) rate_after: f64,
     /// Whether the connections say what they hold.
     pub(super) shows_queue: bool,
+    /// Bytes that the socket of a worker buffers.
+    pub(super) socket_bytes: f64,
 }
 
 impl Link {
@@ -145,6 +147,7 @@ impl Link {
             changes_at: f64::INFINITY,
             rate_after: rate,
             shows_queue: true,
+            socket_bytes: SOCKET_BYTES,
         }
     }
 
@@ -308,7 +311,8 @@ impl Sim<'_> {
             match &worker.state {
                 State::Works(packed) => until = until.min(packed.ready),
                 State::Waits(_) => {
-                    until = until.min(self.now + (worker.queued - SOCKET_BYTES).max(0.0) / share);
+                    until = until
+                        .min(self.now + (worker.queued - self.link.socket_bytes).max(0.0) / share);
                 }
                 State::Rests => {}
             }
@@ -339,13 +343,15 @@ impl Sim<'_> {
             State::Works(mut packed) if packed.ready <= self.now => {
                 let shown = self.link.shows_queue;
                 packed.outcome.unsent_bytes = shown.then_some(worker.queued as u64);
+                let room = self.link.socket_bytes as u64;
+                packed.outcome.buffer_bytes = shown.then_some(room);
                 worker.queued += packed.wire;
                 worker.state = State::Waits(packed);
             }
             _ => {}
         }
         if let State::Waits(mut packed) = worker.state
-            && worker.queued <= SOCKET_BYTES + 1.0
+            && worker.queued <= self.link.socket_bytes + 1.0
         {
             packed.outcome.waited = Duration::from_secs_f64((self.now - packed.ready).max(0.0));
             packed.outcome.done = Instant((self.now * 1e9) as u64);
