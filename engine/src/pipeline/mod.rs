@@ -11,6 +11,8 @@
 //!     SourceChannel                            TargetChannel
 //!     take a batch, read, find zeros, send     receive, check, place, acknowledge
 //!   one thread for control: ControlReader    one thread for control: ControlReader
+//!                                            one thread: CatalogueWorker
+//!                                              tell of pages that are here already
 //! ```
 //!
 //! The machine sits behind one lock, taken for microseconds per frame of up to 1 MiB; all
