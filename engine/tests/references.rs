@@ -1,6 +1,7 @@
 //! References between the two machines, message by message: what is missing, when it goes
 //! again, and what a target says that lies.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use pagelift_engine::converge::{Decision, Observation, Policy};
@@ -25,8 +26,14 @@ const KEPT: u64 = 50;
 #[derive(Debug)]
 struct StopAfter(u32);
 
+thread_local! {
+    /// What the policy was told last.
+    static SEEN_BYTES_PER_PAGE: Cell<f64> = const { Cell::new(0.0) };
+}
+
 impl Policy for StopAfter {
-    fn decide(&mut self, _: &Observation) -> Decision {
+    fn decide(&mut self, seen: &Observation) -> Decision {
+        SEEN_BYTES_PER_PAGE.set(seen.bytes_per_page);
         match self.0.checked_sub(1) {
             None => Decision::Stop,
             Some(left) => {
@@ -361,6 +368,16 @@ fn references_take_both_sides_to_agree() {
         let body = PagesBody::decode(&body).unwrap();
         assert!(pair.target.admit(0, &body).is_err());
     }
+}
+
+/// The last round sends no references: what they take says nothing of its length.
+#[test]
+fn a_round_of_references_does_not_promise_a_short_blackout() {
+    let mut pair = Pair::agreed(5);
+    pair.carry_round();
+    pair.tell_source();
+    pair.harvest(&[(0, 20)]);
+    assert!(SEEN_BYTES_PER_PAGE.get() >= 4096.0);
 }
 
 #[test]

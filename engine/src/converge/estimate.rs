@@ -20,6 +20,9 @@ pub struct LinkRate {
     mean: Option<f64>,
     /// Start of the sample being taken, and bytes placed in it.
     open: Option<(Instant, u64)>,
+    /// Whether the sample being taken, and the mean, speak for less than the link carries.
+    open_is_low: bool,
+    mean_is_low: bool,
 }
 
 impl LinkRate {
@@ -41,6 +44,12 @@ impl LinkRate {
         }
     }
 
+    /// What is placed just now are references: few bytes, in a time that others than the link
+    /// took. Such a sample counts only until there is a better one.
+    pub fn referred(&mut self) {
+        self.open_is_low = true;
+    }
+
     /// Nothing is left to be placed. A sample that was too short is used only if there is none.
     pub fn end(&mut self, now: Instant) {
         if let Some((since, sum)) = self.open.take()
@@ -58,10 +67,17 @@ impl LinkRate {
     }
 
     fn add(&mut self, sample: f64) {
-        let mean = self
-            .mean
-            .map_or(sample, |mean| mean + (sample - mean) * NEW_WEIGHT);
-        self.mean = Some(mean);
+        let is_low = std::mem::take(&mut self.open_is_low);
+        match self.mean {
+            Some(_) if is_low && !self.mean_is_low => {}
+            Some(mean) if !self.mean_is_low => {
+                self.mean = Some(mean + (sample - mean) * NEW_WEIGHT);
+            }
+            _ => {
+                self.mean = Some(sample);
+                self.mean_is_low = is_low;
+            }
+        }
     }
 }
 
@@ -144,6 +160,22 @@ mod tests {
 
     fn at_ms(ms: u64) -> Instant {
         Instant(ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_rate_of_references_counts_only_until_there_is_a_better_one() {
+        let mut link = LinkRate::default();
+        link.begin(at_ms(0));
+        link.referred();
+        link.placed(at_ms(50), ByteCount(100));
+        assert_eq!(link.rate(), Some(Rate(2000)), "better than none");
+        link.placed(at_ms(100), ByteCount(50_000));
+        assert_eq!(link.rate(), Some(Rate(1_000_000)));
+        link.referred();
+        link.placed(at_ms(150), ByteCount(100));
+        assert_eq!(link.rate(), Some(Rate(1_000_000)));
+        link.placed(at_ms(200), ByteCount(100_000));
+        assert_eq!(link.rate(), Some(Rate(1_400_000)), "the mean of both");
     }
 
     #[test]

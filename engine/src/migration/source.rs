@@ -91,7 +91,7 @@ pub struct Source {
     cursor: u64,
     channels: Vec<Channel>,
     answers: Answers,
-    /// Pages and bytes of the round under way.
+    /// Pages and bytes of the round under way, references aside.
     round_pages: u64,
     round_bytes: u64,
 
@@ -278,13 +278,16 @@ impl Source {
     }
 
     fn handle_ack(&mut self, now: Instant, ack: &Ack) -> Result<(), MigrationError> {
-        let placed = self
+        let (placed, refers) = self
             .channels
             .get_mut(usize::from(ack.channel))
             .and_then(|channel| channel.ledger.acknowledge(ack))
             .ok_or_else(|| misbehaved(&format!("an impossible acknowledgement {ack:?}")))?;
         self.acked_at = now;
         self.placed_bytes += placed;
+        if refers {
+            self.estimates.link.referred();
+        }
         self.estimates.link.placed(now, placed);
         if self.all_is_placed() {
             self.marks.placed = now;

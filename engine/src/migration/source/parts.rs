@@ -8,7 +8,7 @@ use crate::migration::right::TargetReady;
 use crate::migration::stages::SourceStages;
 use crate::migration::volume::DataBytes;
 use crate::units::{ByteCount, Instant, PageCount, PageIndex, PageRange, Rate};
-use crate::wire::{Encodings, Fact, SessionId};
+use crate::wire::{Encodings, Fact, REFERENCE_BYTES, RUN_BYTES, SessionId};
 
 /// What a source needs to know before it begins.
 #[derive(Debug)]
@@ -126,6 +126,17 @@ impl SentFrame {
         let small = self.zero + self.fill + self.delta + self.reference + self.unchanged;
         small + packed + self.raw
     }
+
+    /// The same without references, and the bytes of the frame without theirs: what speaks for
+    /// the last round, which has none.
+    pub(super) fn beyond_references(&self) -> (PageCount, ByteCount) {
+        let references = self.data.reference / REFERENCE_BYTES as u64;
+        let bytes = references * (RUN_BYTES + REFERENCE_BYTES) as u64;
+        (
+            PageCount(self.pages() - self.reference),
+            ByteCount(self.bytes.0.saturating_sub(bytes)),
+        )
+    }
 }
 
 /// Where a running migration is, for display.
@@ -147,4 +158,26 @@ pub struct SourceStatus {
     pub blackout: bool,
     /// Share of its time that the guest is kept from running.
     pub throttle: Share,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_do_not_speak_for_pages_that_go_whole() {
+        let frame = SentFrame {
+            bytes: ByteCount(24 + 8 + 2 * 44 + 20 + 4096),
+            raw: 1,
+            reference: 60,
+            data: DataBytes {
+                raw: 4096,
+                reference: 48,
+                ..DataBytes::default()
+            },
+            ..SentFrame::default()
+        };
+        let whole = (PageCount(1), ByteCount(24 + 8 + 20 + 4096));
+        assert_eq!(frame.beyond_references(), whole);
+    }
 }

@@ -140,14 +140,16 @@ impl Source {
     /// Work of data channel number `channel` is on the wire.
     pub fn sent(&mut self, channel: u16, frame: SentFrame) {
         if let Some(channel) = self.channels.get_mut(usize::from(channel)) {
-            channel.ledger.sent(frame.bytes, frame.reference > 0);
+            let (references, pages) = (frame.reference, frame.pages());
+            channel.ledger.sent(frame.bytes, references, pages);
         }
         self.pages.count(&frame);
         self.data += frame.data;
         self.stages += frame.stages;
         self.page_bytes += frame.bytes;
-        self.round_pages += frame.pages();
-        self.round_bytes += frame.bytes.0;
+        let (pages, bytes) = frame.beyond_references();
+        self.round_pages += pages.0;
+        self.round_bytes += bytes.0;
     }
 
     /// Adds the pages that are not known to be placed at the target: they go back to the
