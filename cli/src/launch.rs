@@ -16,6 +16,11 @@ pub struct RunOptions {
     /// The agent library; by default the one beside this program, or in ../lib/pagelift
     #[arg(long, value_name = "PATH", env = "PAGELIFT_AGENT")]
     agent: Option<PathBuf>,
+    /// Put the guest's memory into files in this folder (in /dev/shm, or on a hugetlbfs), such
+    /// as DIR/pc.ram. They stay when QEMU ends; when the guest comes back,
+    /// `pagelift-receive --have` takes from them what has not changed
+    #[arg(long, value_name = "DIR")]
+    ram_dir: Option<PathBuf>,
     /// QEMU and its options
     #[arg(last = true, required = true, value_name = "QEMU")]
     command: Vec<OsString>,
@@ -31,7 +36,11 @@ pub fn run(options: RunOptions) -> Result<std::convert::Infallible> {
         Some(agent) => agent,
         None => find_agent()?,
     };
-    Ok(command_line::run(options.command, &agent)?)
+    Ok(command_line::run(
+        options.command,
+        &agent,
+        options.ram_dir.as_deref(),
+    )?)
 }
 
 /// The agent, where it is built or installed.

@@ -7,12 +7,13 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
+use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{
     Classic, ClassicConfig, Policy, Predictive, PredictiveConfig, Share, StopWhenFits,
     StopWhenFitsConfig,
 };
 use pagelift_engine::memory::{PageBitmap, ReadPages};
-use pagelift_engine::pipeline::{Deltas, memory_budget, packing_budget};
+use pagelift_engine::pipeline::{Deltas, memory_budget, packing_budget, reference_budget};
 use pagelift_engine::units::{ByteCount, ParseQuantityError, Rate, parse_duration};
 use pagelift_engine::wire::{MAX_CHANNELS, SessionId};
 use pagelift_transports::auto_channels;
@@ -50,6 +51,10 @@ pub struct ConvergenceOptions {
     /// or auto: room for all of the guest's pages, but at most an eighth of the memory available
     #[arg(long, value_name = "SIZE", default_value = "auto")]
     pub delta_cache: DeltaCacheSize,
+    /// Send pages that the target has already (pagelift-receive --have, or elsewhere in the
+    /// guest) as references: auto (where it pays), on, off
+    #[arg(long, value_name = "WHEN", default_value_t = ReferenceSetting::Auto)]
+    pub references: ReferenceSetting,
     /// Data connections: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto", value_parser = channels)]
     pub channels: u16,
@@ -84,6 +89,7 @@ impl ConvergenceOptions {
         let layout = memory.layout();
         let mut budget = memory_budget(layout, self.channels);
         budget += packing_budget(self.compress, self.channels);
+        budget += reference_budget(self.references, layout);
         let cache = self.delta_cache.for_guest(layout.pages());
         let deltas = match self.compress {
             CompressSetting::Fixed(_) => None,
@@ -109,6 +115,7 @@ impl ConvergenceOptions {
             policy,
             compress: self.compress,
             cpu: self.cpu_limit.unwrap_or_default(),
+            references: self.references,
             deltas: deltas.map(Arc::new),
             budget,
         })
@@ -124,6 +131,8 @@ pub struct Effort {
     pub compress: CompressSetting,
     /// How much of the processors sending may use.
     pub cpu: CpuLimit,
+    /// Whether pages that the target has go as references.
+    pub references: ReferenceSetting,
     /// How pages are sent that change again.
     pub deltas: Option<Arc<Deltas>>,
     /// Most memory it may all take, next to the guest's.
@@ -237,11 +246,16 @@ fn channels(text: &str) -> Result<u16, String> {
 
 /// A name for a migration that no other one has.
 pub fn random_session() -> SessionId {
+    // Without entropy zero must do, and a second migration to the same target at the same moment
+    // would be refused.
+    SessionId(random_number())
+}
+
+/// A number that nobody can guess; 0 if the kernel has no entropy yet, just after it started.
+pub fn random_number() -> u128 {
     let mut bytes = [0; 16];
-    // Getting 16 bytes fails only before the kernel has any entropy; then zeros must do, and a
-    // second migration to the same target at the same moment would be refused.
     let _ = getrandom(&mut bytes, GetRandomFlags::empty());
-    SessionId(u128::from_le_bytes(bytes))
+    u128::from_le_bytes(bytes)
 }
 
 #[cfg(test)]

@@ -1,25 +1,26 @@
 //! `pagelift-send` and `pagelift-receive`: a QEMU guest moves, with pagelift carrying its RAM.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
 use clap::{Args, Parser};
 use pagelift_control::qemu::direct::{DirectSource, DirectTarget, SourceError, SourceOptions};
 use pagelift_control::qmp::Address;
-use pagelift_engine::memory::{ReadPages, WritePages};
+use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages, WritePages};
 use pagelift_engine::migration::{DOUBT, Failure, GuestLocation, MigrationError, RunRight};
 use pagelift_engine::pipeline::{
-    CancelToken, ReceiveJob, Received, SendJob, SendOptions, memory_budget, process_cpu, receive,
-    send,
+    CancelToken, KeptPages, ReceiveJob, Received, SendJob, SendOptions, memory_budget, process_cpu,
+    receive, send,
 };
-use pagelift_engine::units::Rate;
+use pagelift_engine::units::{ByteCount, PageCount, Rate};
 use pagelift_engine::wire::MAX_CHANNELS;
 use pagelift_transports::Endpoint;
 use pagelift_transports::tcp::{TcpLink, TcpServer};
 use serde_json::{Value, json};
 
 use crate::exit::{self, ExitCode};
-use crate::options::{self, ConvergenceOptions, Effort, random_session};
+use crate::options::{self, ConvergenceOptions, Effort, random_number, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra, Side};
@@ -68,6 +69,10 @@ pub struct ReceiveCommand {
     /// Where to wait for the source: tcp://HOST:PORT; port 0 picks one, which is printed
     #[arg(long, value_name = "URI")]
     listen: Endpoint,
+    /// A file with pages that the guest may have: its memory as it was left here by its last
+    /// visit, or an image; what is in it need not be sent. Can be given several times
+    #[arg(long, value_name = "PATH")]
+    have: Vec<PathBuf>,
     /// What to print
     #[command(flatten)]
     output: Output,
@@ -117,6 +122,7 @@ impl SendCommand {
         let Effort {
             policy,
             compress,
+            references,
             cpu,
             deltas,
             budget,
@@ -150,6 +156,7 @@ impl SendCommand {
                 verify: self.verify,
                 facts: prepared.facts,
                 compress,
+                references,
                 cpu,
                 deltas,
                 policy,
@@ -195,6 +202,10 @@ impl ReceiveCommand {
     pub fn run(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         let stop_at = StopAt::from_env()?;
+        let kept = match KeptPages::open(&self.have, random_number()) {
+            Ok(kept) => kept,
+            Err(error) => return Ok(self.unusable(error)),
+        };
         let Endpoint::Tcp { host, port } = &self.listen;
         let server = match TcpServer::bind(host, *port) {
             Ok(server) => server,
@@ -215,13 +226,22 @@ impl ReceiveCommand {
             }
         };
         let memory = prepared.memory;
+        if let Err(error) = self.check_have(&memory) {
+            return Ok(self.unusable(error));
+        }
         let progress = Progress::new(self.output.quiet);
         progress.say(&format!(
             "waiting on tcp://{} for a guest of {} of RAM; at most {} of memory for the migration",
             server.local_addr()?,
             WritePages::layout(&*memory).pages().bytes(),
-            memory_budget(WritePages::layout(&*memory), MAX_CHANNELS),
+            ByteCount(
+                memory_budget(WritePages::layout(&*memory), MAX_CHANNELS).0 + kept.footprint().0
+            ),
         ));
+        if kept.pages() > PageCount(0) {
+            let what = kept.pages().bytes();
+            progress.say(&format!("{what} of pages are here already"));
+        }
         let (mut peak, mut source_lost) = (0, false);
         let result = receive(ReceiveJob {
             listener: &server,
@@ -232,6 +252,7 @@ impl ReceiveCommand {
                 at: &stop_at,
             },
             facts: prepared.facts,
+            kept,
             cancel: CancelToken::clone(&cancel),
             progress: &mut |status| {
                 peak = peak.max(own_memory_bytes());
@@ -262,6 +283,35 @@ impl ReceiveCommand {
             }
             Err(failure) => self.output.failed(&failure, Side::Target),
         })
+    }
+}
+
+impl ReceiveCommand {
+    /// The guest's memory is cleared before it comes: it has nothing to give.
+    fn check_have(&self, memory: &FileMemory) -> Result<(), MemoryError> {
+        for path in &self.have {
+            if std::fs::metadata(path).is_ok_and(|file| memory.is_in(&file)) {
+                return Err(MemoryError::Io {
+                    action: "use",
+                    region: path.display().to_string(),
+                    offset: 0,
+                    source: std::io::Error::other(
+                        "it is the memory of the QEMU that waits here; keep the old file under \
+                         another name, let QEMU have a new one, and name the old one",
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A file cannot be used; nothing was started.
+    fn unusable(&self, error: MemoryError) -> ExitCode {
+        let failure = Failure {
+            error: error.into(),
+            guest: GuestLocation::Source,
+        };
+        self.output.failed(&failure, Side::Target)
     }
 }
 

@@ -68,7 +68,12 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
             "fill": report.pages.fill,
             "lz4": report.pages.lz4,
             "zstd": report.pages.zstd,
-            "reference": 0,
+            "reference": report.pages.reference,
+        },
+        "references": {
+            "saved_bytes": report.references.saved.0,
+            "missing_pages": report.references.missing.0,
+            "catalogue_pages": report.references.catalogue.0,
         },
         "data_bytes": {
             "fill": report.data.fill,
@@ -76,6 +81,7 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
             "delta": report.data.delta,
             "lz4": report.data.lz4,
             "zstd": report.data.zstd,
+            "reference": report.data.reference,
         },
         "saved_bytes": report.data.saved(&report.pages).0,
         "stages": stages::source_json(&report.stages),
@@ -199,6 +205,14 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
         "\npages: {} sent whole, {} as deltas, {} unchanged, {} zero, {} never populated\n",
         pages.raw, pages.delta, pages.unchanged, pages.zero, pages.skipped
     );
+    let references = &report.references;
+    if pages.reference > 0 {
+        text += &format!(
+            "references: {} pages were there already, which saved {}; {} were missing and sent \
+             again\n",
+            pages.reference, references.saved, references.missing.0
+        );
+    }
     text += &packed_text(report);
     if let (Some(dirty), Some(link)) = (report.dirty, report.link) {
         text +=

@@ -14,11 +14,12 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex};
 
 use pagelift_engine::codec::CompressSetting;
+use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{Decision, Observation, Policy};
 use pagelift_engine::memory::{Layout, MemoryError, PageBitmap, ReadPages, Region, WritePages};
 use pagelift_engine::migration::{Source, SourceConfig, SourceStep, Target, TargetConfig};
 use pagelift_engine::pipeline::{
-    Deltas, NoGauge, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
+    Deltas, KeptPages, NoGauge, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
 };
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 use pagelift_engine::wire::{Encodings, FrameReader, Message, ReadOutcome, SessionId};
@@ -218,16 +219,19 @@ impl Pair {
             channels: 1,
             frame_pages: 128,
             verify: false,
+            references: Some(PAGES),
             layout: layout(),
             facts: Vec::new(),
             needs: Encodings::needed_by(compress),
             policy: Box::new(Never),
         };
         let source = Arc::new(Shared::new(Source::new(config, now), clock()));
+        let kept = Arc::new(KeptPages::new(None, 7));
         let config = TargetConfig {
             layout: layout(),
             facts: Vec::new(),
             reads: Encodings::readable(),
+            references: Some(kept.terms()),
         };
         let target = Arc::new(Shared::new(Target::new(config, now), clock()));
         let answers = Pipe::new();
@@ -247,6 +251,7 @@ impl Pair {
             compress,
             deltas,
             channels: 1,
+            references: ReferenceSetting::On,
             ..Packing::default()
         };
         let deltas = compress
@@ -271,6 +276,7 @@ impl Pair {
             Arc::clone(&target),
             Arc::clone(&there) as Arc<dyn WritePages>,
             Arc::clone(&there) as Arc<dyn ReadPages>,
+            kept,
             0,
             reader,
         );

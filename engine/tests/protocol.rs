@@ -70,6 +70,7 @@ impl Pair {
             channels: 1,
             frame_pages: 16,
             verify: false,
+            references: None,
             layout: layout(),
             facts: Vec::new(),
             needs,
@@ -78,6 +79,7 @@ impl Pair {
         let target = TargetConfig {
             layout: layout(),
             facts: Vec::new(),
+            references: None,
             reads,
         };
         Self {

@@ -20,6 +20,7 @@ fn receiving() -> Target {
     let config = TargetConfig {
         layout: layout.clone(),
         facts: Vec::new(),
+        references: None,
         reads: Encodings::readable(),
     };
     let mut target = Target::new(config, NOW);
@@ -28,6 +29,7 @@ fn receiving() -> Target {
         session: SESSION,
         channels: 2,
         verify: false,
+        references: None,
         layout,
         facts: Vec::new(),
         needs: Encodings::none(),

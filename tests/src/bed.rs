@@ -91,6 +91,13 @@ impl Bed {
         Ok(made)
     }
 
+    /// A folder in shared memory, for files of guest RAM; gone, with what is in it, when dropped.
+    pub fn shm_dir(&self, name: &str) -> Result<ShmDir> {
+        let path = Path::new(SHM).join(format!("{}-{name}", self.tag));
+        fs::create_dir(&path).with_context(|| format!("{}", path.display()))?;
+        Ok(ShmDir { path })
+    }
+
     /// Everything of this test that still exists, one line each; empty when it is clean.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found: Vec<String> = process::marked(&self.tag)
@@ -198,7 +205,8 @@ impl Drop for Bed {
                 .status();
         }
         for path in self.shm_files() {
-            let _ = fs::remove_file(path);
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_dir_all(path);
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
@@ -228,5 +236,24 @@ impl ShmFile {
 impl Drop for ShmFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A folder in shared memory, removed when dropped.
+#[derive(Debug)]
+pub struct ShmDir {
+    path: PathBuf,
+}
+
+impl ShmDir {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for ShmDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
     }
 }

@@ -25,14 +25,17 @@ const PAGE_KINDS: [&str; 8] = [
 ];
 
 /// What the pages' data may consist of.
-const DATA_KINDS: [&str; 5] = ["delta", "fill", "lz4", "raw", "zstd"];
+const DATA_KINDS: [&str; 6] = ["delta", "fill", "lz4", "raw", "reference", "zstd"];
 
 /// Numbers of the report that are always there.
-const NUMBERS: [&str; 10] = [
+const NUMBERS: [&str; 13] = [
     "/blackout_ms",
     "/cpu_s/source",
     "/cpu_s/target",
     "/guest_bytes",
+    "/references/catalogue_pages",
+    "/references/missing_pages",
+    "/references/saved_bytes",
     "/rounds",
     "/saved_bytes",
     "/stages/target_full_s",

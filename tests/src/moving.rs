@@ -1,9 +1,9 @@
 //! Moving a QEMU guest with the programs under test.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::chown;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -103,13 +103,34 @@ impl Programs {
             .prefix(["run", "--"])
     }
 
+    /// The same, with the guest's memory in a file in `dir` that stays.
+    #[must_use]
+    pub fn wrap_keeping<'a>(&self, qemu: Builder<'a>, dir: &Path) -> Builder<'a> {
+        qemu.prefix(&self.prefix)
+            .prefix([self.dir.join("pagelift")])
+            .prefix(["run", "--ram-dir"])
+            .prefix([dir])
+            .prefix(["--"])
+    }
+
     /// Starts `pagelift-receive` for a QEMU; also gives the URI where it waits.
     pub fn receive(&self, bed: &Bed, qemu: &Qemu) -> Result<(Run, String)> {
+        self.receive_with(bed, qemu, &[])
+    }
+
+    /// The same, with further options.
+    pub fn receive_with(
+        &self,
+        bed: &Bed,
+        qemu: &Qemu,
+        options: &[&OsStr],
+    ) -> Result<(Run, String)> {
         let mut command = self.command(bed, "pagelift-receive");
         command
             .arg("--qmp")
             .arg(qemu.qmp_path())
-            .args(["--listen", "tcp://127.0.0.1:0", "--json"]);
+            .args(["--listen", "tcp://127.0.0.1:0", "--json"])
+            .args(options);
         let mut run = Run::start(bed, "receive", command)?;
         let uri = run.wait_stderr(|text| {
             let (_, rest) = text.split_once("waiting on ")?;
@@ -140,7 +161,22 @@ impl Programs {
         target: &Qemu,
         options: &[&str],
     ) -> Result<Moved> {
-        let (mut receive, uri) = self.receive(bed, target)?;
+        self.migrate_with(bed, source, target, options, &[])
+    }
+
+    /// The same; `receive_options` are those of `pagelift-receive`.
+    ///
+    /// # Errors
+    /// As [`migrate`](Self::migrate).
+    pub fn migrate_with(
+        &self,
+        bed: &Bed,
+        source: &Qemu,
+        target: &Qemu,
+        options: &[&str],
+        receive_options: &[&OsStr],
+    ) -> Result<Moved> {
+        let (mut receive, uri) = self.receive_with(bed, target, receive_options)?;
         let sent = self.send(bed, source, &uri, options)?.wait()?;
         // A source that ended before it connected leaves the target waiting for ever.
         if sent.code() != 0 {

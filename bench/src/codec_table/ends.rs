@@ -13,12 +13,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
+use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{Predictive, PredictiveConfig};
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{ReadPages, WritePages};
 use pagelift_engine::migration::{Report, RunRight};
 use pagelift_engine::pipeline::{
-    CancelToken, ReceiveJob, SendJob, SendOptions, process_cpu, receive, send,
+    CancelToken, KeptPages, ReceiveJob, SendJob, SendOptions, process_cpu, receive, send,
 };
 use pagelift_engine::wire::SessionId;
 use pagelift_transports::auto_channels;
@@ -108,6 +109,8 @@ fn send_options(compress: CompressSetting) -> SendOptions {
         // Nothing is sent twice.
         deltas: None,
         cpu: CpuLimit::default(),
+        // Equal pages would go by reference whatever the codec.
+        references: ReferenceSetting::Off,
         policy: Box::new(Predictive::new(PredictiveConfig::default())),
     }
 }
@@ -137,6 +140,7 @@ fn target(path: &Path, host: Ipv4Addr) -> Result<()> {
         listener: &server,
         pages: Arc::clone(&memory) as Arc<dyn WritePages>,
         content: memory,
+        kept: KeptPages::new(None, 0),
         guest: &mut Still::default(),
         facts: Vec::new(),
         cancel: CancelToken::default(),

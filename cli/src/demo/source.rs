@@ -125,6 +125,7 @@ fn send_options(options: &DemoOptions, effort: Effort) -> SendOptions {
         facts: Vec::new(),
         compress: effort.compress,
         cpu: effort.cpu,
+        references: effort.references,
         deltas: effort.deltas,
         policy: effort.policy,
     }

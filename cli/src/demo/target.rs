@@ -9,7 +9,9 @@ use clap::Args;
 use crossbeam_channel::Receiver;
 use pagelift_engine::memory::{ReadPages, WritePages};
 use pagelift_engine::migration::RunRight;
-use pagelift_engine::pipeline::{CancelToken, GuestError, Parts, ReceiveJob, TargetGuest, receive};
+use pagelift_engine::pipeline::{
+    CancelToken, GuestError, KeptPages, Parts, ReceiveJob, TargetGuest, receive,
+};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
 use pagelift_engine::wire::StateChunk;
 use pagelift_transports::tcp::TcpServer;
@@ -17,6 +19,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::guest::{Guest, GuestMemory};
 use super::{DeviceState, TargetSays, proof};
+use crate::options::random_number;
 use crate::own_memory::own_memory_bytes;
 use crate::stages;
 
@@ -71,6 +74,7 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
         content: Arc::clone(&view) as Arc<dyn ReadPages>,
         guest: &mut half,
         facts: Vec::new(),
+        kept: KeptPages::new(None, random_number()),
         cancel: CancelToken::default(),
         progress: &mut |_| memory_peak_bytes = memory_peak_bytes.max(own_memory_bytes()),
     })?;

@@ -4,7 +4,8 @@
 //! `memory-backend-file` with `share=on`: the rule of QEMU 8.1 and later. So
 //! - RAM without a backend (`-m` alone) gets one, named in `-machine memory-backend=`;
 //! - `-mem-path` becomes such a backend on that path;
-//! - backends of other kinds become one on a memfd, their other properties kept;
+//! - backends of other kinds become one on a memfd, or on a file in a folder that the user
+//!   names, their other properties kept;
 //! - file backends gain `share=on`;
 //! - what cannot be shared is refused with the reason and the way out;
 //! - everything else stays as it is and where it is; new options go to the end.
@@ -18,6 +19,7 @@
 
 mod backend;
 mod config_file;
+mod files;
 mod launch;
 mod memory;
 mod properties;
@@ -26,7 +28,6 @@ mod size;
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::RawFd;
 
 pub use launch::{RunError, run};
 use memory::Memory;
@@ -36,11 +37,11 @@ pub const DEFAULT_RAM_BYTES: u64 = 128 << 20;
 
 /// What the rewriting needs of the system.
 pub trait Host {
-    /// Makes a memory file for QEMU to inherit and returns the number of its descriptor.
+    /// Makes a memory file for QEMU and returns the path by which QEMU will find it.
     ///
     /// # Errors
     /// When the system has no such memory.
-    fn create_memory(&mut self, file: &MemoryFile) -> io::Result<RawFd>;
+    fn create_memory(&mut self, file: &MemoryFile) -> io::Result<String>;
 
     /// The text of a file given with `-readconfig`.
     ///
@@ -191,14 +192,12 @@ fn rewritten_unchanged(args: &[OsString]) -> Rewritten {
 
 /// Has `host` make `file`; the path by which QEMU opens it.
 fn path_of_new_file(file: MemoryFile, host: &mut impl Host) -> Result<String, CommandLineError> {
-    match host.create_memory(&file) {
-        Ok(fd) => Ok(format!("/proc/self/fd/{fd}")),
-        Err(source) => Err(CommandLineError::Memory {
+    host.create_memory(&file)
+        .map_err(|source| CommandLineError::Memory {
             id: file.id,
             size_bytes: file.size_bytes,
             source,
-        }),
-    }
+        })
 }
 
 #[cfg(test)]

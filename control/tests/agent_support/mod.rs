@@ -38,7 +38,7 @@ fn roles() {
     match env::var(ROLE).as_deref() {
         Ok("run") => {
             let args: Vec<OsString> = text(ARGS).split('\n').map(OsString::from).collect();
-            let Err(error) = command_line::run(args, Path::new(&text(AGENT)));
+            let Err(error) = command_line::run(args, Path::new(&text(AGENT)), None);
             panic!("{error}");
         }
         Ok("hello") => match connect().and_then(|mut client| client.hello()) {

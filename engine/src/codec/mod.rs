@@ -8,6 +8,7 @@ pub mod cache;
 pub mod choose;
 pub mod digest;
 mod fill;
+pub mod reference;
 mod setting;
 pub mod simd;
 pub mod xbzrle;

@@ -29,6 +29,9 @@ pub struct LinkRate {
     variance: f64,
     /// Start of the sample being taken, and bytes placed in it.
     open: Option<(Instant, u64)>,
+    /// Whether the sample being taken, and the mean, speak for less than the link carries.
+    open_is_low: bool,
+    mean_is_low: bool,
 }
 
 impl LinkRate {
@@ -49,6 +52,12 @@ impl LinkRate {
             self.add(sample, seconds);
             self.open = Some((now, 0));
         }
+    }
+
+    /// What is placed just now are references: few bytes, in a time that others than the link
+    /// took. Such a sample counts only until there is a better one.
+    pub fn referred(&mut self) {
+        self.open_is_low = true;
     }
 
     /// Nothing is left to be placed. A sample that was too short is used only if there is none.
@@ -73,15 +82,20 @@ impl LinkRate {
     }
 
     fn add(&mut self, sample: f64, seconds: f64) {
-        let weight = 1.0 - (-seconds / MEMORY_S).exp();
-        if let Some(mean) = self.mean {
-            let off = (sample.max(1.0) / mean.max(1.0)).ln();
-            self.variance += (off * off - self.variance) * weight;
+        let is_low = std::mem::take(&mut self.open_is_low);
+        match self.mean {
+            Some(_) if is_low && !self.mean_is_low => {}
+            Some(mean) if !self.mean_is_low => {
+                let weight = 1.0 - (-seconds / MEMORY_S).exp();
+                let off = (sample.max(1.0) / mean.max(1.0)).ln();
+                self.variance += (off * off - self.variance) * weight;
+                self.mean = Some(mean + (sample - mean) * weight);
+            }
+            _ => {
+                self.mean = Some(sample);
+                self.mean_is_low = is_low;
+            }
         }
-        let mean = self
-            .mean
-            .map_or(sample, |mean| mean + (sample - mean) * weight);
-        self.mean = Some(mean);
     }
 }
 
@@ -145,6 +159,26 @@ mod tests {
 
     fn at_ms(ms: u64) -> Instant {
         Instant(ms * 1_000_000)
+    }
+
+    #[test]
+    fn a_rate_of_references_counts_only_until_there_is_a_better_one() {
+        let mut link = LinkRate::default();
+        link.begin(at_ms(0));
+        link.referred();
+        link.placed(at_ms(50), ByteCount(100));
+        assert_eq!(link.rate(), Some(Rate(2000)), "better than none");
+        link.placed(at_ms(100), ByteCount(50_000));
+        assert_eq!(link.rate(), Some(Rate(1_000_000)));
+        link.referred();
+        link.placed(at_ms(150), ByteCount(100));
+        assert_eq!(link.rate(), Some(Rate(1_000_000)));
+        link.placed(at_ms(200), ByteCount(100_000));
+        let rate = link.rate().unwrap().0;
+        assert!(
+            (1_050_000..1_400_000).contains(&rate),
+            "a mean of both: {rate}"
+        );
     }
 
     #[test]

@@ -16,9 +16,9 @@ use crate::codec::is_zero;
 use crate::units::{PAGE_BYTES, PageIndex, PageRange};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Mutex, PoisonError};
 
 /// Where the memory of one region is.
@@ -99,6 +99,15 @@ impl FileMemory {
             })?);
         }
         Ok(Self { layout, regions })
+    }
+
+    /// Whether a region of it is in the file of which this is the metadata.
+    pub fn is_in(&self, file: &Metadata) -> bool {
+        let same = |own: &OpenRegion| {
+            let own = own.place.file.metadata();
+            own.is_ok_and(|own| (own.dev(), own.ino()) == (file.dev(), file.ino()))
+        };
+        self.regions.iter().any(same)
     }
 
     fn error(&self, action: &'static str, span: Span, source: impl Into<io::Error>) -> MemoryError {

@@ -27,6 +27,8 @@ pub(super) struct Ledger {
     run_counts: VecDeque<u16>,
     /// The runs of those frames.
     runs: VecDeque<PageRange>,
+    /// Numbers, from 0, of those frames that hold references, and whether they hold little else.
+    with_references: VecDeque<(u64, bool)>,
 }
 
 impl Ledger {
@@ -43,19 +45,36 @@ impl Ledger {
         self.runs.extend(runs);
     }
 
-    /// Frames handed out so far, and how many of them are acknowledged.
-    pub(super) fn progress(&self) -> (u64, u64) {
-        (self.frames, self.acked_frames)
+    /// Number of the frame that would be handed out next, from 0; so many were handed out so far.
+    pub(super) fn next_frame(&self) -> u64 {
+        self.frames
     }
 
-    /// A frame took `bytes` on the wire.
-    pub(super) fn sent(&mut self, bytes: ByteCount) {
+    /// Frames that the target has placed.
+    pub(super) fn placed_frames(&self) -> u64 {
+        self.acked_frames
+    }
+
+    /// The frame that was handed out last took `bytes` on the wire; `references` of its `pages`
+    /// pages are references.
+    pub(super) fn sent(&mut self, bytes: ByteCount, references: u64, pages: u64) {
         self.sent_bytes += bytes.0;
+        // Its acknowledgement may have come already.
+        if references > 0 && self.acked_frames < self.frames {
+            let mostly = references > pages / 2;
+            self.with_references.push_back((self.frames - 1, mostly));
+        }
     }
 
-    /// The target has placed frames. Returns the bytes newly placed, or `None` if the
-    /// acknowledgement is for frames that were never sent or goes backwards.
-    pub(super) fn acknowledge(&mut self, ack: &Ack) -> Option<ByteCount> {
+    /// Whether a frame with references has been sent and not acknowledged.
+    pub(super) fn has_references_under_way(&self) -> bool {
+        !self.with_references.is_empty()
+    }
+
+    /// The target has placed frames. Returns the bytes newly placed and whether frames of
+    /// little but references are among them, or `None` if the acknowledgement is for frames that were never
+    /// sent or goes backwards.
+    pub(super) fn acknowledge(&mut self, ack: &Ack) -> Option<(ByteCount, bool)> {
         if ack.frames > self.frames || ack.frames < self.acked_frames {
             return None;
         }
@@ -64,9 +83,16 @@ impl Ledger {
             let runs = self.run_counts.pop_front()?;
             self.runs.drain(..usize::from(runs));
         }
+        let mut refers = false;
+        while let Some((frame, mostly)) = self.with_references.front()
+            && *frame < ack.frames
+        {
+            refers |= mostly;
+            self.with_references.pop_front();
+        }
         self.acked_frames = ack.frames;
         self.acked_bytes = ack.bytes;
-        Some(ByteCount(placed))
+        Some((ByteCount(placed), refers))
     }
 
     /// Bytes sent and not yet placed. An acknowledgement may overtake [`sent`](Self::sent).
@@ -106,7 +132,10 @@ mod tests {
         ledger.hand_out(&[PageRange::new(0, 2), PageRange::new(5, 1)]);
         ledger.hand_out(&[]);
         ledger.hand_out(&[PageRange::new(7, 3)]);
-        assert_eq!(ledger.acknowledge(&ack(2, 100)), Some(ByteCount(100)));
+        assert_eq!(
+            ledger.acknowledge(&ack(2, 100)),
+            Some((ByteCount(100), false))
+        );
         let mut unplaced = PageBitmap::new(PageCount(16));
         ledger.unplaced(&mut unplaced);
         assert_eq!(unplaced.runs().collect::<Vec<_>>(), [PageRange::new(7, 3)]);
@@ -117,9 +146,28 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.hand_out(&[]);
         assert_eq!(ledger.acknowledge(&ack(2, 0)), None, "never sent");
-        assert_eq!(ledger.acknowledge(&ack(1, 10)), Some(ByteCount(10)));
+        assert!(ledger.acknowledge(&ack(1, 10)).is_some());
         assert_eq!(ledger.acknowledge(&ack(0, 10)), None, "backwards");
         assert_eq!(ledger.acknowledge(&ack(1, 9)), None, "fewer bytes");
+    }
+
+    #[test]
+    fn references_are_under_way_until_their_frame_is_acknowledged() {
+        let mut ledger = Ledger::default();
+        let send = |ledger: &mut Ledger, references| {
+            ledger.hand_out(&[]);
+            ledger.sent(ByteCount(1), references, 10);
+        };
+        send(&mut ledger, 6);
+        send(&mut ledger, 0);
+        assert!(ledger.has_references_under_way());
+        assert_eq!(ledger.acknowledge(&ack(1, 1)), Some((ByteCount(1), true)));
+        assert!(!ledger.has_references_under_way());
+        // The acknowledgement comes before the channel says that it has sent the frame.
+        ledger.hand_out(&[]);
+        assert!(ledger.acknowledge(&ack(3, 3)).is_some());
+        ledger.sent(ByteCount(1), 1, 10);
+        assert!(!ledger.has_references_under_way());
     }
 
     #[test]

@@ -9,9 +9,12 @@
 //!   Source                                   Target
 //!   Hello  ------------------------------->  compares guests
 //!          <-------------------------------  Accept | Refuse
+//!          <-------------------------------  Catalogue.. (of pages it kept; at any time)
 //!   arm, harvest; per round:
 //!     Pages.. on any data channel  ------->  place
 //!     RoundEnd on every one        ------->  barrier: the next round waits for all
+//!          <-------------------------------  Missing (before the Ack: what a reference named
+//!                                             is not there; goes again in the next round)
 //!          <-------------------------------  Ack (windowed, per channel)
 //!   stop the guest, last harvest
 //!   LastRound, Pages.., RoundEnd   ------->  place
@@ -39,11 +42,13 @@ mod volume;
 mod watch;
 
 pub use error::{Failure, GuestLocation, MigrationError};
-pub use report::{BlackoutParts, PagesSent, Report};
+pub use report::{BlackoutParts, PagesSent, ReferenceReport, Report};
 pub use right::{Granted, HandedOver, RunRight, StoppedRight, TargetReady};
-pub use source::{Batch, SentFrame, Source, SourceConfig, SourceStatus, SourceStep, Work};
+pub use source::{
+    Batch, References, SentFrame, Source, SourceConfig, SourceStatus, SourceStep, Work,
+};
 pub use stages::{SourceStages, StageTime, TargetStages};
-pub use target::{Target, TargetConfig, TargetStatus, TargetStep};
+pub use target::{CatalogueDemand, Target, TargetConfig, TargetStatus, TargetStep};
 pub use volume::DataBytes;
 
 use std::time::Duration;

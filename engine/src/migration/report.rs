@@ -25,6 +25,8 @@ pub struct PagesSent {
     pub lz4: u64,
     /// Sent in blocks of zstd.
     pub zstd: u64,
+    /// Sent as references to content that the target has; those it then missed included.
+    pub reference: u64,
     /// Written by the guest, but found to hold what the target has already.
     pub unchanged: u64,
 }
@@ -32,7 +34,8 @@ pub struct PagesSent {
 impl PagesSent {
     /// Pages that were read and sent in some form, repeats counted.
     pub fn sent(&self) -> PageCount {
-        PageCount(self.zero + self.fill + self.raw + self.delta + self.lz4 + self.zstd)
+        let packed = self.lz4 + self.zstd;
+        PageCount(self.zero + self.fill + self.raw + self.delta + packed + self.reference)
     }
 
     /// Adds the pages of a frame.
@@ -43,6 +46,7 @@ impl PagesSent {
         self.delta += frame.delta;
         self.lz4 += frame.lz4;
         self.zstd += frame.zstd;
+        self.reference += frame.reference;
         self.unchanged += frame.unchanged;
     }
 }
@@ -78,6 +82,17 @@ impl BlackoutParts {
     }
 }
 
+/// What references to the target's pages came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReferenceReport {
+    /// Bytes of pages that did not cross, less what the references took and what was sent again.
+    pub saved: ByteCount,
+    /// Pages that the target did not have after all, and that were sent again.
+    pub missing: PageCount,
+    /// Pages of its files that the target told of in time.
+    pub catalogue: PageCount,
+}
+
 /// A completed migration, as the source saw it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Report {
@@ -97,6 +112,8 @@ pub struct Report {
     pub state_bytes: ByteCount,
     /// Pages by how they went over.
     pub pages: PagesSent,
+    /// What references came to.
+    pub references: ReferenceReport,
     /// Bytes of their data, by how they went over.
     pub data: DataBytes,
     /// How long the stages of the source worked and waited.

@@ -20,12 +20,15 @@ use std::time::Duration;
 
 mod account;
 mod parts;
+mod references;
 mod rehearse;
 mod rounds;
 
 pub use parts::{Batch, SentFrame, SourceConfig, SourceStatus, SourceStep, Work};
+pub use references::References;
 
 use account::Marks;
+use references::Answers;
 use rehearse::RoundsUnderWay;
 use rounds::POLICY_TICK;
 
@@ -93,6 +96,7 @@ pub struct Source {
     left: u64,
     cursor: u64,
     channels: Vec<Channel>,
+    answers: Answers,
     under_way: RoundsUnderWay,
 
     estimates: Estimates,
@@ -146,6 +150,7 @@ impl Source {
             session: config.session,
             channels: config.channels,
             verify: config.verify,
+            references: config.references,
             layout: config.layout.clone(),
             facts: config.facts,
             needs: config.needs,
@@ -155,6 +160,7 @@ impl Source {
             frame_pages: config.frame_pages.clamp(1, MAX_FRAME_PAGES as u64),
             verify: config.verify,
             pending: PageBitmap::new(config.layout.pages()),
+            answers: Answers::new(config.references, config.layout.pages()),
             held: PageBitmap::new(config.layout.pages()),
             held_pages: 0,
             heat: Heat::new(config.layout.pages()),
@@ -241,10 +247,17 @@ impl Source {
                 });
             }
             (Message::Accept(accept), Phase::Greeting) => {
+                self.accept_references(accept.references)?;
                 self.target_reads = accept.reads;
                 self.phase = Phase::Arming;
             }
             (Message::Ack(ack), _) => self.handle_ack(now, &ack)?,
+            (Message::Catalogue(chunk), phase) if phase != Phase::Greeting => {
+                self.handle_catalogue(&chunk)?;
+            }
+            (Message::Missing(runs), phase) if phase != Phase::Greeting => {
+                self.handle_missing(&runs)?;
+            }
             (Message::Complete { digest }, Phase::Completing) => {
                 if !self.all_is_placed() {
                     return Err(misbehaved(
@@ -287,13 +300,16 @@ impl Source {
     }
 
     fn handle_ack(&mut self, now: Instant, ack: &Ack) -> Result<(), MigrationError> {
-        let placed = self
+        let (placed, refers) = self
             .channels
             .get_mut(usize::from(ack.channel))
             .and_then(|channel| channel.ledger.acknowledge(ack))
             .ok_or_else(|| misbehaved(&format!("an impossible acknowledgement {ack:?}")))?;
         self.acked_at = now;
         self.placed_bytes += placed;
+        if refers {
+            self.estimates.link.referred();
+        }
         self.estimates.link.placed(now, placed);
         let ledgers = || self.channels.iter().map(|channel| &channel.ledger);
         while let Some(round) = self.under_way.placed(now, ledgers()) {

@@ -10,8 +10,9 @@
 //!
 //! Invariants: no page of a round is placed before every page of the round before
 //! (the barrier), so a page that was sent twice ends as it was sent last; every page lies
-//! within the agreed layout; the guest may run only with a [`Granted`], which is made from the
-//! source's `HandOver` and nothing else.
+//! within the agreed layout; a page that was sent and is not there is missing until it is sent
+//! whole, and no memory with one is complete; the guest may run only with a [`Granted`], which is
+//! made from the source's `HandOver` and nothing else.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,11 +22,12 @@ use super::right::Granted;
 use super::stages::TargetStages;
 use super::watch::{PeerWatch, Watch};
 use super::{DOUBT, HEARTBEAT, PEER_SILENCE};
-use crate::memory::Layout;
-use crate::units::{ByteCount, Instant};
+use crate::codec::reference::Secret;
+use crate::memory::{Layout, PageBitmap};
+use crate::units::{ByteCount, Instant, PageCount, PageRange};
 use crate::wire::{
-    Accept, Ack, Encoding, Encodings, Fact, Hello, Message, OLDEST_VERSION, PagesBody, Refuse,
-    SessionId, StateChunk, VERSION,
+    Accept, Ack, Encoding, Encodings, Fact, Hello, Message, OLDEST_VERSION, PagesBody,
+    ReferenceTerms, Refuse, SessionId, StateChunk, VERSION,
 };
 
 /// Frames placed on a channel before they are acknowledged together.
@@ -40,6 +42,19 @@ pub struct TargetConfig {
     pub facts: Vec<Fact>,
     /// Encodings of pages that this side reads: [`Encodings::readable`].
     pub reads: Encodings,
+    /// On which terms references are taken, if they are.
+    pub references: Option<ReferenceTerms>,
+}
+
+/// Whether fingerprints of the pages that were kept are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogueDemand {
+    /// Not yet, but they may be.
+    NotYet,
+    /// Those of so many pages, from the first on.
+    First(u64),
+    /// Not, or not any more.
+    None,
 }
 
 /// What the caller of [`Target::poll`] must do.
@@ -110,6 +125,9 @@ pub struct Target {
     /// Rounds that every channel has ended.
     rounds_ended: u32,
     last_round: Option<u32>,
+    /// Pages that the source sent and that are not as it thinks.
+    missing: PageBitmap,
+    missing_count: u64,
     step_given: bool,
     granted: Option<Granted>,
     /// Set once, never cleared: the source has given up the right to run.
@@ -133,6 +151,8 @@ impl Target {
     /// Waits for a source's `Hello`.
     pub fn new(config: TargetConfig, now: Instant) -> Self {
         Self {
+            missing: PageBitmap::new(config.layout.pages()),
+            missing_count: 0,
             config,
             phase: Phase::Greeting,
             hello: None,
@@ -182,7 +202,7 @@ impl Target {
                 if self.last_round.replace(round).is_some() || over {
                     return Err(misbehaved("a last round that is over, or a second one"));
                 }
-                self.settle_rounds();
+                self.settle_rounds()?;
             }
             (Message::State(chunk), phase) if phase >= Phase::Receiving => {
                 return Ok(Some(chunk));
@@ -235,8 +255,12 @@ impl Target {
         {
             self.phase = Phase::Receiving;
             self.step_given = false;
-            let reads = self.config.reads;
-            self.say(now, Message::Accept(Accept { version, reads }));
+            let accept = Accept {
+                version,
+                reads: self.config.reads,
+                references: self.terms(),
+            };
+            self.say(now, Message::Accept(accept));
         }
     }
 
@@ -382,19 +406,43 @@ impl Target {
                 body.round
             )));
         }
-        match body
-            .runs()
-            .find(|run| !self.config.layout.contains(run.range))
-        {
-            Some(run) => Err(misbehaved(&format!(
-                "pages {:?} outside the guest",
-                run.range
-            ))),
-            None => Ok(()),
+        let takes_references = self.terms().is_some();
+        for run in body.runs() {
+            if !self.config.layout.contains(run.range) {
+                let what = format!("pages {:?} outside the guest", run.range);
+                return Err(misbehaved(&what));
+            }
+            if run.encoding == Encoding::Reference && !takes_references {
+                return Err(misbehaved("references that were not agreed on"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The pages of a frame are in memory, but for `missing`, which the source is to be told
+    /// before that the frame is [placed](Self::placed).
+    pub fn made(&mut self, body: &PagesBody<'_>, missing: &[PageRange], now: Instant) {
+        if self.missing_count == 0 && missing.is_empty() {
+            return;
+        }
+        for run in body.runs() {
+            // A delta for a page that is missing was made before the source knew: the page still
+            // has to come whole.
+            if run.encoding != Encoding::Delta {
+                self.missing.remove(run.range);
+            }
+        }
+        for run in missing {
+            self.missing.insert(*run);
+        }
+        self.missing_count = self.missing.count().0;
+        if !missing.is_empty() {
+            // Before the acknowledgement: the source then knows that no answer is outstanding.
+            self.say(now, Message::Missing(missing.to_vec()));
         }
     }
 
-    /// The pages of a frame are in memory. Acknowledges now and then; whether it did.
+    /// A frame is dealt with. Acknowledges now and then; whether it did.
     pub fn placed(&mut self, channel: u16, bytes: ByteCount, now: Instant) -> bool {
         let Some(own) = self.channels.get_mut(usize::from(channel)) else {
             return false;
@@ -438,9 +486,43 @@ impl Target {
         self.acknowledge(channel, now);
         if self.channels.iter().all(|channel| channel.ended == round) {
             self.rounds_ended = round;
-            self.settle_rounds();
+            self.settle_rounds()?;
         }
         Ok(())
+    }
+
+    /// On which terms references are taken: if this side offers and the source asked.
+    fn terms(&self) -> Option<ReferenceTerms> {
+        let most = self.hello.as_ref()?.references?;
+        let offered = self.config.references?;
+        Some(ReferenceTerms {
+            kept_pages: offered.kept_pages.min(most),
+            ..offered
+        })
+    }
+
+    /// Makes the identities of this migration's references, if there are any.
+    pub fn reference_secret(&self) -> Option<Secret> {
+        let session = self.hello.as_ref()?.session;
+        Some(Secret::new(session.0, self.terms()?.nonce))
+    }
+
+    /// Whether to send fingerprints of pages that were kept.
+    pub fn catalogue_demand(&self) -> CatalogueDemand {
+        match self.phase {
+            Phase::Greeting | Phase::Preparing => CatalogueDemand::NotYet,
+            Phase::Receiving if self.last_round.is_none() => {
+                self.terms().map_or(CatalogueDemand::None, |terms| {
+                    CatalogueDemand::First(terms.kept_pages)
+                })
+            }
+            _ => CatalogueDemand::None,
+        }
+    }
+
+    /// Pages that the source sent and that are not there.
+    pub fn missing_pages(&self) -> PageCount {
+        PageCount(self.missing_count)
     }
 
     fn channel(&self, channel: u16) -> Result<&Channel, MigrationError> {
@@ -462,11 +544,18 @@ impl Target {
     }
 
     /// After the last round, goes on to the digest.
-    fn settle_rounds(&mut self) {
+    fn settle_rounds(&mut self) -> Result<(), MigrationError> {
         if self.phase == Phase::Receiving && self.last_round == Some(self.rounds_ended) {
+            if self.missing_count > 0 {
+                let count = self.missing_count;
+                return Err(misbehaved(&format!(
+                    "it ended the last round, and {count} pages are missing"
+                )));
+            }
             self.phase = Phase::Digesting;
             self.step_given = false;
         }
+        Ok(())
     }
 
     // --- what to do ----------------------------------------------------------------------

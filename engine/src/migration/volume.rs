@@ -18,19 +18,23 @@ pub struct DataBytes {
     pub lz4: u64,
     /// Blocks of zstd.
     pub zstd: u64,
+    /// References to what the target has.
+    pub reference: u64,
 }
 
 impl DataBytes {
     /// All of it.
     pub fn total(&self) -> ByteCount {
-        ByteCount(self.fill + self.raw + self.delta + self.lz4 + self.zstd)
+        ByteCount(self.fill + self.raw + self.delta + self.lz4 + self.zstd + self.reference)
     }
 
-    /// What the pages would have taken as they are, zero pages left out, less what they took:
-    /// what fills, deltas and packing saved.
+    /// What the pages would have taken as they are, less what they took: what fills, deltas and
+    /// packing saved. Zero pages and references are left out.
     pub fn saved(&self, pages: &PagesSent) -> ByteCount {
-        let whole = PageCount(pages.sent().0 - pages.zero + pages.unchanged).bytes();
-        ByteCount(whole.0.saturating_sub(self.total().0))
+        let others = pages.sent().0 - pages.zero - pages.reference;
+        let whole = PageCount(others + pages.unchanged).bytes();
+        let took = self.total().0 - self.reference;
+        ByteCount(whole.0.saturating_sub(took))
     }
 }
 
@@ -41,6 +45,7 @@ impl AddAssign for DataBytes {
         self.delta += other.delta;
         self.lz4 += other.lz4;
         self.zstd += other.zstd;
+        self.reference += other.reference;
     }
 }
 
@@ -58,6 +63,7 @@ mod tests {
             delta: 3,
             lz4: 4,
             zstd: 0,
+            reference: 6,
             unchanged: 5,
         };
         let data = DataBytes {
@@ -66,6 +72,7 @@ mod tests {
             delta: 30,
             lz4: 5000,
             zstd: 0,
+            reference: 44,
         };
         assert_eq!(data.saved(&pages), ByteCount(15 * 4096 - 13230));
     }

@@ -68,4 +68,9 @@ impl Deltas {
     pub(super) fn put(&self, page: PageIndex, content: &[u8; PAGE_BYTES]) {
         self.cache.put(page, content);
     }
+
+    /// What the target holds of `page` is not known.
+    pub(super) fn forget(&self, page: PageIndex) {
+        self.cache.forget(page);
+    }
 }

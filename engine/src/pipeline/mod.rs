@@ -11,6 +11,8 @@
 //!     SourceChannel                            TargetChannel
 //!     take a batch, read, find zeros, send     receive, check, place, acknowledge
 //!   one thread for control: ControlReader    one thread for control: ControlReader
+//!                                            one thread: CatalogueWorker
+//!                                              tell of pages that are here already
 //! ```
 //!
 //! The machine sits behind one lock, taken for microseconds per frame of up to 1 MiB; all
@@ -21,17 +23,20 @@
 //! Back-pressure is the connection's: a channel that cannot send takes no more work. Memory in
 //! use is bounded by [`memory_budget`] and does not depend on the guest's writes.
 
+mod catalogue;
 mod clock;
 mod control;
 mod deltas;
 mod digest;
 mod encode;
 mod guest;
+mod kept;
 mod last_word;
 mod link;
 mod link_watch;
 mod place;
 mod receive;
+mod referred;
 mod rest;
 mod send;
 mod shared;
@@ -43,11 +48,13 @@ mod target_driver;
 mod target_session;
 mod vcpus;
 
+pub use catalogue::CatalogueWorker;
 pub use clock::{Clock, SystemClock};
 pub use control::ControlReader;
 pub use deltas::Deltas;
 pub use digest::digest_memory;
 pub use guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest, Waker};
+pub use kept::KeptPages;
 pub use link::{Closer, Connection, Gauge, Held, Link, Listener, NoGauge, Reading};
 pub use receive::{ReceiveJob, Received, receive};
 pub use send::{CancelToken, SendJob, SendOptions, send};
@@ -62,9 +69,10 @@ pub use target_session::{Reception, TargetSession, TargetWorker};
 use crate::codec::CompressSetting;
 use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};
 use crate::codec::choose::{Chooser, CpuLimit};
+use crate::codec::reference::{self, ReferenceSetting};
 use crate::memory::Layout;
 use crate::units::{ByteCount, Instant, PAGE_BYTES};
-use crate::wire::MAX_BODY_BYTES;
+use crate::wire::{MAX_BODY_BYTES, MAX_REFERENCE_PAGES};
 
 /// What a worker's step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,11 +93,21 @@ pub enum Step {
 pub fn memory_budget(layout: &Layout, channels: u16) -> ByteCount {
     let frames = (u64::from(channels) * 2 + 2) * MAX_BODY_BYTES as u64;
     let blocks = u64::from(channels) * (BLOCK_BYTES + DECODER_BYTES);
+    let referred = u64::from(channels) * (MAX_REFERENCE_PAGES * PAGE_BYTES) as u64;
     let state = guest::QUEUED_CHUNKS as u64 * guest::STATE_CHUNK_BYTES as u64;
-    // Pending, harvested, given back, and the tracker's own.
-    let sets = 4 * layout.pages().0.div_ceil(8);
+    // Pending, harvested, given back, missing, to be whole, and the tracker's own.
+    let sets = 6 * layout.pages().0.div_ceil(8);
     let threads = (u64::from(channels) + 4) * THREAD_BYTES;
-    ByteCount(frames + blocks + state + sets + threads)
+    ByteCount(frames + blocks + referred + state + sets + threads)
+}
+
+/// Most memory that a source uses, next to its [`memory_budget`], to send references as `setting`
+/// says.
+pub fn reference_budget(setting: ReferenceSetting, layout: &Layout) -> ByteCount {
+    match setting {
+        ReferenceSetting::Off => ByteCount(0),
+        ReferenceSetting::Auto | ReferenceSetting::On => reference::footprint(layout.pages()),
+    }
 }
 
 /// Most memory that a source uses, next to its [`memory_budget`], to pack pages as `setting`

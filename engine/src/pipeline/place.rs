@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::Clock;
+use super::referred::Referred;
 use crate::codec::block::{BlockDecoder, MAX_BLOCK_PAGES};
 use crate::codec::{BlockFormat, FILL_BYTES, Fill, xbzrle};
 use crate::memory::{ReadPages, WritePages};
@@ -16,6 +17,8 @@ pub(super) struct Placer {
     memory: Arc<dyn WritePages>,
     /// The same memory, to apply deltas to.
     content: Arc<dyn ReadPages>,
+    /// What references are found with, if there may be any.
+    references: Option<Referred>,
     decoder: BlockDecoder,
     /// The block under way, or what fills pages, or one page.
     block: Box<[u8]>,
@@ -33,8 +36,13 @@ impl std::fmt::Debug for Placer {
 
 impl Placer {
     /// Places in `memory`, which can be read back as `content`.
-    pub(super) fn new(memory: Arc<dyn WritePages>, content: Arc<dyn ReadPages>) -> Self {
+    pub(super) fn new(
+        memory: Arc<dyn WritePages>,
+        content: Arc<dyn ReadPages>,
+        references: Option<Referred>,
+    ) -> Self {
         Self {
+            references,
             memory,
             content,
             decoder: BlockDecoder::new(),
@@ -44,7 +52,8 @@ impl Placer {
         }
     }
 
-    /// Places the pages of a checked frame; says what its stages took.
+    /// Places the pages of a checked frame; says what its stages took. Adds to `missing` those
+    /// that are not where their references say.
     ///
     /// # Errors
     /// When memory cannot be read or written, or what is packed in a run is malformed.
@@ -52,6 +61,7 @@ impl Placer {
         &mut self,
         body: &PagesBody<'_>,
         clock: &dyn Clock,
+        missing: &mut Vec<PageRange>,
     ) -> Result<TargetStages, MigrationError> {
         let mut stages = TargetStages::default();
         self.since = clock.now();
@@ -72,6 +82,14 @@ impl Placer {
                 Encoding::Lz4 => self.unpack(BlockFormat::Lz4, &run, &mut stages, clock)?,
                 Encoding::Zstd => self.unpack(BlockFormat::Zstd, &run, &mut stages, clock)?,
                 Encoding::More => self.place_more(range)?,
+                Encoding::Reference => {
+                    let references = self.references.as_mut();
+                    let found = references.map(|own| own.find(&run, &*self.content));
+                    match found.transpose()?.flatten() {
+                        Some(pages) => self.memory.write(range.first, pages)?,
+                        None => missing.push(range),
+                    }
+                }
             }
             stages.place.busy += self.lap(clock);
         }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::thread::{self, Scope};
 use std::time::Duration;
 
+use super::catalogue::CatalogueWorker;
 use super::clock::SystemClock;
 use super::guest::TargetGuest;
+use super::kept::KeptPages;
 use super::link::Listener;
 use super::send::CancelToken;
 use super::shared::Shared;
@@ -30,6 +32,8 @@ pub struct ReceiveJob<'a> {
     pub guest: &'a mut dyn TargetGuest,
     /// What must be equal on both sides.
     pub facts: Vec<Fact>,
+    /// Pages that this side has already, for the source to refer to.
+    pub kept: KeptPages,
     /// Ends the migration from elsewhere.
     pub cancel: CancelToken,
     /// Told where the migration is, several times a second.
@@ -62,21 +66,26 @@ pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
     let config = TargetConfig {
         layout: job.pages.layout().clone(),
         facts: job.facts,
+        references: Some(job.kept.terms()),
         reads: Encodings::readable(),
     };
     let target = Target::new(config, super::Clock::now(&*clock));
     let shared = Arc::new(Shared::new(target, clock));
+    let kept = Arc::new(job.kept);
+    let mut catalogue = CatalogueWorker::new(Arc::clone(&shared), Arc::clone(&kept));
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut session = TargetSession::new(
         Arc::clone(&shared),
         job.pages,
         job.content,
+        kept,
         job.guest,
         job.cancel,
         threads,
     )?;
     let reception = Arc::clone(session.reception());
     thread::scope(|scope| {
+        scope.spawn(|| run_worker(&shared, || catalogue.step()));
         scope.spawn(|| accept(scope, &shared, &reception, job.listener));
         let result = loop {
             let seen = shared.version();

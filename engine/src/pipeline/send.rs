@@ -16,6 +16,7 @@ use super::source_session::{SourceParts, SourceSession, SourceWorker};
 use super::{Step, run_worker};
 use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
+use crate::codec::reference::{ReferenceSetting, most_kept};
 use crate::converge::Policy;
 use crate::dirty::DirtySource;
 use crate::memory::ReadPages;
@@ -50,6 +51,8 @@ pub struct SendOptions {
     pub deltas: Option<Arc<Deltas>>,
     /// How much of the processors the data channels may use.
     pub cpu: CpuLimit,
+    /// Whether pages that the target has already go as references.
+    pub references: ReferenceSetting,
     /// When to stop the guest, or to give up.
     pub policy: Box<dyn Policy>,
 }
@@ -114,12 +117,19 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
     let channels =
         NonZeroU16::new(job.options.channels).map_or(1, |channels| cpu.workers(channels).get());
     let compress = job.options.compress;
+    let references = job.options.references;
     let source = Source::new(
         SourceConfig {
             session: job.options.session,
             channels,
             frame_pages: FRAME_PAGES,
             verify: job.options.verify,
+            references: match references {
+                ReferenceSetting::Off => None,
+                ReferenceSetting::Auto | ReferenceSetting::On => {
+                    Some(most_kept(job.memory.layout().pages()))
+                }
+            },
             layout: job.memory.layout().clone(),
             facts: job.options.facts,
             needs: Encodings::needed_by(compress),
@@ -140,6 +150,7 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
             deltas: job.options.deltas,
             cpu,
             channels,
+            references,
         },
         digest_threads: thread::available_parallelism().map_or(1, NonZero::get),
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Step;
 use super::deltas::Deltas;
-use super::encode::{Packer, PageEncoder, Sending};
+use super::encode::{Packer, PageEncoder, Referrer, Sending};
 use super::last_word::LastWord;
 use super::link::Gauge;
 use super::link_watch::LinkWatch;
@@ -14,6 +14,7 @@ use super::rest::Rest;
 use super::shared::Shared;
 use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
+use crate::codec::reference::ReferenceSetting;
 use crate::memory::ReadPages;
 use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, StageTime, Work};
 use crate::units::{ByteCount, Instant};
@@ -30,6 +31,8 @@ pub struct Packing {
     pub cpu: CpuLimit,
     /// How many channels there are.
     pub channels: u16,
+    /// Whether pages that the target has go as references, if it takes any.
+    pub references: ReferenceSetting,
 }
 
 /// The sending half of a data channel.
@@ -80,13 +83,16 @@ impl SourceChannel {
         let reads = shared.look(Source::target_reads);
         let (workers, limit) = (packing.channels.max(1), packing.cpu);
         let packer = Packer::new(packing.compress, workers, limit, reads);
+        let references = shared.look(Source::references);
+        let referrer = references.map(|own| Referrer::new(own, packing.references, number));
+        let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
         Ok(Self {
             watch: LinkWatch::new(gauge, shared.now()),
             shared,
             memory,
             number,
             writer,
-            encoder: PageEncoder::new(packing.deltas.clone(), packer, reads),
+            encoder: encoder.referring(referrer),
             batch: Batch::default(),
             body: Vec::new(),
             rest: Rest::new(limit, workers),

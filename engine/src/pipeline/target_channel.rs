@@ -5,20 +5,25 @@ use std::sync::Arc;
 
 use super::Step;
 use super::control::lost;
+use super::kept::KeptPages;
 use super::last_word::LastWord;
 use super::place::Placer;
+use super::referred::Referred;
 use super::shared::Shared;
 use crate::memory::{ReadPages, WritePages};
 use crate::migration::{HEARTBEAT, MigrationError, Target, TargetStages};
-use crate::units::{ByteCount, Instant};
+use crate::units::{ByteCount, Instant, PageRange};
 use crate::wire::{
-    FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, Message, PagesBody, ReadOutcome,
+    FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, MAX_FRAME_PAGES, Message,
+    PagesBody, ReadOutcome,
 };
 
 /// The receiving half of a data channel that has joined.
 pub struct TargetChannel {
     shared: Arc<Shared<Target>>,
     placer: Placer,
+    /// Pages of a frame that could not be made.
+    missing: Vec<PageRange>,
     number: u16,
     reader: FrameReader<Box<dyn Read + Send>>,
     /// What the stages did that the machine was not told yet.
@@ -39,17 +44,22 @@ impl std::fmt::Debug for TargetChannel {
 }
 
 impl TargetChannel {
-    /// Reads channel `number` from `reader`, whose first frame was its `Join`.
+    /// Reads channel `number` from `reader`, whose first frame was its `Join`. References, if
+    /// any were agreed on, are to `kept` or to the guest's own pages.
     pub fn new(
         shared: Arc<Shared<Target>>,
         memory: Arc<dyn WritePages>,
         content: Arc<dyn ReadPages>,
+        kept: Arc<KeptPages>,
         number: u16,
         reader: FrameReader<Box<dyn Read + Send>>,
     ) -> Self {
+        let secret = shared.look(Target::reference_secret);
+        let references = secret.map(|secret| Referred::new(secret, kept));
         Self {
             shared,
-            placer: Placer::new(memory, content),
+            placer: Placer::new(memory, content, references),
+            missing: Vec::with_capacity(MAX_FRAME_PAGES),
             number,
             reader,
             stages: TargetStages::default(),
@@ -130,13 +140,17 @@ impl TargetChannel {
         let body = PagesBody::decode(self.reader.body())?;
         self.shared
             .look(|target| target.admit(self.number, &body))?;
-        self.stages += self.placer.place(&body, self.shared.clock())?;
+        self.missing.clear();
+        let clock = self.shared.clock();
+        self.stages += self.placer.place(&body, clock, &mut self.missing)?;
         let stages = std::mem::take(&mut self.stages);
         let now = self.shared.now();
         // Nobody waits for a frame; this thread sends the acknowledgement itself.
         Ok(self.shared.try_with(|target| {
             target.worked(stages);
-            (target.placed(self.number, bytes, now), false)
+            target.made(&body, &self.missing, now);
+            let acknowledged = target.placed(self.number, bytes, now);
+            (acknowledged || !self.missing.is_empty(), false)
         }))
     }
 

@@ -13,6 +13,7 @@ use crossbeam_channel::Sender;
 use super::Step;
 use super::control::ControlReader;
 use super::guest::TargetGuest;
+use super::kept::KeptPages;
 use super::link::{Closer, Connection};
 use super::send::CancelToken;
 use super::shared::Shared;
@@ -42,7 +43,8 @@ pub struct TargetSession<'a> {
 }
 
 impl<'a> TargetSession<'a> {
-    /// Prepares to receive into `pages`, which is read back through `content`.
+    /// Prepares to receive into `pages`, which is read back through `content`; references may
+    /// be to `kept`.
     ///
     /// # Errors
     /// When the guest cannot be taken in.
@@ -50,6 +52,7 @@ impl<'a> TargetSession<'a> {
         shared: Arc<Shared<Target>>,
         pages: Arc<dyn WritePages>,
         content: Arc<dyn ReadPages>,
+        kept: Arc<KeptPages>,
         guest: &'a mut dyn TargetGuest,
         cancel: CancelToken,
         digest_threads: usize,
@@ -69,6 +72,7 @@ impl<'a> TargetSession<'a> {
             shared,
             pages,
             content,
+            kept,
             state,
             closers: Mutex::default(),
             next_number: AtomicU64::new(0),
@@ -134,6 +138,7 @@ pub struct Reception {
     shared: Arc<Shared<Target>>,
     pages: Arc<dyn WritePages>,
     content: Arc<dyn ReadPages>,
+    kept: Arc<KeptPages>,
     state: Sender<StateChunk>,
     /// Of the connections that are open, with their numbers.
     closers: Mutex<Vec<(u64, Closer)>>,
@@ -323,6 +328,7 @@ impl TargetWorker {
                     Arc::clone(shared),
                     Arc::clone(&reception.pages),
                     Arc::clone(&reception.content),
+                    Arc::clone(&reception.kept),
                     join.channel,
                     reader,
                 )));

@@ -1,12 +1,13 @@
 //! How pages are carried, and which ways the two sides can agree on.
 
 use super::WireError;
+use super::reference::{MAX_REFERENCE_PAGES, REFERENCE_BYTES};
 use crate::codec::{BlockFormat, Codec, CompressSetting, FILL_BYTES};
 use crate::units::PAGE_BYTES;
 
 /// How the pages of a run are carried.
 ///
-/// The numbers 7 and 8 are kept for references to content that the target has.
+/// The number 8 is kept free for another way to refer to what the target has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Encoding {
@@ -25,10 +26,13 @@ pub enum Encoding {
     Zstd = 5,
     /// The pages go on in the block of the run before; there is no data.
     More = 6,
+    /// The data is a [`Reference`](super::Reference) to content that the target has. Whether it
+    /// takes any is said apart from the [encodings](Encodings) that it reads.
+    Reference = 7,
 }
 
 impl Encoding {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Zero,
         Self::Raw,
         Self::Delta,
@@ -36,6 +40,7 @@ impl Encoding {
         Self::Lz4,
         Self::Zstd,
         Self::More,
+        Self::Reference,
     ];
 
     pub(super) fn from_wire(value: u16) -> Result<Self, WireError> {
@@ -60,6 +65,9 @@ impl Encoding {
             Self::Raw => bytes == content,
             Self::Delta => pages == 1 && (1..=content).contains(&bytes),
             Self::Fill => bytes == FILL_BYTES as u64,
+            Self::Reference => {
+                pages <= MAX_REFERENCE_PAGES as u64 && bytes == REFERENCE_BYTES as u64
+            }
             Self::Lz4 | Self::Zstd => (1..=content).contains(&bytes),
         }
     }
@@ -147,12 +155,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_those_of_the_format_and_the_next_two_are_free() {
+    fn numbers_are_those_of_the_format_and_the_next_is_free() {
         for (number, encoding) in (0..).zip(Encoding::ALL) {
             assert_eq!(encoding as u16, number);
             assert_eq!(Encoding::from_wire(number), Ok(encoding));
         }
-        assert!(Encoding::from_wire(7).is_err());
         assert!(Encoding::from_wire(8).is_err());
     }
 

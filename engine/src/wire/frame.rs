@@ -47,6 +47,10 @@ pub enum FrameType {
     LastRound = 0x13,
     /// Everything is in the target's memory.
     Complete = 0x14,
+    /// Fingerprints of pages that the target has beside the guest's memory.
+    Catalogue = 0x15,
+    /// Pages that are not where references said.
+    Missing = 0x16,
     /// Bytes of the guest's device state, or of the answers to it.
     State = 0x20,
     /// The target could run the guest now.
@@ -68,7 +72,7 @@ pub enum FrameType {
 }
 
 impl FrameType {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 20] = [
         Self::Hello,
         Self::Accept,
         Self::Refuse,
@@ -78,6 +82,8 @@ impl FrameType {
         Self::Ack,
         Self::LastRound,
         Self::Complete,
+        Self::Catalogue,
+        Self::Missing,
         Self::State,
         Self::Ready,
         Self::HandOver,

@@ -54,6 +54,9 @@ pub struct Hello {
     pub channels: u16,
     /// Whether the digest of all memory is compared before the hand-over.
     pub verify: bool,
+    /// Most fingerprints of the target's pages that the source takes, if it sends references at
+    /// all.
+    pub references: Option<u64>,
     /// The guest's memory.
     pub layout: Layout,
     /// What must be equal on both sides.
@@ -68,8 +71,19 @@ pub struct Hello {
 pub struct Accept {
     /// The version to speak from now on.
     pub version: u16,
-    /// Encodings that the target reads.
+    /// Encodings that the target reads; references have terms of their own.
     pub reads: Encodings,
+    /// How to make references, if the source asked and the target takes them.
+    pub references: Option<ReferenceTerms>,
+}
+
+/// What the target says about references to its pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReferenceTerms {
+    /// Random; what is hashed is hashed with keys made from it.
+    pub nonce: u128,
+    /// Pages that the target's catalogue tells of, numbered from 0.
+    pub kept_pages: u64,
 }
 
 /// The target's refusal.
@@ -89,6 +103,8 @@ pub struct Join {
 }
 
 mod tag {
+    use super::fields;
+
     pub(super) const VERSIONS: u16 = 0x01;
     pub(super) const SESSION: u16 = 0x02;
     pub(super) const CHANNELS: u16 = 0x03;
@@ -97,7 +113,9 @@ mod tag {
     pub(super) const FACT: u16 = 0x06;
     pub(super) const REASON: u16 = 0x07;
     pub(super) const NEEDS: u16 = 0x08;
-    pub(super) const READS: u16 = 0x09 | super::fields::OPTIONAL;
+    pub(super) const READS: u16 = 0x09 | fields::OPTIONAL;
+    /// May be skipped: then there are no references.
+    pub(super) const REFERENCES: u16 = 0x0a | fields::OPTIONAL;
 }
 
 impl Hello {
@@ -113,6 +131,11 @@ impl Hello {
             out.extend_from_slice(&self.channels.to_le_bytes());
         });
         fields::put(&mut out, tag::VERIFY, |out| out.push(u8::from(self.verify)));
+        if let Some(most) = self.references {
+            fields::put(&mut out, tag::REFERENCES, |out| {
+                out.extend_from_slice(&most.to_le_bytes());
+            });
+        }
         for region in self.layout.regions() {
             fields::put(&mut out, tag::REGION, |out| {
                 out.extend_from_slice(&region.pages.0.to_le_bytes());
@@ -139,13 +162,15 @@ impl Hello {
     /// When it is malformed, or no version is spoken by both sides.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
         let (mut versions, mut session, mut channels, mut verify) = (None, None, None, None);
-        let (mut regions, mut facts, mut needs) = (Vec::new(), Vec::new(), None);
+        let (mut regions, mut facts) = (Vec::new(), Vec::new());
+        let (mut needs, mut references) = (None, None);
         fields::each(body, "hello", |tag, mut value| {
             match tag {
                 tag::VERSIONS => once(&mut versions, (value.u16()?, value.u16()?), "versions")?,
                 tag::SESSION => once(&mut session, SessionId(value.u128()?), "session")?,
                 tag::CHANNELS => once(&mut channels, value.u16()?, "channel count")?,
                 tag::VERIFY => once(&mut verify, boolean(value.u8()?, "verify")?, "verify")?,
+                tag::REFERENCES => once(&mut references, value.u64()?, "references")?,
                 tag::REGION => {
                     cap("regions", regions.len() + 1, MAX_REGIONS)?;
                     let pages = PageCount(value.u64()?);
@@ -184,6 +209,7 @@ impl Hello {
             session: required(session, "session")?,
             channels,
             verify: required(verify, "verify")?,
+            references,
             layout,
             facts,
             needs: needs.unwrap_or(Encodings::none()).beyond(Encodings::BASIC),
@@ -204,6 +230,12 @@ impl Accept {
         fields::put(&mut out, tag::VERSIONS, |out| {
             out.extend_from_slice(&self.version.to_le_bytes());
         });
+        if let Some(terms) = self.references {
+            fields::put(&mut out, tag::REFERENCES, |out| {
+                out.extend_from_slice(&terms.nonce.to_le_bytes());
+                out.extend_from_slice(&terms.kept_pages.to_le_bytes());
+            });
+        }
         put_encodings(&mut out, tag::READS, self.reads);
         out
     }
@@ -213,11 +245,18 @@ impl Accept {
     /// # Errors
     /// When it is malformed or names a version this side does not speak.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
-        let (mut version, mut reads) = (None, None);
+        let (mut version, mut reads, mut references) = (None, None, None);
         fields::each(body, "accept", |tag, mut value| {
             match tag {
                 tag::VERSIONS => once(&mut version, value.u16()?, "version")?,
                 tag::READS => once(&mut reads, Encodings(value.u32()?), "readable encodings")?,
+                tag::REFERENCES => {
+                    let terms = ReferenceTerms {
+                        nonce: value.u128()?,
+                        kept_pages: value.u64()?,
+                    };
+                    once(&mut references, terms, "references")?
+                }
                 _ => return Ok(false),
             };
             value.finish().map(|()| true)
@@ -233,6 +272,7 @@ impl Accept {
             version,
             // A target that says nothing is of a build that knew no others.
             reads: reads.unwrap_or(Encodings::BASIC),
+            references,
         })
     }
 }
@@ -356,6 +396,7 @@ mod tests {
             session: SessionId(0x1234 << 100),
             channels: 2,
             verify: true,
+            references: Some(1000),
             layout: Layout::new(vec![region("pc.ram", 7), region("dimm0", 9)]).unwrap(),
             facts: vec![Fact::new("machine type", "pc-q35-10.0")],
             needs: Encodings::none(),
@@ -365,16 +406,28 @@ mod tests {
     #[test]
     fn a_handshake_reads_back_as_written() {
         assert_eq!(Hello::decode(&hello().encode()), Ok(hello()));
+        let without = Hello {
+            references: None,
+            ..hello()
+        };
+        assert_eq!(Hello::decode(&without.encode()), Ok(without));
+        let terms = ReferenceTerms {
+            nonce: 5 << 100,
+            kept_pages: 99,
+        };
+        for references in [None, Some(terms)] {
+            let accept = Accept {
+                version: VERSION,
+                reads: Encodings::readable(),
+                references,
+            };
+            assert_eq!(Accept::decode(&accept.encode()), Ok(accept));
+        }
         let needs = Hello {
             needs: Encodings::readable().beyond(Encodings::BASIC),
             ..hello()
         };
         assert_eq!(Hello::decode(&needs.encode()), Ok(needs));
-        let accept = Accept {
-            version: VERSION,
-            reads: Encodings::readable(),
-        };
-        assert_eq!(Accept::decode(&accept.encode()), Ok(accept));
         let refuse = Refuse {
             reasons: vec!["one".into(), "two".into()],
         };

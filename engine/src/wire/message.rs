@@ -1,7 +1,9 @@
 //! Messages of the control connection: every frame that is not pages of the guest.
 
 use super::bytes::{Cursor, put_text};
+use super::catalogue::{self, CatalogueChunk};
 use super::{Accept, FrameType, Hello, Join, Refuse, SessionId, WireError, hello};
+use crate::units::PageRange;
 
 /// A message, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,12 @@ pub enum Message {
         /// Digest of the target's memory, if the handshake asked for it.
         digest: Option<u128>,
     },
+    /// See [`CatalogueChunk`].
+    Catalogue(CatalogueChunk),
+    /// Pages of the guest that the target does not have where the references said that were sent
+    /// for them. They are to be sent again, whole. Comes before the acknowledgement of the frame
+    /// they were in.
+    Missing(Vec<PageRange>),
     /// A piece of the guest's device state (to the target), or of the answers to it.
     State(StateChunk),
     /// The target has everything and could run the guest.
@@ -126,6 +134,8 @@ impl Message {
             Self::Ack(_) => FrameType::Ack,
             Self::LastRound { .. } => FrameType::LastRound,
             Self::Complete { .. } => FrameType::Complete,
+            Self::Catalogue(_) => FrameType::Catalogue,
+            Self::Missing(_) => FrameType::Missing,
             Self::State(_) => FrameType::State,
             Self::Ready => FrameType::Ready,
             Self::HandOver => FrameType::HandOver,
@@ -154,6 +164,8 @@ impl Message {
             Self::Accept(accept) => *out = accept.encode(),
             Self::Refuse(refuse) => *out = refuse.encode(),
             Self::Join(join) => *out = join.encode(),
+            Self::Catalogue(chunk) => *out = chunk.encode(),
+            Self::Missing(pages) => *out = catalogue::encode_missing(pages),
             Self::RoundEnd { round } | Self::LastRound { round } => {
                 out.extend_from_slice(&round.to_le_bytes());
             }
@@ -192,6 +204,8 @@ impl Message {
             FrameType::Accept => return Accept::decode(body).map(Self::Accept),
             FrameType::Refuse => return Refuse::decode(body).map(Self::Refuse),
             FrameType::Join => return Join::decode(body).map(Self::Join),
+            FrameType::Catalogue => return CatalogueChunk::decode(body).map(Self::Catalogue),
+            FrameType::Missing => return catalogue::decode_missing(body).map(Self::Missing),
             FrameType::Reattach => return hello::decode_session(body).map(Self::Reattach),
             FrameType::Pages => {
                 return Err(WireError::BadValue {
@@ -271,6 +285,11 @@ mod tests {
             Message::Complete {
                 digest: Some(u128::MAX - 1),
             },
+            Message::Catalogue(CatalogueChunk {
+                first: 7,
+                fingerprints: vec![1, 0, u64::MAX],
+            }),
+            Message::Missing(vec![PageRange::new(3, 2), PageRange::new(9, 1)]),
             Message::State(StateChunk {
                 last: true,
                 bytes: b"state".to_vec(),
@@ -310,8 +329,14 @@ mod tests {
     proptest! {
         #[test]
         fn no_input_panics(body in prop::collection::vec(any::<u8>(), 0..64)) {
-            use FrameType::{Abort, Ack, Complete, LastRound, Pages, Reattach, RoundEnd, State};
-            for kind in [Abort, Ack, Complete, LastRound, Pages, Reattach, RoundEnd, State] {
+            use FrameType::{
+                Abort, Ack, Catalogue, Complete, LastRound, Missing, Pages, Reattach, RoundEnd,
+                State,
+            };
+            for kind in [
+                Abort, Ack, Catalogue, Complete, LastRound, Missing, Pages, Reattach, RoundEnd,
+                State,
+            ] {
                 let _ = Message::decode(kind, &body);
             }
         }

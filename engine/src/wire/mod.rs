@@ -8,6 +8,7 @@
 //! allocate more than [`MAX_BODY_BYTES`] (`tests` and the fuzz targets hold this).
 
 mod bytes;
+mod catalogue;
 mod encoding;
 mod fields;
 mod frame;
@@ -15,16 +16,21 @@ mod hello;
 mod message;
 mod pages;
 mod pages_builder;
+mod reference;
 
+pub use catalogue::{CatalogueChunk, MAX_FINGERPRINTS};
 pub use encoding::{Encoding, Encodings};
 pub use frame::{
     FrameError, FrameHeader, FrameReader, FrameType, FrameWriter, HEADER_BYTES, MAX_BODY_BYTES,
     PREFACE, ReadOutcome,
 };
-pub use hello::{Accept, Fact, Hello, Join, MAX_CHANNELS, MAX_FACTS, Refuse, SessionId};
+pub use hello::{
+    Accept, Fact, Hello, Join, MAX_CHANNELS, MAX_FACTS, ReferenceTerms, Refuse, SessionId,
+};
 pub use message::{AbortCode, Ack, Message, StateChunk};
 pub use pages::{MAX_FRAME_PAGES, PageRun, PagesBody, RUN_BYTES};
 pub use pages_builder::PagesBuilder;
+pub use reference::{MAX_REFERENCE_PAGES, Place, REFERENCE_BYTES, Reference};
 
 /// The newest version of the protocol this build speaks.
 pub const VERSION: u16 = 1;

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::codec::{BlockFormat, Fill};
     use crate::units::{PAGE_BYTES, PageIndex};
-    use crate::wire::PagesBuilder;
+    use crate::wire::{MAX_REFERENCE_PAGES, PagesBuilder, Place, Reference};
     use proptest::prelude::*;
 
     type Listed = (PageRange, Encoding, usize, u64);
@@ -349,10 +349,30 @@ mod tests {
             (&[(1, 2, 100, 5), (9, 3, 5, 6)], "data of its own"),
             (&[(1, 60, 100, 5), (99, 5, 0, 6)], "65 pages"),
             (&[(1, 65, 100, 5)], "65 pages"),
-            (&[(1, 1, 1, 7)], "unknown"),
+            (&[(1, 1, 1, 8)], "unknown"),
         ] {
             assert!(listed(&body_of(records)).is_err(), "{why}");
         }
+    }
+
+    #[test]
+    fn a_reference_has_one_length_and_few_pages() {
+        let most = MAX_REFERENCE_PAGES as u32;
+        let reference = Reference {
+            place: Place::Kept(7),
+            identity: 9,
+        };
+        let range = PageRange::new(5, most.into());
+        let mut builder = PagesBuilder::default();
+        builder.begin(1);
+        builder.add_reference(range, &reference);
+        let body = body(&mut builder, &[]);
+        let run = PagesBody::decode(&body).unwrap().runs().next().unwrap();
+        assert_eq!((run.range, run.encoding), (range, Encoding::Reference));
+        assert_eq!(Reference::decode(run.data), Ok(reference));
+        assert!(listed(&body_of(&[(5, most + 1, 24, 7)])).is_err());
+        assert!(listed(&body_of(&[(5, 1, 23, 7)])).is_err());
+        assert!(listed(&body_of(&[(5, 1, 25, 7)])).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::MAX_FRAME_PAGES;
 use super::encoding::Encoding;
 use super::pages::RUN_BYTES;
+use super::reference::Reference;
 use crate::codec::{BlockFormat, Fill};
 use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
 
@@ -101,6 +102,15 @@ impl PagesBuilder {
     /// Adds a page as a delta.
     pub fn add_delta(&mut self, page: PageIndex, delta: &[u8]) {
         self.add_own(page, Encoding::Delta, delta);
+        self.filled = None;
+    }
+
+    /// Adds pages as a reference, at most [`MAX_REFERENCE_PAGES`](super::MAX_REFERENCE_PAGES).
+    pub fn add_reference(&mut self, range: PageRange, reference: &Reference) {
+        let data = reference.encode();
+        self.runs += 1;
+        put_run(&mut self.own_runs, range, Encoding::Reference, data.len());
+        self.own_data.extend_from_slice(&data);
         self.filled = None;
     }
 

@@ -10,10 +10,12 @@
 //! `tests/run`.
 
 mod block;
+mod catalogue;
 mod wire;
 mod xbzrle;
 
 pub use block::{block_decode, block_encode};
+pub use catalogue::catalogue;
 pub use wire::{agent_message, frame_reader, hello, message, pages_body};
 pub use xbzrle::{xbzrle_decode, xbzrle_encode};
 
@@ -27,7 +29,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "agent_message",
         run: agent_message,
@@ -39,6 +41,10 @@ pub const TARGETS: [Target; 9] = [
     Target {
         name: "block_encode",
         run: block_encode,
+    },
+    Target {
+        name: "catalogue",
+        run: catalogue,
     },
     Target {
         name: "frame_reader",

@@ -4,12 +4,12 @@ use pagelift_agent_protocol as agent;
 use pagelift_engine::codec::block::MAX_BLOCK_PAGES;
 use pagelift_engine::wire::{
     Accept, Encoding, FrameReader, FrameType, FrameWriter, Hello, Join, MAX_BODY_BYTES,
-    MAX_FRAME_PAGES, Message, PagesBody, ReadOutcome, Refuse,
+    MAX_FRAME_PAGES, Message, PagesBody, ReadOutcome, Reference, Refuse,
 };
 use std::fmt::Debug;
 
 /// Types of frames, to be chosen by a byte.
-const KINDS: [FrameType; 17] = [
+const KINDS: [FrameType; 19] = [
     FrameType::Hello,
     FrameType::Accept,
     FrameType::Refuse,
@@ -27,6 +27,8 @@ const KINDS: [FrameType; 17] = [
     FrameType::Abort,
     FrameType::Ping,
     FrameType::Pong,
+    FrameType::Catalogue,
+    FrameType::Missing,
 ];
 
 fn kind(byte: u8) -> FrameType {
@@ -128,6 +130,10 @@ pub fn pages_body(data: &[u8]) {
         pages += count;
         bytes += run.data.len();
         runs += 1;
+        if run.encoding == Encoding::Reference {
+            let reference = Reference::decode(run.data).expect("a run that was checked");
+            assert_eq!(reference.encode(), run.data);
+        }
         if run.encoding == Encoding::More {
             assert!(count <= left && run.data.is_empty());
             left -= count;

@@ -142,6 +142,7 @@ smoke_tests! {
     agent_message,
     block_decode,
     block_encode,
+    catalogue,
     frame_reader,
     hello,
     message,

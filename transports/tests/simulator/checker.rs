@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, PEER_SILENCE, REATTACH};
+use pagelift_engine::units::PageCount;
 use pagelift_engine::wire::FrameType;
 
 use super::memory::Side;
@@ -206,7 +207,7 @@ impl Rules<'_> {
 }
 
 /// Every outcome that the standard seeds must reach.
-pub const WANTED: [&str; 45] = [
+pub const WANTED: [&str; 49] = [
     "completed",
     "completed although the network failed",
     "completed after a reattach",
@@ -247,6 +248,10 @@ pub const WANTED: [&str; 45] = [
     "window full",
     "a page in a second round",
     "second attempt completed",
+    "pages by reference",
+    "pages missing",
+    "pages missing in the last round",
+    "most pages by reference",
     "pages as deltas",
     "pages by their word",
     "pages in blocks of lz4",
@@ -277,12 +282,19 @@ fn count(
             }
             if let Some(Ok(report)) = &attempt.source {
                 let pages = &report.pages;
+                if pages.reference > pages.sent().0 / 2 {
+                    add("most pages by reference");
+                }
+                if report.references.missing > PageCount(0) {
+                    add("pages missing");
+                }
                 let ways = [
                     (pages.delta, "pages as deltas"),
                     (pages.fill, "pages by their word"),
                     (pages.lz4, "pages in blocks of lz4"),
                     (pages.zstd, "pages in blocks of zstd"),
                     (pages.raw, "pages raw"),
+                    (pages.reference, "pages by reference"),
                 ];
                 let used = ways.into_iter().filter(|(pages, _)| *pages > 0);
                 used.for_each(|(_, name)| add(name));
@@ -321,6 +333,9 @@ fn count(
     }
     if attempt.watcher.newest_round() > 1 {
         add("a page in a second round");
+    }
+    if attempt.watcher.was_missing_late() {
+        add("pages missing in the last round");
     }
 }
 

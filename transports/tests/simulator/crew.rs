@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::pipeline::{
-    Listener, Reception, SourceSession, SourceWorker, Step, TargetWorker,
+    CatalogueWorker, Listener, Reception, SourceSession, SourceWorker, Step, TargetWorker,
 };
 use pagelift_engine::units::Instant;
 use pagelift_transports::sim::{ConnectionId, Direction, SimNetwork, SimRng};
@@ -86,6 +86,7 @@ struct Slot {
 enum Worker {
     Source(SourceWorker),
     Target(TargetWorker),
+    Catalogue(CatalogueWorker),
 }
 
 pub struct CrewParts {
@@ -134,6 +135,14 @@ impl Crew {
         self.slots.borrow_mut().push(Slot {
             connection: self.network.connections().saturating_sub(1),
             worker: Some(Worker::Source(worker)),
+        });
+    }
+
+    /// The target's catalogue: a worker without a connection of its own.
+    pub fn add_catalogue(&self, worker: CatalogueWorker) {
+        self.slots.borrow_mut().push(Slot {
+            connection: 0,
+            worker: Some(Worker::Catalogue(worker)),
         });
     }
 
@@ -200,6 +209,9 @@ impl Crew {
                 Step::Quiet
             }
             Worker::Source(worker) => worker.step(),
+            // It writes to the control connection, which came first.
+            Worker::Catalogue(_) if !self.network.has_room(0, Direction::ToSource) => Step::Quiet,
+            Worker::Catalogue(worker) => worker.step(),
             Worker::Target(worker) => {
                 self.stepping.borrow_mut().push(connection);
                 let step = worker.step();

@@ -66,6 +66,11 @@ impl SimMemory {
         pages.content[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
+    /// All of it.
+    pub fn content(&self) -> Vec<u8> {
+        self.lock().content.clone()
+    }
+
     /// Pages that differ from those of `other`.
     pub fn differences(&self, other: &Self) -> PageBitmap {
         let mut differ = PageBitmap::new(self.layout.pages());

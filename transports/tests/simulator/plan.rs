@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use pagelift_engine::codec::choose::CpuLimit;
+use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::codec::{Codec, CompressSetting, ZstdLevel};
 use pagelift_engine::units::{PAGE_BYTES, Rate};
 use pagelift_engine::wire::FrameType;
@@ -78,6 +79,17 @@ pub enum PolicyPlan {
     Whim { stop_at: u32, give_up: bool },
 }
 
+/// What a target has of the guest from before.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct KeptPlan {
+    /// Share of its pages that are as they are now.
+    pub share: f64,
+    /// At other page numbers.
+    pub elsewhere: bool,
+    /// Change a byte, or fail, once in so many readings.
+    pub changes_one_in: Option<u64>,
+}
+
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub seed: u64,
@@ -104,6 +116,8 @@ pub struct Plan {
     pub lose_marks: Option<u64>,
     pub damage_placed: Option<u64>,
     pub sabotage: Option<Sabotage>,
+    pub references: ReferenceSetting,
+    pub kept: Option<KeptPlan>,
     pub facts_differ: bool,
     /// Whether to move the guest again after a failure.
     pub second_attempt: bool,
@@ -183,11 +197,27 @@ impl Plan {
             lose_marks: None,
             damage_placed: None,
             sabotage: None,
+            references: ReferenceSetting::Off,
+            kept: None,
             facts_differ: rng.one_in(80),
             second_attempt: rng.one_in(4),
         };
         plan.go_wrong(&mut rng, transfer);
+        plan.refer(&mut rng);
         plan
+    }
+
+    /// Decides what the target has of the guest, and whether anybody looks.
+    fn refer(&mut self, rng: &mut SimRng) {
+        use ReferenceSetting::{Auto, Off, On};
+        self.references = rng.pick(&[Off, On, On, Auto]);
+        if rng.one_in(2) {
+            self.kept = Some(KeptPlan {
+                share: rng.pick(&[0.0, 0.5, 0.95, 1.0]),
+                elsewhere: rng.one_in(4),
+                changes_one_in: rng.pick(&[None, Some(2), Some(2), Some(20)]),
+            });
+        }
     }
 
     /// Decides what goes wrong in a run that should take about twice `transfer`.

@@ -12,7 +12,7 @@ use super::crew::Crew;
 const LONGEST: Duration = Duration::from_secs(400);
 
 /// Steps after which a run counts as one that never ends.
-const MOST_STEPS: u64 = 3_000_000;
+const MOST_STEPS: u64 = 5_000_000;
 
 /// Virtual time after which a target whose source is gone must have noticed.
 const ALONE: Duration = Duration::from_secs(60);

@@ -78,7 +78,7 @@ impl Frames {
     }
 }
 
-const KINDS: [FrameType; 18] = [
+const KINDS: [FrameType; 20] = [
     FrameType::Hello,
     FrameType::Accept,
     FrameType::Refuse,
@@ -88,6 +88,8 @@ const KINDS: [FrameType; 18] = [
     FrameType::Ack,
     FrameType::LastRound,
     FrameType::Complete,
+    FrameType::Catalogue,
+    FrameType::Missing,
     FrameType::State,
     FrameType::Ready,
     FrameType::HandOver,

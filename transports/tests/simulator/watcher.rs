@@ -31,6 +31,8 @@ struct Seen {
     /// Round of the pages that were read last from a connection.
     reading: BTreeMap<ConnectionId, u32>,
     newest_round: u32,
+    /// The target said that it misses pages, and the source had begun the last round.
+    missing_late: bool,
 }
 
 impl Watcher {
@@ -55,6 +57,10 @@ impl Watcher {
 
     pub fn newest_round(&self) -> u32 {
         self.lock().newest_round
+    }
+
+    pub fn was_missing_late(&self) -> bool {
+        self.lock().missing_late
     }
 
     pub fn most_in_flight(&self) -> u64 {
@@ -118,6 +124,10 @@ impl Watcher {
                 if let Some(round) = body.first_chunk() {
                     seen.reading.insert(id, u32::from_le_bytes(*round));
                 }
+            }
+            FrameType::Missing => {
+                let last_round = (true, FrameType::LastRound as u16);
+                seen.missing_late |= seen.said.contains(&last_round);
             }
             FrameType::Ack => {
                 if let Ok(Message::Ack(ack)) = Message::decode(kind, body) {

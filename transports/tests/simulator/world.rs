@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{
     Decision, GiveUp, Observation, Policy, StopWhenFits, StopWhenFitsConfig,
 };
@@ -12,7 +13,8 @@ use pagelift_engine::migration::{
     Failure, Report, RunRight, Source, SourceConfig, Target, TargetConfig,
 };
 use pagelift_engine::pipeline::{
-    Clock, Deltas, Packing, Shared, SourceParts, SourceSession, TargetSession,
+    CatalogueWorker, Clock, Deltas, KeptPages, Packing, Shared, SourceParts, SourceSession,
+    TargetSession,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, Rate};
 use pagelift_engine::wire::{Encoding, Encodings, Fact, SessionId};
@@ -21,6 +23,7 @@ use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
 use super::crew::{Crew, CrewParts};
 use super::faults::Faults;
 use super::guest::{SourceHalf, TargetHalf};
+use super::kept::SimKept;
 use super::memory::{Side, SimMemory};
 use super::plan::{Plan, PolicyPlan};
 use super::stepping;
@@ -146,11 +149,14 @@ impl World {
             sabotage: plan.sabotage,
         };
         let source = self.source_machine(plan, now);
-        let target = self.target_machine(plan, now);
+        let kept = self.kept(plan);
+        let target = self.target_machine(plan, &kept, now);
+        let catalogue = CatalogueWorker::new(Arc::clone(&target), Arc::clone(&kept));
         let mut target_session = TargetSession::new(
             target,
             Arc::clone(&self.target_memory) as Arc<dyn WritePages>,
             Arc::clone(&self.target_memory) as Arc<dyn ReadPages>,
+            Arc::clone(&kept),
             &mut target_half,
             faults.cancel_target.clone(),
             1,
@@ -169,6 +175,7 @@ impl World {
                 deltas: deltas(plan, ReadPages::layout(&*self.source_memory).pages()),
                 cpu: plan.cpu,
                 channels: plan.channels,
+                references: plan.references,
             },
         };
         let mut source_session = SourceSession::new(source, parts);
@@ -187,6 +194,7 @@ impl World {
             target_writer: Arc::clone(&self.target_writer),
             rng: self.rng.fork(),
         });
+        crew.add_catalogue(catalogue);
         crew.sign_on();
         let ended = stepping::run(&crew, &mut source_session, &mut target_session);
         Crew::sign_off();
@@ -232,6 +240,8 @@ impl World {
             channels: plan.channels,
             frame_pages: plan.frame_pages,
             verify: plan.verify,
+            references: (plan.references != ReferenceSetting::Off)
+                .then(|| plan.pages.saturating_sub(plan.seed % 3)),
             layout: ReadPages::layout(&*self.source_memory).clone(),
             facts: vec![Fact::new("machine", "sim")],
             needs: Encodings::needed_by(plan.compress),
@@ -246,11 +256,21 @@ impl World {
         ))
     }
 
-    fn target_machine(&self, plan: &Plan, now: Instant) -> Arc<Shared<Target>> {
+    /// What the target has of the guest.
+    fn kept(&mut self, plan: &Plan) -> Arc<KeptPages> {
+        let rng = self.rng.fork();
+        let memory = plan
+            .kept
+            .map(|kept| SimKept::of(&self.source_memory, kept, rng));
+        Arc::new(KeptPages::new(memory, plan.seed.into()))
+    }
+
+    fn target_machine(&self, plan: &Plan, kept: &KeptPages, now: Instant) -> Arc<Shared<Target>> {
         let machine = if plan.facts_differ { "other" } else { "sim" };
         let config = TargetConfig {
             layout: WritePages::layout(&*self.target_memory).clone(),
             facts: vec![Fact::new("machine", machine)],
+            references: Some(kept.terms()),
             reads: target_reads(plan),
         };
         Arc::new(Shared::new(

@@ -56,10 +56,11 @@ impl Writer {
     pub fn fill(&mut self, share: f64) {
         for page in 0..self.pages {
             if self.rng.unit() < share {
-                let word = if self.rng.one_in(8) {
-                    0
-                } else {
-                    self.rng.u64()
+                let word = match self.rng.below(8) {
+                    0 => 0,
+                    // Content that several pages have.
+                    1 => self.rng.below(4) + 1,
+                    _ => self.rng.u64(),
                 };
                 self.memory.store(page, 0, &content(word));
             }

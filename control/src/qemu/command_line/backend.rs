@@ -2,7 +2,8 @@
 //!
 //! QEMU leaves the memory of a backend to pagelift only if it is a `memory-backend-file` with
 //! `share=on` (QEMU 8.1 and later; its memfd backend does not count). So backends of memory
-//! without a name get a memfd of ours, which QEMU opens by its path under /proc/self/fd.
+//! without a name get a file of ours: a memfd, which QEMU opens by its path under /proc/self/fd,
+//! or one with a name that stays.
 
 use super::properties::Properties;
 use super::{CommandLineError, Host, HugePages, MemoryFile, size};

@@ -8,21 +8,16 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
-
-use super::{CommandLineError, Host, HugePages, MemoryFile, make_shareable};
+use super::files::MemoryFiles;
+use super::{CommandLineError, make_shareable};
 
 /// The environment variable that names libraries to load first, ld.so(8).
 const PRELOAD: &str = "LD_PRELOAD";
-
-/// `MFD_HUGE_SHIFT` of memfd_create(2): the logarithm of the page size goes above this bit.
-const HUGE_SHIFT: u32 = 26;
 
 /// Why QEMU was not started.
 #[derive(Debug, thiserror::Error)]
@@ -68,12 +63,17 @@ pub enum RunError {
 /// Replaces this process by QEMU with shared RAM and the agent; does not return if it can.
 ///
 /// `args` begins with the program, which is looked for in `PATH`. `agent_library` is the path
-/// of libpagelift_agent.so. Warnings go to standard error.
+/// of libpagelift_agent.so. With a `ram_dir`, memory that has no file of its own yet gets one
+/// there, which stays when QEMU ends. Warnings go to standard error.
 ///
 /// # Errors
 /// When the command line cannot be made shareable, the agent is missing, or the program cannot
 /// be executed.
-pub fn run(args: Vec<OsString>, agent_library: &Path) -> Result<Infallible, RunError> {
+pub fn run(
+    args: Vec<OsString>,
+    agent_library: &Path,
+    ram_dir: Option<&Path>,
+) -> Result<Infallible, RunError> {
     let (program, args) = args.split_first().ok_or(RunError::NoCommand)?;
     // The dynamic linker only warns of a library it does not find and goes on without.
     let agent = fs::canonicalize(agent_library).map_err(|source| RunError::NoAgent {
@@ -82,7 +82,7 @@ pub fn run(args: Vec<OsString>, agent_library: &Path) -> Result<Infallible, RunE
     })?;
     let preload = preload_value(env::var_os(PRELOAD).as_deref(), &agent)
         .ok_or(RunError::AgentPath { path: agent })?;
-    let mut host = Inheriting { files: Vec::new() };
+    let mut host = MemoryFiles::new(ram_dir);
     let rewritten = make_shareable(args, &mut host)?;
     for warning in &rewritten.warnings {
         eprintln!("pagelift run: warning: {warning}");
@@ -112,42 +112,6 @@ fn preload_value(existing: Option<&OsStr>, agent: &Path) -> Option<OsString> {
     Some(value)
 }
 
-/// Makes memfds that survive the exec: not close-on-exec, and open until it.
-struct Inheriting {
-    files: Vec<OwnedFd>,
-}
-
-impl Host for Inheriting {
-    fn create_memory(&mut self, file: &MemoryFile) -> io::Result<RawFd> {
-        let name = format!("pagelift-{}", file.id);
-        let fd = memfd_create(name, memfd_flags(file.huge_pages))?;
-        // The block size of a file of huge pages is that of the page, memfd_create(2).
-        let block_bytes = u64::try_from(fstat(&fd)?.st_blksize).unwrap_or(1).max(1);
-        let size_bytes = file
-            .size_bytes
-            .checked_next_multiple_of(block_bytes)
-            .ok_or(io::ErrorKind::FileTooLarge)?;
-        ftruncate(&fd, size_bytes)?;
-        let number = fd.as_raw_fd();
-        self.files.push(fd);
-        Ok(number)
-    }
-
-    fn read_config(&mut self, path: &str) -> io::Result<String> {
-        fs::read_to_string(path)
-    }
-}
-
-fn memfd_flags(huge_pages: Option<HugePages>) -> MemfdFlags {
-    match huge_pages {
-        None => MemfdFlags::empty(),
-        Some(HugePages::Default) => MemfdFlags::HUGETLB,
-        Some(HugePages::OfBytes(bytes)) => {
-            MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(bytes.ilog2() << HUGE_SHIFT)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,33 +128,16 @@ mod tests {
     }
 
     #[test]
-    fn huge_page_sizes_go_into_the_flags() {
-        let of = |bytes| memfd_flags(Some(HugePages::OfBytes(bytes)));
-        assert_eq!(of(2 << 20), MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB);
-        assert_eq!(of(1 << 30), MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB);
-    }
-
-    #[test]
-    fn a_memory_file_has_its_size_and_survives_exec() {
-        let mut host = Inheriting { files: Vec::new() };
-        let file = MemoryFile {
-            id: "t".into(),
-            size_bytes: 5000,
-            huge_pages: None,
-        };
-        let number = host.create_memory(&file).unwrap();
-        assert_eq!(host.files[0].as_raw_fd(), number);
-        assert_eq!(fstat(&host.files[0]).unwrap().st_size, 8192);
-        let flags = rustix::io::fcntl_getfd(&host.files[0]).unwrap();
-        assert!(flags.is_empty());
-    }
-
-    #[test]
     fn a_missing_agent_or_command_is_said_before_anything_happens() {
-        let error = run(vec!["true".into()], Path::new("/nonexistent/agent.so")).unwrap_err();
+        let error = run(
+            vec!["true".into()],
+            Path::new("/nonexistent/agent.so"),
+            None,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("/nonexistent/agent.so"));
         assert!(matches!(
-            run(vec![], Path::new("/")),
+            run(vec![], Path::new("/"), None),
             Err(RunError::NoCommand)
         ));
     }

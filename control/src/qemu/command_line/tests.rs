@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::RawFd;
 
 use proptest::prelude::*;
 
@@ -20,12 +19,12 @@ struct FakeHost {
 }
 
 impl Host for FakeHost {
-    fn create_memory(&mut self, file: &MemoryFile) -> io::Result<RawFd> {
+    fn create_memory(&mut self, file: &MemoryFile) -> io::Result<String> {
         if self.has_no_memory {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
         self.files.push(file.clone());
-        Ok(99 + RawFd::try_from(self.files.len()).unwrap())
+        Ok(format!("/proc/self/fd/{}", 99 + self.files.len()))
     }
 
     fn read_config(&mut self, path: &str) -> io::Result<String> {

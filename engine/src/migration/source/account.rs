@@ -3,8 +3,8 @@
 use super::parts::SourceStatus;
 use super::{Phase, Source};
 use crate::converge::Forecast;
-use crate::migration::report::{BlackoutParts, Report};
-use crate::units::{Instant, PageCount};
+use crate::migration::report::{BlackoutParts, ReferenceReport, Report};
+use crate::units::{ByteCount, Instant, PageCount};
 
 /// Moments of the migration that the report needs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,6 +74,15 @@ impl Source {
             page_wire_bytes: self.page_bytes,
             state_bytes: self.state_bytes,
             pages: self.pages,
+            references: ReferenceReport {
+                saved: {
+                    let found = self.pages.reference.saturating_sub(self.answers.missing());
+                    let found = PageCount(found).bytes().0;
+                    ByteCount(found.saturating_sub(self.data.reference))
+                },
+                missing: PageCount(self.answers.missing()),
+                catalogue: PageCount(self.references().map_or(0, |own| own.catalogue.told())),
+            },
             data: self.data,
             stages: self.stages,
             dirty: self.estimates.dirty(),

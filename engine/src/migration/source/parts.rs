@@ -5,8 +5,8 @@ use crate::memory::Layout;
 use crate::migration::right::TargetReady;
 use crate::migration::stages::SourceStages;
 use crate::migration::volume::DataBytes;
-use crate::units::{ByteCount, Instant, PageCount, PageRange, Rate};
-use crate::wire::{Encodings, Fact, SessionId};
+use crate::units::{ByteCount, Instant, PageCount, PageIndex, PageRange, Rate};
+use crate::wire::{Encodings, Fact, REFERENCE_BYTES, RUN_BYTES, SessionId};
 
 /// What a source needs to know before it begins.
 #[derive(Debug)]
@@ -19,6 +19,10 @@ pub struct SourceConfig {
     pub frame_pages: u64,
     /// Whether to compare digests of all memory before the hand-over.
     pub verify: bool,
+    /// Send references to what the target has, and take the fingerprints of at most so many
+    /// pages that it kept ([`Catalogue::footprint`](crate::codec::reference::Catalogue::footprint)
+    /// says what they take).
+    pub references: Option<u64>,
     /// The guest's memory.
     pub layout: Layout,
     /// What must be equal on both sides.
@@ -72,8 +76,16 @@ pub enum Work {
 pub struct Batch {
     /// The round they belong to.
     pub round: u32,
+    /// Number of the frame on its channel, from 0.
+    pub frame: u64,
+    /// Whether references may be sent: not in the last round, which waits for no answers.
+    pub may_refer: bool,
     /// At most [`MAX_FRAME_PAGES`](crate::wire::MAX_FRAME_PAGES) pages in ascending runs.
     pub runs: Vec<PageRange>,
+    /// Those of the pages, in order, that the target misses: they go whole.
+    pub whole: Vec<PageIndex>,
+    /// Frames of each channel that the target has placed.
+    pub placed: Vec<u64>,
 }
 
 /// What became of a batch.
@@ -93,6 +105,8 @@ pub struct SentFrame {
     pub lz4: u64,
     /// Pages sent in blocks of zstd.
     pub zstd: u64,
+    /// Pages sent as references to what the target has.
+    pub reference: u64,
     /// Pages that were written, but hold what the target has already.
     pub unchanged: u64,
     /// Bytes of the pages' data, by encoding.
@@ -104,7 +118,20 @@ pub struct SentFrame {
 impl SentFrame {
     /// Pages of the batch.
     pub fn pages(&self) -> u64 {
-        self.zero + self.fill + self.raw + self.delta + self.lz4 + self.zstd + self.unchanged
+        let packed = self.lz4 + self.zstd;
+        let small = self.zero + self.fill + self.delta + self.reference + self.unchanged;
+        small + packed + self.raw
+    }
+
+    /// The same without references, and the bytes of the frame without theirs: what speaks for
+    /// the last round, which has none.
+    pub(super) fn beyond_references(&self) -> (PageCount, ByteCount) {
+        let references = self.data.reference / REFERENCE_BYTES as u64;
+        let bytes = references * (RUN_BYTES + REFERENCE_BYTES) as u64;
+        (
+            PageCount(self.pages() - self.reference),
+            ByteCount(self.bytes.0.saturating_sub(bytes)),
+        )
     }
 }
 
@@ -129,4 +156,26 @@ pub struct SourceStatus {
     pub blackout: bool,
     /// Share of its time that the guest is kept from running.
     pub throttle: Share,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_do_not_speak_for_pages_that_go_whole() {
+        let frame = SentFrame {
+            bytes: ByteCount(24 + 8 + 2 * 44 + 20 + 4096),
+            raw: 1,
+            reference: 60,
+            data: DataBytes {
+                raw: 4096,
+                reference: 48,
+                ..DataBytes::default()
+            },
+            ..SentFrame::default()
+        };
+        let whole = (PageCount(1), ByteCount(24 + 8 + 20 + 4096));
+        assert_eq!(frame.beyond_references(), whole);
+    }
 }

@@ -82,7 +82,7 @@ impl RoundsUnderWay {
     ) -> Option<RoundSent> {
         let first = self.sent.front()?;
         let mut channels = first.frames.iter().zip(ledgers);
-        if !channels.all(|(frames, ledger)| ledger.progress().1 >= *frames) {
+        if !channels.all(|(frames, ledger)| ledger.placed_frames() >= *frames) {
             return None;
         }
         let sent = self.sent.pop_front()?;

@@ -46,6 +46,7 @@ impl Source {
         self.estimates.harvested(now, dirty.count(), self.throttle);
         self.pending.union(&self.held);
         self.held.clear();
+        self.take_returned();
         self.left = self.pending.count().0;
         self.look_ahead(now);
         self.ask_policy(now, true)?;
@@ -75,6 +76,7 @@ impl Source {
         if self.phase != Phase::Stopping {
             return;
         }
+        self.take_returned();
         self.marks.guest_stopped = since;
         self.marks.last_harvested = now;
         self.marks.placed = now;
@@ -91,6 +93,8 @@ impl Source {
             _ => return Work::Wait,
         }
         let settled = self.all_is_placed();
+        let is_last = self.phase == Phase::LastRound;
+        let answer_due = is_last && self.is_answer_due();
         let channels = self.channels.len() as u64;
         let Some(own) = self.channels.get_mut(usize::from(channel)) else {
             return Work::Close;
@@ -99,6 +103,8 @@ impl Source {
             return Work::Wait;
         }
         batch.round = self.round;
+        batch.frame = own.ledger.next_frame();
+        batch.may_refer = !is_last;
         batch.runs.clear();
         // Towards the end of a round the channels share what is left, so that all end together.
         let share = (self.left / (2 * channels)).max(SMALLEST_SHARE);
@@ -115,11 +121,21 @@ impl Source {
             room -= run.count.0;
             batch.runs.push(run);
         }
+        if batch.runs.is_empty() && answer_due {
+            // Something may be missing, and would go with this round.
+            return Work::Wait;
+        }
+        self.answers.mark(batch);
         own.ledger.hand_out(&batch.runs);
         if settled {
             self.acked_at = now;
         }
         if !batch.runs.is_empty() {
+            batch.placed.clear();
+            let channels = self.channels.iter();
+            batch
+                .placed
+                .extend(channels.map(|channel| channel.ledger.placed_frames()));
             return Work::Pages;
         }
         own.round_ended = true;
@@ -132,15 +148,16 @@ impl Source {
     /// Work of data channel number `channel` is on the wire.
     pub fn sent(&mut self, channel: u16, frame: SentFrame) {
         if let Some(channel) = self.channels.get_mut(usize::from(channel)) {
-            channel.ledger.sent(frame.bytes);
+            let (references, pages) = (frame.reference, frame.pages());
+            channel.ledger.sent(frame.bytes, references, pages);
         }
         self.pages.count(&frame);
         self.data += frame.data;
         self.stages += frame.stages;
         self.page_bytes += frame.bytes;
-        let pages = frame.pages();
+        let (pages, bytes) = frame.beyond_references();
         let delta = frame.delta + frame.unchanged;
-        self.under_way.add(pages, frame.zero, delta, frame.bytes);
+        self.under_way.add(pages.0, frame.zero, delta, bytes);
     }
 
     /// Adds the pages that are not known to be placed at the target: they go back to the
@@ -148,6 +165,7 @@ impl Source {
     pub fn undelivered(&self, into: &mut PageBitmap) {
         into.union(&self.pending);
         into.union(&self.held);
+        self.answers.add_returned(into);
         for channel in &self.channels {
             channel.ledger.unplaced(into);
         }
@@ -175,7 +193,7 @@ impl Source {
     }
 
     pub(super) fn end_round(&mut self) {
-        let frames = self.channels.iter().map(|own| own.ledger.progress().0);
+        let frames = self.channels.iter().map(|own| own.ledger.next_frame());
         self.under_way.end(frames);
         self.phase = match self.phase {
             Phase::LastRound => Phase::Completing,

@@ -1,7 +1,8 @@
 //! Turns a batch of pages into the body of a frame.
 //!
 //! A page goes out as the first of these that it can: a mark that it is zero, the word that
-//! fills it, its delta, or together with others in a [block](packer) that is packed or raw.
+//! fills it, its delta, a [reference](refer) to what the target has, or together with others in
+//! a [block](packer) that is packed or raw.
 //!
 //! Each page is copied once, into a buffer of a frame's size, and only the copy is looked at
 //! and sent: the guest may write the page meanwhile, which marks it dirty again. Pages that go
@@ -9,6 +10,8 @@
 
 mod gather;
 mod packer;
+mod refer;
+mod worth;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +26,7 @@ use crate::units::{PAGE_BYTES, PageIndex};
 use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES, PagesBuilder};
 use gather::Gathered;
 pub(super) use packer::{Packer, Sending};
+pub(super) use refer::Referrer;
 
 /// The round in which every page comes up for the first time.
 const FIRST_ROUND: u32 = 1;
@@ -43,6 +47,8 @@ pub(super) struct PageEncoder {
     deltas: Option<Arc<Deltas>>,
     /// Whether pages of the first round are worth keeping to make deltas against.
     keeps_first: bool,
+    /// Finds what the target has.
+    referrer: Option<Referrer>,
     /// Whether the target knows pages that are filled with a word.
     sends_fills: bool,
 }
@@ -68,8 +74,15 @@ impl PageEncoder {
             delta: Box::new([0; PAGE_BYTES]),
             deltas,
             keeps_first: false,
+            referrer: None,
             sends_fills: reads.contains(Encoding::Fill),
         }
+    }
+
+    /// The same, for a target that takes references.
+    pub(super) fn referring(mut self, referrer: Option<Referrer>) -> Self {
+        self.referrer = referrer;
+        self
     }
 
     /// Reads the pages of `batch` and encodes them.
@@ -85,6 +98,9 @@ impl PageEncoder {
         if let Some(deltas) = &self.deltas {
             deltas.enter_round(batch.round);
         }
+        if let Some(referrer) = &mut self.referrer {
+            referrer.begin(batch);
+        }
         let mut kept = 0;
         let mut frame = SentFrame::default();
         let (mut reading, mut encoding) = (Duration::ZERO, Duration::ZERO);
@@ -95,13 +111,19 @@ impl PageEncoder {
             let read = clock.now();
             for (index, page) in run.indices().enumerate() {
                 let at = read_at + index * PAGE_BYTES;
-                if !self.encode_small(batch.round, PageIndex(page), at, &mut frame) {
-                    self.block.add(PageIndex(page), at, &mut self.data);
+                let page = PageIndex(page);
+                self.begin_page(batch, page);
+                if self.encode_small(batch.round, page, at, &mut frame) {
+                    self.close_reference(&mut frame);
+                } else if !self.refer(batch, page, at, &mut frame) {
+                    self.block.add(page, at, &mut self.data);
                 }
                 if self.block.is_full() {
                     kept = self.flush(kept, clock, &mut frame);
                 }
             }
+            // The next pages are read to where these are.
+            self.close_reference(&mut frame);
             reading += read.since(begun);
             begun = clock.now();
             encoding += begun.since(read);
@@ -122,11 +144,41 @@ impl PageEncoder {
     /// The frame that was encoded last is sent.
     pub(super) fn sent(&mut self, sending: &Sending) {
         self.packer.sent(sending);
+        if let Some(referrer) = &mut self.referrer {
+            referrer.sent(sending.encode_cpu + sending.send_cpu + sending.waited);
+        }
     }
 
     /// The part that chooses and packs.
     pub(super) fn packer(&mut self) -> &mut Packer {
         &mut self.packer
+    }
+
+    /// A page is about to be sent, in whatever way.
+    fn begin_page(&self, batch: &Batch, page: PageIndex) {
+        if let Some(referrer) = &self.referrer {
+            referrer.touch(batch, page);
+        }
+        if let Some(deltas) = &self.deltas
+            && batch.whole.binary_search(&page).is_ok()
+        {
+            // The target has not got what was sent before.
+            deltas.forget(page);
+        }
+    }
+
+    /// Sends the page whose content is at `at` as a reference if the target has it; whether it
+    /// has.
+    fn refer(&mut self, batch: &Batch, page: PageIndex, at: usize, frame: &mut SentFrame) -> bool {
+        let (data, builder) = (&self.data, &mut self.builder);
+        let referrer = self.referrer.as_mut();
+        referrer.is_some_and(|referrer| referrer.add(batch, page, at, data, builder, frame))
+    }
+
+    fn close_reference(&mut self, frame: &mut SentFrame) {
+        if let Some(referrer) = &mut self.referrer {
+            referrer.close(&self.data, &mut self.builder, frame);
+        }
     }
 
     /// Encodes the page whose content is at `at` if that takes few bytes, or none; whether it

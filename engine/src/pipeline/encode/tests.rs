@@ -12,6 +12,8 @@ use crate::units::{ByteCount, PageCount, PageRange};
 use crate::wire::PagesBody;
 use proptest::prelude::*;
 
+mod refer;
+
 const PAGES: u64 = 300;
 
 /// Memory of one region.
@@ -126,7 +128,7 @@ fn carry(
     assert_eq!(frame.data.total().0, data as u64);
     let sent: u64 = body.runs().map(|run| run.range.count.0).sum();
     assert_eq!(frame.pages(), sent + frame.unchanged);
-    placer.place(&body, &clock).unwrap();
+    placer.place(&body, &clock, &mut Vec::new()).unwrap();
     encoder.sent(&Sending {
         encode_cpu: Duration::from_micros(90),
         send_cpu: Duration::from_micros(50),
@@ -145,6 +147,7 @@ fn batch(round: u32, runs: &[(u64, u64)]) -> Batch {
     Batch {
         round,
         runs: runs.collect(),
+        ..Batch::default()
     }
 }
 
@@ -157,6 +160,7 @@ fn every_kind_of_page_goes_the_way_that_is_meant_for_it() {
         let mut placer = Placer::new(
             Arc::clone(&target) as Arc<dyn WritePages>,
             Arc::clone(&target) as Arc<dyn ReadPages>,
+            None,
         );
         let mut encoder = encoder(setting, Encodings::readable());
         let all = batch(1, &[(0, 100), (100, 1), (101, 155)]);
@@ -224,6 +228,7 @@ proptest! {
         let mut placer = Placer::new(
             Arc::clone(&target) as Arc<dyn WritePages>,
             Arc::clone(&target) as Arc<dyn ReadPages>,
+            None,
         );
         let mut encoder = encoder(setting, Encodings::readable());
         let mut changes = changes.chunks(50);

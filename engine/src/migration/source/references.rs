@@ -1,0 +1,184 @@
+//! References: what the target has, which pages it misses, and when all answers are in.
+//!
+//! A page that is missing goes again in the next round, without a reference. In the last round
+//! no references are sent, and no channel ends it before every frame with a reference is
+//! acknowledged: answers come before acknowledgements, so none is outstanding then.
+
+use std::sync::Arc;
+
+use super::parts::Batch;
+use super::{Phase, Source, misbehaved};
+use crate::codec::reference::{Catalogue, Secret, SentPages};
+use crate::memory::PageBitmap;
+use crate::migration::error::MigrationError;
+use crate::units::{PageCount, PageIndex, PageRange};
+use crate::wire::{CatalogueChunk, ReferenceTerms, SessionId};
+
+/// What references of a migration are made with; shared by the machine and the channels.
+#[derive(Debug)]
+pub struct References {
+    /// Makes identities.
+    pub secret: Secret,
+    /// The target's random number, for fingerprints.
+    pub nonce: u128,
+    /// What the target kept.
+    pub catalogue: Catalogue,
+    /// What it has of this migration.
+    pub sent: SentPages,
+}
+
+impl References {
+    /// On the target's terms, with room for at most `most` pages that it kept.
+    fn new(session: SessionId, terms: ReferenceTerms, most: u64, guest: PageCount) -> Self {
+        Self {
+            secret: Secret::new(session.0, terms.nonce),
+            nonce: terms.nonce,
+            catalogue: Catalogue::new(terms.kept_pages.min(most)),
+            sent: SentPages::new(guest),
+        }
+    }
+}
+
+/// What the source remembers of references.
+#[derive(Debug)]
+pub(super) struct Answers {
+    /// Most pages of the target's catalogue, if references are wanted.
+    most_kept: Option<u64>,
+    references: Option<Arc<References>>,
+    /// Missing pages that go with the next round; in the last round, those that go again.
+    returned: PageBitmap,
+    /// Pages that must go whole when they are sent next.
+    whole: PageBitmap,
+    /// Pages in `whole`.
+    whole_count: u64,
+    missing: u64,
+}
+
+impl Answers {
+    pub(super) fn new(most_kept: Option<u64>, guest: PageCount) -> Self {
+        Self {
+            most_kept,
+            references: None,
+            returned: PageBitmap::new(guest),
+            whole: PageBitmap::new(guest),
+            whole_count: 0,
+            missing: 0,
+        }
+    }
+
+    /// Pages that the target said it misses, repeats counted.
+    pub(super) fn missing(&self) -> u64 {
+        self.missing
+    }
+
+    /// Adds the pages that are to go again.
+    pub(super) fn add_returned(&self, into: &mut PageBitmap) {
+        into.union(&self.returned);
+    }
+
+    /// Says in `batch` which of its pages must go whole.
+    pub(super) fn mark(&mut self, batch: &mut Batch) {
+        batch.whole.clear();
+        if self.whole_count == 0 {
+            return;
+        }
+        for page in batch.runs.iter().flat_map(|run| run.indices()) {
+            if self.whole.contains(page) {
+                self.whole.remove(PageRange::new(page, 1));
+                self.whole_count -= 1;
+                batch.whole.push(PageIndex(page));
+            }
+        }
+    }
+}
+
+impl Source {
+    /// What references are made with, once the target has agreed to take some.
+    pub fn references(&self) -> Option<Arc<References>> {
+        self.answers.references.clone()
+    }
+
+    pub(super) fn accept_references(
+        &mut self,
+        terms: Option<ReferenceTerms>,
+    ) -> Result<(), MigrationError> {
+        match (terms, self.answers.most_kept) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(misbehaved("terms for references that were not asked for")),
+            (Some(terms), Some(most)) => {
+                let guest = self.layout.pages();
+                let references = References::new(self.session, terms, most, guest);
+                self.answers.references = Some(Arc::new(references));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn handle_catalogue(&self, chunk: &CatalogueChunk) -> Result<(), MigrationError> {
+        let references = self.answers.references.as_ref();
+        let noted =
+            references.is_some_and(|own| own.catalogue.insert(chunk.first, &chunk.fingerprints));
+        if noted {
+            Ok(())
+        } else {
+            Err(misbehaved("a catalogue of pages beyond what was agreed"))
+        }
+    }
+
+    pub(super) fn handle_missing(&mut self, runs: &[PageRange]) -> Result<(), MigrationError> {
+        let agreed = self.answers.references.is_some() && self.round > 0;
+        if !agreed || !runs.iter().all(|run| self.layout.contains(*run)) {
+            return Err(misbehaved("it misses pages that were not sent"));
+        }
+        if self.is_over() {
+            return Ok(());
+        }
+        if !matches!(
+            self.phase,
+            Phase::Round | Phase::Harvesting | Phase::Resting | Phase::Stopping | Phase::LastRound
+        ) {
+            return Err(misbehaved("it misses pages when no answer is due"));
+        }
+        for run in runs {
+            self.answers.missing += run.count.0;
+            for page in run.indices() {
+                self.return_page(page);
+            }
+        }
+        Ok(())
+    }
+
+    fn return_page(&mut self, page: u64) {
+        let (own, answers) = (PageRange::new(page, 1), &mut self.answers);
+        if self.phase == Phase::LastRound {
+            if answers.returned.contains(page) {
+                // It is on its way, or was, for an older reference: nothing writes it any more.
+                return;
+            }
+            if !self.pending.contains(page) {
+                self.pending.insert(own);
+                self.left += 1;
+                self.cursor = self.cursor.min(page);
+            }
+        }
+        answers.returned.insert(own);
+        if !answers.whole.contains(page) {
+            answers.whole.insert(own);
+            answers.whole_count += 1;
+        }
+    }
+
+    /// Missing pages go with the round that is about to begin.
+    pub(super) fn take_returned(&mut self) {
+        if self.answers.missing > 0 {
+            self.pending.union(&self.answers.returned);
+            self.answers.returned.clear();
+        }
+    }
+
+    /// Whether the target may still say that it misses pages it was sent by reference.
+    pub(super) fn is_answer_due(&self) -> bool {
+        let mut channels = self.channels.iter();
+        channels.any(|channel| channel.ledger.has_references_under_way())
+    }
+}

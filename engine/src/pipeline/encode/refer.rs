@@ -1,0 +1,162 @@
+//! Finds pages that the target has already, and gathers them into references.
+//!
+//! Pages whose places follow each other as they do share a reference: where a guest comes back
+//! to a host that kept its memory, one for [`MAX_REFERENCE_PAGES`] pages. The content of a
+//! reference lies side by side in the buffer it was read into, and is hashed there, before
+//! anything is moved over it: whoever adds a page that is not part of the reference under way
+//! [closes](Referrer::close) it first.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::worth::{Looked, Worth};
+use crate::codec::reference::{Frame, ReferenceSetting, fingerprint};
+use crate::migration::{Batch, References, SentFrame};
+use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
+use crate::wire::{MAX_REFERENCE_PAGES, PagesBuilder, Place, REFERENCE_BYTES, Reference};
+
+/// Finds references for one channel.
+#[derive(Debug)]
+pub(in super::super) struct Referrer {
+    references: Arc<References>,
+    worth: Worth,
+    channel: u16,
+    /// Whether this frame is looked through.
+    looks: bool,
+    looked: Looked,
+    /// What to add to a page's number for the place where it is likely to be kept.
+    shift: u64,
+    open: Option<Open>,
+}
+
+/// A reference under way.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    range: PageRange,
+    place: Place,
+    /// Where the content of its pages begins.
+    at: usize,
+}
+
+impl Referrer {
+    /// For channel number `channel`.
+    pub(in super::super) fn new(
+        references: Arc<References>,
+        setting: ReferenceSetting,
+        channel: u16,
+    ) -> Self {
+        Self {
+            references,
+            worth: Worth::new(setting),
+            channel,
+            looks: false,
+            looked: Looked::default(),
+            shift: 0,
+            open: None,
+        }
+    }
+
+    /// Begins a frame.
+    pub(super) fn begin(&mut self, batch: &Batch) {
+        self.looked = Looked::default();
+        self.looks = batch.may_refer && self.worth.look();
+    }
+
+    /// `page` goes with this round; what the target has there will be something else.
+    pub(super) fn touch(&self, batch: &Batch, page: PageIndex) {
+        self.references.sent.touch(page, batch.round);
+    }
+
+    /// Adds `page`, whose content is at `at` of `data`, to a reference; whether the target has
+    /// it. A page that it has not is to go whole.
+    pub(super) fn add(
+        &mut self,
+        batch: &Batch,
+        page: PageIndex,
+        at: usize,
+        data: &[u8],
+        builder: &mut PagesBuilder,
+        frame: &mut SentFrame,
+    ) -> bool {
+        let place = self.find(batch, page, &data[at..at + PAGE_BYTES]);
+        let Some(place) = place else {
+            self.looked.whole += 1;
+            self.close(data, builder, frame);
+            return false;
+        };
+        self.looked.hits += 1;
+        if let Some(open) = &mut self.open
+            && open.takes(page, place)
+        {
+            open.range.count += PageCount(1);
+            return true;
+        }
+        self.close(data, builder, frame);
+        self.open = Some(Open {
+            range: PageRange {
+                first: page,
+                count: PageCount(1),
+            },
+            place,
+            at,
+        });
+        true
+    }
+
+    fn find(&mut self, batch: &Batch, page: PageIndex, content: &[u8]) -> Option<Place> {
+        if !self.looks || batch.whole.binary_search(&page).is_ok() {
+            return None;
+        }
+        self.looked.looks += 1;
+        let own = &self.references;
+        let fingerprint = fingerprint(own.nonce, content);
+        let likely = page.0.wrapping_add(self.shift);
+        if let Some(kept) = own.catalogue.find(likely, fingerprint) {
+            self.shift = kept.wrapping_sub(page.0);
+            return Some(Place::Kept(kept));
+        }
+        let frame = Frame {
+            round: batch.round,
+            channel: self.channel,
+            number: batch.frame,
+        };
+        let sent = own.sent.find(fingerprint, frame, &batch.placed);
+        if sent.is_none() {
+            own.sent.note(fingerprint, page, frame);
+        }
+        sent.map(Place::Guest)
+    }
+
+    /// Writes the reference under way, if there is one, to the frame.
+    pub(super) fn close(&mut self, data: &[u8], builder: &mut PagesBuilder, frame: &mut SentFrame) {
+        let Some(open) = self.open.take() else {
+            return;
+        };
+        let content = &data[open.at..open.at + open.range.len_bytes()];
+        let reference = Reference {
+            place: open.place,
+            identity: self.references.secret.identity(content),
+        };
+        builder.add_reference(open.range, &reference);
+        frame.reference += open.range.count.0;
+        frame.data.reference += REFERENCE_BYTES as u64;
+    }
+
+    /// The frame took `time` from the reading of its pages until it was sent.
+    pub(super) fn sent(&mut self, time: Duration) {
+        self.worth.sent(self.looked, time);
+    }
+}
+
+impl Open {
+    /// Whether `page`, which is at `place`, goes on where this ends.
+    fn takes(&self, page: PageIndex, place: Place) -> bool {
+        let count = self.range.count.0;
+        let follows = match (self.place, place) {
+            (Place::Kept(first), Place::Kept(next)) => first + count == next,
+            (Place::Guest(first), Place::Guest(next)) => first.0 + count == next.0,
+            _ => false,
+        };
+        follows && self.range.end() == page.0 && count < MAX_REFERENCE_PAGES as u64
+    }
+}

@@ -1,0 +1,31 @@
+//! The two machines as tests begin with them.
+
+use pagelift_engine::converge::Policy;
+use pagelift_engine::memory::Layout;
+use pagelift_engine::migration::{SourceConfig, TargetConfig};
+use pagelift_engine::wire::{Encodings, SessionId};
+
+/// A source of one channel.
+pub(crate) fn source_config(layout: Layout, policy: Box<dyn Policy>) -> SourceConfig {
+    SourceConfig {
+        session: SessionId(7),
+        channels: 1,
+        frame_pages: 16,
+        verify: false,
+        references: None,
+        layout,
+        facts: Vec::new(),
+        needs: Encodings::none(),
+        policy,
+    }
+}
+
+/// A target for the same guest.
+pub(crate) fn target_config(layout: Layout) -> TargetConfig {
+    TargetConfig {
+        layout,
+        facts: Vec::new(),
+        reads: Encodings::readable(),
+        references: None,
+    }
+}
