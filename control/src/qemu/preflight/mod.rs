@@ -103,7 +103,7 @@ fn both(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
         if !known.iter().any(|(known, _)| known == name) {
             refusals.push(Refusal::new(
                 format!("QEMU {} has no migration capability {name}", guest.version),
-                "use QEMU 7.2 or later",
+                "use QEMU 8.1 or later",
             ));
         }
     }
