@@ -32,6 +32,8 @@ pub enum Point {
     FirstRound,
     /// Sender: in a later round, while the guest runs.
     LaterRound,
+    /// Sender: the guest is throttled for the first time.
+    Throttled,
     /// Sender: the guest is stopped; the pages it wrote last are not harvested.
     Stopped,
     /// Sender: the last pages are being sent.
@@ -93,6 +95,9 @@ impl StopAt {
 
     /// The sender is where `status` says.
     pub fn at(&self, status: &SourceStatus) {
+        if status.throttle != Share::NONE && !status.blackout {
+            self.reached(Point::Throttled);
+        }
         match (status.round, status.blackout) {
             (0, _) => {}
             (1, false) => self.reached(Point::FirstRound),

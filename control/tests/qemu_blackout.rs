@@ -37,6 +37,8 @@ fn moments(machine: &str) -> (Vec<(&'static str, Timestamp)>, u64) {
         .unwrap();
     let prepared = SourceQemu::connect(&source.address())
         .unwrap()
+        .plan(false)
+        .unwrap()
         .prepare()
         .unwrap();
     let (loading, target_stream) = held.begin_incoming().unwrap();

@@ -33,6 +33,8 @@ fn guest_paused_while_its_memory_was_copied() {
     let source = TestQemu::start(&[]);
     let prepared = SourceQemu::connect(&source.address())
         .unwrap()
+        .plan(false)
+        .unwrap()
         .prepare()
         .unwrap();
     source
@@ -56,6 +58,8 @@ fn cancelled_in_every_phase() {
     let source = TestQemu::start(&[]);
     let before = settings(&source);
     let prepared = SourceQemu::connect(&source.address())
+        .unwrap()
+        .plan(false)
         .unwrap()
         .prepare()
         .unwrap();
@@ -105,6 +109,8 @@ fn dropped_in_every_phase() {
     let before = settings(&source);
     drop(
         SourceQemu::connect(&source.address())
+            .unwrap()
+            .plan(false)
             .unwrap()
             .prepare()
             .unwrap(),
@@ -216,6 +222,8 @@ fn will_brings_the_guest_back() {
     let source = TestQemu::start(&[]);
     let before = settings(&source);
     let prepared = SourceQemu::connect(&source.address())
+        .unwrap()
+        .plan(false)
         .unwrap()
         .prepare()
         .unwrap();

@@ -73,29 +73,32 @@ fn disks_go_through_the_page_cache_until_the_migration_is_cancelled() {
     let before = directs(&second);
     assert_eq!(count_direct(&second), 2);
 
-    let mut source = SourceQemu::connect(&qemu.address()).unwrap();
-    assert_eq!(
-        preflight::source(source.qmp(), source.guest())
-            .unwrap()
-            .len(),
-        2
-    );
-    source.buffer_disks().unwrap();
-    assert_eq!(count_direct(&second), 0);
-    assert_eq!(preflight::source(source.qmp(), source.guest()).unwrap(), []);
-    let prepared = source.prepare().unwrap();
+    let source = SourceQemu::connect(&qemu.address()).unwrap();
+    let refusals = |buffer| preflight::source(source.qmp(), source.guest(), buffer).unwrap();
+    assert_eq!(refusals(false).len(), 2);
+    assert_eq!(refusals(true), []);
+    let planned = source.plan(true).unwrap();
+    assert_eq!(directs(&second), before, "a plan changes nothing");
+    let prepared = planned.prepare().unwrap();
     assert_eq!(count_direct(&second), 0);
     prepared.cancel().unwrap();
     assert_eq!(directs(&second), before);
 
-    // A source that is given up before it was prepared.
-    let mut source = SourceQemu::connect(&qemu.address()).unwrap();
-    source.buffer_disks().unwrap();
+    // A source that is given up without a word.
+    let source = SourceQemu::connect(&qemu.address()).unwrap();
+    let prepared = source.plan(true).unwrap().prepare().unwrap();
     assert_eq!(count_direct(&second), 0);
-    drop(source);
+    drop(prepared);
     assert_eq!(directs(&second), before);
 }
 
+/// Capabilities and parameters of QEMU's migration.
+fn settings(qmp: &Qmp) -> [Value; 2] {
+    ["query-migrate-capabilities", "query-migrate-parameters"]
+        .map(|query| qmp.execute(query, Value::Null).unwrap())
+}
+
+/// The will is told before anything is changed: whenever its author dies, it undoes what is done.
 #[test]
 fn the_last_will_puts_disks_back() {
     if !has_qemu() {
@@ -107,16 +110,26 @@ fn the_last_will_puts_disks_back() {
     };
     let second = qemu.second();
     let before = directs(&second);
-    let mut source = SourceQemu::connect(&qemu.address()).unwrap();
-    source.buffer_disks().unwrap();
-    let prepared = source.prepare().unwrap();
-    for line in prepared.will() {
-        let line: Value = serde_json::from_str(&line).unwrap();
-        let command = line["execute"].as_str().unwrap();
-        // Some lines are for a migration that has begun; QEMU may refuse them.
-        let _refused_or_done = second.execute(command, line["arguments"].clone());
-    }
-    assert_eq!(directs(&second), before);
+    let settings_before = settings(&second);
+    let source = SourceQemu::connect(&qemu.address()).unwrap();
+    let planned = source.plan(true).unwrap();
+    let will = planned.will();
+    let carry_out = || {
+        for line in &will {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let command = line["execute"].as_str().unwrap();
+            // Some lines are for a migration that has begun; QEMU may refuse them.
+            let _refused_or_done = second.execute(command, line["arguments"].clone());
+        }
+        assert_eq!(directs(&second), before);
+        assert_eq!(settings(&second), settings_before);
+    };
+    carry_out();
+    let prepared = planned.prepare().unwrap();
+    assert_eq!(prepared.will(), will);
+    assert_eq!(count_direct(&second), 0);
+    assert_ne!(settings(&second), settings_before);
+    carry_out();
     prepared.cancel().unwrap();
     assert_eq!(directs(&second), before);
 }

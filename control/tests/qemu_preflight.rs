@@ -20,7 +20,7 @@ fn look(qemu: &TestQemu) -> (Qmp, Guest) {
 
 fn source_refusals(qemu: &TestQemu) -> Vec<Refusal> {
     let (qmp, guest) = look(qemu);
-    preflight::source(&qmp, &guest).unwrap()
+    preflight::source(&qmp, &guest, false).unwrap()
 }
 
 #[track_caller]
@@ -42,7 +42,7 @@ fn movable_guest_is_described() {
     }
     let qemu = TestQemu::start(&["-vga", "std", "-device", "virtio-balloon-pci"]);
     let (qmp, guest) = look(&qemu);
-    assert_eq!(preflight::source(&qmp, &guest).unwrap(), []);
+    assert_eq!(preflight::source(&qmp, &guest, false).unwrap(), []);
     assert_eq!(guest.pid, qemu.pid());
     assert!(guest.version.major >= 10);
     assert!(guest.machine.starts_with("pc-i440fx-"), "{}", guest.machine);
@@ -213,7 +213,7 @@ fn pluggable_and_persistent_memory_is_refused() {
             .eq(["more", "pc.ram"])
     );
     assert_refused(
-        &preflight::source(&qmp, &guest).unwrap(),
+        &preflight::source(&qmp, &guest, false).unwrap(),
         &[
             "memory backend more is memory-backend-ram with share=off",
             "device vm0 (virtio-mem-pci) cannot be tracked",
@@ -246,7 +246,7 @@ fn wrong_states_are_refused() {
     qmp.execute("migrate", json!({ "uri": "fd:stuck" }))
         .unwrap();
     assert_refused(
-        &preflight::source(&qmp, &guest).unwrap(),
+        &preflight::source(&qmp, &guest, false).unwrap(),
         &["QEMU has another migration"],
     );
 

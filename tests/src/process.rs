@@ -4,7 +4,11 @@
 //! Read from /proc (proc_pid_stat(5), proc_pid_environ(5)). Processes come and go while it is
 //! read: what has gone is left out.
 
+use core::time::Duration;
 use std::fs;
+use std::io;
+use std::thread::sleep;
+use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -102,13 +106,38 @@ pub fn is_stopped(pid: u32) -> bool {
 ///
 /// # Errors
 /// When there is no such process.
-pub fn is_tracked(pid: u32) -> std::io::Result<bool> {
+pub fn is_tracked(pid: u32) -> io::Result<bool> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
     let mut flags = text
         .lines()
         .filter_map(|line| line.strip_prefix("VmFlags:"))
         .flat_map(str::split_whitespace);
     Ok(flags.any(|flag| matches!(flag, "um" | "uw" | "ui")))
+}
+
+/// What share of its time a thread sleeps, from 0 to 1, as seen during `window`. Its waits for a
+/// processor do not count, so the load of the machine does not either.
+///
+/// # Errors
+/// When there is no such thread, or the kernel keeps no account of threads.
+pub fn slept_share(pid: u32, tid: u32, window: Duration) -> io::Result<f64> {
+    // Time on a processor and time in its queue, in ns (Documentation/scheduler/sched-stats.rst).
+    let account = || -> io::Result<(Duration, Duration)> {
+        let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat"))?;
+        let mut numbers = text.split_whitespace().map(str::parse);
+        match (numbers.next(), numbers.next()) {
+            (Some(Ok(ran)), Some(Ok(waited))) => {
+                Ok((Duration::from_nanos(ran), Duration::from_nanos(waited)))
+            }
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    };
+    let (start, (ran_before, waited_before)) = (Instant::now(), account()?);
+    sleep(window);
+    let (ran, waited) = account()?;
+    let (ran, waited) = (ran - ran_before, waited - waited_before);
+    let slept = start.elapsed().saturating_sub(ran + waited);
+    Ok(slept.as_secs_f64() / (slept + ran).as_secs_f64().max(1e-9))
 }
 
 /// The command name of a process, at most 15 bytes (proc_pid_comm(5)).
@@ -144,7 +173,7 @@ mod tests {
             .spawn()
             .expect("sh runs");
         while tree(shell.id()).len() < 2 || marked(&tag).len() < 2 {
-            std::thread::sleep(core::time::Duration::from_millis(10));
+            sleep(Duration::from_millis(10));
         }
         let family = tree(shell.id());
         assert_eq!(family[0], shell.id());
@@ -157,7 +186,7 @@ mod tests {
         family.iter().copied().for_each(kill);
         shell.wait().expect("the shell was ours");
         while is_alive(family[1]) {
-            std::thread::sleep(core::time::Duration::from_millis(10));
+            sleep(Duration::from_millis(10));
         }
         assert!(marked(&tag).is_empty());
     }

@@ -83,14 +83,17 @@ pub(super) struct Buffered {
 }
 
 impl Buffered {
-    /// Makes all disks go through the page cache; on failure none does.
-    pub(super) fn begin(qmp: &Qmp) -> Result<Self, DiskError> {
-        let mut buffered = Self::of(qmp, Vec::new());
-        for disk in list(qmp)?.into_iter().filter(|disk| disk.is_direct) {
-            buffered.nodes.push(disk.node.clone());
-            change(qmp, &disk.node, false)?;
-        }
-        Ok(buffered)
+    /// All disks that go past the page cache; nothing is changed yet.
+    pub(super) fn plan(qmp: &Qmp) -> Result<Self, QmpError> {
+        let disks = list(qmp)?.into_iter().filter(|disk| disk.is_direct);
+        Ok(Self::of(qmp, disks.map(|disk| disk.node).collect()))
+    }
+
+    /// Makes them go through the page cache.
+    pub(super) fn begin(&self) -> Result<(), DiskError> {
+        self.nodes
+            .iter()
+            .try_for_each(|node| change(&self.qmp, node, false))
     }
 
     /// Disks with the nodes `nodes` that have been changed before.

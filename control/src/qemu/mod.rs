@@ -7,6 +7,7 @@
 //! | source | target |
 //! |---|---|
 //! | [`SourceQemu`] looked at, nothing changed | [`TargetQemu`] looked at, nothing changed |
+//! | [`PlannedSource`] what to change is known | |
 //! | [`PreparedSource`] capabilities set | [`HeldTarget`] will not start by itself |
 //! | [`SwitchingSource`] QEMU's migration runs | [`LoadingTarget`] takes QEMU's stream |
 //! | [`PausedSource`] guest stopped, RAM final | |
@@ -37,8 +38,8 @@ pub use inspect::{DeviceBlock, Guest, InspectError, QemuVersion, RamBlock};
 pub use migration::MigrationError;
 pub use preflight::Refusal;
 pub use source::{
-    CommitError, HandedOver, HandingOver, PausedSource, PreparedSource, SourceFailure, SourceQemu,
-    SwitchingSource,
+    CommitError, HandedOver, HandingOver, PausedSource, PlannedSource, PreparedSource,
+    SourceFailure, SourceQemu, SwitchingSource,
 };
 pub use target::{HeldTarget, LoadedTarget, LoadingTarget, RunningTarget, TargetQemu};
 pub use vcpus::vcpu_threads;

@@ -21,7 +21,7 @@ pub struct Listed {
 
 /// A listing that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("QEMU's 'info ramblock' has a line that is not understood: {0:?}; use QEMU 7.2 or later")]
+#[error("QEMU's 'info ramblock' has a line that is not understood: {0:?}; use QEMU 8.1 or later")]
 pub struct UnknownLine(pub String);
 
 /// The named blocks of a listing, sorted by name.

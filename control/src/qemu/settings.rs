@@ -45,23 +45,24 @@ pub enum Side {
     Target,
 }
 
-/// The values as they were, of all that was changed.
+/// The values as they were, of all that has to be changed, and what they are changed to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// `migrate-set-capabilities`' list.
     capabilities: Vec<Value>,
     /// `migrate-set-parameters`' arguments.
     parameters: Map<String, Value>,
+    wanted_capabilities: Vec<Value>,
+    wanted_parameters: Map<String, Value>,
 }
 
 impl Settings {
-    /// Changes what has to be changed; on failure what was changed is put back.
+    /// Looks up what has to be changed, and changes nothing.
     ///
     /// # Errors
-    /// As QMP's; QEMU refuses while a migration runs.
-    pub fn apply(qmp: &Qmp, side: Side) -> Result<Self, QmpError> {
-        let mut before = Self::default();
-        let mut changed = Vec::new();
+    /// As QMP's.
+    pub fn plan(qmp: &Qmp, side: Side) -> Result<Self, QmpError> {
+        let mut plan = Self::default();
         for (name, state) in capabilities(qmp)? {
             let wanted = if NEEDED.contains(&name.as_str()) {
                 true
@@ -71,31 +72,35 @@ impl Settings {
                 continue;
             };
             if state != wanted {
-                changed.push(json!({ "capability": name, "state": wanted }));
-                before
-                    .capabilities
-                    .push(json!({ "capability": name, "state": state }));
+                let setting = |state| json!({ "capability": name, "state": state });
+                plan.wanted_capabilities.push(setting(wanted));
+                plan.capabilities.push(setting(state));
             }
         }
         let current = qmp.execute("query-migrate-parameters", Value::Null)?;
-        let mut parameters = Map::new();
         for (name, wanted) in wanted_parameters(side) {
             match current.get(name) {
                 Some(value) if *value != wanted => {
-                    before.parameters.insert(name.to_owned(), value.clone());
-                    parameters.insert(name.to_owned(), wanted);
+                    plan.parameters.insert(name.to_owned(), value.clone());
+                    plan.wanted_parameters.insert(name.to_owned(), wanted);
                 }
                 // Equal already, or unknown to this version.
                 _ => {}
             }
         }
-        set_capabilities(qmp, &changed)?;
-        if let Err(error) = set_parameters(qmp, &parameters) {
+        Ok(plan)
+    }
+
+    /// Changes what has to be changed; on failure what was changed is put back.
+    ///
+    /// # Errors
+    /// As QMP's; QEMU refuses while a migration runs.
+    pub fn apply(&self, qmp: &Qmp) -> Result<(), QmpError> {
+        set_capabilities(qmp, &self.wanted_capabilities)?;
+        set_parameters(qmp, &self.wanted_parameters).inspect_err(|_| {
             // The first error is the one to tell.
-            let _second = set_capabilities(qmp, &before.capabilities);
-            return Err(error);
-        }
-        Ok(before)
+            let _second = set_capabilities(qmp, &self.capabilities);
+        })
     }
 
     /// Puts everything back, waiting for an ended migration to be gone.

@@ -1,7 +1,7 @@
 //! The source's steps of a hand-over.
 //!
 //! ```text
-//! SourceQemu -prepare-> PreparedSource -begin_switchover-> SwitchingSource -wait_paused->
+//! SourceQemu -plan-> PlannedSource -prepare-> PreparedSource -begin_switchover-> SwitchingSource -wait_paused->
 //! PausedSource -continue_device_state-> HandingOver -commit-> HandedOver
 //! ```
 //!
@@ -67,9 +67,12 @@ pub enum CommitError {
 pub struct SourceQemu {
     qmp: Qmp,
     guest: Guest,
-    /// Disks that go through the page cache until the guest has moved.
-    disks: Option<Buffered>,
 }
+
+/// What has to be changed is known, and how to undo it; nothing has been changed.
+#[derive(Debug)]
+#[must_use]
+pub struct PlannedSource(Session);
 
 /// Capabilities and parameters are set; the guest runs.
 #[derive(Debug)]
@@ -108,11 +111,7 @@ impl SourceQemu {
     pub fn connect(address: &Address) -> Result<Self, MigrationError> {
         let qmp = Qmp::connect(address)?;
         let guest = Guest::inspect(&qmp)?;
-        Ok(Self {
-            qmp,
-            guest,
-            disks: None,
-        })
+        Ok(Self { qmp, guest })
     }
 
     /// The guest.
@@ -125,31 +124,45 @@ impl SourceQemu {
         &self.qmp
     }
 
-    /// Makes disks that are read past the host's page cache go through it until the guest has
-    /// moved, or until the migration has failed. Reads of such disks could not be tracked.
+    /// Looks up what direct mode has to change. With `buffer_disks` that includes the disks that
+    /// are read past the host's page cache, which could not be tracked: they go through it until
+    /// the guest has moved, or until the migration has failed.
     ///
     /// # Errors
-    /// When QEMU does not do it; all disks are as they were then.
-    pub fn buffer_disks(&mut self) -> Result<(), MigrationError> {
-        self.disks = Some(Buffered::begin(&self.qmp)?);
-        Ok(())
-    }
-
-    /// Sets what direct mode needs, remembering what was.
-    ///
-    /// # Errors
-    /// When QEMU refuses; nothing is changed then.
-    pub fn prepare(self) -> Result<PreparedSource, MigrationError> {
-        let settings = Settings::apply(&self.qmp, Side::Source)?;
-        Ok(PreparedSource(Session {
+    /// When QEMU does not say.
+    pub fn plan(self, buffer_disks: bool) -> Result<PlannedSource, MigrationError> {
+        let settings = Settings::plan(&self.qmp, Side::Source)?;
+        let disks = match buffer_disks {
+            true => Some(Buffered::plan(&self.qmp)?),
+            false => None,
+        };
+        Ok(PlannedSource(Session {
             events: self.qmp.events(),
             was_running: self.guest.run_state == "running",
             qmp: self.qmp,
-            disks: self.disks,
+            disks,
             settings: Some(settings),
             stream: None,
             stopped_at: None,
         }))
+    }
+}
+
+impl PlannedSource {
+    /// As [`PreparedSource::will`]: somebody else who has it before anything is changed can undo
+    /// all of it, whenever we die.
+    pub fn will(&self) -> Vec<String> {
+        self.0.will(false)
+    }
+
+    /// Changes what has to be changed.
+    ///
+    /// # Errors
+    /// When QEMU refuses; all is as it was then.
+    pub fn prepare(self) -> Result<PreparedSource, MigrationError> {
+        // On failure the session is dropped, which undoes what was done.
+        self.0.change()?;
+        Ok(PreparedSource(self.0))
     }
 }
 

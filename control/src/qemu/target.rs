@@ -102,7 +102,8 @@ impl TargetQemu {
             let needed = "inmigrate";
             return Err(MigrationError::WrongState { found, needed });
         }
-        let settings = Settings::apply(&self.qmp, Side::Target)?;
+        let settings = Settings::plan(&self.qmp, Side::Target)?;
+        settings.apply(&self.qmp)?;
         let session = Session {
             events: self.qmp.events(),
             qmp: self.qmp,

@@ -51,7 +51,13 @@ pub(crate) fn switch(source: &TestQemu) -> (SwitchingSource, UnixStream, Vec<Ram
     let qemu = SourceQemu::connect(&source.address()).unwrap();
     assert_eq!(qemu.guest().pid, source.pid());
     let ram = qemu.guest().open_ram().unwrap();
-    let (switching, stream) = qemu.prepare().unwrap().begin_switchover().unwrap();
+    let (switching, stream) = qemu
+        .plan(false)
+        .unwrap()
+        .prepare()
+        .unwrap()
+        .begin_switchover()
+        .unwrap();
     (switching, stream, ram)
 }
 

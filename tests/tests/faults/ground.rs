@@ -1,6 +1,8 @@
 //! Where guests are sent from and to: QEMUs, the two programs, and the link between them.
 
 use std::cell::Cell;
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,6 +13,9 @@ use pagelift_tests::{Bed, Builder, Images, NetPair, Qemu, Side, Workload, progra
 use crate::guest::Guest;
 
 const MIB: u64 = 1 << 20;
+
+/// Settings of `--compress`, which attempts take in turn.
+pub(crate) const COMPRESS: [&str; 4] = ["auto", "lz4", "xbzrle", "zstd"];
 
 /// What strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +43,9 @@ pub(crate) enum Stop {
     Sender(&'static str),
 }
 
+/// When the guest is throttled first.
+pub(crate) const THROTTLED: Stop = Stop::Sender("throttled");
+
 impl Stop {
     /// The point's name.
     pub(crate) fn point(self) -> &'static str {
@@ -47,34 +55,84 @@ impl Stop {
     }
 }
 
+/// What a guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It writes whole pages all the time, more than is sent: it is throttled, after a while.
+    Busy,
+    /// It writes a few words, less than is sent, and has a disk that bypasses the page cache.
+    Calm,
+}
+
 /// What the guests of a test have in common.
 #[derive(Debug)]
 pub(crate) struct Ground<'a> {
     bed: &'a Bed,
     images: Images,
+    kind: Kind,
     /// The link, where a test cuts it; otherwise all is on this machine's loopback.
     net: Option<NetPair>,
     pub(crate) workload: Workload,
+    /// The file of the guests' disk.
+    disk: Option<PathBuf>,
+    /// Attempts so far, and which of [`COMPRESS`] the first had.
+    attempts: Cell<usize>,
     /// QEMUs started so far.
     started: Cell<u32>,
 }
 
 impl<'a> Ground<'a> {
-    pub(crate) fn new(bed: &'a Bed, images: Images, net: Option<NetPair>) -> Self {
-        Self {
+    /// Guests of this kind; `turn` says which of [`COMPRESS`] comes first.
+    pub(crate) fn new(
+        bed: &'a Bed,
+        images: Images,
+        kind: Kind,
+        turn: usize,
+        net: Option<NetPair>,
+    ) -> Result<Self> {
+        let calm = Workload {
+            memory_mib: 128,
+            fill_bytes: 16 * MIB,
+            rate_bytes_per_s: 20 * MIB,
+            check_pages: 64,
+            seed: 5,
+            ..Workload::default()
+        };
+        let (workload, disk) = match kind {
+            Kind::Busy => {
+                let busy = Workload {
+                    rate_bytes_per_s: u64::MAX,
+                    width_bytes: 4096,
+                    ..calm
+                };
+                (busy, None)
+            }
+            Kind::Calm => {
+                let disk = bed.dir().join("disk.img");
+                File::create(&disk)?.set_len(MIB)?;
+                (calm, Some(disk))
+            }
+        };
+        Ok(Self {
             bed,
             images,
+            kind,
             net,
-            workload: Workload {
-                memory_mib: 128,
-                fill_bytes: 16 * MIB,
-                rate_bytes_per_s: 20 * MIB,
-                check_pages: 64,
-                seed: 5,
-                ..Workload::default()
-            },
+            workload,
+            disk,
+            attempts: Cell::new(turn),
             started: Cell::new(0),
-        }
+        })
+    }
+
+    /// Whether its guests do nothing but write.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.kind == Kind::Busy
+    }
+
+    /// How many disks each of its guests has.
+    pub(crate) fn disks(&self) -> usize {
+        self.disk.iter().len()
     }
 
     /// Boots a guest.
@@ -105,6 +163,11 @@ impl<'a> Ground<'a> {
         if let Some(net) = &self.net {
             builder = builder.prefix(net.prefix(side));
         }
+        if let Some(disk) = &self.disk {
+            let file = disk.display();
+            let drive = format!("file={file},format=raw,if=virtio,cache=none");
+            builder = builder.arg("-drive").arg(drive);
+        }
         let pagelift = program("pagelift")?;
         Ok(builder.prefix([pagelift]).prefix(["run", "--"]))
     }
@@ -125,11 +188,28 @@ impl<'a> Ground<'a> {
         self.net.is_none()
     }
 
+    /// The sender's options for the next attempt.
+    pub(crate) fn next_options(&self) -> Vec<&'static str> {
+        let turn = self.attempts.replace(self.attempts.get() + 1);
+        let compress = COMPRESS[turn % COMPRESS.len()];
+        // Slow enough for a second round.
+        let bandwidth = match self.kind {
+            Kind::Busy => "40MiB/s",
+            Kind::Calm => "100MiB/s",
+        };
+        let mut options = vec!["--bandwidth", bandwidth, "--compress", compress];
+        if self.disk.is_some() {
+            options.push("--buffer-disks");
+        }
+        options
+    }
+
     /// Starts both programs, sender first in the answer.
     pub(crate) fn programs(
         &self,
         source: &Qemu,
         target: &Qemu,
+        options: &[&str],
         stop: Option<Stop>,
     ) -> Result<(Run, Run)> {
         let host = match &self.net {
@@ -149,8 +229,7 @@ impl<'a> Ground<'a> {
         })?;
         let mut command = self.command(Side::Source, "pagelift-send")?;
         command.arg("--qmp").arg(source.qmp_path());
-        // Slow enough for a second round.
-        command.args(["--json", "--to", &uri, "--bandwidth", "100MiB/s"]);
+        command.args(["--json", "--to", &uri]).args(options);
         if let Some(Stop::Sender(point)) = stop {
             command.env("PAGELIFT_STOP_AT", point);
         }

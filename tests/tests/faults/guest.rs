@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use pagelift_tests::run::Run;
-use pagelift_tests::{PATIENCE, Qemu, SerialLog, Ticks, process};
+use pagelift_tests::{PATIENCE, Qemu, SerialLog, process};
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::ground::{Ground, Stop, Strike};
+use crate::ground::{Ground, Stop, Strike, THROTTLED};
 use crate::verdict::{Outcome, Place};
 
 /// How long a user watches a receiver whose sender is gone: it waits for the sender to ask again,
@@ -22,15 +22,17 @@ const WILL: Duration = Duration::from_secs(3);
 /// A guest and its story.
 #[derive(Debug)]
 pub(crate) struct Guest<'a> {
-    ground: &'a Ground<'a>,
-    qemu: Qemu,
+    pub(crate) ground: &'a Ground<'a>,
+    pub(crate) qemu: Qemu,
     /// The consoles of the hosts before.
-    past: Vec<SerialLog>,
+    pub(crate) past: Vec<SerialLog>,
 }
 
 /// An attempt under way.
 #[derive(Debug)]
 struct Attempt {
+    /// The sender's.
+    options: Vec<&'static str>,
     target: Qemu,
     sender: Run,
     receiver: Run,
@@ -62,9 +64,17 @@ impl<'a> Guest<'a> {
         self.watch(struck, Some(strike), attempt)
     }
 
-    /// Sends the guest to a fresh target, and strikes after `delay`.
+    /// Sends the guest to a fresh target, and strikes after `delay`: that of a busy guest is from
+    /// when it is throttled.
     pub(crate) fn struck_after(&self, delay: Duration, strike: Strike) -> Result<Outcome> {
-        let mut attempt = self.begin(None)?;
+        let mut attempt;
+        if self.ground.is_busy() {
+            attempt = self.begin(Some(THROTTLED))?;
+            attempt.sender.wait_stopped()?;
+            signal(&mut attempt.sender, Signal::CONT)?;
+        } else {
+            attempt = self.begin(None)?;
+        }
         sleep(delay);
         let struck = Instant::now();
         self.strike(strike, &mut attempt)?;
@@ -89,8 +99,10 @@ impl<'a> Guest<'a> {
     }
 
     fn begin_to(&self, target: Qemu, stop: Option<Stop>) -> Result<Attempt> {
-        let (sender, receiver) = self.ground.programs(&self.qemu, &target, stop)?;
+        let options = self.ground.next_options();
+        let (sender, receiver) = self.ground.programs(&self.qemu, &target, &options, stop)?;
         Ok(Attempt {
+            options,
             target,
             sender,
             receiver,
@@ -173,6 +185,7 @@ impl<'a> Guest<'a> {
             self.ground.link()?.mend()?;
         }
         Ok(Outcome {
+            options: attempt.options.join(" "),
             place,
             sender: attempt.sender.wait()?,
             receiver: attempt.receiver.wait()?,
@@ -195,31 +208,12 @@ impl<'a> Guest<'a> {
             Place::Neither => {
                 outcome.target.kill();
                 self.qemu.execute("cont", json!({}))?;
+                // Disks of a guest that was given up are its target's: nobody touches them.
+                self.buffer_no_disk()?;
             }
             Place::Lost => bail!("the guest is lost"),
         }
         self.check()
-    }
-
-    /// The guest runs here, has lost nothing, and nobody tracks it.
-    pub(crate) fn check(&self) -> Result<()> {
-        self.qemu.wait_ticks(2)?;
-        ensure!(self.qemu.run_state()? == "running", "it does not run");
-        ensure!(self.qemu.verify()?.bad == 0, "it has bad pages");
-        let mut story = self.past.clone();
-        story.push(self.qemu.log());
-        Ticks::check(&self.ground.workload, &story)?;
-        let pid = self.qemu.qemu_pid()?;
-        ensure!(!process::is_tracked(pid)?, "it is still tracked");
-        Ok(())
-    }
-
-    /// QEMU's migration settings, which an attempt must leave as they were.
-    pub(crate) fn settings(&self) -> Result<[Value; 2]> {
-        Ok([
-            self.qemu.execute("query-migrate-capabilities", json!({}))?,
-            self.qemu.execute("query-migrate-parameters", json!({}))?,
-        ])
     }
 
     /// Whether what was struck can be sent again from where it is.
@@ -232,16 +226,28 @@ impl<'a> Guest<'a> {
         }
     }
 
-    /// That tracking can be seen at all: while a round is under way.
-    pub(crate) fn is_tracked_meanwhile(&self) -> Result<bool> {
+    /// Sends the guest to a fresh target, and has the sender hang when it is throttled until it is
+    /// not any more. It may be lost to the receiver by then, or move on.
+    pub(crate) fn let_go_while_the_sender_hangs(&self) -> Result<Outcome> {
+        let mut attempt = self.begin(Some(THROTTLED))?;
+        attempt.sender.wait_stopped()?;
+        self.wait_throttled(false)?;
+        signal(&mut attempt.sender, Signal::CONT)?;
+        self.watch(Instant::now(), None, attempt)
+    }
+
+    /// What can be seen of it while a round is under way: whether it is tracked, and how many of
+    /// its disks go through the page cache.
+    pub(crate) fn seen_meanwhile(&self) -> Result<(bool, usize)> {
         let mut attempt = self.begin(Some(Stop::Sender("first-round")))?;
         attempt.sender.wait_stopped()?;
         let is_tracked = process::is_tracked(self.qemu.qemu_pid()?)?;
+        let buffered = self.disks(false)?.len();
         signal(&mut attempt.sender, Signal::INT)?;
         signal(&mut attempt.sender, Signal::CONT)?;
         let outcome = self.watch(Instant::now(), None, attempt)?;
         ensure!(outcome.place == Place::Source, "{outcome}");
-        Ok(is_tracked)
+        Ok((is_tracked, buffered))
     }
 }
 

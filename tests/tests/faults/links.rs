@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pagelift_tests::{Bed, Images, NetPair, guest_images, require};
 
-use crate::ground::{Ground, Stop, Strike};
+use crate::ground::{Ground, Kind, Stop, Strike, THROTTLED};
 use crate::verdict::{Place, tell};
 
 /// Where the guest may be then, with the exit codes of sender and receiver.
@@ -20,6 +20,7 @@ const OUTAGE: Duration = Duration::from_secs(7);
 /// Strikes a guest at each of the points, booting a new one where it cannot come back.
 fn strike_at(
     images: &Images,
+    kind: Kind,
     net: bool,
     cases: &[(Stop, Strike, &[Allowed])],
 ) -> Result<Option<pagelift_tests::Skip>> {
@@ -28,7 +29,7 @@ fn strike_at(
         Ok(net) => net,
         Err(skip) => return Ok(Some(skip)),
     };
-    let ground = Ground::new(&bed, images.clone(), net);
+    let ground = Ground::new(&bed, images.clone(), kind, 0, net)?;
     let mut guest = ground.boot()?;
     for (stop, strike, allowed) in cases {
         let what = format!("{strike:?} at {}", stop.point());
@@ -54,19 +55,18 @@ fn strike_at(
     Ok(None)
 }
 
-/// Every wait for a dead link is one for silence, some seconds long.
+/// Every wait for a dead link is one for silence, some seconds long. A throttle goes on until then.
 #[test]
 fn a_cut_link_leaves_the_guest_on_the_source() -> Result<()> {
     let images = require!(guest_images());
     let at = |stop| (stop, Strike::Cut, &[STAYS] as &[Allowed]);
     let cases = [
         at(Stop::Sender("connected")),
-        at(Stop::Sender("later-round")),
+        at(THROTTLED),
         at(Stop::Sender("stopped")),
-        at(Stop::Sender("last-pages")),
         at(Stop::Sender("placed")),
     ];
-    if let Some(skip) = strike_at(&images, true, &cases)? {
+    if let Some(skip) = strike_at(&images, Kind::Busy, true, &cases)? {
         require!(Err::<(), _>(skip));
     }
     Ok(())
@@ -85,7 +85,7 @@ fn a_link_cut_during_the_hand_over_leaves_at_most_one_guest() -> Result<()> {
         (Stop::Sender("given-up"), Strike::Cut, &neither),
         (Stop::Receiver("granted"), Strike::Cut, &arrived),
     ];
-    if let Some(skip) = strike_at(&images, true, &cases)? {
+    if let Some(skip) = strike_at(&images, Kind::Calm, true, &cases)? {
         require!(Err::<(), _>(skip));
     }
     Ok(())
@@ -106,7 +106,7 @@ fn a_link_that_comes_back_loses_nothing() -> Result<()> {
         at(Stop::Sender("given-up"), OUTAGE),
         at(Stop::Receiver("running"), OUTAGE),
     ];
-    if let Some(skip) = strike_at(&images, true, &cases)? {
+    if let Some(skip) = strike_at(&images, Kind::Calm, true, &cases)? {
         require!(Err::<(), _>(skip));
     }
     Ok(())
@@ -119,8 +119,7 @@ fn a_receiver_that_hangs_does_not_run_the_guest_later() -> Result<()> {
     let strike = Strike::HangReceiver(Duration::from_secs(10));
     let at = |stop| (stop, strike, &[STAYS] as &[Allowed]);
     let cases = [
-        at(Stop::Sender("later-round")),
-        at(Stop::Sender("placed")),
+        at(THROTTLED),
         // Its `Ready` is not sent before the sender has gone.
         (
             Stop::Receiver("loaded"),
@@ -128,6 +127,6 @@ fn a_receiver_that_hangs_does_not_run_the_guest_later() -> Result<()> {
             &[STAYS, (Place::Source, Some(1), Some(4))],
         ),
     ];
-    strike_at(&images, false, &cases)?;
+    strike_at(&images, Kind::Busy, false, &cases)?;
     Ok(())
 }

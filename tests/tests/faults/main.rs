@@ -2,8 +2,14 @@
 //!
 //! After each of them the programs have ended with the exit code and the words that say where the
 //! guest is; the guest runs on exactly one side, or is said to be stopped on both where nobody can
-//! know better; it has lost nothing, is not tracked any more, and can be sent again; and nothing
-//! is left behind.
+//! know better; it has lost nothing, is not tracked or throttled any more, has its disks as they
+//! were, and can be sent again; and nothing is left behind.
+//!
+//! Attempts take the settings of `--compress` in turn. Calm guests have a disk that bypasses the
+//! page cache and are sent with `--buffer-disks`; busy ones are throttled when it strikes.
+//!
+//! `PAGELIFT_TEST_SEED` repeats the draws of the random moments, and `PAGELIFT_TEST_STRIKES` says
+//! how many of them there are, for a longer campaign.
 //!
 //! To strike at a known point, a program stops itself there (`PAGELIFT_STOP_AT`, see the module
 //! `stop_at` of the command line). The times that are printed are for people and not asserted.
@@ -11,8 +17,10 @@
 mod demo;
 mod ground;
 mod guest;
+mod health;
 mod links;
 mod moments;
 mod points;
 mod room;
+mod throttled;
 mod verdict;

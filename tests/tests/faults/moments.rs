@@ -1,18 +1,18 @@
-//! Processes killed and interrupted at random moments, without any help from the programs.
+//! Processes killed and interrupted at random moments, without any help from the programs but
+//! that a busy guest's sender says when it throttles it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use pagelift_tests::{Bed, guest_images, require};
+use pagelift_tests::{Bed, Images, guest_images, require};
 
-use crate::ground::{Ground, Strike};
+use crate::ground::{COMPRESS, Ground, Kind, Strike};
 use crate::verdict::{Place, tell};
 
-/// Attempts, each struck once.
-const ATTEMPTS: u32 = 40;
-
-/// Longer than an attempt takes that nobody strikes, on an idle machine.
-const LATEST: Duration = Duration::from_millis(1600);
+/// Attempts, each struck once, and the latest moment for it: later than an attempt takes that
+/// nobody strikes, on an idle machine. That of a busy guest begins when it is throttled.
+const CALM: (u64, Duration) = (14, Duration::from_millis(1600));
+const BUSY: (u64, Duration) = (5, Duration::from_millis(700));
 
 /// Draws of splitmix64 (Steele, Lea and Flood, 2014).
 struct Draws(u64);
@@ -26,23 +26,31 @@ impl Draws {
     }
 }
 
-/// `PAGELIFT_TEST_SEED` repeats the draws of a run; the moments are those of the machine.
-#[test]
-fn at_whatever_moment_it_strikes() -> Result<()> {
-    let images = require!(guest_images());
-    let seed = match std::env::var("PAGELIFT_TEST_SEED") {
-        Ok(seed) => seed.parse()?,
-        Err(_) => SystemTime::now()
+/// The number in a variable of the environment, if it is there.
+fn number(name: &str) -> Result<Option<u64>> {
+    let text = std::env::var(name).ok();
+    let number = text.map(|text| text.parse().with_context(|| format!("{name}={text}")));
+    number.transpose()
+}
+
+/// The moments of a seed are those of the machine.
+fn strike_at_random(images: Images, kind: Kind, strikes: (u64, Duration)) -> Result<()> {
+    let seed = match number("PAGELIFT_TEST_SEED")? {
+        Some(seed) => seed,
+        None => SystemTime::now()
             .duration_since(UNIX_EPOCH)?
             .subsec_nanos()
             .into(),
     };
+    let (strikes, latest) = strikes;
+    let strikes = number("PAGELIFT_TEST_STRIKES")?.unwrap_or(strikes);
     eprintln!("seed {seed}");
     let mut draws = Draws(seed);
     let bed = Bed::new()?;
-    let ground = Ground::new(&bed, images, None);
+    let turn = (draws.next() % COMPRESS.len() as u64) as usize;
+    let ground = Ground::new(&bed, images, kind, turn, None)?;
     let mut guest = ground.boot()?;
-    for number in 0..ATTEMPTS {
+    for number in 0..strikes {
         let strike = [
             Strike::InterruptReceiver,
             Strike::InterruptSender,
@@ -50,7 +58,7 @@ fn at_whatever_moment_it_strikes() -> Result<()> {
             Strike::KillSender,
             Strike::KillTargetQemu,
         ][(draws.next() % 5) as usize];
-        let delay = Duration::from_nanos(draws.next() % LATEST.as_nanos() as u64);
+        let delay = Duration::from_nanos(draws.next() % latest.as_nanos() as u64);
         let what = format!("seed {seed}, attempt {number}: {strike:?} after {delay:.1?}");
         let settings = guest.settings()?;
         let outcome = guest.struck_after(delay, strike).context(what.clone())?;
@@ -87,4 +95,16 @@ fn at_whatever_moment_it_strikes() -> Result<()> {
     drop(ground);
     bed.finish();
     Ok(())
+}
+
+#[test]
+fn at_whatever_moment_it_strikes() -> Result<()> {
+    let images = require!(guest_images());
+    strike_at_random(images, Kind::Calm, CALM)
+}
+
+#[test]
+fn at_whatever_moment_it_strikes_a_throttled_guest() -> Result<()> {
+    let images = require!(guest_images());
+    strike_at_random(images, Kind::Busy, BUSY)
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use pagelift_tests::{Bed, Images, guest_images, require};
 
-use crate::ground::{Ground, Stop, Strike};
+use crate::ground::{Ground, Kind, Stop, Strike};
 use crate::verdict::{Place, tell};
 
 /// Where the guest may be then, with the exit codes of sender and receiver.
@@ -31,15 +31,17 @@ const RUNNING: Stop = Stop::Receiver("running");
 const MOVES: Allowed = (Place::Target, Some(0), Some(0));
 
 /// Strikes a guest at every point in turn; at those before [`STATE`] it ends as `stays` says,
-/// and later as one of those in `later`. In the end the guest is sent in peace.
+/// and later as one of those in `later`. In the end the guest is sent in peace. `turn` says which
+/// setting of `--compress` comes first, so that a point sees several of them.
 fn strike_everywhere(
     images: &Images,
+    turn: usize,
     strike: Strike,
     stays: Allowed,
     later: [(Stop, &[Allowed]); 6],
 ) -> Result<()> {
     let bed = Bed::new()?;
-    let ground = Ground::new(&bed, images.clone(), None);
+    let ground = Ground::new(&bed, images.clone(), Kind::Calm, turn, None)?;
     let mut guest = ground.boot()?;
     let before = BEFORE_READY.map(|stop| (stop, std::slice::from_ref(&stays)));
     for (stop, allowed) in before.into_iter().chain(later) {
@@ -88,7 +90,7 @@ fn kill_the_sender() -> Result<()> {
         (GRANTED, &[(Place::Target, None, Some(0))]),
         (RUNNING, &[(Place::Target, None, Some(0))]),
     ];
-    strike_everywhere(&images, Strike::KillSender, stays, later)
+    strike_everywhere(&images, 0, Strike::KillSender, stays, later)
 }
 
 #[test]
@@ -105,7 +107,7 @@ fn kill_the_receiver() -> Result<()> {
         (GRANTED, &[unknown]),
         (RUNNING, &[(Place::Target, Some(4), None)]),
     ];
-    strike_everywhere(&images, Strike::KillReceiver, stays, later)
+    strike_everywhere(&images, 1, Strike::KillReceiver, stays, later)
 }
 
 #[test]
@@ -134,7 +136,7 @@ fn kill_the_target_qemu() -> Result<()> {
             ],
         ),
     ];
-    strike_everywhere(&images, Strike::KillTargetQemu, stays, later)
+    strike_everywhere(&images, 2, Strike::KillTargetQemu, stays, later)
 }
 
 #[test]
@@ -151,7 +153,7 @@ fn kill_the_source_qemu() -> Result<()> {
         (GRANTED, &[MOVES]),
         (RUNNING, &[MOVES]),
     ];
-    strike_everywhere(&images, Strike::KillSourceQemu, lost, later)
+    strike_everywhere(&images, 3, Strike::KillSourceQemu, lost, later)
 }
 
 #[test]
@@ -166,7 +168,7 @@ fn interrupt_the_sender() -> Result<()> {
         (GRANTED, &[MOVES]),
         (RUNNING, &[MOVES]),
     ];
-    strike_everywhere(&images, Strike::InterruptSender, stays, later)
+    strike_everywhere(&images, 4, Strike::InterruptSender, stays, later)
 }
 
 #[test]
@@ -182,20 +184,20 @@ fn interrupt_the_receiver() -> Result<()> {
         (GRANTED, &[MOVES]),
         (RUNNING, &[MOVES]),
     ];
-    strike_everywhere(&images, Strike::InterruptReceiver, stays, later)
+    strike_everywhere(&images, 5, Strike::InterruptReceiver, stays, later)
 }
 
-/// The check that nobody tracks the guest any more could otherwise pass for want of a sight.
+/// The checks that nobody tracks the guest any more and that its disk is as it was could otherwise
+/// pass for want of a sight.
 #[test]
-fn tracking_can_be_seen_while_it_lasts() -> Result<()> {
+fn tracking_and_disks_can_be_seen_while_it_lasts() -> Result<()> {
     let images = require!(guest_images());
     let bed = Bed::new()?;
-    let ground = Ground::new(&bed, images, None);
+    let ground = Ground::new(&bed, images, Kind::Calm, 0, None)?;
     let guest = ground.boot()?;
-    ensure!(
-        guest.is_tracked_meanwhile()?,
-        "the flags of smaps do not show it"
-    );
+    let (is_tracked, buffered) = guest.seen_meanwhile()?;
+    ensure!(is_tracked, "the flags of smaps do not show it");
+    ensure!(buffered == 1, "the block nodes do not show it: {buffered}");
     guest.check()?;
     drop(guest);
     drop(ground);

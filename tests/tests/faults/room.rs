@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use pagelift_tests::{Bed, Tmpfs, guest_images, require};
 
-use crate::ground::Ground;
+use crate::ground::{Ground, Kind};
 use crate::verdict::{Place, tell};
 
 const MIB: u64 = 1 << 20;
@@ -14,7 +14,7 @@ fn a_full_file_system_on_the_target() -> Result<()> {
     let images = require!(guest_images());
     let bed = Bed::new()?;
     let disk = require!(Tmpfs::new(&bed, "small", 32 * MIB));
-    let ground = Ground::new(&bed, images, None);
+    let ground = Ground::new(&bed, images, Kind::Calm, 0, None)?;
     let bytes = ground.workload.memory_mib * MIB;
     let (here, there) = (bed.shm_file("here", bytes)?, bed.shm_file("there", bytes)?);
     let mut guest = ground.boot_with(|builder| builder.ram_file(here.path()))?;

@@ -23,6 +23,8 @@ pub(crate) enum Place {
 /// How an attempt ended.
 #[derive(Debug)]
 pub(crate) struct Outcome {
+    /// The sender's options.
+    pub(crate) options: String,
     pub(crate) place: Place,
     pub(crate) sender: Finished,
     pub(crate) receiver: Finished,
@@ -72,7 +74,7 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (place, codes) = (self.place, self.codes());
-        writeln!(f, "{place:?} {codes:?}")?;
+        writeln!(f, "{place:?} {codes:?} with {}", self.options)?;
         for (name, program) in [("sender", &self.sender), ("receiver", &self.receiver)] {
             writeln!(f, "{name}: {}{}", program.stdout, program.stderr)?;
         }
@@ -90,7 +92,8 @@ pub(crate) fn tell(what: &str, outcome: &Outcome) {
         None => "stood still".to_owned(),
     };
     eprintln!(
-        "{what}: {:?}; the guest {guest}; sender {}, receiver {}, ended after {:.2} s",
+        "{what} ({}): {:?}; the guest {guest}; sender {}, receiver {}, ended after {:.2} s",
+        outcome.options,
         outcome.place,
         words(sender),
         words(receiver),

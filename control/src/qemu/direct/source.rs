@@ -130,7 +130,8 @@ enum Step {
 
 impl DirectSource {
     /// Looks at the guest, refuses what could not end well, and prepares the rest. Nothing of
-    /// the guest is changed but QEMU's migration settings, which are put back at the end.
+    /// the guest is changed but QEMU's migration settings and, if asked for, the way of its disks,
+    /// which are put back at the end.
     ///
     /// # Errors
     /// Says why the guest cannot leave, and what would help.
@@ -141,12 +142,9 @@ impl DirectSource {
         // The agent opens it by this name, from wherever QEMU was started.
         let qmp_path = std::path::absolute(path).map_err(SourceError::Gone)?;
         PagemapScan::probe().map_err(DirtyError::from)?;
-        let mut source = SourceQemu::connect(&options.qmp)?;
-        if options.buffer_disks {
-            source.buffer_disks()?;
-        }
+        let source = SourceQemu::connect(&options.qmp)?;
         let guest = source.guest();
-        let refusals = preflight::source(source.qmp(), guest)?;
+        let refusals = preflight::source(source.qmp(), guest, options.buffer_disks)?;
         if !refusals.is_empty() {
             return Err(SourceError::Refused(refusals));
         }
@@ -158,11 +156,16 @@ impl DirectSource {
         agent.hello()?;
         let tracker = tracker(&mut agent, &blocks)?;
         let qmp = source.qmp().clone();
-        let prepared = source.prepare()?;
-        // From here on, so that a sender that is killed leaves QEMU's settings as they were.
-        agent.set_will(&qmp_path, &prepared.will())?;
-        let agent = Arc::new(Mutex::new(agent));
         let vcpus = vcpu_threads(&qmp)?;
+        let planned = source.plan(options.buffer_disks)?;
+        // Before anything is changed, so that a sender that is killed at any moment leaves QEMU's
+        // settings and disks as they were.
+        agent.set_will(&qmp_path, &planned.will())?;
+        let prepared = planned.prepare().inspect_err(|_| {
+            // All is as it was; the will would only keep the monitor busy for a moment.
+            let _ = agent.clear_will();
+        })?;
+        let agent = Arc::new(Mutex::new(agent));
         let guest = Self {
             qmp,
             qmp_path,

@@ -13,11 +13,15 @@ const BYPASSING: [&str; 5] = [
     "virtio-blk-vhost-vdpa",
 ];
 
-pub(super) fn check(qmp: &Qmp) -> Result<Vec<Refusal>, QmpError> {
-    Ok(disks::list(qmp)?.iter().filter_map(check_disk).collect())
+pub(super) fn check(qmp: &Qmp, buffer_disks: bool) -> Result<Vec<Refusal>, QmpError> {
+    let disks = disks::list(qmp)?;
+    let refusals = disks
+        .iter()
+        .filter_map(|disk| check_disk(disk, buffer_disks));
+    Ok(refusals.collect())
 }
 
-fn check_disk(disk: &Disk) -> Option<Refusal> {
+fn check_disk(disk: &Disk, buffer_disks: bool) -> Option<Refusal> {
     let Disk {
         node, driver, file, ..
     } = disk;
@@ -28,7 +32,7 @@ fn check_disk(disk: &Disk) -> Option<Refusal> {
             "attach it through the host's page cache (driver file or host_device)",
         ));
     }
-    disk.is_direct.then(|| {
+    (disk.is_direct && !buffer_disks).then(|| {
         Refusal::new(
             format!(
                 "{name} bypasses the page cache: its DMA may reach a page of the guest after the \
@@ -46,22 +50,25 @@ mod tests {
 
     use super::*;
 
-    fn refusal(driver: &str, direct: bool) -> Option<Refusal> {
+    fn refusal(driver: &str, direct: bool, buffer: bool) -> Option<Refusal> {
         let cache = json!({ "direct": direct, "writeback": true, "no-flush": false });
         let node = json!({ "drv": driver, "node-name": "d0", "file": "/x.img", "cache": cache });
-        check_disk(&disks::disk(&node).unwrap())
+        check_disk(&disks::disk(&node).unwrap(), buffer)
     }
 
     #[test]
     fn direct_host_files_are_refused() {
-        let file = refusal("file", true).unwrap();
+        let file = refusal("file", true, false).unwrap();
         assert!(
             file.reason
                 .starts_with("disk /x.img (node d0, driver file) bypasses")
         );
         assert!(file.remedy.contains("--buffer-disks"));
-        assert!(refusal("host_device", true).is_some());
-        assert!(refusal("nvme", false).is_some());
+        assert!(refusal("host_device", true, false).is_some());
+        assert_eq!(refusal("host_device", true, true), None);
+        for buffer in [false, true] {
+            assert!(refusal("nvme", false, buffer).is_some());
+        }
         // The format above the file only repeats the flag; network drivers have no O_DIRECT.
         for (driver, direct) in [
             ("file", false),
@@ -69,7 +76,7 @@ mod tests {
             ("nbd", true),
             ("rbd", true),
         ] {
-            assert_eq!(refusal(driver, direct), None);
+            assert_eq!(refusal(driver, direct, false), None);
         }
     }
 }

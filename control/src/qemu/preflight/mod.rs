@@ -45,14 +45,15 @@ impl Refusal {
     }
 }
 
-/// All reasons why a guest cannot leave; none if it can.
+/// All reasons why a guest cannot leave; none if it can. With `buffer_disks`, disks that bypass the
+/// host's page cache are none: they are to go through it.
 ///
 /// # Errors
 /// When QEMU does not answer.
-pub fn source(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
+pub fn source(qmp: &Qmp, guest: &Guest, buffer_disks: bool) -> Result<Vec<Refusal>, QmpError> {
     let mut refusals = both(qmp, guest)?;
     refusals.extend(devices::check(qmp)?);
-    refusals.extend(disks::check(qmp)?);
+    refusals.extend(disks::check(qmp, buffer_disks)?);
     let info = qmp.execute("query-migrate", Value::Null)?;
     for reason in info["blocked-reasons"].as_array().into_iter().flatten() {
         let reason = reason.as_str().unwrap_or("no reason given");
@@ -102,7 +103,7 @@ fn both(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
         if !known.iter().any(|(known, _)| known == name) {
             refusals.push(Refusal::new(
                 format!("QEMU {} has no migration capability {name}", guest.version),
-                "use QEMU 7.2 or later",
+                "use QEMU 8.1 or later",
             ));
         }
     }

@@ -13,7 +13,7 @@ use crate::qemu::migration::{self, MigrationError, STEP_LIMIT};
 use crate::qemu::settings::Settings;
 use crate::qmp::{Events, Qmp, Timestamp};
 
-/// A source from `prepare` on.
+/// A source from `plan` on.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) qmp: Qmp,
@@ -36,6 +36,17 @@ impl Drop for Session {
 }
 
 impl Session {
+    /// Changes settings and disks as planned.
+    pub(super) fn change(&self) -> Result<(), MigrationError> {
+        if let Some(disks) = &self.disks {
+            disks.begin()?;
+        }
+        if let Some(settings) = &self.settings {
+            settings.apply(&self.qmp)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn begin(&mut self) -> Result<UnixStream, MigrationError> {
         // Copying RAM took its time; the user may have paused or resumed the guest meanwhile.
         self.was_running = run_state(&self.qmp)? == "running";
