@@ -15,7 +15,7 @@ use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES};
 const KEEPING: Duration = Duration::from_micros(1);
 
 /// How many times more the sending must cost: most pages never come again.
-const DEAR: u32 = 4;
+const DEAR: u32 = 16;
 
 /// Most blocks of a frame: the last one need not be full.
 const MAX_BLOCKS: usize = MAX_FRAME_PAGES / MAX_BLOCK_PAGES + 1;
