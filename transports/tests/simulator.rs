@@ -26,6 +26,7 @@ mod simulator {
     pub mod crew;
     pub mod faults;
     pub mod guest;
+    pub mod knobs;
     pub mod memory;
     pub mod plan;
     pub mod stepping;

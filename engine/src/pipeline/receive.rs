@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::thread::{self, Scope};
 use std::time::Duration;
 
+use super::cancel::CancelToken;
 use super::clock::SystemClock;
 use super::guest::TargetGuest;
 use super::link::Listener;
-use super::send::CancelToken;
 use super::shared::Shared;
 use super::target_session::{Reception, TargetSession};
 use super::{Step, run_worker};
