@@ -4,6 +4,7 @@ use pagelift_engine::migration::{Failure, GuestLocation, MigrationError};
 use pagelift_engine::pipeline::CancelToken;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,5 +61,11 @@ pub fn cancel_on_signal() -> anyhow::Result<CancelToken> {
         flag::register_conditional_default(signal, cancel.flag())?;
         flag::register(signal, cancel.flag())?;
     }
+    // A flag wakes nobody.
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let token = cancel.clone();
+    std::thread::Builder::new()
+        .name("pagelift-signal".into())
+        .spawn(move || signals.forever().for_each(|_| token.cancel()))?;
     Ok(cancel)
 }

@@ -10,6 +10,7 @@
 //! | [`forecast`] | what the report says of the forecast blackout |
 //! | [`stages`] | the part of it that names the bottleneck |
 //! | [`progress`] | what they show while a guest moves |
+//! | [`steer`] | `--control`, and `pagelift ctl`, which speaks to it |
 //! | [`stop_at`] | stops them at a point of a migration, for tests |
 //!
 //! Progress goes to stderr, results to stdout. Exit codes are a contract, see [`ExitCode`].
@@ -27,6 +28,7 @@ pub mod qemu;
 pub mod replay;
 pub mod report;
 pub mod stages;
+pub mod steer;
 pub mod stop_at;
 pub mod trace;
 

@@ -8,29 +8,33 @@ use clap::{Args, ValueEnum};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
-use pagelift_engine::converge::{
-    Classic, ClassicConfig, Policy, Predictive, PredictiveConfig, Share, StopWhenFits,
-    StopWhenFitsConfig,
-};
+use pagelift_engine::converge::{AtDeadline, Downtime, Limits, Policy, PolicyKind, Share, Steered};
 use pagelift_engine::memory::{PageBitmap, ReadPages};
-use pagelift_engine::pipeline::{Deltas, memory_budget, packing_budget, reference_budget};
+use pagelift_engine::pipeline::{
+    CancelToken, Controls, Deltas, Settings, memory_budget, packing_budget, reference_budget,
+};
 use pagelift_engine::units::{ByteCount, ParseQuantityError, Rate, parse_duration};
 use pagelift_engine::wire::{MAX_CHANNELS, SessionId};
 use pagelift_transports::auto_channels;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::delta_cache::DeltaCacheSize;
+use crate::steer::{Board, Server};
 use crate::trace::Tracing;
 
 /// How long a migration may take and how hard it may try.
 #[derive(Args, Clone, Debug)]
 pub struct ConvergenceOptions {
-    /// Longest blackout allowed; FROM..TO lets it grow towards the end of the time
+    /// Longest blackout allowed; FROM..TO lets it grow, step by step, while rounds get nowhere
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = downtime)]
     pub downtime: Downtime,
-    /// Longest time for the whole migration; then the guest stays where it is
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
-    pub timeout: Duration,
+    /// Longest time from the beginning to the guest's stop, or none
+    #[arg(long, visible_alias = "timeout", value_name = "TIME", default_value = "10m",
+          value_parser = deadline)]
+    pub deadline: Deadline,
+    /// What to do when the deadline has come
+    #[arg(long, value_enum, default_value_t = AtDeadlineName::Cancel)]
+    pub at_deadline: AtDeadlineName,
     /// What to do about a guest that writes faster than the link carries
     #[arg(long, value_enum, default_value_t = PolicyName::Predictive)]
     pub policy: PolicyName,
@@ -38,6 +42,9 @@ pub struct ConvergenceOptions {
     #[arg(long, value_name = "PERCENT", default_value_t = 95,
           value_parser = clap::value_parser!(u16).range(0..=99))]
     pub max_throttle: u16,
+    /// Listen on a socket made at this path, for `pagelift ctl`
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Record what the policy sees and decides, for `pagelift replay`
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -71,16 +78,71 @@ pub enum PolicyName {
     None,
 }
 
-/// The blackout that is allowed, at first and at the end of the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Downtime {
-    /// At first.
-    pub least: Duration,
-    /// At the end.
-    pub most: Duration,
+impl From<PolicyName> for PolicyKind {
+    fn from(name: PolicyName) -> Self {
+        match name {
+            PolicyName::Predictive => Self::Predictive,
+            PolicyName::Classic => Self::Classic,
+            PolicyName::None => Self::None,
+        }
+    }
 }
 
+/// What to do at the deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AtDeadlineName {
+    /// Give up: the guest stays where it is
+    Cancel,
+    /// Let go of the guest, and move it as soon as it fits the downtime by itself
+    StopTrying,
+    /// Stop the guest and send the rest, whatever the blackout
+    Force,
+}
+
+impl From<AtDeadlineName> for AtDeadline {
+    fn from(name: AtDeadlineName) -> Self {
+        match name {
+            AtDeadlineName::Cancel => Self::Cancel,
+            AtDeadlineName::StopTrying => Self::StopTrying,
+            AtDeadlineName::Force => Self::Force,
+        }
+    }
+}
+
+/// When a migration has taken long enough, if ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(pub Option<Duration>);
+
 impl ConvergenceOptions {
+    /// The limits that a migration begins with.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            policy: self.policy.into(),
+            downtime: self.downtime,
+            deadline: self.deadline.0,
+            at_deadline: self.at_deadline.into(),
+            throttle_most: Share::permille(self.max_throttle * 10),
+        }
+    }
+
+    /// The control socket, if one is wanted, of the migration that `board` shows.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn serve(&self, board: &Board) -> anyhow::Result<Option<Server>> {
+        let start = |path: &PathBuf| Server::start(path, board.clone());
+        self.control.as_ref().map(start).transpose()
+    }
+
+    /// A handle on a migration that begins so, capped at `bandwidth`.
+    pub fn controls(&self, bandwidth: Option<Rate>, cancel: CancelToken) -> Controls {
+        let settings = Settings {
+            limits: self.limits(),
+            bandwidth,
+        };
+        Controls::new(settings, cancel)
+    }
+
     /// What a source needs to move the guest with `memory` under these options.
     ///
     /// # Errors
@@ -100,15 +162,15 @@ impl ConvergenceOptions {
         if let Some(deltas) = &deltas {
             budget += deltas.footprint();
         }
-        let policy = self
-            .policy
-            .build(self.downtime, self.timeout, self.max_throttle);
+        let limits = self.limits();
+        let policy = Box::new(Steered::new(limits));
         let policy: Box<dyn Policy> = match &self.trace {
             None => policy,
             Some(path) => {
                 let mut first_round = PageBitmap::new(layout.pages());
                 memory.populated(&mut first_round)?;
-                Box::new(Tracing::new(policy, path, first_round.count())?)
+                let pages = first_round.count();
+                Box::new(Tracing::new(policy, limits, path, pages)?)
             }
         };
         Ok(Effort {
@@ -139,44 +201,24 @@ pub struct Effort {
     pub budget: ByteCount,
 }
 
-impl PolicyName {
-    /// The policy of this name, with these limits.
-    pub fn build(
-        self,
-        downtime: Downtime,
-        timeout: Duration,
-        max_throttle: u16,
-    ) -> Box<dyn Policy> {
-        match self {
-            Self::Predictive => Box::new(Predictive::new(PredictiveConfig {
-                downtime: downtime.least,
-                downtime_most: downtime.most,
-                timeout,
-                throttle_most: Share::permille(max_throttle * 10),
-                ..PredictiveConfig::default()
-            })),
-            Self::Classic => Box::new(Classic::new(ClassicConfig {
-                downtime: downtime.least,
-                timeout,
-                // Within 0 to 99 by the option's range.
-                max_cpu_throttle: u8::try_from(max_throttle).unwrap_or(99),
-                ..ClassicConfig::default()
-            })),
-            Self::None => Box::new(StopWhenFits::new(StopWhenFitsConfig {
-                downtime: downtime.least,
-                timeout,
-                ..StopWhenFitsConfig::default()
-            })),
-        }
-    }
-}
-
 /// Reads a time span.
 ///
 /// # Errors
 /// When it is none.
 pub fn duration(text: &str) -> Result<Duration, ParseQuantityError> {
     parse_duration(text)
+}
+
+/// Reads a deadline: a time span, or `none`.
+///
+/// # Errors
+/// When it is neither.
+pub fn deadline(text: &str) -> Result<Deadline, String> {
+    if text == "none" {
+        return Ok(Deadline(None));
+    }
+    let time = parse_duration(text).map_err(|error| format!("{error}; or write none"))?;
+    Ok(Deadline(Some(time)))
 }
 
 /// Reads a downtime: a time span, or two with `..` between them.
@@ -186,20 +228,9 @@ pub fn duration(text: &str) -> Result<Duration, ParseQuantityError> {
 pub fn downtime(text: &str) -> Result<Downtime, String> {
     let span = |text: &str| parse_duration(text).map_err(|error| error.to_string());
     match text.split_once("..") {
-        None => span(text).map(|time| Downtime {
-            least: time,
-            most: time,
-        }),
-        Some((least, most)) => {
-            let downtime = Downtime {
-                least: span(least)?,
-                most: span(most)?,
-            };
-            if downtime.most < downtime.least {
-                return Err(format!("{text}: the second time must be the longer one"));
-            }
-            Ok(downtime)
-        }
+        None => span(text).map(Downtime::fixed),
+        Some((least, most)) => Downtime::growing(span(least)?, span(most)?)
+            .ok_or_else(|| format!("{text}: the second time must be the longer one")),
     }
 }
 
@@ -280,21 +311,17 @@ mod tests {
     #[test]
     fn a_downtime_is_one_time_or_a_growing_pair() {
         let ms = Duration::from_millis;
-        assert_eq!(
-            downtime("50ms"),
-            Ok(Downtime {
-                least: ms(50),
-                most: ms(50)
-            })
-        );
-        assert_eq!(
-            downtime("50ms..2s"),
-            Ok(Downtime {
-                least: ms(50),
-                most: ms(2000)
-            })
-        );
+        assert_eq!(downtime("50ms"), Ok(Downtime::fixed(ms(50))));
+        let growing = Downtime::growing(ms(50), ms(2000)).unwrap();
+        assert_eq!(downtime("50ms..2s"), Ok(growing));
         assert!(downtime("2s..50ms").is_err());
         assert!(downtime("..").is_err());
+    }
+
+    #[test]
+    fn a_deadline_is_a_time_or_none() {
+        assert_eq!(deadline("2s"), Ok(Deadline(Some(Duration::from_secs(2)))));
+        assert_eq!(deadline("none"), Ok(Deadline(None)));
+        assert!(deadline("never").unwrap_err().contains("or write none"));
     }
 }

@@ -113,6 +113,7 @@ pub fn svg(records: &[Record]) -> String {
     let last = records.last().map(|record| &record.decision);
     let word = match last {
         Some(Decision::Stop) => "stopped and handed over",
+        Some(Decision::Force) => "stopped by force and handed over",
         Some(Decision::GiveUp(_)) => "gave up",
         _ => "not finished",
     };

@@ -21,6 +21,7 @@ pub struct Progress {
     round: u32,
     /// Pages of the round when it began.
     round_pages: u64,
+    forced: bool,
     quiet: bool,
 }
 
@@ -38,14 +39,17 @@ impl Progress {
             shown: None,
             round: 0,
             round_pages: 0,
+            forced: false,
             quiet,
         }
     }
 
     /// Says something once.
     pub fn say(&self, words: &str) {
-        if !self.quiet {
-            eprintln!("{words}");
+        match &self.bar {
+            _ if self.quiet => {}
+            Some(bar) => bar.println(words),
+            None => eprintln!("{words}"),
         }
     }
 
@@ -54,6 +58,12 @@ impl Progress {
         if status.round != self.round {
             self.round = status.round;
             self.round_pages = status.left.0;
+        }
+        if status.forced && !std::mem::replace(&mut self.forced, true) {
+            let forecast = forecast(status);
+            self.say(&format!(
+                "the deadline is over: the guest is stopped now, for about {forecast} by the forecast"
+            ));
         }
         let pause = if self.bar.is_some() {
             ON_TERMINAL
@@ -81,6 +91,12 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+fn forecast(status: &SourceStatus) -> String {
+    status
+        .forecast
+        .map_or_else(|| "-".into(), |span| format!("{span}"))
 }
 
 fn describe(status: &SourceStatus) -> String {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser};
@@ -25,6 +26,7 @@ use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra, Side};
 use crate::stages;
+use crate::steer::Board;
 use crate::stop_at::{StopAt, Stopping};
 
 /// Moves the guest of a running QEMU to another one.
@@ -46,6 +48,9 @@ pub struct SendCommand {
     /// Limits of the migration
     #[command(flatten)]
     convergence: ConvergenceOptions,
+    /// Give up, and leave the guest on the source, when a disk of it fails and QEMU stops it
+    #[arg(long)]
+    abort_on_error: bool,
     /// Compare the digests of all memory before the hand-over; lengthens the blackout by the
     /// time to read all memory
     #[arg(long)]
@@ -98,6 +103,9 @@ impl SendCommand {
     pub fn run(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         let stop_at = StopAt::from_env()?;
+        let controls = self.convergence.controls(self.bandwidth, cancel);
+        let board = Board::new(controls.clone());
+        let control = self.convergence.serve(&board)?;
         let Endpoint::Tcp { host, port } = &self.to;
         let mut link = match TcpLink::resolve(host, *port) {
             Ok(link) => link,
@@ -112,6 +120,7 @@ impl SendCommand {
         };
         let prepared = match DirectSource::prepare(&SourceOptions {
             qmp: self.qmp.clone(),
+            abort_on_error: self.abort_on_error,
             buffer_disks: self.buffer_disks,
         }) {
             Ok(prepared) => prepared,
@@ -161,13 +170,15 @@ impl SendCommand {
                 deltas,
                 policy,
             },
-            cancel,
+            controls: controls.clone(),
             progress: &mut |status| {
+                board.show(status);
                 progress.update(status);
                 stop_at.at(status);
                 extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
             },
         });
+        drop(control);
         progress.finish();
         extra.vcpus = guest.throttled();
         extra.source_cpu = process_cpu().saturating_sub(cpu_before);
@@ -180,7 +191,10 @@ impl SendCommand {
                 println!("{}", report::completed_text(&report, &extra));
                 ExitCode::Completed
             }
-            Err(failure) => self.output.failed(&failure, Side::Source),
+            Err(failure) => {
+                let freed_after = controls.cancel_token().freed_after();
+                self.output.failed(&failure, Side::Source, freed_after)
+            }
         })
     }
 
@@ -190,7 +204,7 @@ impl SendCommand {
             error: MigrationError::Guest(error.to_string()),
             guest: GuestLocation::Source,
         };
-        self.output.failed(&failure, Side::Source)
+        self.output.failed(&failure, Side::Source, None)
     }
 }
 
@@ -222,7 +236,7 @@ impl ReceiveCommand {
                     error: MigrationError::Guest(error.to_string()),
                     guest: GuestLocation::Source,
                 };
-                return Ok(self.output.failed(&failure, Side::Target));
+                return Ok(self.output.failed(&failure, Side::Target, None));
             }
         };
         let memory = prepared.memory;
@@ -281,7 +295,7 @@ impl ReceiveCommand {
                 }
                 ExitCode::Completed
             }
-            Err(failure) => self.output.failed(&failure, Side::Target),
+            Err(failure) => self.output.failed(&failure, Side::Target, None),
         })
     }
 }
@@ -311,7 +325,7 @@ impl ReceiveCommand {
             error: error.into(),
             guest: GuestLocation::Source,
         };
-        self.output.failed(&failure, Side::Target)
+        self.output.failed(&failure, Side::Target, None)
     }
 }
 
@@ -329,15 +343,15 @@ impl Output {
             error: MigrationError::Link { what, source },
             guest: GuestLocation::Source,
         };
-        self.failed(&failure, side)
+        self.failed(&failure, side, None)
     }
 
     /// Reports a migration that did not complete.
-    fn failed(self, failure: &Failure, side: Side) -> ExitCode {
+    fn failed(self, failure: &Failure, side: Side, freed_after: Option<Duration>) -> ExitCode {
         if self.json {
-            println!("{}", report::failed_json(failure, side));
+            println!("{}", report::failed_json(failure, side, freed_after));
         }
-        eprintln!("{}", report::failed_text(failure, side));
+        eprintln!("{}", report::failed_text(failure, side, freed_after));
         ExitCode::of(failure)
     }
 }

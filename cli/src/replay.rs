@@ -1,15 +1,16 @@
 //! `pagelift replay`: runs a policy over the guest and the link of a recorded migration.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use pagelift_engine::converge::{Ended, Record, Recorded, Run, Trace, replay};
+use pagelift_engine::converge::{
+    Downtime, Ended, Limits, Record, Recorded, Run, Share, Steered, Trace, replay,
+};
 use serde_json::json;
 
 use crate::exit::ExitCode;
-use crate::options::{self, Downtime, PolicyName};
+use crate::options::{self, AtDeadlineName, Deadline, PolicyName};
 use crate::plot;
 
 /// Options of `pagelift replay`.
@@ -21,12 +22,20 @@ pub struct ReplayOptions {
     /// The policy to run; by default all of them, one after the other
     #[arg(long, value_enum)]
     policy: Option<PolicyName>,
-    /// Longest blackout allowed; FROM..TO lets it grow towards the end of the time
+    /// Run the policy and the limits that were recorded, with all changes that were made to them
+    #[arg(long, conflicts_with_all = ["policy", "downtime", "deadline", "at_deadline",
+          "max_throttle"])]
+    as_recorded: bool,
+    /// Longest blackout allowed; FROM..TO lets it grow, step by step, while rounds get nowhere
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = options::downtime)]
     downtime: Downtime,
-    /// Longest time for the whole migration
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = options::duration)]
-    timeout: Duration,
+    /// Longest time from the beginning to the guest's stop, or none
+    #[arg(long, visible_alias = "timeout", value_name = "TIME", default_value = "10m",
+          value_parser = options::deadline)]
+    deadline: Deadline,
+    /// What to do when the deadline has come
+    #[arg(long, value_enum, default_value_t = AtDeadlineName::Cancel)]
+    at_deadline: AtDeadlineName,
     /// Largest share of its time, in per cent, that the guest may be kept from running
     #[arg(long, value_name = "PERCENT", default_value_t = 95,
           value_parser = clap::value_parser!(u16).range(0..=99))]
@@ -49,22 +58,17 @@ pub fn run(options: &ReplayOptions) -> Result<ExitCode> {
         .with_context(|| format!("cannot read the trace {}", path.display()))?;
     let trace = Trace::parse(&text).with_context(|| path.display().to_string())?;
     let mut drawn = trace.records.clone();
-    let all = [
-        PolicyName::Predictive,
-        PolicyName::Classic,
-        PolicyName::None,
-    ];
-    let policies = options
-        .policy
-        .as_ref()
-        .map_or(&all[..], std::slice::from_ref);
-    for name in policies {
-        let mut model = Recorded::new(trace.clone())
-            .ok_or_else(|| anyhow!("the trace has no finished round; there is nothing to run"))?;
-        let mut policy = name.build(options.downtime, options.timeout, options.max_throttle);
-        let run = replay(&mut model, &mut *policy);
-        print(*name, &run, options.json);
-        if options.policy.is_some() {
+    let model = Recorded::new(trace)
+        .ok_or_else(|| anyhow!("the trace has no finished round; there is nothing to run"))?;
+    for limits in options.limits(&model)? {
+        let mut policy = Steered::new(limits);
+        let run = if options.as_recorded {
+            replay(&mut model.clone(), &mut policy)
+        } else {
+            replay(&mut model.clone().without_limits(), &mut policy)
+        };
+        print(limits, &run, options.json);
+        if options.policy.is_some() || options.as_recorded {
             drawn.clone_from(&run.records);
         }
     }
@@ -74,21 +78,50 @@ pub fn run(options: &ReplayOptions) -> Result<ExitCode> {
     Ok(ExitCode::Completed)
 }
 
+impl ReplayOptions {
+    /// The limits of each run.
+    fn limits(&self, model: &Recorded) -> Result<Vec<Limits>> {
+        if self.as_recorded {
+            let limits = model.first_limits();
+            let limits = limits.ok_or_else(|| anyhow!("the trace has no limits: it is too old"))?;
+            return Ok(vec![limits]);
+        }
+        let all = [
+            PolicyName::Predictive,
+            PolicyName::Classic,
+            PolicyName::None,
+        ];
+        let policies = self.policy.as_ref().map_or(&all[..], std::slice::from_ref);
+        let limits = policies.iter().map(|name| Limits {
+            policy: (*name).into(),
+            downtime: self.downtime,
+            deadline: self.deadline.0,
+            at_deadline: self.at_deadline.into(),
+            throttle_most: Share::permille(self.max_throttle * 10),
+        });
+        Ok(limits.collect())
+    }
+}
+
 fn draw(path: &std::path::Path, records: &[Record]) -> Result<()> {
     std::fs::write(path, plot::svg(records))
         .with_context(|| format!("cannot write the picture {}", path.display()))
 }
 
-fn print(name: PolicyName, run: &Run, as_json: bool) {
-    let name = format!("{name:?}").to_lowercase();
+fn print(limits: Limits, run: &Run, as_json: bool) {
+    let name = limits.policy.name();
     let blackout_ms = match run.ended {
         Ended::Completed { blackout } => Some(blackout.as_secs_f64() * 1e3),
-        Ended::GaveUp => None,
+        Ended::GaveUp | Ended::StillTrying => None,
+    };
+    let stayed = match run.ended {
+        Ended::StillTrying => "still trying",
+        _ => "gave up",
     };
     if as_json {
         let object = json!({
             "policy": name,
-            "outcome": if blackout_ms.is_some() { "completed" } else { "gave up" },
+            "outcome": if blackout_ms.is_some() { "completed" } else { stayed },
             "took_ms": run.took.as_secs_f64() * 1e3,
             "blackout_ms": blackout_ms,
             "rounds": run.records.len(),
@@ -100,7 +133,7 @@ fn print(name: PolicyName, run: &Run, as_json: bool) {
         return;
     }
     let end = blackout_ms.map_or_else(
-        || "gave up".to_owned(),
+        || stayed.to_owned(),
         |blackout| format!("completed, blackout {blackout:.0} ms"),
     );
     println!(

@@ -55,6 +55,7 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
             "state_ms": ms(parts.state),
             "hand_over_ms": ms(parts.hand_over),
         },
+        "forced": report.forced,
         "rounds": report.rounds,
         "guest_bytes": report.guest_bytes.0,
         "wire_bytes": report.page_wire_bytes.0 + report.state_bytes.0,
@@ -151,8 +152,9 @@ pub fn advice(failure: &Failure, side: Side) -> Option<&'static str> {
     })
 }
 
-/// The object for a migration that did not complete.
-pub fn failed_json(failure: &Failure, side: Side) -> Value {
+/// The object for a migration that did not complete; one that was cancelled freed its guest
+/// `freed_after` the request.
+pub fn failed_json(failure: &Failure, side: Side, freed_after: Option<Duration>) -> Value {
     let outcome = match (&failure.error, failure.guest) {
         (_, GuestLocation::Unknown) => "unknown",
         (MigrationError::Cancelled, _) => "cancelled",
@@ -161,6 +163,7 @@ pub fn failed_json(failure: &Failure, side: Side) -> Value {
     json!({
         "outcome": outcome,
         "vm_location": failure.guest.name(),
+        "guest_freed_after_ms": freed_after.map(ms),
         "error": {
             "code": failure.error.code(),
             "message": failure.error.to_string(),
@@ -200,6 +203,9 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
     );
     if let Some(words) = forecast::text(report) {
         text += &format!("\n{words}");
+    }
+    if report.forced {
+        text += "\nforced: the deadline was over, and the guest was stopped whatever the blackout";
     }
     text += &format!(
         "\npages: {} sent whole, {} as deltas, {} unchanged, {} zero, {} never populated\n",
@@ -257,7 +263,7 @@ fn packed_text(report: &Report) -> String {
 }
 
 /// The lines for a migration that did not complete.
-pub fn failed_text(failure: &Failure, side: Side) -> String {
+pub fn failed_text(failure: &Failure, side: Side, freed_after: Option<Duration>) -> String {
     let place = match failure.guest {
         GuestLocation::Source if failure.error.ended_guest() => "the guest does not run any more",
         GuestLocation::Source => "the guest is on the source",
@@ -265,6 +271,9 @@ pub fn failed_text(failure: &Failure, side: Side) -> String {
         GuestLocation::Unknown => "where the guest is, is not known",
     };
     let mut text = format!("error: {}\n{place}", failure.error);
+    if let Some(time) = freed_after {
+        text += &format!(", at full speed {:.1} ms after the request", ms(time));
+    }
     if let Some(advice) = advice(failure, side) {
         text += "; ";
         text += advice;

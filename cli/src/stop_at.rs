@@ -133,6 +133,10 @@ impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
         self.guest.check()
     }
 
+    fn agrees(&mut self) -> Result<(), GuestError> {
+        self.guest.agrees()
+    }
+
     fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
         self.guest.throttle(share)
     }

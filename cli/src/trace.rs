@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pagelift_engine::converge::{Decision, Observation, Policy, Record, Share, Trace};
+use pagelift_engine::converge::{Decision, Limits, Observation, Policy, Record, Share, Trace};
 use pagelift_engine::units::PageCount;
 
 /// A policy whose decisions are recorded.
@@ -14,22 +14,30 @@ use pagelift_engine::units::PageCount;
 pub struct Tracing {
     policy: Box<dyn Policy>,
     file: File,
+    /// Limits that no line has yet.
+    limits: Option<Limits>,
     /// Whether the last line could be written; said once if not.
     whole: bool,
 }
 
 impl Tracing {
-    /// Records `policy` in a new file at `path`.
+    /// Records `policy`, which begins with `limits`, in a new file at `path`.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn new(policy: Box<dyn Policy>, path: &Path, first_pages: PageCount) -> Result<Self> {
+    pub fn new(
+        policy: Box<dyn Policy>,
+        limits: Limits,
+        path: &Path,
+        first_pages: PageCount,
+    ) -> Result<Self> {
         let unwritable = || format!("cannot write the trace {}", path.display());
         let mut file = File::create(path).with_context(unwritable)?;
         writeln!(file, "{}", Trace::header(first_pages)).with_context(unwritable)?;
         Ok(Self {
             policy,
             file,
+            limits: Some(limits),
             whole: true,
         })
     }
@@ -39,10 +47,11 @@ impl Policy for Tracing {
     fn decide(&mut self, seen: &Observation) -> Decision {
         let decision = self.policy.decide(seen);
         // Within a round only what changes something is worth a line.
-        if seen.round_ended || decision != Decision::Continue {
+        if seen.round_ended || decision != Decision::Continue || self.limits.is_some() {
             let record = Record {
                 seen: *seen,
                 decision: decision.clone(),
+                limits: self.limits.take(),
             };
             let written = writeln!(self.file, "{record}");
             if let Err(error) = written
@@ -55,11 +64,70 @@ impl Policy for Tracing {
         decision
     }
 
+    fn hold_back(&self, seen: &Observation) -> PageCount {
+        self.policy.hold_back(seen)
+    }
+
     fn downtime_limit(&self) -> Duration {
         self.policy.downtime_limit()
     }
 
     fn throttle_most(&self) -> Share {
         self.policy.throttle_most()
+    }
+
+    fn set_limits(&mut self, limits: &Limits) {
+        self.policy.set_limits(limits);
+        self.limits = Some(*limits);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pagelift_engine::converge::{FixedCosts, Steered};
+    use pagelift_engine::units::{ByteCount, Instant, Rate};
+
+    /// A migration that is traced goes as it would without.
+    #[test]
+    fn all_that_is_asked_and_told_is_passed_on() {
+        let path = std::env::temp_dir().join(format!("pagelift-trace-{}", std::process::id()));
+        let limits = Limits::default();
+        let mut policy = Steered::new(limits);
+        let mut traced = Tracing::new(Box::new(policy.clone()), limits, &path, PageCount(1000));
+        std::fs::remove_file(&path).unwrap();
+        let traced = traced.as_mut().unwrap();
+        let seen = Observation {
+            now: Instant(1_000_000_000),
+            elapsed: Duration::from_secs(1),
+            round: 2,
+            round_ended: true,
+            left: PageCount(100_000),
+            held: PageCount(0),
+            in_flight: ByteCount(0),
+            bytes_per_page: 4096.0,
+            round_page_bytes: 4096.0,
+            page_time: None,
+            link: Some(Rate(100_000_000)),
+            dirty: Some(Rate(50_000_000)),
+            fixed: FixedCosts::default(),
+            harvested: PageCount(100_000),
+            interval: Duration::from_secs(1),
+            throttled: Share::NONE,
+            placed: ByteCount(0),
+        };
+        let other = Limits {
+            throttle_most: Share::permille(500),
+            ..limits
+        };
+        for limits in [limits, other] {
+            policy.set_limits(&limits);
+            traced.set_limits(&limits);
+            assert_eq!(traced.decide(&seen), policy.decide(&seen));
+            assert!(policy.hold_back(&seen) > PageCount(0));
+            assert_eq!(traced.hold_back(&seen), policy.hold_back(&seen));
+            assert_eq!(traced.downtime_limit(), policy.downtime_limit());
+            assert_eq!(traced.throttle_most(), limits.throttle_most);
+        }
     }
 }

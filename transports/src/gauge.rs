@@ -4,14 +4,13 @@
 //! holds back counts like a queue: the fuller of the two says how far the link is behind.
 
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pagelift_engine::pipeline::{Gauge, Held, Reading};
 use pagelift_engine::units::Rate;
 use socket2::SockRef;
 
-use crate::pace::Pacer;
+use crate::pace::{Cap, Pacer};
 use crate::socket;
 
 /// Least room of a queue: less does not keep a link busy while a block is packed.
@@ -24,24 +23,23 @@ const CLOSED: u64 = 2;
 /// The gauge of a TCP connection.
 pub(crate) struct TcpGauge {
     stream: TcpStream,
-    pacer: Option<Arc<Mutex<Pacer>>>,
+    cap: Option<Cap>,
     /// The widest window that the receiver has opened.
     widest: u32,
 }
 
 impl TcpGauge {
-    /// Looks at `stream`, which is written through `pacer` if there is one.
-    pub(crate) fn new(stream: TcpStream, pacer: Option<Arc<Mutex<Pacer>>>) -> Self {
+    /// Looks at `stream`, which is written through `cap` if there is one.
+    pub(crate) fn new(stream: TcpStream, cap: Option<Cap>) -> Self {
         Self {
             stream,
-            pacer,
+            cap,
             widest: 0,
         }
     }
 
-    fn pacer(&self) -> Option<MutexGuard<'_, Pacer>> {
-        let pacer = self.pacer.as_ref()?;
-        Some(pacer.lock().unwrap_or_else(PoisonError::into_inner))
+    fn pacer(&self) -> Option<Pacer> {
+        self.cap.as_ref()?.pacer()
     }
 
     /// The socket's queue. Its buffer also holds what is under way, and grows as the path asks.
@@ -87,7 +85,7 @@ fn under_way(info: &libc::tcp_info) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::units::ByteCount;
+    use crate::pace::{Gate, PacedWriter};
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
 
@@ -146,13 +144,11 @@ mod tests {
     fn what_a_pacer_holds_back_counts_as_held() {
         let (near, _far) = pair();
         let rate = Rate(1_000_000);
-        let pacer = Arc::new(Mutex::new(Pacer::new(rate, Instant::now())));
-        let mut gauge = TcpGauge::new(near, Some(Arc::clone(&pacer)));
+        let cap = Cap::new(Some(rate));
+        let mut gauge = TcpGauge::new(near, Some(cap.clone()));
         assert_eq!(gauge.cap(), Some(rate));
-        pacer
-            .lock()
-            .unwrap()
-            .take(Instant::now(), ByteCount(1 << 20));
+        let mut writer = PacedWriter::new(std::io::sink(), Gate::new(&cap));
+        assert!(writer.write(&[0; 1 << 20]).unwrap() > 0);
         let held = gauge.look().unwrap().held;
         assert_eq!(held.bytes, held.room_bytes, "as much as there is room for");
     }

@@ -1,14 +1,17 @@
-//! A cap on the rate of a link, shared by all its connections.
+//! A cap on the rate of a link, shared by all its connections, that may change at any time.
 //!
 //! [`Pacer`] is the virtual scheduling form of a leaky bucket (GCRA, ITU-T I.371): it keeps the
 //! time at which everything sent so far would have left at the capped rate. Who sends waits
 //! until that time is less than [`BURST`] ahead. Pure: the time is an argument.
 //!
-//! [`PacedWriter`] applies it to a byte stream, in slices small enough that a control message
-//! does not wait long behind pages.
+//! [`Cap`] is a pacer, or none, that several threads share. [`PacedWriter`] keeps to it, in
+//! slices small enough that a control message does not wait long behind pages. Who waits is
+//! woken when the cap changes, and when its connection is closed. Without a cap a write costs
+//! one atomic load more than it would otherwise.
 
 use std::io::{self, IoSlice, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pagelift_engine::pipeline::Held;
@@ -76,58 +79,155 @@ impl Pacer {
     }
 }
 
-/// A writer that keeps to a pacer.
-#[derive(Debug)]
-pub struct PacedWriter<W> {
-    inner: W,
-    pacer: Arc<Mutex<Pacer>>,
-    slice_bytes: usize,
+/// A cap on the rate of several connections together, or none. Clones are the same cap.
+#[derive(Clone, Debug, Default)]
+pub struct Cap(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// The rate once more, in bytes per second, to be read without the lock; 0 without a cap.
+    rate: AtomicU64,
 }
 
-impl<W: Write> PacedWriter<W> {
-    /// Writes to `inner` no faster than `pacer` lets all its writers together.
-    pub fn new(inner: W, pacer: Arc<Mutex<Pacer>>) -> Self {
-        let slice_bytes = pacer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .slice_bytes();
-        Self {
-            inner,
-            pacer,
-            slice_bytes,
+#[derive(Debug, Default)]
+struct State {
+    pacer: Option<Pacer>,
+    /// How often the cap was changed.
+    changes: u64,
+}
+
+impl Cap {
+    /// A cap at `rate`, or none yet.
+    pub fn new(rate: Option<Rate>) -> Self {
+        let cap = Self::default();
+        cap.set(rate);
+        cap
+    }
+
+    /// Caps at `rate` from now on; `None` lifts the cap. Who waits goes on at once: a change may
+    /// let every connection write one slice out of turn.
+    pub fn set(&self, rate: Option<Rate>) {
+        let mut state = self.lock();
+        state.pacer = rate.map(|rate| Pacer::new(rate, Instant::now()));
+        state.changes += 1;
+        let rate = state.pacer.map_or(0, |pacer| pacer.rate.0);
+        self.0.rate.store(rate, Ordering::Release);
+        drop(state);
+        self.0.changed.notify_all();
+    }
+
+    /// The rate it caps at.
+    pub fn rate(&self) -> Option<Rate> {
+        Some(Rate(self.0.rate.load(Ordering::Acquire))).filter(|rate| rate.0 > 0)
+    }
+
+    /// The pacer as it stands.
+    pub(crate) fn pacer(&self) -> Option<Pacer> {
+        self.rate()?;
+        self.lock().pacer
+    }
+
+    /// Bytes that a connection may write at a time; `None` without a cap.
+    fn slice_bytes(&self) -> Option<usize> {
+        self.pacer().map(|pacer| pacer.slice_bytes())
+    }
+
+    /// Waits until `bytes` may leave, the cap changes, or the gate is closed.
+    fn wait_for(&self, bytes: usize, gate: &Gate) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let Some(pacer) = &mut state.pacer else {
+            return;
+        };
+        let until = now + pacer.take(now, ByteCount(bytes as u64));
+        let changes = state.changes;
+        while state.changes == changes && !gate.is_closed() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.0.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn wait_for(&self, bytes: usize) {
-        let bytes = ByteCount(bytes as u64);
-        let wait = {
-            let mut pacer = self.pacer.lock().unwrap_or_else(PoisonError::into_inner);
-            pacer.take(Instant::now(), bytes)
-        };
-        if !wait.is_zero() {
-            std::thread::sleep(wait);
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that runs under the lock can panic.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets a connection's writer go on waiting, until it is closed. Clones are the same gate.
+#[derive(Clone, Debug, Default)]
+pub struct Gate {
+    closed: Arc<AtomicBool>,
+    cap: Cap,
+}
+
+impl Gate {
+    /// A gate for a connection that `cap` is for.
+    pub fn new(cap: &Cap) -> Self {
+        Self {
+            closed: Arc::default(),
+            cap: cap.clone(),
         }
+    }
+
+    /// Nobody waits at it any more, or ever will.
+    pub fn close(&self) {
+        {
+            // Under the lock, or a writer might look just before and wait just after.
+            let _state = self.cap.lock();
+            self.closed.store(true, Ordering::Release);
+        }
+        self.cap.0.changed.notify_all();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}
+
+/// A writer that keeps to a cap.
+#[derive(Debug)]
+pub struct PacedWriter<W> {
+    inner: W,
+    gate: Gate,
+}
+
+impl<W: Write> PacedWriter<W> {
+    /// Writes to `inner` no faster than the gate's cap lets all its writers together.
+    pub fn new(inner: W, gate: Gate) -> Self {
+        Self { inner, gate }
     }
 }
 
 impl<W: Write> Write for PacedWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let slice = &bytes[..bytes.len().min(self.slice_bytes)];
-        self.wait_for(slice.len());
+        let Some(most) = self.gate.cap.slice_bytes() else {
+            return self.inner.write(bytes);
+        };
+        let slice = &bytes[..bytes.len().min(most)];
+        self.gate.cap.wait_for(slice.len(), &self.gate);
         // What the stream does not take is paid for twice; it is less than a slice.
         self.inner.write(slice)
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(most) = self.gate.cap.slice_bytes() else {
+            return self.inner.write_vectored(parts);
+        };
         // Small leading parts (headers) go out with the start of what follows them.
         let mut slices = [IoSlice::new(&[]); 4];
-        let mut room = self.slice_bytes;
+        let mut room = most;
         for (slice, part) in slices.iter_mut().zip(parts) {
             let taken = part.len().min(room);
             *slice = IoSlice::new(&part[..taken]);
             room -= taken;
         }
-        self.wait_for(self.slice_bytes - room);
+        self.gate.cap.wait_for(most - room, &self.gate);
         self.inner.write_vectored(&slices)
     }
 
@@ -139,6 +239,48 @@ impl<W: Write> Write for PacedWriter<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn gate(rate: Option<u64>) -> Gate {
+        Gate::new(&Cap::new(rate.map(Rate)))
+    }
+
+    #[test]
+    fn without_a_cap_all_is_written_at_once() {
+        let gate = gate(None);
+        let mut writer = PacedWriter::new(io::sink(), gate.clone());
+        assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), 1 << 20);
+        gate.cap.set(Some(Rate(1)));
+        assert_eq!(gate.cap.rate(), Some(Rate(1)));
+        assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), SLICE_BYTES_MIN);
+        gate.cap.set(None);
+        assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), 1 << 20);
+    }
+
+    /// A writer behind a cap under which it would wait for minutes. The test hangs if it does.
+    fn woken_by(act: impl FnOnce(&Gate)) {
+        let gate = gate(Some(1));
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let mut writer = PacedWriter::new(Vec::new(), gate.clone());
+        let thread = std::thread::spawn(move || {
+            let first = writer.write(&[0; 4096]).unwrap();
+            begun.send(()).unwrap();
+            // 512 bytes at one byte a second.
+            (first, writer.write(&[0; 4096]).unwrap())
+        });
+        has_begun.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        act(&gate);
+        let (first, second) = thread.join().unwrap();
+        assert_eq!(first, SLICE_BYTES_MIN);
+        assert!(second >= SLICE_BYTES_MIN);
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_a_change_and_by_the_end() {
+        woken_by(|gate| gate.cap.set(None));
+        woken_by(|gate| gate.cap.set(Some(Rate(1 << 40))));
+        woken_by(Gate::close);
+    }
 
     #[test]
     fn the_rate_holds_over_any_stretch_but_for_one_burst() {
@@ -167,16 +309,14 @@ mod tests {
     #[test]
     fn a_slow_link_is_shared_in_small_slices() {
         for (rate, bytes) in [(1, 512), (250_000, 2500), (1 << 40, SLICE_BYTES)] {
-            let pacer = Arc::new(Mutex::new(Pacer::new(Rate(rate), Instant::now())));
-            let mut writer = PacedWriter::new(io::sink(), pacer);
+            let mut writer = PacedWriter::new(io::sink(), gate(Some(rate)));
             assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), bytes);
         }
     }
 
     #[test]
     fn all_bytes_pass_in_order() {
-        let pacer = Arc::new(Mutex::new(Pacer::new(Rate(1 << 40), Instant::now())));
-        let mut writer = PacedWriter::new(Vec::new(), pacer);
+        let mut writer = PacedWriter::new(Vec::new(), gate(Some(1 << 40)));
         let data: Vec<u8> = (0..300_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
         let mut rest = &data[..];
         while !rest.is_empty() {

@@ -7,8 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pagelift_engine::pipeline::{Closer, Connection, Link, Listener};
 use pagelift_engine::units::Rate;
@@ -17,7 +16,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::buffers;
 use crate::gauge::TcpGauge;
-use crate::pace::{PacedWriter, Pacer};
+use crate::pace::{Cap, Gate, PacedWriter};
 
 /// How long a connection attempt to one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,7 +34,7 @@ const READ_TICK: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct TcpLink {
     addresses: Vec<SocketAddr>,
-    pacer: Option<Arc<Mutex<Pacer>>>,
+    cap: Cap,
 }
 
 impl TcpLink {
@@ -50,14 +49,14 @@ impl TcpLink {
         }
         Ok(Self {
             addresses,
-            pacer: None,
+            cap: Cap::default(),
         })
     }
 
     /// Caps the rate of all connections together.
     #[must_use]
-    pub fn capped(mut self, rate: Rate) -> Self {
-        self.pacer = Some(Arc::new(Mutex::new(Pacer::new(rate, Instant::now()))));
+    pub fn capped(self, rate: Rate) -> Self {
+        self.cap.set(Some(rate));
         self
     }
 }
@@ -67,7 +66,7 @@ impl Link for TcpLink {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in &self.addresses {
             match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
-                Ok(stream) => return connection(stream, self.pacer.as_ref()),
+                Ok(stream) => return connection(stream, Some(&self.cap)),
                 Err(error) => {
                     let words = format!("{address}: {error}; is pagelift-receive waiting there?");
                     last = io::Error::new(error.kind(), words);
@@ -75,6 +74,10 @@ impl Link for TcpLink {
             }
         }
         Err(last)
+    }
+
+    fn set_rate(&self, cap: Option<Rate>) {
+        self.cap.set(cap);
     }
 }
 
@@ -146,7 +149,7 @@ impl Read for TcpReader {
 }
 
 /// Sets a socket up, and splits it.
-fn connection(stream: TcpStream, pacer: Option<&Arc<Mutex<Pacer>>>) -> io::Result<Connection> {
+fn connection(stream: TcpStream, cap: Option<&Cap>) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(READ_TICK))?;
     let socket = SockRef::from(&stream);
@@ -158,15 +161,19 @@ fn connection(stream: TcpStream, pacer: Option<&Arc<Mutex<Pacer>>>) -> io::Resul
     buffers::bound(&stream)?;
 
     let (rx, closing) = (stream.try_clone()?, stream.try_clone()?);
-    let gauge = Box::new(TcpGauge::new(stream.try_clone()?, pacer.cloned()));
-    let tx: Box<dyn Write + Send> = match pacer {
-        Some(pacer) => Box::new(PacedWriter::new(stream, Arc::clone(pacer))),
+    let gauge = Box::new(TcpGauge::new(stream.try_clone()?, cap.cloned()));
+    let gate = cap.map(Gate::new);
+    let tx: Box<dyn Write + Send> = match &gate {
+        Some(gate) => Box::new(PacedWriter::new(stream, gate.clone())),
         None => Box::new(stream),
     };
     let rx: Box<dyn Read + Send> = Box::new(TcpReader(rx));
     let closer = Closer::new(move || {
         // It may be closed already.
         let _ = closing.shutdown(Shutdown::Both);
+        if let Some(gate) = &gate {
+            gate.close();
+        }
     });
     Ok(Connection {
         tx,

@@ -27,6 +27,7 @@ mod simulator {
     pub mod faults;
     pub mod guest;
     pub mod kept;
+    pub mod knobs;
     pub mod memory;
     pub mod plan;
     pub mod stepping;

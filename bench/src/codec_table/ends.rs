@@ -19,7 +19,7 @@ use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{ReadPages, WritePages};
 use pagelift_engine::migration::{Report, RunRight};
 use pagelift_engine::pipeline::{
-    CancelToken, KeptPages, ReceiveJob, SendJob, SendOptions, process_cpu, receive, send,
+    CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, process_cpu, receive, send,
 };
 use pagelift_engine::wire::SessionId;
 use pagelift_transports::auto_channels;
@@ -92,7 +92,7 @@ fn source(path: &Path, host: Ipv4Addr, port: u16, compress: CompressSetting) -> 
         guest: &mut Still::default(),
         right: RunRight::claim(),
         options: send_options(compress),
-        cancel: CancelToken::default(),
+        controls: Controls::default(),
         progress: &mut |_| {},
     })?;
     say(&sent(&report, process_cpu().saturating_sub(cpu_before)))

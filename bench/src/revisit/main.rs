@@ -28,8 +28,8 @@ use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{FileMemory, Layout, ReadPages, Region, RegionFile, WritePages};
 use pagelift_engine::migration::{Report, RunRight};
 use pagelift_engine::pipeline::{
-    CancelToken, Deltas, KeptPages, ReceiveJob, SendJob, SendOptions, digest_memory, process_cpu,
-    receive, send,
+    CancelToken, Controls, Deltas, KeptPages, ReceiveJob, SendJob, SendOptions, digest_memory,
+    process_cpu, receive, send,
 };
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, Rate};
 use pagelift_engine::wire::SessionId;
@@ -188,7 +188,7 @@ fn travel(
             references: ReferenceSetting::Auto,
             policy: Box::new(StopWhenFits::new(StopWhenFitsConfig::default())),
         },
-        cancel: CancelToken::default(),
+        controls: Controls::default(),
         progress: &mut |_| (),
     })?;
     let cpu = process_cpu().saturating_sub(cpu);

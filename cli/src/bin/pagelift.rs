@@ -7,6 +7,7 @@ use pagelift::demo::{self, DemoOptions, target::TargetOptions};
 use pagelift::exit::{self, ExitCode};
 use pagelift::launch::{self, RunOptions};
 use pagelift::replay::{self, ReplayOptions};
+use pagelift::steer::client::{self, CtlOptions};
 
 /// Moves running virtual machines.
 #[derive(Debug, Parser)]
@@ -24,6 +25,8 @@ enum Command {
     Run(RunOptions),
     /// Runs policies over a migration recorded with --trace, and draws it
     Replay(ReplayOptions),
+    /// Asks and changes a migration that runs, by the socket named with --control
+    Ctl(CtlOptions),
     /// The second process of the demo
     #[command(hide = true)]
     DemoTarget(TargetOptions),
@@ -41,6 +44,7 @@ fn main() -> ProcessExit {
         },
         Command::Run(options) => launch::run(options).map(|never| match never {}),
         Command::Replay(options) => replay::run(&options),
+        Command::Ctl(options) => client::run(&options),
         Command::DemoTarget(options) => demo::target::run(&options).map(|()| ExitCode::Completed),
     };
     exit::report(result).into()

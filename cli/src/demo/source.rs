@@ -28,6 +28,7 @@ use crate::options::{Effort, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra};
+use crate::steer::Board;
 
 /// How long the guest runs before it is moved.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -80,6 +81,9 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     let before = half.guest.counts();
 
     let mut tracker = tracker(&memory, script.pages)?;
+    let controls = options.convergence.controls(options.link, cancel);
+    let board = Board::new(controls.clone());
+    let control = options.convergence.serve(&board)?;
     let mut link = TcpLink::resolve("127.0.0.1", port)?;
     if let Some(rate) = options.link {
         link = link.capped(rate);
@@ -97,12 +101,14 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         guest: &mut half,
         right: RunRight::claim(),
         options: send_options(options, effort),
-        cancel,
+        controls: controls.clone(),
         progress: &mut |status| {
             progress.update(status);
+            board.show(status);
             extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
         },
     });
+    drop(control);
     progress.finish();
     extra.source_cpu = process_cpu().saturating_sub(cpu_before);
     match result {
@@ -112,7 +118,10 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
                 Some(half.guest.lost_time(sum(&before) + done) + report.blackout.total());
             finish(options, &half, &mut target, &report, &extra)
         }
-        Err(failure) => Ok(report_failure(options, &mut half, &failure)),
+        Err(failure) => {
+            let freed_after = controls.cancel_token().freed_after();
+            Ok(report_failure(options, &mut half, &failure, freed_after))
+        }
     }
 }
 
@@ -188,14 +197,23 @@ fn finish(
 }
 
 /// Prints why the guest did not move; it runs here.
-fn report_failure(options: &DemoOptions, half: &mut SourceHalf, failure: &Failure) -> ExitCode {
+fn report_failure(
+    options: &DemoOptions,
+    half: &mut SourceHalf,
+    failure: &Failure,
+    freed_after: Option<Duration>,
+) -> ExitCode {
     if failure.guest == GuestLocation::Source {
         half.guest.stop();
     }
     if options.json {
-        println!("{}", report::failed_json(failure, report::Side::Source));
+        let object = report::failed_json(failure, report::Side::Source, freed_after);
+        println!("{object}");
     } else {
-        eprintln!("{}", report::failed_text(failure, report::Side::Source));
+        eprintln!(
+            "{}",
+            report::failed_text(failure, report::Side::Source, freed_after)
+        );
     }
     ExitCode::of(failure)
 }

@@ -128,6 +128,25 @@ impl Events {
         }
     }
 
+    /// The next event that has come already. Does not wait; `None` also when the connection is
+    /// lost and all its events were seen.
+    ///
+    /// # Errors
+    /// When events had to be dropped; the next call goes on after them.
+    pub fn next_so_far(&mut self) -> Result<Option<Event>, QmpError> {
+        let state = self.shared.lock();
+        let oldest = state.first_event;
+        if self.next < oldest {
+            let lost = oldest - self.next;
+            self.next = oldest;
+            return Err(QmpError::EventsLost { lost });
+        }
+        let seen = usize::try_from(self.next - oldest).unwrap_or(usize::MAX);
+        let event = state.events.get(seen).cloned();
+        self.next += u64::from(event.is_some());
+        Ok(event)
+    }
+
     /// Passes over all events that have come so far.
     pub fn skip_to_now(&mut self) {
         let state = self.shared.lock();

@@ -74,6 +74,21 @@ impl Classic {
         }
     }
 
+    /// Auto-converge for a guest that is throttled by `throttle` already.
+    pub(super) fn taking_over(config: ClassicConfig, throttle: Share) -> Self {
+        // At most 99.
+        let throttle = throttle.as_permille().div_ceil(10).min(99) as u8;
+        Self {
+            throttle,
+            ..Self::new(config)
+        }
+    }
+
+    /// The parameters, to be changed.
+    pub(super) fn config_mut(&mut self) -> &mut ClassicConfig {
+        &mut self.config
+    }
+
     /// At a harvest: the new throttle, if it changes.
     fn look(&mut self, seen: &Observation) -> Option<Share> {
         self.dirtied += seen.harvested.bytes().0;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::costs::Rehearsal;
 use super::page_cost::PageCosts;
 use super::{DirtyCurve, Share};
-use crate::units::{ByteCount, Instant, PageCount, Rate};
+use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
 /// Shortest time over which a rate is worth measuring.
 const SAMPLE: Duration = Duration::from_millis(50);
@@ -147,6 +147,14 @@ impl Estimates {
         self.last_interval
     }
 
+    /// Distinct pages that the guest has written since the last harvest, at the rate of the last
+    /// round.
+    pub fn written_since_harvest(&self, now: Instant) -> PageCount {
+        let since = self.harvested_at.map_or(Duration::ZERO, |at| now.since(at));
+        let rate = self.dirty.map_or(0, |rate| rate.0);
+        PageCount((rate as f64 * since.as_secs_f64()) as u64 / PAGE_BYTES as u64)
+    }
+
     /// Rate of distinct pages written, over the last round.
     pub fn dirty(&self) -> Option<Rate> {
         self.dirty
@@ -213,5 +221,7 @@ mod tests {
         estimates.armed(at_ms(0));
         estimates.harvested(at_ms(500), PageCount(1000), Share::NONE);
         assert_eq!(estimates.dirty(), Some(Rate(1000 * 4096 * 2)));
+        let later = estimates.written_since_harvest(at_ms(750));
+        assert_eq!(later, PageCount(500));
     }
 }

@@ -45,7 +45,7 @@ impl Jitter {
     }
 
     /// What `wakes` wake-ups, one after the other, lose in all. Delays are rare, so that what is
-    /// likely lies below the mean. At most three [ticks](TICK), however busy the machine is: no
+    /// likely lies below the mean. At most three ticks (`TICK`), however busy the machine is: no
     /// guest should be kept from moving by what may be over in a second.
     pub fn over(&self, wakes: f64) -> Span {
         let [count, sum, squares] = PRIOR;

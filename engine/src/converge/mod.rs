@@ -12,6 +12,7 @@
 //! | [`StopWhenFits`] | never throttles |
 //! | [`Classic`] | auto-converge as QEMU's users know it |
 //! | [`Predictive`] | throttles only when it must, as little as will do, and releases again |
+//! | [`Steered`] | any of these, under [`Limits`] that may change, with a deadline |
 
 mod attribution;
 #[cfg(test)]
@@ -24,13 +25,16 @@ mod estimate;
 mod fluid;
 mod forecast;
 mod jitter;
+mod limits;
 mod outlook;
 mod page_cost;
 mod predictive;
+mod ramp;
 mod remedy;
 mod replay;
 mod share;
 mod span;
+mod steered;
 mod stop_when_fits;
 mod trace;
 mod words;
@@ -42,6 +46,7 @@ pub use curve::DirtyCurve;
 pub use estimate::{Estimates, LinkRate};
 pub use forecast::{BlackoutForecast, Forecast, Observation};
 pub use jitter::Jitter;
+pub use limits::{AtDeadline, Downtime, Limits, PolicyKind};
 pub use outlook::Outlook;
 pub use page_cost::{PageCosts, PageTime, RoundSent};
 pub use predictive::{Predictive, PredictiveConfig};
@@ -49,6 +54,7 @@ pub use remedy::Remedy;
 pub use replay::{Ended, Model, Run, replay};
 pub use share::Share;
 pub use span::{COVERAGE, Span};
+pub use steered::Steered;
 pub use stop_when_fits::{StopWhenFits, StopWhenFitsConfig};
 pub use trace::{Record, Recorded, Trace, TraceError};
 pub use words::Prospect;
@@ -66,6 +72,8 @@ pub enum Decision {
     Throttle(Share),
     /// Stop the guest now and send what is left.
     Stop,
+    /// The same, although it is known to take longer than is allowed.
+    Force,
     /// The guest stays where it is, for this reason.
     GiveUp(GiveUp),
 }
@@ -185,4 +193,8 @@ pub trait Policy: Send + std::fmt::Debug {
     fn throttle_most(&self) -> Share {
         Share::MOST
     }
+
+    /// The user has changed the limits: they count from the next question on. A policy that
+    /// cannot be steered ignores it.
+    fn set_limits(&mut self, _limits: &Limits) {}
 }

@@ -95,6 +95,12 @@ impl PageCosts {
         self.later.push(round);
     }
 
+    /// The link has changed: only what a page of the last round weighed is still known.
+    pub fn forget_times(&mut self) {
+        self.first = self.later.pop().or(self.first);
+        self.later.clear();
+    }
+
     /// Later rounds, each with its weight for `left` pages.
     fn weighted(&self, left: f64) -> impl Iterator<Item = (&RoundSent, f64)> {
         let distance = move |round: &RoundSent| {
@@ -206,6 +212,31 @@ mod tests {
     use crate::units::Instant;
 
     const TRIP: Duration = Duration::from_millis(1);
+
+    /// A tenth of the rate that it had: neither the old time of a page counts, nor is it
+    /// forgotten that pages go as deltas.
+    #[test]
+    fn on_another_link_the_link_decides_until_there_is_a_round() {
+        let mut costs = PageCosts::default();
+        for _ in 0..3 {
+            costs.round(RoundSent {
+                bytes: ByteCount(100_000),
+                ..round(1000, 1)
+            });
+        }
+        costs.forget_times();
+        let left = PageCount(1000);
+        assert_eq!(costs.bytes(left), 100.0);
+        let mut link = LinkRate::default();
+        link.begin(Instant(0));
+        link.placed(Instant(1_000_000_000), ByteCount(1_000_000));
+        let page = costs.time(left, &link, TRIP).unwrap();
+        assert!((page.seconds - 100e-6).abs() < 1e-9, "{page:?}");
+        assert!(page.sigma >= ONE_SIGMA, "{page:?}");
+        costs.round(round(1000, 20));
+        let page = costs.time(left, &link, TRIP).unwrap();
+        assert!(page.seconds < 50e-6, "{page:?}");
+    }
 
     fn round(raw: u64, page_us: u64) -> RoundSent {
         RoundSent {

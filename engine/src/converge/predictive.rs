@@ -35,9 +35,6 @@ use crate::units::{ByteCount, Instant, PageCount, Rate};
 pub struct PredictiveConfig {
     /// Longest blackout allowed. The digest of verify mode is not counted against it.
     pub downtime: Duration,
-    /// Longest blackout allowed at the end of the time: the limit grows towards it, from half of
-    /// `timeout` on. The same as `downtime` if it must not grow.
-    pub downtime_most: Duration,
     /// Longest time for the whole migration up to the stop.
     pub timeout: Duration,
     /// The largest share the guest may be throttled by.
@@ -50,7 +47,6 @@ impl Default for PredictiveConfig {
     fn default() -> Self {
         Self {
             downtime: Duration::from_millis(50),
-            downtime_most: Duration::from_millis(50),
             timeout: Duration::from_secs(600),
             throttle_most: Share::permille(950),
             patience: Duration::from_secs(2),
@@ -136,12 +132,22 @@ impl Predictive {
         }
     }
 
-    /// The blackout allowed now.
-    fn limit(&self, elapsed: Duration) -> Duration {
-        let (low, high) = (self.config.downtime, self.config.downtime_most);
-        let half = self.config.timeout / 2;
-        let part = elapsed.saturating_sub(half).as_secs_f64() / half.as_secs_f64().max(1e-9);
-        low + high.saturating_sub(low).mul_f64(part.clamp(0.0, 1.0))
+    /// A policy for a guest that writes by `curve` and is throttled by `throttle` already.
+    pub(super) fn taking_over(
+        config: PredictiveConfig,
+        curve: DirtyCurve,
+        throttle: Share,
+    ) -> Self {
+        Self {
+            curve,
+            throttle,
+            ..Self::new(config)
+        }
+    }
+
+    /// The limits, to be changed.
+    pub(super) fn config_mut(&mut self) -> &mut PredictiveConfig {
+        &mut self.config
     }
 
     /// What to expect if the guest is throttled by `share` from now on.
@@ -159,7 +165,7 @@ impl Predictive {
             caution,
             doubt,
         };
-        let limit = self.limit(seen.elapsed);
+        let limit = self.config.downtime;
         Outlook::of(&self.curve, seen, limit, share, manner)
     }
 
@@ -211,7 +217,7 @@ impl Predictive {
             .harvested(seen.now, seen.interval, seen.throttled, seen.harvested);
         self.held = Held::seen(seen);
         self.in_extra_round = false;
-        let limit = self.limit(seen.elapsed);
+        let limit = self.config.downtime;
         if upper_end(seen).is_some_and(|time| time <= limit) {
             if self.another_round_pays(seen) {
                 self.extra_rounds += 1;
@@ -281,14 +287,11 @@ impl Predictive {
     }
 
     /// The blackout would be too long without a single page: no throttle helps. What is rehearsed
-    /// wavers a little, and the limit may grow, so it is given a while.
+    /// wavers a little, so it is given a while.
     fn in_vain(&mut self, seen: &Observation) -> Decision {
-        if seen.most_left(self.config.downtime_most).is_some() {
-            return self.change_to(Share::NONE);
-        }
         let since = *self.hopeless_since.get_or_insert(seen.now);
         if seen.now.since(since) >= self.config.patience {
-            return Decision::GiveUp(GiveUp::too_long(seen, self.config.downtime_most));
+            return Decision::GiveUp(GiveUp::too_long(seen, self.config.downtime));
         }
         self.change_to(Share::NONE)
     }
@@ -302,7 +305,7 @@ impl Predictive {
             left: Forecast::of(seen).bytes,
             dirty: seen.dirty.unwrap_or(Rate(0)),
             link,
-            limit_ms: self.limit(seen.elapsed).as_millis(),
+            limit_ms: self.config.downtime.as_millis(),
             would_do_ms: would_do.as_millis(),
         }
     }
@@ -334,7 +337,7 @@ impl Policy for Predictive {
         if self.in_extra_round {
             return PageCount(0);
         }
-        let most = seen.most_left(self.limit(seen.elapsed)).unwrap_or(0.0);
+        let most = seen.most_left(self.config.downtime).unwrap_or(0.0);
         PageCount((most * HELD_SHARE) as u64)
     }
 
@@ -425,28 +428,12 @@ mod tests {
     fn a_blackout_that_is_too_long_without_a_page_is_given_up_without_a_throttle() {
         let config = PredictiveConfig {
             downtime: Duration::from_millis(5),
-            downtime_most: Duration::from_millis(5),
             ..config()
         };
         let ran = run(Workload::uniform(200_000, 7_500.0), config);
         assert!(matches!(ran.ended, Ended::GaveUp), "{ran:?}");
         assert_eq!(ran.throttle_most, Share::NONE);
         assert!(ran.took < Duration::from_secs(30), "{ran:?}");
-    }
-
-    #[test]
-    fn a_growing_limit_lets_more_guests_complete() {
-        let config = PredictiveConfig {
-            throttle_most: Share::NONE,
-            downtime_most: Duration::from_secs(5),
-            patience: Duration::from_secs(100),
-            ..config()
-        };
-        let ran = run(Workload::uniform(60_000, 40_000.0), config);
-        let Ended::Completed { blackout } = ran.ended else {
-            panic!("{ran:?}")
-        };
-        assert!(blackout > Duration::from_millis(50), "{ran:?}");
     }
 
     /// Thousands of guests: the limit holds in 99 % of the runs that complete, the interval of the

@@ -14,7 +14,7 @@ use super::page_cost::RoundSent;
 use super::span::finite;
 use super::trace::Record;
 use super::{
-    BlackoutForecast, Decision, Estimates, FixedCosts, Forecast, Observation, Policy, Share,
+    BlackoutForecast, Decision, Estimates, FixedCosts, Forecast, Limits, Observation, Policy, Share,
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
@@ -33,6 +33,11 @@ pub trait Model {
     /// are of scattered pages.
     fn page_seconds(&mut self, _round: u32) -> f64 {
         0.0
+    }
+
+    /// The limits, if the user has changed them since this was asked last.
+    fn new_limits(&mut self, _now: Duration) -> Option<Limits> {
+        None
     }
 
     /// What was rehearsed of a blackout's other costs.
@@ -57,6 +62,8 @@ pub enum Ended {
     },
     /// The guest stayed where it was.
     GaveUp,
+    /// Neither within a day, and the policy would go on.
+    StillTrying,
 }
 
 /// A run.
@@ -80,6 +87,12 @@ pub struct Run {
 
 /// Time that a round takes at least: a harvest, and a message each way.
 const LEAST_ROUND: Duration = Duration::from_millis(1);
+
+/// Time after which a run is left alone.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// Rounds after which it is.
+const MOST_ROUNDS: u32 = 1_000_000;
 
 /// How often the policy is asked within a round.
 const TICK: Duration = Duration::from_secs(1);
@@ -132,15 +145,46 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
             throttled: throttle,
             placed: run.sent,
         };
-        if let Some(gave_up_at) = ask_within(policy, &seen, began, now) {
-            run.harm_s -= throttle.as_fraction() * (now - gave_up_at).as_secs_f64();
-            run.took = gave_up_at;
+        let within = ask_within(model, policy, &seen, began, now);
+        if let Some((tick, share)) = within.throttled {
+            // The guest wrote the rest of the round under the new share.
+            let (before, after) = (tick - began, now - tick);
+            left = model.distinct(now, before, throttle) + model.distinct(now, after, share);
+            run.harm_s += (share.as_fraction() - throttle.as_fraction()) * after.as_secs_f64();
+            run.throttle_most = run.throttle_most.max(share);
+            throttle = share;
+        }
+        if let Some((tick, stops)) = within.ended {
+            run.harm_s -= throttle.as_fraction() * (now - tick).as_secs_f64();
+            run.took = tick;
+            if stops {
+                let part = (now - tick).as_secs_f64() / length.as_secs_f64();
+                let unsent = sent.pages.0 as f64 * part;
+                let pages = unsent + model.distinct(tick, tick - began, throttle);
+                let seen = Observation {
+                    now: at(tick),
+                    elapsed: tick,
+                    ..seen
+                };
+                run.complete(model, &seen, pages);
+            }
             return run;
+        }
+        let seen = Observation {
+            left: PageCount(left as u64),
+            harvested: PageCount(left as u64),
+            throttled: throttle,
+            ..seen
+        };
+        let limits = model.new_limits(now).or(within.limits);
+        if let Some(limits) = &limits {
+            policy.set_limits(limits);
         }
         let decision = policy.decide(&seen);
         run.records.push(Record {
             seen,
             decision: decision.clone(),
+            limits,
         });
         run.took = now;
         match decision {
@@ -149,14 +193,15 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
                 throttle = share;
                 run.throttle_most = run.throttle_most.max(share);
             }
-            Decision::Stop => {
-                let blackout = model.fixed() + sending(model, now, round + 1, left).time;
-                run.harm_s += blackout.as_secs_f64();
-                run.forecast = Forecast::of(&seen).blackout;
-                run.ended = Ended::Completed { blackout };
+            Decision::Stop | Decision::Force => {
+                run.complete(model, &seen, left);
                 return run;
             }
             Decision::GiveUp(_) => return run,
+        }
+        if now >= LONGEST || round >= MOST_ROUNDS {
+            run.ended = Ended::StillTrying;
+            return run;
         }
     }
     run
@@ -175,27 +220,59 @@ fn sending(model: &mut dyn Model, now: Duration, round: u32, pages: f64) -> Roun
     }
 }
 
-/// Asks the policy now and then within a round; when it gave up, if it did.
+impl Run {
+    /// The guest was stopped because of what was `seen`, with so many pages to send.
+    fn complete(&mut self, model: &mut dyn Model, seen: &Observation, pages: f64) {
+        let last = sending(model, seen.elapsed, seen.round + 1, pages);
+        let blackout = model.fixed() + last.time;
+        self.harm_s += blackout.as_secs_f64();
+        let left = PageCount(pages as u64);
+        self.forecast = Forecast::of(&Observation { left, ..*seen }).blackout;
+        self.ended = Ended::Completed { blackout };
+    }
+}
+
+/// What a policy did within a round.
+#[derive(Default)]
+struct Within {
+    /// The last throttle it asked for, and when.
+    throttled: Option<(Duration, Share)>,
+    /// When it ended the round, and whether it stopped the guest or gave up.
+    ended: Option<(Duration, bool)>,
+    /// The newest limits that it was given.
+    limits: Option<Limits>,
+}
+
+/// Asks the policy now and then within a round.
 fn ask_within(
+    model: &mut dyn Model,
     policy: &mut dyn Policy,
     end: &Observation,
     began: Duration,
     ended: Duration,
-) -> Option<Duration> {
+) -> Within {
+    let mut within = Within::default();
     let mut tick = began + TICK;
-    while tick < ended {
+    while tick < ended && within.ended.is_none() {
+        if let Some(limits) = model.new_limits(tick) {
+            policy.set_limits(&limits);
+            within.limits = Some(limits);
+        }
         let seen = Observation {
             now: at(tick),
             elapsed: tick,
             round_ended: false,
             ..*end
         };
-        if matches!(policy.decide(&seen), Decision::GiveUp(_)) {
-            return Some(tick);
+        match policy.decide(&seen) {
+            Decision::Continue => {}
+            Decision::Throttle(share) => within.throttled = Some((tick, share)),
+            Decision::Stop | Decision::Force => within.ended = Some((tick, true)),
+            Decision::GiveUp(_) => within.ended = Some((tick, false)),
         }
         tick += TICK;
     }
-    None
+    within
 }
 
 fn at(time: Duration) -> Instant {

@@ -62,7 +62,7 @@ impl Span {
     /// so the range is stretched by half of its length to either side, and by a tenth of the median,
     /// so that one measurement alone is not taken for certain. A single draw far out of line must
     /// not decide for all that follows: upwards it counts as thrice the median and two
-    /// [ticks](TICK).
+    /// ticks (`TICK`).
     pub fn of_samples(samples: &[Duration]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_unstable();
@@ -96,7 +96,7 @@ impl Span {
         (self.low..=self.high).contains(&time)
     }
 
-    /// This, and then `other`; see the [module](self).
+    /// This, and then `other`. What adds up how: see the head of this module.
     #[must_use]
     pub fn then(self, other: Self) -> Self {
         let likely = self.likely + other.likely;

@@ -58,6 +58,11 @@ impl StopWhenFits {
         Self { config, best: None }
     }
 
+    /// The limits, to be changed.
+    pub(super) fn config_mut(&mut self) -> &mut StopWhenFitsConfig {
+        &mut self.config
+    }
+
     /// Whether the set to send has stopped shrinking, or cannot shrink any more.
     fn stalled(&mut self, seen: &Observation, forecast: &Forecast) -> Option<GiveUp> {
         let best = self

@@ -2,17 +2,18 @@
 //!
 //! The text form is one line per decision, `key=value` separated by spaces, after the line
 //! `pagelift-trace 1 pages=N`. Unknown keys are skipped, so that later versions may add some, and
-//! those that versions before did not write are optional: `held`, `round_page_bytes` (bytes on the wire of
-//! a page of the round that ended), `fixed_low_us` and `fixed_high_us` (around `fixed_us`),
+//! those that versions before did not write are optional: `held`, `round_page_bytes` (bytes on the
+//! wire of a page of the round that ended), `fixed_low_us` and `fixed_high_us` (around `fixed_us`),
 //! `page_ns` and `page_sigma` (time of a page that is sent again, and its uncertainty).
-//! Decisions within a round are recorded only if they change something.
+//! Decisions within a round are recorded only if they change something, or if a user has changed
+//! the limits: the line of a decision that was the first one under new limits has them as well.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::replay::Model;
 use super::span::Span;
-use super::{Decision, DirtyCurve, FixedCosts, Observation, PageTime, Share};
+use super::{Decision, DirtyCurve, FixedCosts, Limits, Observation, PageTime, Share};
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
 /// First words of a trace.
@@ -25,6 +26,8 @@ pub struct Record {
     pub seen: Observation,
     /// What it decided.
     pub decision: Decision,
+    /// The limits that it was made under, if it was the first one under them.
+    pub limits: Option<Limits>,
 }
 
 /// All decisions of a migration.
@@ -60,6 +63,7 @@ impl fmt::Display for Record {
             Decision::Continue => "continue",
             Decision::Throttle(_) => "throttle",
             Decision::Stop => "stop",
+            Decision::Force => "force",
             Decision::GiveUp(_) => "give-up",
         };
         write!(
@@ -91,9 +95,12 @@ impl fmt::Display for Record {
             write!(f, " page_ns={ns:.3} page_sigma={:.4}", page.sigma)?;
         }
         write!(f, " decision={word}")?;
-        match self.decision {
-            Decision::Throttle(share) => write!(f, " share={}", share.as_permille()),
-            _ => Ok(()),
+        if let Decision::Throttle(share) = self.decision {
+            write!(f, " share={}", share.as_permille())?;
+        }
+        match &self.limits {
+            Some(limits) => write!(f, " {limits}"),
+            None => Ok(()),
         }
     }
 }
@@ -205,6 +212,7 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
     let decision = match value("decision")? {
         "throttle" => Decision::Throttle(share("share")?),
         "stop" => Decision::Stop,
+        "force" => Decision::Force,
         "give-up" => Decision::GiveUp(super::GiveUp::TimedOut {
             limit_s: seen.elapsed.as_secs_f64(),
             left: seen.left.bytes(),
@@ -213,7 +221,18 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         }),
         _ => Decision::Continue,
     };
-    Ok(Record { seen, decision })
+    let limits = match value("policy") {
+        Ok(_) => {
+            let limits = Limits::from_values(|key| value(key).ok());
+            Some(limits.map_err(|key| TraceError::BadLine { line, key })?)
+        }
+        Err(_) => None,
+    };
+    Ok(Record {
+        seen,
+        decision,
+        limits,
+    })
 }
 
 /// The guest and the link of a trace, to run another policy over.
@@ -227,6 +246,8 @@ pub struct Recorded {
     curve: DirtyCurve,
     /// Records that the curve has seen.
     next: usize,
+    /// Records whose limits have been told.
+    told: usize,
 }
 
 impl Recorded {
@@ -236,6 +257,7 @@ impl Recorded {
             trace,
             curve: DirtyCurve::default(),
             next: 0,
+            told: 0,
         };
         let first = recorded
             .trace
@@ -261,10 +283,30 @@ impl Recorded {
         }
     }
 
-    fn at(&self, now: Duration) -> Option<&Observation> {
-        let records = &self.trace.records;
-        let later = records.iter().find(|record| record.seen.elapsed >= now);
-        later.or_else(|| records.last()).map(|record| &record.seen)
+    /// The same guest and link, of a user who changes nothing.
+    #[must_use]
+    pub fn without_limits(mut self) -> Self {
+        for record in &mut self.trace.records {
+            record.limits = None;
+        }
+        self
+    }
+
+    /// The limits of the first record that has some.
+    pub fn first_limits(&self) -> Option<Limits> {
+        self.trace.records.iter().find_map(|record| record.limits)
+    }
+
+    /// The rate that the link was known to have at `now`, or soonest after that.
+    fn link_at(&self, now: Duration) -> Option<Rate> {
+        let mut known = self
+            .trace
+            .records
+            .iter()
+            .filter(|record| record.seen.link.is_some());
+        let last = known.clone().next_back();
+        let later = known.find(|record| record.seen.elapsed >= now);
+        later.or(last)?.seen.link
     }
 }
 
@@ -283,8 +325,7 @@ impl Model for Recorded {
     }
 
     fn link(&mut self, now: Duration) -> f64 {
-        let link = self.at(now).and_then(|seen| seen.link);
-        link.map_or(125e6, |rate| rate.0 as f64)
+        self.link_at(now).map_or(125e6, |rate| rate.0 as f64)
     }
 
     fn costs(&self) -> FixedCosts {
@@ -304,6 +345,17 @@ impl Model for Recorded {
         let last = rounds.clone().next_back();
         let under_way = rounds.find(|seen| seen.elapsed > now).or(last);
         under_way.map_or(PAGE_BYTES as f64, |seen| seen.round_page_bytes)
+    }
+
+    fn new_limits(&mut self, now: Duration) -> Option<Limits> {
+        let mut newest = None;
+        while let Some(record) = self.trace.records.get(self.told)
+            && record.seen.elapsed <= now
+        {
+            self.told += 1;
+            newest = record.limits.or(newest);
+        }
+        newest
     }
 }
 
@@ -357,6 +409,20 @@ mod tests {
             again.took,
             run.took
         );
+    }
+
+    /// A record from before anything was placed knows no rate: the one that comes after does.
+    #[test]
+    fn a_record_without_a_rate_says_nothing_of_the_link() {
+        let (mut trace, _) = recorded();
+        let known = trace.records[0].seen.link.unwrap();
+        let mut early = trace.records[0].clone();
+        early.seen.elapsed = Duration::from_millis(1);
+        early.seen.round_ended = false;
+        early.seen.link = None;
+        trace.records.insert(0, early);
+        let mut model = Recorded::new(trace).unwrap();
+        assert_eq!(model.link(Duration::ZERO) as u64, known.0);
     }
 
     #[test]

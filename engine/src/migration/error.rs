@@ -74,6 +74,9 @@ pub enum MigrationError {
     /// The guest's process has ended on the source: the guest does not run anywhere.
     #[error("{0}, and the guest with it")]
     GuestEnded(String),
+    /// Something happened to the guest for which it was to stay.
+    #[error("the migration was ended, as asked, because {0}")]
+    GuestStays(String),
     /// Guest memory could not be read or written.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -114,6 +117,7 @@ impl MigrationError {
             Self::PeerAborted { .. } => "peer-aborted",
             Self::Guest(_) => "guest",
             Self::GuestEnded(_) => "guest-ended",
+            Self::GuestStays(_) => "guest-stays",
             Self::Memory(_) => "memory",
             Self::Dirty(_) => "dirty-tracking",
             Self::NotConverging(_) => "not-converging",
@@ -129,6 +133,7 @@ impl MigrationError {
             Self::Link { .. }
             | Self::PeerSilent { .. }
             | Self::Frame(_)
+            | Self::GuestStays(_)
             | Self::NotConverging(_)
             | Self::Cancelled => true,
             Self::PeerAborted { code, .. } => {
@@ -164,7 +169,9 @@ impl MigrationError {
         match self {
             Self::Cancelled => AbortCode::Cancelled,
             Self::GuestEnded(_) => AbortCode::GuestEnded,
-            Self::Guest(_) | Self::Memory(_) | Self::Dirty(_) => AbortCode::Guest,
+            Self::Guest(_) | Self::GuestStays(_) | Self::Memory(_) | Self::Dirty(_) => {
+                AbortCode::Guest
+            }
             Self::Malformed(_) | Self::Frame(_) | Self::PeerMisbehaved(_) => AbortCode::Protocol,
             Self::DigestMismatch { .. } => AbortCode::Digest,
             Self::NotConverging(_) => AbortCode::NotConverging,

@@ -102,6 +102,8 @@ pub struct Report {
     pub blackout: BlackoutParts,
     /// The blackout that was forecast when it was decided to stop the guest.
     pub forecast: Option<BlackoutForecast>,
+    /// Whether the guest was stopped at the deadline, although that was longer than is allowed.
+    pub forced: bool,
     /// Rounds, the last included.
     pub rounds: u32,
     /// Size of the guest's memory.

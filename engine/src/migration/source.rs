@@ -135,6 +135,8 @@ pub struct Source {
     ready: Option<TargetReady>,
     /// The policy wants the guest stopped: the round under way ends early.
     cut_short: bool,
+    /// The guest is stopped although the blackout is known to be too long.
+    forced: bool,
     /// The target said that it has the guest, although it does not run.
     kept_by_target: bool,
     /// Set once, never cleared: from then on this side must not run the guest.
@@ -204,6 +206,7 @@ impl Source {
             out: VecDeque::from([Message::Hello(hello)]),
             ready: None,
             cut_short: false,
+            forced: false,
             kept_by_target: false,
             handed_over: false,
             failure: None,

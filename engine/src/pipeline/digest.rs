@@ -17,17 +17,33 @@ const SHARE_PAGES: u64 = 4096;
 /// # Errors
 /// When memory cannot be read.
 pub fn digest_memory(memory: &dyn ReadPages, threads: usize) -> Result<MemoryDigest, MemoryError> {
+    let digest = digest_memory_unless(memory, threads, &|| false)?;
+    Ok(digest.expect("nothing told it to stop"))
+}
+
+/// The same, but for nothing once `stop` says so: it is asked every 16 MiB of memory.
+///
+/// # Errors
+/// When memory cannot be read.
+pub fn digest_memory_unless(
+    memory: &dyn ReadPages,
+    threads: usize,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<Option<MemoryDigest>, MemoryError> {
     let pages = memory.layout().pages();
     let mut populated = PageBitmap::new(pages);
     memory.populated(&mut populated)?;
     let next = AtomicU64::new(0);
-    let work = || -> Result<MemoryDigest, MemoryError> {
+    let work = || -> Result<Option<MemoryDigest>, MemoryError> {
         let mut digest = MemoryDigest::default();
         let mut buffer = vec![0; PIECE_PAGES as usize * PAGE_BYTES];
         loop {
             let first = next.fetch_add(SHARE_PAGES, Ordering::Relaxed);
             if first >= pages.0 {
-                return Ok(digest);
+                return Ok(Some(digest));
+            }
+            if stop() {
+                return Ok(None);
             }
             let mut at = first;
             while let Some(run) = populated.next_run(at, PIECE_PAGES)
@@ -53,7 +69,10 @@ pub fn digest_memory(memory: &dyn ReadPages, threads: usize) -> Result<MemoryDig
             let theirs = helper
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            digest = digest.and_then(|mine| theirs.map(|theirs| mine.combine(theirs)));
+            digest = digest.and_then(|mine| {
+                let both = |theirs: Option<MemoryDigest>| Some(mine?.combine(theirs?));
+                theirs.map(both)
+            });
         }
         digest
     })

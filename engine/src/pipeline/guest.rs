@@ -38,6 +38,15 @@ pub trait SourceGuest: Send {
         Ok(())
     }
 
+    /// Whether there is a reason for the guest to stay here, such as a disk that failed. Asked as
+    /// often as [`check`](Self::check), until it is given up.
+    ///
+    /// # Errors
+    /// When there is one: the migration ends, and the guest is left as it is, or goes on here.
+    fn agrees(&mut self) -> Result<(), GuestError> {
+        Ok(())
+    }
+
     /// Keeps the guest from running for a share of its time, until another share is given. The
     /// guest is released by `Share::NONE`, and must also be released by everything that ends the
     /// migration. Only policies that throttle ask for it.

@@ -103,6 +103,10 @@ pub trait Link: Send + Sync {
     /// # Errors
     /// When the target cannot be reached.
     fn dial(&self) -> io::Result<Connection>;
+
+    /// Caps the rate of all connections together from now on; `None` lifts the cap. A link that
+    /// has none to be set ignores it.
+    fn set_rate(&self, _cap: Option<Rate>) {}
 }
 
 /// The target's ear.

@@ -11,6 +11,7 @@
 //!     SourceChannel                            TargetChannel
 //!     take a batch, read, find zeros, send     receive, check, place, acknowledge
 //!   one thread for control: ControlReader    one thread for control: ControlReader
+//!   one that waits to be told: Interrupt
 //!                                            one thread: CatalogueWorker
 //!                                              tell of pages that are here already
 //! ```
@@ -23,13 +24,16 @@
 //! Back-pressure is the connection's: a channel that cannot send takes no more work. Memory in
 //! use is bounded by [`memory_budget`] and does not depend on the guest's writes.
 
+mod cancel;
 mod catalogue;
 mod clock;
 mod control;
+mod controls;
 mod deltas;
 mod digest;
 mod encode;
 mod guest;
+mod interrupt;
 mod kept;
 mod last_word;
 mod link;
@@ -48,16 +52,18 @@ mod target_driver;
 mod target_session;
 mod vcpus;
 
+pub use cancel::CancelToken;
 pub use catalogue::CatalogueWorker;
 pub use clock::{Clock, SystemClock};
 pub use control::ControlReader;
+pub use controls::{Controls, Settings};
 pub use deltas::Deltas;
-pub use digest::digest_memory;
+pub use digest::{digest_memory, digest_memory_unless};
 pub use guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest, Waker};
 pub use kept::KeptPages;
 pub use link::{Closer, Connection, Gauge, Held, Link, Listener, NoGauge, Reading};
 pub use receive::{ReceiveJob, Received, receive};
-pub use send::{CancelToken, SendJob, SendOptions, send};
+pub use send::{SendJob, SendOptions, send};
 pub use shared::{Machine, Shared};
 pub use source_channel::{Packing, SourceChannel};
 pub use source_driver::SourceDriver;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::thread::{self, Scope};
 use std::time::Duration;
 
+use super::cancel::CancelToken;
 use super::catalogue::CatalogueWorker;
 use super::clock::SystemClock;
 use super::guest::TargetGuest;
 use super::kept::KeptPages;
 use super::link::Listener;
-use super::send::CancelToken;
 use super::shared::Shared;
 use super::target_session::{Reception, TargetSession};
 use super::{Step, run_worker};

@@ -2,13 +2,14 @@
 
 use std::num::{NonZero, NonZeroU16};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::clock::SystemClock;
+use super::controls::Controls;
 use super::deltas::Deltas;
 use super::guest::SourceGuest;
+use super::interrupt::Interrupt;
 use super::link::Link;
 use super::shared::Shared;
 use super::source_channel::Packing;
@@ -25,8 +26,8 @@ use crate::migration::{
 };
 use crate::wire::{Encodings, Fact, MAX_FRAME_PAGES, SessionId};
 
-/// Longest wait of the coordinator, so that a cancellation is noticed.
-const CANCEL_TICK: Duration = Duration::from_millis(50);
+/// Longest wait of the coordinator, so that progress is told several times a second.
+const PROGRESS_TICK: Duration = Duration::from_millis(50);
 
 /// Most pages in one frame, see `docs/benchmarks.md`.
 const FRAME_PAGES: u64 = 128;
@@ -53,7 +54,8 @@ pub struct SendOptions {
     pub cpu: CpuLimit,
     /// Whether pages that the target has already go as references.
     pub references: ReferenceSetting,
-    /// When to stop the guest, or to give up.
+    /// When to stop the guest, or to give up: under the limits that the job's controls begin with,
+    /// [`Steered`](crate::converge::Steered) if they are to have an effect.
     pub policy: Box<dyn Policy>,
 }
 
@@ -71,8 +73,8 @@ pub struct SendJob<'a> {
     pub right: RunRight,
     /// How to send.
     pub options: SendOptions,
-    /// Ends the migration from elsewhere.
-    pub cancel: CancelToken,
+    /// Steers the migration from elsewhere, and ends it.
+    pub controls: Controls,
     /// Told where the migration is, several times a second.
     pub progress: &'a mut dyn FnMut(&SourceStatus),
 }
@@ -82,27 +84,6 @@ impl std::fmt::Debug for SendJob<'_> {
         f.debug_struct("SendJob")
             .field("options", &self.options)
             .finish_non_exhaustive()
-    }
-}
-
-/// Asks a running migration to end. Clones ask the same one.
-#[derive(Clone, Debug, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
-
-impl CancelToken {
-    /// Asks. The guest goes on on the source, unless it was handed over already.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// The flag itself, for a signal handler to set.
-    pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
-    }
-
-    /// Whether somebody asked.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Acquire)
     }
 }
 
@@ -138,13 +119,14 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         super::Clock::now(&*clock),
     );
     let shared = Arc::new(Shared::new(source, clock));
+    let controls = job.controls.clone();
     let parts = SourceParts {
         link: job.link,
         memory: job.memory,
         dirty: job.dirty,
         guest: job.guest,
         right: job.right,
-        cancel: job.cancel,
+        controls: job.controls,
         packing: Packing {
             compress,
             deltas: job.options.deltas,
@@ -155,7 +137,13 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         digest_threads: thread::available_parallelism().map_or(1, NonZero::get),
     };
     let mut session = SourceSession::new(Arc::clone(&shared), parts);
+    let interrupt = Arc::clone(session.interrupt());
+    listen(&controls, &shared, &interrupt);
     let mut threads = Vec::new();
+    match watchman(&shared, &interrupt, &controls) {
+        Ok(thread) => threads.push(thread),
+        Err(error) => shared.fail(error),
+    }
     let mut spawn = |worker| match start(&shared, worker) {
         Ok(thread) => threads.push(thread),
         Err(error) => shared.fail(error),
@@ -167,11 +155,13 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         (job.progress)(&shared.look(|source| source.status(now)));
         match step {
             Ok(Step::Worked | Step::Quiet) => {}
-            Ok(Step::Wait(until)) => shared.wait_past(seen, until.min(now.after(CANCEL_TICK))),
+            Ok(Step::Wait(until)) => shared.wait_past(seen, until.min(now.after(PROGRESS_TICK))),
             Ok(Step::Done) => break Ok(session.report()),
             Err(failure) => break Err(failure),
         }
     };
+    controls.forget();
+    interrupt.over();
     session.close();
     for thread in threads {
         // A panic has been reported by the panic hook; the migration is over anyway.
@@ -189,8 +179,37 @@ fn start(
     thread::Builder::new()
         .name(worker.name().into())
         .spawn(move || run_worker(&shared, || worker.step()))
-        .map_err(|source| MigrationError::Link {
-            what: "cannot start a thread",
-            source,
-        })
+        .map_err(no_thread)
+}
+
+/// Has the coordinator and its watchman woken by what `controls` are told.
+fn listen(controls: &Controls, shared: &Arc<Shared<Source>>, interrupt: &Arc<Interrupt>) {
+    let coordinator = Arc::clone(shared);
+    controls.on_change(move || coordinator.wake());
+    let (coordinator, watchman) = (Arc::clone(shared), Arc::clone(interrupt));
+    controls.cancel_token().on_cancel(move || {
+        watchman.wake();
+        coordinator.wake();
+    });
+}
+
+/// Has a cancellation heeded that the coordinator does not notice.
+fn watchman(
+    shared: &Arc<Shared<Source>>,
+    interrupt: &Arc<Interrupt>,
+    controls: &Controls,
+) -> Result<JoinHandle<()>, MigrationError> {
+    let (shared, interrupt) = (Arc::clone(shared), Arc::clone(interrupt));
+    let cancel = controls.cancel_token().clone();
+    thread::Builder::new()
+        .name("pagelift-stop".into())
+        .spawn(move || interrupt.watch(&shared, &cancel))
+        .map_err(no_thread)
+}
+
+fn no_thread(source: std::io::Error) -> MigrationError {
+    MigrationError::Link {
+        what: "cannot start a thread",
+        source,
+    }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::Step;
+use super::cancel::CancelToken;
 use super::control::lost;
-use super::digest::digest_memory;
+use super::digest::digest_memory_unless;
 use super::guest::{GuestError, Parts, SourceGuest, StateSender, Waker, state_queue};
 use super::shared::Shared;
 use super::vcpus::Vcpus;
@@ -41,6 +42,7 @@ pub struct SourceDriver<'a> {
     armed: bool,
     throttled: bool,
     vcpus: Vcpus,
+    cancel: CancelToken,
 }
 
 impl std::fmt::Debug for SourceDriver<'_> {
@@ -61,6 +63,7 @@ impl<'a> SourceDriver<'a> {
         guest: &'a mut dyn SourceGuest,
         right: RunRight,
         digest_threads: usize,
+        cancel: CancelToken,
     ) -> (Self, Sender<StateChunk>) {
         let (replies, incoming) = state_queue();
         let (count, wake) = (Arc::clone(&shared), Arc::clone(&shared));
@@ -86,6 +89,7 @@ impl<'a> SourceDriver<'a> {
                 armed: false,
                 throttled: false,
                 vcpus: Vcpus::default(),
+                cancel,
             },
             replies,
         )
@@ -98,6 +102,7 @@ impl<'a> SourceDriver<'a> {
     pub fn step(&mut self) -> Result<Step, MigrationError> {
         if !self.shared.look(Source::has_handed_over) {
             self.guest.check().map_err(guest_ended)?;
+            self.guest.agrees().map_err(guest_objects)?;
         }
         let now = self.shared.now();
         let step = self.shared.try_with(|source| {
@@ -131,7 +136,10 @@ impl<'a> SourceDriver<'a> {
             }
             SourceStep::StopGuest => self.stop()?,
             SourceStep::Digest => {
-                let digest = digest_memory(&*self.memory, self.digest_threads)?.value();
+                let is_cancelled = || self.cancel.is_cancelled();
+                let digest =
+                    digest_memory_unless(&*self.memory, self.digest_threads, &is_cancelled)?;
+                let digest = digest.ok_or(MigrationError::Cancelled)?.value();
                 let now = self.shared.now();
                 self.shared.with(|source| source.digested(now, digest))?;
             }
@@ -256,6 +264,16 @@ impl<'a> SourceDriver<'a> {
         if !handed_over {
             self.take_back(&mut failure);
         }
+        if self.armed {
+            self.harvest.clear();
+            self.shared
+                .look(|source| source.undelivered(&mut self.harvest));
+            self.dirty.give_back(&self.harvest);
+            self.dirty.disarm();
+        }
+        if !handed_over {
+            self.cancel.freed();
+        }
         if !peer_knows && !handed_over {
             let code = failure.error.abort_code();
             let reason = failure.error.to_string();
@@ -264,13 +282,6 @@ impl<'a> SourceDriver<'a> {
                 .shared
                 .control()
                 .write(&Message::Abort { code, reason });
-        }
-        if self.armed {
-            self.harvest.clear();
-            self.shared
-                .look(|source| source.undelivered(&mut self.harvest));
-            self.dirty.give_back(&self.harvest);
-            self.dirty.disarm();
         }
         self.shared.fail(MigrationError::Cancelled);
         self.guest.released();
@@ -302,6 +313,10 @@ impl<'a> SourceDriver<'a> {
 
 fn guest_ended(error: GuestError) -> MigrationError {
     MigrationError::GuestEnded(error.0)
+}
+
+fn guest_objects(error: GuestError) -> MigrationError {
+    MigrationError::GuestStays(error.0)
 }
 
 fn guest_failed(error: GuestError) -> MigrationError {

@@ -11,17 +11,19 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::Step;
+use super::cancel::CancelToken;
 use super::control::{ControlReader, lost};
+use super::controls::Controls;
 use super::guest::SourceGuest;
-use super::link::{Closer, Connection, Link};
-use super::send::CancelToken;
+use super::interrupt::Interrupt;
+use super::link::{Connection, Link};
 use super::shared::Shared;
 use super::source_channel::{Packing, SourceChannel};
 use super::source_driver::SourceDriver;
 use crate::dirty::DirtySource;
 use crate::memory::ReadPages;
 use crate::migration::{Failure, MigrationError, REATTACH, Report, RunRight, Source};
-use crate::units::Instant;
+use crate::units::{Instant, Rate};
 use crate::wire::{FrameReader, StateChunk};
 
 /// Pause between two tries to reach a target again.
@@ -39,8 +41,8 @@ pub struct SourceParts<'a> {
     pub guest: &'a mut dyn SourceGuest,
     /// The right to run it.
     pub right: RunRight,
-    /// Ends the migration from elsewhere.
-    pub cancel: CancelToken,
+    /// Steers the migration from elsewhere, and ends it.
+    pub controls: Controls,
     /// Threads that compute the digest of verify mode.
     pub digest_threads: usize,
     /// How pages are packed, and over how many channels they go.
@@ -61,8 +63,13 @@ pub struct SourceSession<'a> {
     packing: Packing,
     replies: Sender<StateChunk>,
     driver: SourceDriver<'a>,
+    controls: Controls,
+    /// Changes of the controls that are in force.
+    changes: u64,
+    /// The cap that is.
+    bandwidth: Option<Rate>,
     cancel: CancelToken,
-    closers: Vec<Closer>,
+    interrupt: Arc<Interrupt>,
     stage: Stage,
 }
 
@@ -106,6 +113,7 @@ impl<'a> SourceSession<'a> {
             parts.guest,
             parts.right,
             parts.digest_threads,
+            parts.controls.cancel_token().clone(),
         );
         Self {
             shared,
@@ -114,8 +122,11 @@ impl<'a> SourceSession<'a> {
             packing: parts.packing,
             replies,
             driver,
-            cancel: parts.cancel,
-            closers: Vec::new(),
+            cancel: parts.controls.cancel_token().clone(),
+            bandwidth: parts.controls.settings().bandwidth,
+            controls: parts.controls,
+            changes: 0,
+            interrupt: Arc::default(),
             stage: Stage::Connecting,
         }
     }
@@ -132,6 +143,17 @@ impl<'a> SourceSession<'a> {
     fn advance(&mut self, spawn: &mut dyn FnMut(SourceWorker)) -> Result<Step, MigrationError> {
         if self.cancel.is_cancelled() && !self.shared.look(Source::has_handed_over) {
             return Err(MigrationError::Cancelled);
+        }
+        if let Some(settings) = self.controls.news(&mut self.changes) {
+            self.link.set_rate(settings.bandwidth);
+            let before = std::mem::replace(&mut self.bandwidth, settings.bandwidth);
+            let now = self.shared.now();
+            self.shared.with(|source| {
+                if before != settings.bandwidth {
+                    source.link_changed();
+                }
+                source.set_limits(now, &settings.limits);
+            });
         }
         match &self.stage {
             Stage::Connecting => {
@@ -183,7 +205,7 @@ impl<'a> SourceSession<'a> {
             what: "cannot connect to the target",
             source,
         })?;
-        self.closers.push(connection.closer.clone());
+        self.interrupt.connected(connection.closer.clone());
         Ok(connection)
     }
 
@@ -203,6 +225,13 @@ impl<'a> SourceSession<'a> {
     /// Ends a migration that went wrong, unless asking the target may still settle it.
     fn settle(&mut self, error: MigrationError) -> Result<Step, Failure> {
         let handed_over = self.shared.look(Source::has_handed_over);
+        let error = if !handed_over && self.cancel.is_cancelled() {
+            self.interrupt.noticed();
+            self.cancel.noticed();
+            as_cancelled(error)
+        } else {
+            error
+        };
         if !handed_over || !error.breaks_connection() {
             return Err(self.driver.fail(error));
         }
@@ -228,6 +257,11 @@ impl<'a> SourceSession<'a> {
         Ok(Step::Worked)
     }
 
+    /// Where the connections are closed if a cancellation is not noticed.
+    pub(super) fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
     /// The report of a guest that has moved.
     pub fn report(&self) -> Report {
         self.shared.look(Source::report)
@@ -235,9 +269,7 @@ impl<'a> SourceSession<'a> {
 
     /// Closes all connections: the workers come to their end.
     pub fn close(&mut self) {
-        for closer in self.closers.drain(..) {
-            closer.close();
-        }
+        self.interrupt.close();
         self.shared.wake();
     }
 }
@@ -283,4 +315,13 @@ impl SourceWorker {
             }),
         }
     }
+}
+
+/// What ended a migration that was cancelled. Calls that fail because their connection was closed
+/// on them, or because somebody was in a hurry, are not what ended it.
+fn as_cancelled(error: MigrationError) -> MigrationError {
+    if error.breaks_connection() || matches!(error, MigrationError::Guest(_)) {
+        return MigrationError::Cancelled;
+    }
+    error
 }

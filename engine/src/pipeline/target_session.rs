@@ -11,11 +11,11 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::Step;
+use super::cancel::CancelToken;
 use super::control::ControlReader;
 use super::guest::TargetGuest;
 use super::kept::KeptPages;
 use super::link::{Closer, Connection};
-use super::send::CancelToken;
 use super::shared::Shared;
 use super::target_channel::TargetChannel;
 use super::target_driver::TargetDriver;

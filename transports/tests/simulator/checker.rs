@@ -129,6 +129,7 @@ impl Rules<'_> {
                     "a guest that stayed runs on the source",
                 );
                 self.need(!truth.gave_up(), "a guest that stayed was not given up");
+                self.need(!truth.is_throttled(), "a guest that stayed runs freely");
             }
             GuestLocation::Target => {
                 let why = "a guest is on the target and does not run only if it cannot";
@@ -207,7 +208,7 @@ impl Rules<'_> {
 }
 
 /// Every outcome that the standard seeds must reach.
-pub const WANTED: [&str; 49] = [
+pub const WANTED: [&str; 54] = [
     "completed",
     "completed although the network failed",
     "completed after a reattach",
@@ -257,6 +258,11 @@ pub const WANTED: [&str; 49] = [
     "pages in blocks of lz4",
     "pages in blocks of zstd",
     "pages raw",
+    "throttled",
+    "forced at the deadline",
+    "completed after a knob was turned",
+    "gave up after a knob was turned",
+    "cancelled after a knob was turned",
 ];
 
 fn count(
@@ -327,6 +333,20 @@ fn count(
     if let Some(failure) = target {
         add(code("target", &failure.error));
         add(place("target", failure.guest));
+    }
+    if attempt.throttled {
+        add("throttled");
+    }
+    if attempt.forced {
+        add("forced at the deadline");
+    }
+    if !attempt.plan.knobs.is_empty() {
+        match source.map(|failure| &failure.error) {
+            None => add("completed after a knob was turned"),
+            Some(MigrationError::NotConverging(_)) => add("gave up after a knob was turned"),
+            Some(MigrationError::Cancelled) => add("cancelled after a knob was turned"),
+            Some(_) => {}
+        }
     }
     if attempt.watcher.most_in_flight() == 64 {
         add("window full");

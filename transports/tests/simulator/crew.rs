@@ -16,6 +16,7 @@ use pagelift_engine::units::Instant;
 use pagelift_transports::sim::{ConnectionId, Direction, SimNetwork, SimRng};
 
 use super::faults::Faults;
+use super::knobs::Knobs;
 use super::tap::TapListener;
 use super::truth::Truth;
 use super::watcher::Watcher;
@@ -66,6 +67,7 @@ pub struct Crew {
     pub listener: TapListener,
     pub reception: Arc<Reception>,
     pub faults: RefCell<Faults>,
+    pub knobs: RefCell<Knobs>,
     pub source_writer: Arc<Mutex<Writer>>,
     pub target_writer: Arc<Mutex<Writer>>,
     pub rng: RefCell<SimRng>,
@@ -96,6 +98,7 @@ pub struct CrewParts {
     pub listener: TapListener,
     pub reception: Arc<Reception>,
     pub faults: Faults,
+    pub knobs: Knobs,
     pub source_writer: Arc<Mutex<Writer>>,
     pub target_writer: Arc<Mutex<Writer>>,
     pub rng: SimRng,
@@ -110,6 +113,7 @@ impl Crew {
             listener: parts.listener,
             reception: parts.reception,
             faults: RefCell::new(parts.faults),
+            knobs: RefCell::new(parts.knobs),
             source_writer: parts.source_writer,
             target_writer: parts.target_writer,
             rng: RefCell::new(parts.rng),
@@ -162,6 +166,7 @@ impl Crew {
         faults.hear(now, &news);
         faults.strike(&self.truth, &self.network);
         drop(faults);
+        self.knobs.borrow_mut().turn(&self.truth);
         if self.truth.source_runs() {
             lock(&self.source_writer).run_until(now);
         }
@@ -246,7 +251,8 @@ impl Crew {
     /// When something happens next if nobody does anything.
     pub fn next_event(&self) -> Option<Instant> {
         let faults = self.faults.borrow().next_event();
-        [self.network.next_event(), faults]
+        let knobs = self.knobs.borrow().next_event();
+        [self.network.next_event(), faults, knobs]
             .into_iter()
             .flatten()
             .min()

@@ -26,6 +26,7 @@ pub struct SourceHalf {
     pub stop_takes: Duration,
     pub parts: Option<Parts>,
     pub released: u32,
+    pub throttled: bool,
     pub sabotage: Option<Sabotage>,
 }
 
@@ -42,9 +43,18 @@ impl SourceGuest for SourceHalf {
     }
 
     fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
-        Err(GuestError(format!(
-            "nobody asked for a policy that throttles (to {share})"
-        )))
+        if !self.truth.source_runs() && share != Share::NONE {
+            self.truth
+                .broken("a guest that is stopped is throttled".into());
+        }
+        self.truth.source_throttled(share);
+        self.throttled = true;
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.truth.source_runs() {
+            writer.run_until(self.truth.now());
+        }
+        writer.set_speed(1.0 - share.as_fraction());
+        Ok(())
     }
 
     fn stop(&mut self) -> Result<Duration, GuestError> {

@@ -6,10 +6,12 @@ use std::time::Duration;
 use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::codec::{Codec, CompressSetting, ZstdLevel};
+use pagelift_engine::converge::{AtDeadline, Limits};
 use pagelift_engine::units::{PAGE_BYTES, Rate};
 use pagelift_engine::wire::FrameType;
 use pagelift_transports::sim::{NetworkConfig, SimRng};
 
+use super::knobs::{Turn, Wishes};
 use super::memory::Side;
 use super::truth::Mishap;
 
@@ -77,6 +79,8 @@ pub enum PolicyPlan {
     },
     /// When asked for the n-th time, be it within a round.
     Whim { stop_at: u32, give_up: bool },
+    /// A user's, who may change their mind.
+    Steered(Limits),
 }
 
 /// What a target has of the guest from before.
@@ -111,6 +115,8 @@ pub struct Plan {
     pub piece_takes: Duration,
     pub stop_takes: Duration,
     pub faults: Vec<PlannedFault>,
+    /// Turns of knobs, and how long after the beginning.
+    pub knobs: Vec<(Duration, Turn)>,
     pub mishaps: Vec<(Mishap, u64)>,
     /// Lose a mark once in so many harvests.
     pub lose_marks: Option<u64>,
@@ -193,6 +199,7 @@ impl Plan {
                 _ => rng.time(Duration::from_millis(5)),
             },
             faults: Vec::new(),
+            knobs: Vec::new(),
             mishaps: Vec::new(),
             lose_marks: None,
             damage_placed: None,
@@ -204,6 +211,7 @@ impl Plan {
         };
         plan.go_wrong(&mut rng, transfer);
         plan.refer(&mut rng);
+        plan.be_steered(transfer);
         plan
     }
 
@@ -216,6 +224,45 @@ impl Plan {
                 share: rng.pick(&[0.0, 0.5, 0.95, 1.0]),
                 elsewhere: rng.one_in(4),
                 changes_one_in: rng.pick(&[None, Some(2), Some(2), Some(20)]),
+            });
+        }
+    }
+
+    /// In every third seed the policy is a user's, and knobs are turned while it runs.
+    fn be_steered(&mut self, transfer: Duration) {
+        // Numbers of its own, so that all else is as it would be without.
+        let mut rng = SimRng::new(self.seed.rotate_left(32) ^ 0x6b6e_6f62);
+        if !rng.one_in(3) {
+            return;
+        }
+        // A fast link makes for many steps in little time.
+        let seconds = if self.network.rate.0 > 5_000_000 {
+            2
+        } else {
+            6
+        };
+        let patience = Duration::from_secs(seconds) + transfer;
+        let wishes = Wishes {
+            transfer,
+            patience,
+            least: self.network.latency * 4,
+        };
+        self.policy = PolicyPlan::Steered(wishes.limits(&mut rng));
+        for _ in 0..rng.below(5) {
+            let time = rng.pick(&[transfer * 3, patience]);
+            let time = rng.time(time);
+            self.knobs.push((time, wishes.turn(&mut rng)));
+        }
+        let cancelled = rng.one_in(4);
+        // Nobody has all the time in the world: in the end it goes by force, or not at all.
+        let action = rng.pick(&[AtDeadline::Cancel, AtDeadline::Force]);
+        let last = Turn::Deadline(Some(patience), action);
+        self.knobs.push((patience, last));
+        if cancelled {
+            self.faults.push(PlannedFault {
+                moment: Moment::After(rng.time(transfer * 2 + Duration::from_secs(2))),
+                fault: Fault::Cancel(Side::Source),
+                refuse: Duration::ZERO,
             });
         }
     }
@@ -274,6 +321,7 @@ impl Plan {
                 ..self.network
             },
             faults: Vec::new(),
+            knobs: Vec::new(),
             mishaps: Vec::new(),
             lose_marks: None,
             damage_placed: None,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pagelift_engine::converge::Share;
 use pagelift_engine::pipeline::Clock;
 use pagelift_engine::units::Instant;
 use pagelift_transports::sim::SimClock;
@@ -34,6 +35,8 @@ pub struct Truth {
 struct State {
     source_runs: bool,
     target_runs: bool,
+    /// By how much the source's guest is throttled, in permille.
+    throttled: u16,
     gave_up: Option<Instant>,
     broken: Vec<String>,
     countdowns: BTreeMap<Mishap, u64>,
@@ -133,6 +136,15 @@ impl Truth {
         self.lock()
             .gave_up
             .map_or(Duration::ZERO, |at| until.since(at))
+    }
+
+    pub fn source_throttled(&self, share: Share) {
+        self.note(|| format!("the guest is throttled to {share}"));
+        self.lock().throttled = share.as_permille();
+    }
+
+    pub fn is_throttled(&self) -> bool {
+        self.lock().throttled > 0
     }
 
     pub fn source_stopped(&self) {

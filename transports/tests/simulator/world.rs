@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{
-    Decision, GiveUp, Observation, Policy, StopWhenFits, StopWhenFitsConfig,
+    Decision, GiveUp, Limits, Observation, Policy, Share, Steered, StopWhenFits, StopWhenFitsConfig,
 };
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{PageBitmap, ReadPages, WritePages};
@@ -13,8 +13,8 @@ use pagelift_engine::migration::{
     Failure, Report, RunRight, Source, SourceConfig, Target, TargetConfig,
 };
 use pagelift_engine::pipeline::{
-    CatalogueWorker, Clock, Deltas, KeptPages, Packing, Shared, SourceParts, SourceSession,
-    TargetSession,
+    CatalogueWorker, Clock, Controls, Deltas, KeptPages, Packing, Settings, Shared, SourceParts,
+    SourceSession, TargetSession,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, Rate};
 use pagelift_engine::wire::{Encoding, Encodings, Fact, SessionId};
@@ -24,6 +24,7 @@ use super::crew::{Crew, CrewParts};
 use super::faults::Faults;
 use super::guest::{SourceHalf, TargetHalf};
 use super::kept::SimKept;
+use super::knobs::Knobs;
 use super::memory::{Side, SimMemory};
 use super::plan::{Plan, PolicyPlan};
 use super::stepping;
@@ -54,6 +55,10 @@ pub struct Attempt {
     pub marked: PageBitmap,
     pub released: u32,
     pub abandoned: bool,
+    /// The source's guest was throttled at some time.
+    pub throttled: bool,
+    /// It was stopped by force.
+    pub forced: bool,
 }
 
 /// A guest on a source, to be moved.
@@ -114,6 +119,15 @@ impl World {
         let network = SimNetwork::new(plan.network, self.clock.clone(), self.rng.fork());
         let watcher = Arc::new(Watcher::new(&self.truth));
         let faults = Faults::new(&plan.faults, self.rng.fork(), now);
+        let settings = Settings {
+            limits: match plan.policy {
+                PolicyPlan::Steered(limits) => limits,
+                _ => Limits::default(),
+            },
+            bandwidth: None,
+        };
+        let controls = Controls::new(settings, faults.cancel_source.clone());
+        let knobs = Knobs::new(&plan.knobs, controls.clone(), now);
         let link = TapLink {
             link: network.link(),
             network: network.clone(),
@@ -146,6 +160,7 @@ impl World {
             stop_takes: plan.stop_takes,
             parts: None,
             released: 0,
+            throttled: false,
             sabotage: plan.sabotage,
         };
         let source = self.source_machine(plan, now);
@@ -168,7 +183,7 @@ impl World {
             dirty: &mut self.tracker,
             guest: &mut source_half,
             right: RunRight::claim(),
-            cancel: faults.cancel_source.clone(),
+            controls,
             digest_threads: 1,
             packing: Packing {
                 compress: plan.compress,
@@ -190,6 +205,7 @@ impl World {
             },
             reception: Arc::clone(target_session.reception()),
             faults,
+            knobs,
             source_writer: Arc::clone(&self.source_writer),
             target_writer: Arc::clone(&self.target_writer),
             rng: self.rng.fork(),
@@ -198,6 +214,7 @@ impl World {
         crew.sign_on();
         let ended = stepping::run(&crew, &mut source_session, &mut target_session);
         Crew::sign_off();
+        let forced = matches!(&ended.source, Some(Ok(report)) if report.forced);
         drop((source_session, target_session));
 
         self.source_writer.lock().expect("no panic").mark();
@@ -220,6 +237,8 @@ impl World {
             marked,
             released: source_half.released,
             abandoned: target_half.abandoned,
+            throttled: source_half.throttled,
+            forced,
         }
     }
 
@@ -233,6 +252,7 @@ impl World {
                     ..StopWhenFitsConfig::default()
                 }))
             }
+            PolicyPlan::Steered(limits) => Box::new(Steered::new(limits)),
             PolicyPlan::Whim { stop_at, give_up } => Box::new(Whim { stop_at, give_up }),
         };
         let config = SourceConfig {
@@ -327,6 +347,14 @@ impl Policy for HoldsBack {
 
     fn downtime_limit(&self) -> Duration {
         self.inner.downtime_limit()
+    }
+
+    fn throttle_most(&self) -> Share {
+        self.inner.throttle_most()
+    }
+
+    fn set_limits(&mut self, limits: &Limits) {
+        self.inner.set_limits(limits);
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Writer {
     pattern: Pattern,
     pages: u64,
     writes_per_s: f64,
+    /// Share of the time in which it runs.
+    speed: f64,
     last: Instant,
     due: f64,
     written: u64,
@@ -45,6 +47,7 @@ impl Writer {
             pattern,
             pages: ReadPages::layout(&**memory).pages().0,
             writes_per_s,
+            speed: 1.0,
             last: now,
             due: 0.0,
             written: 0,
@@ -72,9 +75,14 @@ impl Writer {
         self.last = now;
     }
 
+    /// Runs for that share of the time from now on.
+    pub fn set_speed(&mut self, speed: f64) {
+        self.speed = speed;
+    }
+
     /// Does what it would have done by now.
     pub fn run_until(&mut self, now: Instant) {
-        self.due += now.since(self.last).as_secs_f64() * self.writes_per_s;
+        self.due += now.since(self.last).as_secs_f64() * self.writes_per_s * self.speed;
         self.last = now;
         let writes = self.due as u64;
         self.due -= writes as f64;

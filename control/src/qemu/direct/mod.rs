@@ -17,6 +17,13 @@
 //!                                                   run(): cont
 //! ```
 //!
+//! # If a disk fails on the way
+//!
+//! A guest that QEMU has stopped because of an I/O error moves like one that was paused: it
+//! arrives stopped, with its failed request, and is to be told `cont` once the disk is well. A
+//! user who would rather have it stay says so (`abort_on_error`): then the migration ends, and
+//! the guest stays as QEMU has left it, on the source.
+//!
 //! # If pagelift is killed
 //!
 //! The agent in QEMU holds a last will from the start and runs it when pagelift's connection
@@ -27,6 +34,7 @@
 //! will is cleared, with the agent's answer, before it is told. Dirty tracking ends by itself:
 //! the kernel disarms it when the last reference to the userfaultfd goes.
 
+mod disk_errors;
 mod rehearse;
 mod source;
 mod target;

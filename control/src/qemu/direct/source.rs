@@ -17,6 +17,7 @@ use pagelift_engine::sys::{PagemapScan, Userfaultfd};
 use pagelift_engine::wire::Fact;
 use rustix::process::Pid;
 
+use super::disk_errors::DiskErrors;
 use super::rehearse;
 use super::vcpus::{Throttled, Vcpus};
 use super::watch::ProcessWatch;
@@ -40,6 +41,8 @@ const THROTTLE_LEASE: Duration = Duration::from_millis(600);
 pub struct SourceOptions {
     /// QEMU's monitor.
     pub qmp: Address,
+    /// Whether the guest is to stay when a disk of it fails and QEMU stops it for that.
+    pub abort_on_error: bool,
     /// Whether to make disks that bypass the host's page cache go through it meanwhile; a guest
     /// with such disks is refused otherwise.
     pub buffer_disks: bool,
@@ -111,6 +114,8 @@ pub struct DirectSource {
     throttled: Option<(ThrottlePlan, Instant)>,
     vcpus: Vcpus,
     watch: ProcessWatch,
+    /// What a guest is watched for that is to stay when it happens.
+    disk_errors: Option<DiskErrors>,
     step: Step,
     /// Whether the guest ran when the switchover began: one that was paused stays so.
     was_running: bool,
@@ -143,6 +148,10 @@ impl DirectSource {
         let qmp_path = std::path::absolute(path).map_err(SourceError::Gone)?;
         PagemapScan::probe().map_err(DirtyError::from)?;
         let source = SourceQemu::connect(&options.qmp)?;
+        // Before the state is looked at: a guest that a disk has stopped already is refused.
+        let disk_errors = options
+            .abort_on_error
+            .then(|| DiskErrors::new(source.qmp()));
         let guest = source.guest();
         let refusals = preflight::source(source.qmp(), guest, options.buffer_disks)?;
         if !refusals.is_empty() {
@@ -174,6 +183,7 @@ impl DirectSource {
             throttled: None,
             agent,
             watch,
+            disk_errors,
             step: Step::Prepared(prepared),
             was_running: false,
             parts: None,
@@ -276,6 +286,11 @@ impl SourceGuest for DirectSource {
             "its QEMU, process {}, has ended",
             self.watch.pid()
         )))
+    }
+
+    fn agrees(&mut self) -> Result<(), GuestError> {
+        let failed = self.disk_errors.as_mut().and_then(DiskErrors::look);
+        failed.map_or(Ok(()), |words| Err(GuestError(words)))
     }
 
     fn throttle(&mut self, share: Share) -> Result<(), GuestError> {

@@ -348,7 +348,9 @@ fn migrate(mut guest: Guest, policy: &mut dyn Policy, attribute: bool) -> Migrat
         match policy.decide(&seen) {
             Decision::Continue => {}
             Decision::Throttle(share) => throttle.want(share, policy.throttle_most()),
-            Decision::Stop => return ended(true, 0.01 + left / link_pages),
+            Decision::Stop | Decision::Force => {
+                return ended(true, 0.01 + left / link_pages);
+            }
             Decision::GiveUp(_) => return ended(false, 0.0),
         }
     }
@@ -437,7 +439,6 @@ fn whole_migrations_do_less_harm_and_complete_as_often() {
     let predictive = || -> Box<dyn Policy> {
         Box::new(Predictive::new(PredictiveConfig {
             downtime: DOWNTIME,
-            downtime_most: DOWNTIME,
             timeout,
             ..PredictiveConfig::default()
         }))

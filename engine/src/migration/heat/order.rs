@@ -140,7 +140,7 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, by_heat: bool) -> Went {
         match policy.decide(&seen) {
             Decision::Continue => {}
             Decision::Throttle(share) => throttle = share,
-            Decision::Stop => return went(true),
+            Decision::Stop | Decision::Force => return went(true),
             Decision::GiveUp(_) => return went(false),
         }
         if by_heat {
@@ -178,7 +178,6 @@ fn guests() -> [NamedGuest; 5] {
 fn predictive(downtime: Duration, throttle_most: Share) -> Predictive {
     Predictive::new(PredictiveConfig {
         downtime,
-        downtime_most: downtime,
         timeout: TIMEOUT,
         throttle_most,
         ..PredictiveConfig::default()

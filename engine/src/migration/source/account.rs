@@ -27,10 +27,15 @@ impl Source {
             sent: self.page_bytes,
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),
-            forecast: Forecast::of(&self.observe(now, false))
-                .blackout
-                .map(|parts| parts.total()),
+            forecast: if self.forced {
+                self.forecast
+            } else {
+                Forecast::of(&self.observe(now, false)).blackout
+            }
+            .map(|parts| parts.total()),
             prospect: self.prospect,
+            limit: self.policy.downtime_limit(),
+            forced: self.forced,
             throttle: self.throttle,
             blackout: !matches!(
                 self.phase,
@@ -87,6 +92,7 @@ impl Source {
             stages: self.stages,
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),
+            forced: self.forced,
             throttle_most: self.throttle_most,
             verified: self.digest_here.is_some() && self.digest_here == self.digest_there,
             target_cpu: self.target_cpu,

@@ -1,5 +1,7 @@
 //! What goes into a [`Source`](super::Source) and what comes out of it.
 
+use std::time::Duration;
+
 use crate::converge::{Policy, Prospect, Share, Span};
 use crate::memory::Layout;
 use crate::migration::right::TargetReady;
@@ -150,10 +152,14 @@ pub struct SourceStatus {
     pub link: Option<Rate>,
     /// The blackout if the guest were stopped now.
     pub forecast: Option<Span>,
+    /// The blackout that is allowed by now.
+    pub limit: Duration,
     /// Why it is not done yet, as of the end of the last round; its text is for people.
     pub prospect: Option<Prospect>,
     /// Whether the guest is stopped for the hand-over.
     pub blackout: bool,
+    /// Whether it is stopped although the forecast is longer than is allowed.
+    pub forced: bool,
     /// Share of its time that the guest is kept from running.
     pub throttle: Share,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::parts::{Batch, SentFrame, Work};
 use super::{Phase, Source};
-use crate::converge::{Decision, Forecast, GivenUp, Observation, Remedy};
+use crate::converge::{BlackoutForecast, Decision, Forecast, GivenUp, Limits, Observation, Remedy};
 use crate::memory::PageBitmap;
 use crate::migration::error::MigrationError;
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount};
@@ -83,6 +83,18 @@ impl Source {
         self.begin_round(now, Phase::LastRound);
         let round = self.round;
         self.say(now, Message::LastRound { round });
+    }
+
+    /// The user has changed the limits. They count as long as the guest runs.
+    pub fn set_limits(&mut self, now: Instant, limits: &Limits) {
+        self.policy.set_limits(limits);
+        // It is asked at once, not at the next tick.
+        self.policy_due = now;
+    }
+
+    /// The link has another rate from now on: what pages took before says nothing any more.
+    pub fn link_changed(&mut self) {
+        self.estimates.pages.forget_times();
     }
 
     /// What data channel number `channel` must do; `batch` takes the pages.
@@ -235,6 +247,18 @@ impl Source {
         }
     }
 
+    /// The blackout if the guest is stopped because of what was `seen`. Within a round it has
+    /// written pages that nobody has harvested.
+    fn forecast_at_stop(&self, now: Instant, seen: Observation) -> Option<BlackoutForecast> {
+        let unseen = match seen.round_ended {
+            true => 0,
+            false => self.estimates.written_since_harvest(now).0,
+        };
+        let all = self.layout.pages().0.saturating_sub(seen.left.0);
+        let left = PageCount(seen.left.0 + unseen.min(all));
+        Forecast::of(&Observation { left, ..seen }).blackout
+    }
+
     pub(super) fn ask_policy(
         &mut self,
         now: Instant,
@@ -247,8 +271,9 @@ impl Source {
                 self.throttle_asked = Some(share);
                 Ok(())
             }
-            Decision::Stop => {
-                self.forecast = Forecast::of(&seen).blackout;
+            decision @ (Decision::Stop | Decision::Force) => {
+                self.forced = decision == Decision::Force;
+                self.forecast = self.forecast_at_stop(now, seen);
                 if round_ended {
                     self.phase = Phase::Stopping;
                 } else {

@@ -1,0 +1,161 @@
+//! Where a migration is, for whoever asks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pagelift_engine::converge::Limits;
+use pagelift_engine::migration::SourceStatus;
+use pagelift_engine::pipeline::{Controls, Settings};
+use pagelift_engine::units::Rate;
+use serde_json::{Value, json};
+
+/// What a migration shows, and the handle by which it is steered. Clones are of the same one.
+#[derive(Clone, Debug)]
+pub struct Board {
+    began: Instant,
+    shown: Arc<Mutex<Option<SourceStatus>>>,
+    controls: Controls,
+}
+
+impl Board {
+    /// A board for a migration that begins now.
+    pub fn new(controls: Controls) -> Self {
+        Self {
+            began: Instant::now(),
+            shown: Arc::default(),
+            controls,
+        }
+    }
+
+    /// The migration is where `status` says.
+    pub fn show(&self, status: &SourceStatus) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(*status);
+    }
+
+    /// The handle.
+    pub fn controls(&self) -> &Controls {
+        &self.controls
+    }
+
+    /// Whether the guest is stopped for the hand-over.
+    pub fn is_stopped(&self) -> bool {
+        self.last().is_some_and(|status| status.blackout)
+    }
+
+    /// The object that `status` is answered with.
+    pub fn status(&self) -> Value {
+        let mut object = self.last().map_or_else(|| json!({}), |status| of(&status));
+        object["elapsed_ms"] = ms(self.began.elapsed()).into();
+        object["cancelling"] = self.controls.cancel_token().is_cancelled().into();
+        object["settings"] = settings(&self.controls.settings());
+        object
+    }
+
+    fn last(&self) -> Option<SourceStatus> {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the engine says.
+fn of(status: &SourceStatus) -> Value {
+    let phase = match (status.round, status.blackout) {
+        (0, _) => "handshake",
+        (_, false) => "precopy",
+        (_, true) => "blackout",
+    };
+    json!({
+        "phase": phase,
+        "round": status.round,
+        "left_bytes": status.left.bytes().0,
+        "sent_bytes": status.sent.0,
+        "dirty_bytes_per_s": status.dirty.map(|rate| rate.0),
+        "link_bytes_per_s": status.link.map(|rate| rate.0),
+        "blackout_forecast_ms": status.forecast.map(|span| ms(span.likely())),
+        "blackout_forecast_low_ms": status.forecast.map(|span| ms(span.low())),
+        "blackout_forecast_high_ms": status.forecast.map(|span| ms(span.high())),
+        "downtime_limit_ms": ms(status.limit),
+        "throttle_pct": status.throttle.as_fraction() * 100.0,
+        "forced": status.forced,
+        "prospect": status.prospect.map(|prospect| prospect.to_string()),
+    })
+}
+
+/// What the user has asked for.
+pub fn settings(settings: &Settings) -> Value {
+    let Settings { limits, bandwidth } = settings;
+    let Limits {
+        policy,
+        downtime,
+        deadline,
+        at_deadline,
+        throttle_most,
+    } = limits;
+    json!({
+        "policy": policy.name(),
+        "downtime_ms": ms(downtime.least()),
+        "downtime_most_ms": ms(downtime.most()),
+        "deadline_ms": deadline.map(ms),
+        "at_deadline": at_deadline.name(),
+        "max_throttle_pct": throttle_most.as_fraction() * 100.0,
+        "bandwidth_bytes_per_s": bandwidth.map(|Rate(rate)| rate),
+    })
+}
+
+/// Milliseconds, to the microsecond.
+fn ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pagelift_engine::converge::{Prospect, Share, Span};
+    use pagelift_engine::units::{ByteCount, PageCount};
+
+    #[test]
+    fn the_status_says_where_it_is_and_what_was_asked_for() {
+        let board = Board::new(Controls::default());
+        let time = Duration::from_millis;
+        let early = board.status();
+        assert_eq!(early.get("phase"), None, "nothing is known yet");
+        assert_eq!(early["cancelling"], false);
+        assert_eq!(early["settings"]["policy"], "predictive");
+        assert_eq!(early["settings"]["downtime_ms"], 50.0);
+        assert_eq!(early["settings"]["bandwidth_bytes_per_s"], Value::Null);
+        board.show(&SourceStatus {
+            round: 3,
+            left: PageCount(2),
+            sent: ByteCount(7),
+            dirty: Some(Rate(1)),
+            link: None,
+            forecast: Some(Span::new(time(8), time(12), time(20))),
+            limit: time(50),
+            prospect: Some(Prospect {
+                left: ByteCount(8192),
+                dirty: Some(Rate(1)),
+                link: None,
+                blackout: None,
+                limit: time(50),
+                throttle: Share::NONE,
+                as_it_is: None,
+                throttled: None,
+                delta_share: None,
+            }),
+            blackout: false,
+            forced: false,
+            throttle: Share::permille(300),
+        });
+        let status = board.status();
+        assert_eq!(status["phase"], "precopy");
+        assert_eq!(status["left_bytes"], 8192);
+        assert_eq!(status["blackout_forecast_ms"], 12.0);
+        assert_eq!(status["blackout_forecast_low_ms"], 8.0);
+        assert_eq!(status["blackout_forecast_high_ms"], 20.0);
+        assert_eq!(
+            status["prospect"],
+            "8.0 KiB to send, no rate of the link is known yet"
+        );
+        assert_eq!(status["throttle_pct"], 30.0);
+        assert!(!board.is_stopped());
+    }
+}

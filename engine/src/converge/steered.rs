@@ -1,0 +1,252 @@
+//! The policy that a user steers: one of the named ones, under limits that may change at any
+//! time, with a deadline.
+//!
+//! [`Steered`] owns what all policies have in common: which one decides, how much blackout is
+//! allowed by now, and what happens at the deadline. When another policy takes over, it begins
+//! with what was learned of the guest (the curve of its writes; rates are the observations' own)
+//! and with the throttle as it stands; a throttle that the new one does not know is released.
+//!
+//! | at the deadline | before it, when the policy sees no way |
+//! |---|---|
+//! | `cancel`: give up, unless it fits just now | give up |
+//! | `stop-trying`: no throttle, stop once it fits | the same, at once |
+//! | `force`: stop now, whatever the blackout | no throttle, stop once it fits, until the deadline |
+//!
+//! Whoever changes a limit wants another try: the policy begins to try again. Pure, like every
+//! policy: a change is an argument.
+
+use std::time::Duration;
+
+use super::limits::{AtDeadline, Limits, PolicyKind};
+use super::ramp::Ramp;
+use super::{
+    Classic, ClassicConfig, Decision, DirtyCurve, Forecast, GiveUp, Observation, Policy,
+    Predictive, PredictiveConfig, Share, StopWhenFits, StopWhenFitsConfig,
+};
+use crate::units::{PageCount, Rate};
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Steered {
+    limits: Limits,
+    chosen: Chosen,
+    /// Learned under any policy.
+    curve: DirtyCurve,
+    ramp: Ramp,
+    /// What the guest was last asked to be throttled by.
+    throttle: Share,
+    /// The policy has seen no way; the guest is let go of.
+    is_resting: bool,
+    /// The blackout allowed at the last look.
+    allowed: Duration,
+    /// A throttle in force must be asked for again: the most of it has changed, for each vCPU.
+    is_outdated: bool,
+}
+
+/// The policy that decides.
+#[derive(Clone, Debug)]
+enum Chosen {
+    Predictive(Predictive),
+    Classic(Classic),
+    None(StopWhenFits),
+}
+
+impl Steered {
+    /// A policy under `limits`.
+    pub fn new(limits: Limits) -> Self {
+        let curve = DirtyCurve::default();
+        Self {
+            chosen: Chosen::new(&limits, &curve, Share::NONE),
+            limits,
+            curve,
+            ramp: Ramp::default(),
+            throttle: Share::NONE,
+            is_resting: false,
+            allowed: limits.downtime.least(),
+            is_outdated: false,
+        }
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Whether the guest may be stopped at the end of a round without any effort.
+    fn fits(&self, seen: &Observation) -> bool {
+        let blackout = Forecast::of(seen).blackout;
+        seen.round_ended && blackout.is_some_and(|parts| parts.total().high() <= self.allowed)
+    }
+
+    /// Without effort: stop if it fits, let go of the guest, or wait.
+    fn rest(&mut self, seen: &Observation) -> Decision {
+        if self.fits(seen) {
+            return Decision::Stop;
+        }
+        match self.throttle {
+            Share::NONE => Decision::Continue,
+            _ => Decision::Throttle(Share::NONE),
+        }
+    }
+
+    fn at_deadline(&mut self, seen: &Observation) -> Decision {
+        match self.limits.at_deadline {
+            AtDeadline::Force => Decision::Force,
+            AtDeadline::StopTrying => self.rest(seen),
+            AtDeadline::Cancel if self.fits(seen) => Decision::Stop,
+            AtDeadline::Cancel => Decision::GiveUp(GiveUp::TimedOut {
+                limit_s: self.limits.timeout().as_secs_f64(),
+                left: Forecast::of(seen).bytes,
+                dirty: seen.dirty.unwrap_or(Rate(0)),
+                link: seen.link.unwrap_or(Rate(0)),
+            }),
+        }
+    }
+
+    fn try_on(&mut self, seen: &Observation) -> Decision {
+        match self.chosen.decide(seen) {
+            // The user would rather have it stand still for longer.
+            Decision::GiveUp(_) if self.ramp.step(&self.limits, seen) => Decision::Continue,
+            Decision::GiveUp(_) if self.limits.at_deadline != AtDeadline::Cancel => {
+                self.is_resting = true;
+                self.rest(seen)
+            }
+            // It never throttles, and knows of no throttle that it could release.
+            Decision::Continue
+                if self.throttle != Share::NONE && matches!(self.chosen, Chosen::None(_)) =>
+            {
+                Decision::Throttle(Share::NONE)
+            }
+            decision => decision,
+        }
+    }
+}
+
+impl Policy for Steered {
+    fn decide(&mut self, seen: &Observation) -> Decision {
+        if seen.round_ended {
+            let (interval, pages) = (seen.interval, seen.harvested);
+            self.curve
+                .harvested(seen.now, interval, seen.throttled, pages);
+            self.ramp.round_ended(&self.limits, seen);
+        }
+        self.allowed = self.ramp.limit(&self.limits, seen.elapsed);
+        self.chosen.allow(self.allowed);
+        let decision = if self.limits.is_late(seen.elapsed) {
+            self.at_deadline(seen)
+        } else if self.is_resting {
+            self.rest(seen)
+        } else {
+            self.try_on(seen)
+        };
+        // Another round under a throttle that is not allowed any more would be too many.
+        let most = self.limits.throttle_most;
+        let decision = match decision {
+            Decision::Continue if self.throttle > most || self.is_outdated => {
+                Decision::Throttle(self.throttle.min(most))
+            }
+            decision => decision,
+        };
+        if let Decision::Throttle(share) = decision {
+            self.throttle = share;
+            self.is_outdated = false;
+        }
+        decision
+    }
+
+    fn hold_back(&self, seen: &Observation) -> PageCount {
+        match &self.chosen {
+            Chosen::Predictive(policy) => policy.hold_back(seen),
+            Chosen::Classic(policy) => policy.hold_back(seen),
+            Chosen::None(policy) => policy.hold_back(seen),
+        }
+    }
+
+    fn downtime_limit(&self) -> Duration {
+        self.allowed
+    }
+
+    fn throttle_most(&self) -> Share {
+        self.limits.throttle_most
+    }
+
+    fn set_limits(&mut self, limits: &Limits) {
+        let before = std::mem::replace(&mut self.limits, *limits);
+        if before == self.limits {
+            return;
+        }
+        if before.downtime != self.limits.downtime {
+            self.ramp = Ramp::default();
+            self.allowed = self.limits.downtime.least();
+        }
+        if before.throttle_most != self.limits.throttle_most {
+            self.is_outdated = self.throttle != Share::NONE;
+        }
+        // A policy that was resting does not know that the guest was let go of.
+        if std::mem::take(&mut self.is_resting) || before.policy != self.limits.policy {
+            self.chosen = Chosen::new(&self.limits, &self.curve, self.throttle);
+        } else {
+            self.chosen.limit(&self.limits);
+        }
+    }
+}
+
+impl Chosen {
+    /// The policy that `limits` name, for a guest that writes by `curve` and is throttled by
+    /// `throttle`.
+    fn new(limits: &Limits, curve: &DirtyCurve, throttle: Share) -> Self {
+        let mut chosen = match limits.policy {
+            PolicyKind::Predictive => Self::Predictive(Predictive::taking_over(
+                PredictiveConfig::default(),
+                curve.clone(),
+                throttle,
+            )),
+            PolicyKind::Classic => {
+                Self::Classic(Classic::taking_over(ClassicConfig::default(), throttle))
+            }
+            PolicyKind::None => Self::None(StopWhenFits::new(StopWhenFitsConfig::default())),
+        };
+        chosen.limit(limits);
+        chosen
+    }
+
+    /// Puts `limits` in the place of those before, but for the blackout.
+    fn limit(&mut self, limits: &Limits) {
+        let timeout = limits.timeout();
+        match self {
+            Self::Predictive(policy) => {
+                let config = policy.config_mut();
+                config.timeout = timeout;
+                config.throttle_most = limits.throttle_most;
+            }
+            Self::Classic(policy) => {
+                let config = policy.config_mut();
+                config.timeout = timeout;
+                // At most 99 by the type.
+                config.max_cpu_throttle = (limits.throttle_most.as_permille() / 10) as u8;
+            }
+            Self::None(policy) => policy.config_mut().timeout = timeout,
+        }
+        self.allow(limits.downtime.least());
+    }
+
+    /// Allows a blackout of `downtime`.
+    fn allow(&mut self, downtime: Duration) {
+        match self {
+            Self::Predictive(policy) => policy.config_mut().downtime = downtime,
+            Self::Classic(policy) => policy.config_mut().downtime = downtime,
+            Self::None(policy) => policy.config_mut().downtime = downtime,
+        }
+    }
+
+    fn decide(&mut self, seen: &Observation) -> Decision {
+        match self {
+            Self::Predictive(policy) => policy.decide(seen),
+            Self::Classic(policy) => policy.decide(seen),
+            Self::None(policy) => policy.decide(seen),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
