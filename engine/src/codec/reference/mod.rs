@@ -1,7 +1,7 @@
 //! Pages whose content the target already has: how both sides know them.
 //!
 //! Two hashes, both keyed by what nobody in the guest knows:
-//! - a [fingerprint](fingerprint) of 64 bits, cheap enough for every page (12 GB/s and core),
+//! - a [fingerprint] of 64 bits, cheap enough for every page (12 GB/s and core),
 //!   finds where a page may be: in the [`Catalogue`] of what the target kept, or among the
 //!   [`SentPages`] of this migration. It proves nothing.
 //! - the [identity](Secret::identity) of 128 bits (BLAKE3: 1.8 GB/s for one page, 5 GB/s for
