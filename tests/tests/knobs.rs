@@ -161,7 +161,12 @@ fn another_policy_takes_over() -> Result<()> {
     let tracing = format!("--trace={}", trace.display());
     let options = ["--policy=classic", "--deadline=none", &tracing];
     let demo = Demo::start(&bed, &[&HOPELESS[..], &options].concat())?;
-    demo.ctl.wait("throttled", throttled)?;
+    let status = demo.ctl.wait("throttled", throttled)?;
+    // For a while, so that the replay throttles it as well: its rounds end at other times.
+    let until = number(&status, "/elapsed_ms") + 5_000.0;
+    demo.ctl.wait("throttled for long", |status| {
+        number(status, "/elapsed_ms") > until
+    })?;
     demo.ctl.set(&["policy=none", "at-deadline=stop-trying"])?;
     let status = demo.ctl.wait("released", |status| !throttled(status))?;
     assert_eq!(status["settings"]["at_deadline"], "stop-trying");

@@ -236,10 +236,10 @@ impl Plan {
             return;
         }
         // A fast link makes for many steps in little time.
-        let seconds = if self.network.rate.0 > 5_000_000 {
-            2
-        } else {
-            6
+        let seconds = match self.network.rate.0 {
+            100_000_000.. => 1,
+            5_000_001.. => 2,
+            _ => 6,
         };
         let patience = Duration::from_secs(seconds) + transfer;
         let wishes = Wishes {
