@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pagelift_engine::converge::Share;
 use pagelift_engine::migration::SourceStatus;
 
 /// Least time between two updates on a terminal.
@@ -100,14 +101,19 @@ fn forecast(status: &SourceStatus) -> String {
 }
 
 fn describe(status: &SourceStatus) -> String {
-    let sent = status.sent;
-    match (status.round, &status.prospect) {
-        (0, _) => "waiting for the target".into(),
-        (round, _) if status.blackout => format!("round {round} (last)  sent {sent}"),
-        (round, None) => format!("round {round}  sent {sent}  left {}", status.left.bytes()),
-        (round, Some(prospect)) => format!(
-            "round {round}  sent {sent}  left {}; at its beginning: {prospect}",
-            status.left.bytes(),
-        ),
+    let (round, sent, left) = (status.round, status.sent, status.left.bytes());
+    if round == 0 {
+        return "waiting for the target".into();
     }
+    if status.blackout {
+        return format!("round {round} (last)  sent {sent}");
+    }
+    let mut words = format!("round {round}  sent {sent}  left {left}");
+    if status.throttle > Share::NONE {
+        words += &format!("  throttled to {}", status.throttle);
+    }
+    if let Some(prospect) = &status.prospect {
+        words += &format!("; at its beginning: {prospect}");
+    }
+    words
 }
