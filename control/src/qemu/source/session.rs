@@ -110,9 +110,11 @@ impl Session {
     }
 
     fn take_back(&mut self, stream: &UnixStream) -> Result<(), MigrationError> {
-        self.qmp.execute("migrate_cancel", Value::Null)?;
-        // A relay that reads the other handle of the stream learns that it is over.
+        // First: QEMU writes its devices' state with its big lock held, and while nobody reads the
+        // stream any more, no command would be answered. The relay that reads the other handle
+        // learns that it is over.
         let _already_closed = stream.shutdown(Shutdown::Both);
+        self.qmp.execute("migrate_cancel", Value::Null)?;
         if migration::wait_final(&self.qmp, &mut self.events)? == "completed" {
             return Err(MigrationError::AlreadyHandedOver);
         }
