@@ -317,6 +317,6 @@ fn wait_running(source: &TestQemu) {
             std::time::Instant::now() < deadline,
             "the guest does not come back"
         );
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
