@@ -294,7 +294,17 @@ impl Predictive {
     /// wavers, more so on a busy machine, so it is given a while.
     fn in_vain(&mut self, seen: &Observation) -> Decision {
         let since = *self.hopeless_since.get_or_insert(seen.now);
-        if seen.now.since(since) >= self.config.patience * VAIN_PATIENCES {
+        let waited = seen.now.since(since);
+        // What is likely fits, and only the doubt does not: a busy machine stays busy.
+        let likely = Forecast::of(seen)
+            .blackout
+            .map(|parts| parts.total().likely());
+        if waited >= self.config.patience
+            && likely.is_some_and(|likely| likely <= self.config.downtime)
+        {
+            return Decision::Stop;
+        }
+        if waited >= self.config.patience * VAIN_PATIENCES {
             return Decision::GiveUp(GiveUp::too_long(seen, self.config.downtime));
         }
         self.change_to(Share::NONE)
