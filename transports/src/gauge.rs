@@ -17,8 +17,9 @@ use crate::socket;
 /// Least room of a queue: less does not keep a link busy while a block is packed.
 const LEAST_ROOM_BYTES: u64 = 64 << 10;
 
-/// The part of its widest at which the receiver's window counts as closed.
-const CLOSED: u32 = 2;
+/// The part of the widest window that must be under way for the link to be what holds data up:
+/// with less on it, it is the receiver, which has not taken what arrived.
+const CLOSED: u64 = 2;
 
 /// The gauge of a TCP connection.
 pub(crate) struct TcpGauge {
@@ -46,8 +47,7 @@ impl TcpGauge {
     /// The socket's queue. Its buffer also holds what is under way, and grows as the path asks.
     fn queue(&self, info: &libc::tcp_info) -> Option<Held> {
         let buffer = SockRef::from(&self.stream).send_buffer_size().ok()?;
-        let under_way = u64::from(info.tcpi_unacked) * u64::from(info.tcpi_snd_mss);
-        let room = (buffer as u64).saturating_sub(under_way);
+        let room = (buffer as u64).saturating_sub(under_way(info));
         Some(Held {
             bytes: info.tcpi_notsent_bytes.into(),
             room_bytes: room.max(LEAST_ROOM_BYTES),
@@ -69,13 +69,19 @@ impl Gauge for TcpGauge {
             },
             busy: Duration::from_micros(info.tcpi_busy_time),
             window_limited: Duration::from_micros(info.tcpi_rwnd_limited),
-            window_closed: info.tcpi_snd_wnd < self.widest / CLOSED,
+            window_closed: info.tcpi_notsent_bytes > 0
+                && under_way(&info) < u64::from(self.widest) / CLOSED,
         })
     }
 
     fn cap(&self) -> Option<Rate> {
         self.pacer().map(|pacer| pacer.rate())
     }
+}
+
+/// Bytes that are sent and not acknowledged.
+fn under_way(info: &libc::tcp_info) -> u64 {
+    u64::from(info.tcpi_unacked) * u64::from(info.tcpi_snd_mss)
 }
 
 #[cfg(test)]

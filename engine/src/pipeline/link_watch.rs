@@ -22,7 +22,7 @@ pub(super) struct LinkWatch {
     /// When the conditions were last taken together, and how the connection was then.
     together_at: Instant,
     before: Reading,
-    /// Looks since then, and those that found the receiver's window closed.
+    /// Looks since then that found data waiting, and those that found the window closed.
     looks: u32,
     closed: u32,
     /// Waiting for the connection since then.
@@ -58,8 +58,10 @@ impl LinkWatch {
         }
         self.looked_at = now;
         self.last = self.gauge.look()?;
-        self.looks += 1;
-        self.closed += u32::from(self.last.window_closed);
+        if self.last.held.bytes > 0 {
+            self.looks += 1;
+            self.closed += u32::from(self.last.window_closed);
+        }
         Some(self.last.held)
     }
 
@@ -116,7 +118,10 @@ mod tests {
                 busy: self.busy,
                 window_limited: self.busy.mul_f64(0.8),
                 window_closed: self.window_closed,
-                ..Reading::default()
+                held: Held {
+                    bytes: 1,
+                    room_bytes: 2,
+                },
             })
         }
     }
