@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Step;
 use super::deltas::Deltas;
@@ -165,6 +166,14 @@ impl SourceChannel {
         let encoded = self.encoder.encode(&self.batch, &*self.memory, clock)?;
         let (encoded_at, encoded_cpu) = (clock.now(), clock.thread_cpu());
         let held = self.watch.look(encoded_at, chooses);
+        let delay = || {
+            if chooses {
+                clock.thread_delay()
+            } else {
+                Duration::ZERO
+            }
+        };
+        let delayed = delay();
         let bytes = self
             .writer
             .write(FrameType::Pages, &encoded.parts)
@@ -180,10 +189,12 @@ impl SourceChannel {
             busy: send_cpu,
             waiting: took - send_cpu,
         };
+        // Without a processor it waited for none of the two that packing could help.
+        let waited = (took - send_cpu).saturating_sub(delay().saturating_sub(delayed));
         self.encoder.sent(&Sending {
             encode_cpu: encoded_cpu.saturating_sub(begun),
             send_cpu,
-            waited: took - send_cpu,
+            waited,
             held,
             done,
         });
