@@ -9,7 +9,9 @@
 //! them must. An error in the link's rate shifts where it starts, not where it settles.
 //!
 //! The link's capacity can only be measured while threads wait for it. Otherwise it is taken to
-//! be more than what flows, and the estimate grows until they wait again.
+//! be more than what flows, and the estimate grows until they wait again. Over a slow link it
+//! takes a while until the target has acknowledged enough to tell its rate: until then it is
+//! taken from what this thread got rid of between two observations, if it had to wait.
 
 use super::cost::Estimate;
 use super::{LinkConditions, Outcome, nanoseconds};
@@ -97,6 +99,7 @@ pub(super) struct Price {
     waited_ns: f64,
     /// Of both, while they could not go on at once.
     serial_ns: f64,
+    sent_bytes: f64,
     observed: Option<Instant>,
     /// Share of the waiting that the target is to blame for.
     target_limited: f64,
@@ -118,6 +121,7 @@ impl Price {
             busy_ns: 0.0,
             waited_ns: 0.0,
             serial_ns: 0.0,
+            sent_bytes: 0.0,
             observed: None,
             target_limited: 0.0,
         }
@@ -137,6 +141,7 @@ impl Price {
         let busy = nanoseconds(outcome.read + outcome.encode + outcome.send) * self.stretch;
         self.busy_ns += busy;
         self.waited_ns += waited;
+        self.sent_bytes += wire;
         if wire > 0.0 {
             let send_ns = (nanoseconds(outcome.send) / wire).min(4.0 * self.send_ns);
             self.send_ns += (send_ns - self.send_ns) / 16.0;
@@ -205,10 +210,22 @@ impl Price {
                 let seconds = since.map_or(0.0, |since| now.since(since).as_secs_f64());
                 (self.capacity * (seconds / DOUBLING_S).min(4.0).exp2()).max(placed)
             };
-            (self.busy_ns, self.waited_ns, self.serial_ns) = (0.0, 0.0, 0.0);
+            self.begin_interval();
+        } else if self.observed.is_none() && total > 0.0 {
+            let waited_ns = self.waited_ns * (1.0 - self.target_limited);
+            if waited_ns > FULL * total {
+                let flows = self.sent_bytes * 1e9 / (self.busy_ns + waited_ns);
+                self.capacity = self.workers * flows;
+            }
+            self.begin_interval();
         }
         self.cap = link.cap.map_or(MOST, |cap| (cap.0 as f64).clamp(1.0, MOST));
         self.capacity = self.capacity.clamp(1.0, self.cap);
+    }
+
+    fn begin_interval(&mut self) {
+        (self.busy_ns, self.waited_ns) = (0.0, 0.0);
+        (self.serial_ns, self.sent_bytes) = (0.0, 0.0);
     }
 
     /// The share of the time, of `total`, in which the link had something to carry. It has nothing

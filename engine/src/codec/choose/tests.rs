@@ -1,6 +1,7 @@
 //! The chooser in a simulated migration, against every fixed codec.
 
 mod sim;
+mod start;
 
 use super::*;
 use crate::codec::block::BlockEncoder;
