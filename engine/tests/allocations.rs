@@ -16,13 +16,16 @@ use std::sync::{Arc, Mutex};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{Decision, Observation, Policy};
-use pagelift_engine::memory::{Layout, MemoryError, PageBitmap, ReadPages, Region, WritePages};
+use pagelift_engine::memory::{Layout, MemoryError, PageBitmap, ReadPages, WritePages};
 use pagelift_engine::migration::{Source, SourceConfig, SourceStep, Target, TargetConfig};
 use pagelift_engine::pipeline::{
     Deltas, KeptPages, NoGauge, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
 };
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 use pagelift_engine::wire::{Encodings, FrameReader, Message, ReadOutcome, SessionId};
+
+mod support;
+use support::layout;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -55,15 +58,6 @@ static COUNTING: Counting = Counting;
 
 const PAGES: u64 = 2000;
 
-fn layout() -> Layout {
-    let region = Region {
-        name: "ram".into(),
-        pages: PageCount(PAGES),
-        backing_page: ByteCount(4096),
-    };
-    Layout::new(vec![region]).unwrap()
-}
-
 /// Memory that is written by nobody while it is read.
 struct Memory {
     layout: Layout,
@@ -73,7 +67,7 @@ struct Memory {
 impl Memory {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            layout: layout(),
+            layout: layout(&[PAGES]),
             content: Mutex::new(vec![0; PAGES as usize * PAGE_BYTES]),
         })
     }
@@ -220,7 +214,7 @@ impl Pair {
             frame_pages: 128,
             verify: false,
             references: Some(PAGES),
-            layout: layout(),
+            layout: layout(&[PAGES]),
             facts: Vec::new(),
             needs: Encodings::needed_by(compress),
             policy: Box::new(Never),
@@ -228,7 +222,7 @@ impl Pair {
         let source = Arc::new(Shared::new(Source::new(config, now), clock()));
         let kept = Arc::new(KeptPages::new(None, 7));
         let config = TargetConfig {
-            layout: layout(),
+            layout: layout(&[PAGES]),
             facts: Vec::new(),
             reads: Encodings::readable(),
             references: Some(kept.terms()),

@@ -4,13 +4,16 @@
 use std::time::Duration;
 
 use pagelift_engine::converge::{Decision, Observation, Policy};
-use pagelift_engine::memory::{Layout, PageBitmap, Region};
+use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::migration::{
     Batch, DATA_SILENCE, DOUBT, GuestLocation, MigrationError, PEER_SILENCE, RunRight, SentFrame,
     Source, SourceConfig, SourceStep, Target, TargetConfig, TargetStep, Work,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, PageRange};
 use pagelift_engine::wire::{AbortCode, Encoding, Encodings, Message, SessionId};
+
+mod support;
+use support::layout;
 
 const PAGES: u64 = 200;
 const SESSION: SessionId = SessionId(7);
@@ -32,15 +35,6 @@ impl Policy for StopAt {
     fn downtime_limit(&self) -> Duration {
         Duration::ZERO
     }
-}
-
-fn layout() -> Layout {
-    let region = Region {
-        name: "ram".into(),
-        pages: PageCount(PAGES),
-        backing_page: ByteCount(4096),
-    };
-    Layout::new(vec![region]).unwrap()
 }
 
 fn pages(range: PageRange) -> PageBitmap {
@@ -71,13 +65,13 @@ impl Pair {
             frame_pages: 16,
             verify: false,
             references: None,
-            layout: layout(),
+            layout: layout(&[PAGES]),
             facts: Vec::new(),
             needs,
             policy: Box::new(StopAt(stop_at)),
         };
         let target = TargetConfig {
-            layout: layout(),
+            layout: layout(&[PAGES]),
             facts: Vec::new(),
             references: None,
             reads,

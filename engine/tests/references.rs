@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use pagelift_engine::converge::{Decision, Observation, Policy};
-use pagelift_engine::memory::{Layout, PageBitmap, Region};
+use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::migration::{
     Batch, CatalogueDemand, MigrationError, SentFrame, Source, SourceStep, Target, TargetStep, Work,
 };
@@ -16,7 +16,9 @@ use pagelift_engine::wire::{
 };
 
 mod machines;
+mod support;
 use machines::{source_config, target_config};
+use support::layout;
 
 const PAGES: u64 = 200;
 const NOW: Instant = Instant(1_000_000_000);
@@ -46,15 +48,6 @@ impl Policy for StopAfter {
     fn downtime_limit(&self) -> Duration {
         Duration::ZERO
     }
-}
-
-fn layout() -> Layout {
-    let region = Region {
-        name: "ram".into(),
-        pages: PageCount(PAGES),
-        backing_page: ByteCount(4096),
-    };
-    Layout::new(vec![region]).unwrap()
 }
 
 fn set(ranges: &[(u64, u64)]) -> PageBitmap {
@@ -101,10 +94,10 @@ struct Pair {
 impl Pair {
     /// After the first harvest, of pages 0 to 39.
     fn new(rounds: u32, wanted: Option<u64>, offered: Option<u64>) -> Self {
-        let mut source = source_config(layout(), Box::new(StopAfter(rounds)));
+        let mut source = source_config(layout(&[PAGES]), Box::new(StopAfter(rounds)));
         source.frame_pages = 16;
         source.references = wanted;
-        let mut target = target_config(layout());
+        let mut target = target_config(layout(&[PAGES]));
         target.references = offered.map(|kept_pages| ReferenceTerms {
             nonce: 9,
             kept_pages,

@@ -101,13 +101,7 @@ impl Events {
         let deadline = Instant::now() + limit;
         let mut state = self.shared.lock();
         loop {
-            let oldest = state.first_event;
-            if self.next < oldest {
-                let lost = oldest - self.next;
-                self.next = oldest;
-                return Err(QmpError::EventsLost { lost });
-            }
-            let seen = usize::try_from(self.next - oldest).unwrap_or(usize::MAX);
+            let seen = seen_of(&mut self.next, state.first_event)?;
             for event in state.events.iter().skip(seen) {
                 self.next += 1;
                 if let Some(found) = pick(event) {
@@ -135,13 +129,7 @@ impl Events {
     /// When events had to be dropped; the next call goes on after them.
     pub fn next_so_far(&mut self) -> Result<Option<Event>, QmpError> {
         let state = self.shared.lock();
-        let oldest = state.first_event;
-        if self.next < oldest {
-            let lost = oldest - self.next;
-            self.next = oldest;
-            return Err(QmpError::EventsLost { lost });
-        }
-        let seen = usize::try_from(self.next - oldest).unwrap_or(usize::MAX);
+        let seen = seen_of(&mut self.next, state.first_event)?;
         let event = state.events.get(seen).cloned();
         self.next += u64::from(event.is_some());
         Ok(event)
@@ -152,4 +140,18 @@ impl Events {
         let state = self.shared.lock();
         self.next = state.first_event + state.events.len() as u64;
     }
+}
+
+/// How many of the events kept, the first of which has the number `oldest`, a reader has passed
+/// whose next one has the number `next`.
+///
+/// # Errors
+/// When events it has not seen had to be dropped; `next` is then the oldest one kept.
+fn seen_of(next: &mut u64, oldest: u64) -> Result<usize, QmpError> {
+    let lost = oldest.saturating_sub(*next);
+    if lost > 0 {
+        *next = oldest;
+        return Err(QmpError::EventsLost { lost });
+    }
+    Ok(usize::try_from(*next - oldest).unwrap_or(usize::MAX))
 }

@@ -97,13 +97,13 @@ impl DeltaCache {
     /// # Errors
     /// When the budget is too small to be of any use.
     pub fn new(pages: PageCount, budget: ByteCount) -> Result<Self, CacheError> {
+        let room_for_all = Self::room_for_all(pages);
         let pages = usize::try_from(pages.0).unwrap_or(usize::MAX);
-        let shards = (pages / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS);
-        let own_pages = pages_of_shard(pages, shards);
-        let bytes = Shadow::bytes(own_pages).saturating_mul(shards as u64);
-        if bytes <= budget.0 {
+        let shards = most_shards(pages);
+        if room_for_all <= budget {
+            let own_pages = pages_of_shard(pages, shards);
             let new = || Store::Shadow(Shadow::new(own_pages));
-            return Ok(Self::of(shards, bytes, new));
+            return Ok(Self::of(shards, room_for_all.0, new));
         }
         let entries = usize::try_from(budget.0).unwrap_or(usize::MAX) / PAGE_BYTES;
         let few = pages.div_ceil(sets::MAX_PAGES).max(1);
@@ -128,7 +128,7 @@ impl DeltaCache {
     /// The budget from which on the cache of a guest of `pages` pages has room for all of them.
     pub fn room_for_all(pages: PageCount) -> ByteCount {
         let pages = usize::try_from(pages.0).unwrap_or(usize::MAX);
-        let shards = (pages / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS);
+        let shards = most_shards(pages);
         ByteCount(Shadow::bytes(pages_of_shard(pages, shards)).saturating_mul(shards as u64))
     }
 
@@ -278,6 +278,11 @@ impl DeltaCache {
             None => stats.refused += 1,
         }
     }
+}
+
+/// Shards of a cache with room for all of `pages` pages.
+fn most_shards(pages: usize) -> usize {
+    (pages / MIN_SHARD_ENTRIES).clamp(1, MAX_SHARDS)
 }
 
 /// Most pages that one of `shards` shards has.

@@ -44,8 +44,7 @@ impl Source {
         }
         self.heat.harvested(dirty);
         self.estimates.harvested(now, dirty.count(), self.throttle);
-        self.pending.union(&self.held);
-        self.held.clear();
+        self.take_back_held();
         self.take_returned();
         self.left = self.pending.count().0;
         self.look_ahead(now);
@@ -70,8 +69,7 @@ impl Source {
     /// The guest has stood still since `since`, and `dirty` was harvested after that.
     pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
         self.pending.union(dirty);
-        self.pending.union(&self.held);
-        self.held.clear();
+        self.take_back_held();
         self.held_pages = 0;
         if self.phase != Phase::Stopping {
             return;
@@ -181,6 +179,12 @@ impl Source {
         for channel in &self.channels {
             channel.ledger.unplaced(into);
         }
+    }
+
+    /// Pages that were held back are to be sent, like all others.
+    fn take_back_held(&mut self) {
+        self.pending.union(&self.held);
+        self.held.clear();
     }
 
     /// Takes the pages out of the coming round that the policy lets wait.
