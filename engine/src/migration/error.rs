@@ -105,6 +105,11 @@ pub enum MigrationError {
     InDoubt(String),
 }
 
+/// The other side did what the protocol forbids: `what`, as the end of "broke the protocol: ".
+pub(super) fn misbehaved(what: &str) -> MigrationError {
+    MigrationError::PeerMisbehaved(what.to_owned())
+}
+
 impl MigrationError {
     /// A stable name for scripts.
     pub fn code(&self) -> &'static str {

@@ -32,7 +32,7 @@ use references::Answers;
 use rehearse::RoundsUnderWay;
 use rounds::POLICY_TICK;
 
-use super::error::{GuestLocation, MigrationError};
+use super::error::{GuestLocation, MigrationError, misbehaved};
 use super::heat::Heat;
 use super::ledger::Ledger;
 use super::report::PagesSent;
@@ -557,8 +557,4 @@ impl Source {
         self.marks.complete = now;
         Ok(())
     }
-}
-
-fn misbehaved(what: &str) -> MigrationError {
-    MigrationError::PeerMisbehaved(what.to_owned())
 }

@@ -7,10 +7,10 @@
 use std::sync::Arc;
 
 use super::parts::Batch;
-use super::{Phase, Source, misbehaved};
+use super::{Phase, Source};
 use crate::codec::reference::{Catalogue, Secret, SentPages};
 use crate::memory::PageBitmap;
-use crate::migration::error::MigrationError;
+use crate::migration::error::{MigrationError, misbehaved};
 use crate::units::{PageCount, PageIndex, PageRange};
 use crate::wire::{CatalogueChunk, ReferenceTerms, SessionId};
 

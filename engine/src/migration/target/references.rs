@@ -1,0 +1,91 @@
+//! References to what this side kept: their terms, and the pages that turned out to be missing.
+//!
+//! Invariant: a page that was sent and is not there is missing until it is sent whole, and the
+//! source is told before the frame that named it is acknowledged.
+
+use super::parts::CatalogueDemand;
+use super::{Phase, Target};
+use crate::codec::reference::Secret;
+use crate::memory::PageBitmap;
+use crate::units::{Instant, PageCount, PageRange};
+use crate::wire::{Encoding, Message, PagesBody, ReferenceTerms};
+
+/// Pages that the source sent and that are not as it thinks, with their number: it is asked for
+/// with every frame.
+#[derive(Debug)]
+pub(super) struct Missing {
+    pages: PageBitmap,
+    count: u64,
+}
+
+impl Missing {
+    pub(super) fn none_of(guest: PageCount) -> Self {
+        Self {
+            pages: PageBitmap::new(guest),
+            count: 0,
+        }
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+impl Target {
+    /// On which terms references are taken: if this side offers and the source asked.
+    pub(super) fn terms(&self) -> Option<ReferenceTerms> {
+        let most = self.hello.as_ref()?.references?;
+        let offered = self.config.references?;
+        Some(ReferenceTerms {
+            kept_pages: offered.kept_pages.min(most),
+            ..offered
+        })
+    }
+
+    /// Makes the identities of this migration's references, if there are any.
+    pub fn reference_secret(&self) -> Option<Secret> {
+        let session = self.hello.as_ref()?.session;
+        Some(Secret::new(session.0, self.terms()?.nonce))
+    }
+
+    /// Whether to send fingerprints of pages that were kept.
+    pub fn catalogue_demand(&self) -> CatalogueDemand {
+        match self.phase {
+            Phase::Greeting | Phase::Preparing => CatalogueDemand::NotYet,
+            Phase::Receiving if self.last_round.is_none() => {
+                self.terms().map_or(CatalogueDemand::None, |terms| {
+                    CatalogueDemand::First(terms.kept_pages)
+                })
+            }
+            _ => CatalogueDemand::None,
+        }
+    }
+
+    /// Pages that the source sent and that are not there.
+    pub fn missing_pages(&self) -> PageCount {
+        PageCount(self.missing.count)
+    }
+
+    /// The pages of a frame are in memory, but for `missing`, which the source is to be told
+    /// before that the frame is [placed](Self::placed).
+    pub fn made(&mut self, body: &PagesBody<'_>, missing: &[PageRange], now: Instant) {
+        if self.missing.count == 0 && missing.is_empty() {
+            return;
+        }
+        for run in body.runs() {
+            // A delta for a page that is missing was made before the source knew: the page still
+            // has to come whole.
+            if run.encoding != Encoding::Delta {
+                self.missing.pages.remove(run.range);
+            }
+        }
+        for run in missing {
+            self.missing.pages.insert(*run);
+        }
+        self.missing.count = self.missing.pages.count().0;
+        if !missing.is_empty() {
+            // Before the acknowledgement: the source then knows that no answer is outstanding.
+            self.say(now, Message::Missing(missing.to_vec()));
+        }
+    }
+}
