@@ -5,13 +5,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Source;
-use crate::converge::{GuestCosts, PageCosts, Prospect, RoundSent};
+use crate::converge::{GuestCosts, PageCosts, RoundSent};
 use crate::migration::ledger::Ledger;
 use crate::units::{ByteCount, Instant, PageCount};
 use crate::wire::Message;
-
-/// Shortest time between two prospects: they are for people to read.
-const PROSPECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// The round under way, and those whose acknowledgements are still to come.
 ///
@@ -141,19 +138,5 @@ impl Source {
             costs.round(round);
         }
         costs
-    }
-
-    /// Takes down where the migration stands, for people.
-    pub(super) fn look_ahead(&mut self, now: Instant) {
-        if self.prospect.is_some() && now < self.prospect_due {
-            return;
-        }
-        self.prospect_due = now.after(PROSPECT_PAUSE);
-        let seen = self.observe(now, true);
-        let limit = self.policy.downtime_limit();
-        let mut prospect = Prospect::of(&self.estimates.curve, &seen, limit);
-        prospect.throttle = self.throttle;
-        prospect.delta_share = self.estimates.pages.delta_share();
-        self.prospect = Some(prospect);
     }
 }

@@ -1,17 +1,19 @@
-//! Rounds: which pages are to be sent, who sends them, and when the policy is asked.
+//! Rounds: which pages are to be sent, and who sends them.
+//!
+//! When rounds end for good is the policy's to say: [`policy`](super::policy).
+//!
+//! Invariant: a page of a round is taken out of `pending` when it is handed to a channel, whose
+//! ledger has it from then on. Handing out a batch allocates nothing.
 
 use std::time::Duration;
 
 use super::parts::{Batch, SentFrame, Work};
+use super::policy::POLICY_TICK;
 use super::{Phase, Source};
-use crate::converge::{BlackoutForecast, Decision, Forecast, GivenUp, Limits, Observation, Remedy};
 use crate::memory::PageBitmap;
 use crate::migration::error::MigrationError;
-use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount};
+use crate::units::Instant;
 use crate::wire::Message;
-
-/// How often the policy is asked within a round.
-pub(super) const POLICY_TICK: Duration = Duration::from_millis(50);
 
 /// Pause before the next harvest when the last one found nothing. Rounds of nothing would follow
 /// each other as fast as the processor allows, and measure the link by frames without pages.
@@ -81,18 +83,6 @@ impl Source {
         self.begin_round(now, Phase::LastRound);
         let round = self.round;
         self.say(now, Message::LastRound { round });
-    }
-
-    /// The user has changed the limits. They count as long as the guest runs.
-    pub fn set_limits(&mut self, now: Instant, limits: &Limits) {
-        self.policy.set_limits(limits);
-        // It is asked at once, not at the next tick.
-        self.policy_due = now;
-    }
-
-    /// The link has another rate from now on: what pages took before says nothing any more.
-    pub fn link_changed(&mut self) {
-        self.estimates.pages.forget_times();
     }
 
     /// What data channel number `channel` must do; `batch` takes the pages.
@@ -187,14 +177,6 @@ impl Source {
         self.held.clear();
     }
 
-    /// Takes the pages out of the coming round that the policy lets wait.
-    fn hold_back(&mut self, now: Instant) {
-        let most = self.policy.hold_back(&self.observe(now, true));
-        self.heat.hold_back(&mut self.pending, &mut self.held, most);
-        self.held_pages = self.held.count().0;
-        self.left -= self.held_pages;
-    }
-
     pub(super) fn begin_round(&mut self, now: Instant, phase: Phase) {
         self.phase = phase;
         self.round += 1;
@@ -216,83 +198,5 @@ impl Source {
             _ if std::mem::take(&mut self.cut_short) => Phase::Stopping,
             _ => Phase::Harvesting,
         };
-    }
-
-    pub(super) fn observe(&self, now: Instant, round_ended: bool) -> Observation {
-        let in_flight = self
-            .channels
-            .iter()
-            .map(|channel| channel.ledger.in_flight().0)
-            .sum();
-        // After a harvest the pages that were held back are among those left.
-        let held_yet = if round_ended { 0 } else { self.held_pages };
-        let (left, in_flight) = (PageCount(self.left + held_yet), ByteCount(in_flight));
-        let link = self.estimates.link.rate();
-        let pages = self.page_costs(now, in_flight);
-        let trip = self.estimates.rehearsal.round_trip().likely();
-        Observation {
-            now,
-            elapsed: now.since(self.marks.began),
-            round: self.round,
-            round_ended,
-            left,
-            held: PageCount(self.held_pages),
-            in_flight,
-            bytes_per_page: pages.bytes(left),
-            round_page_bytes: self.under_way.page_bytes().unwrap_or(PAGE_BYTES as f64),
-            page_time: pages.time(left, &self.estimates.link, trip),
-            link,
-            dirty: self.estimates.dirty(),
-            fixed: self.estimates.rehearsal.costs(self.verify),
-            harvested: self.estimates.last_harvest(),
-            interval: self.estimates.last_interval(),
-            throttled: self.throttle_had.unwrap_or(self.throttle),
-            placed: self.placed_bytes,
-        }
-    }
-
-    /// The blackout if the guest is stopped because of what was `seen`. Within a round it has
-    /// written pages that nobody has harvested.
-    fn forecast_at_stop(&self, now: Instant, seen: Observation) -> Option<BlackoutForecast> {
-        let unseen = match seen.round_ended {
-            true => 0,
-            false => self.estimates.written_since_harvest(now).0,
-        };
-        let all = self.layout.pages().0.saturating_sub(seen.left.0);
-        let left = PageCount(seen.left.0 + unseen.min(all));
-        Forecast::of(&Observation { left, ..seen }).blackout
-    }
-
-    pub(super) fn ask_policy(
-        &mut self,
-        now: Instant,
-        round_ended: bool,
-    ) -> Result<(), MigrationError> {
-        let seen = self.observe(now, round_ended);
-        match self.policy.decide(&seen) {
-            Decision::Continue => Ok(()),
-            Decision::Throttle(share) => {
-                self.throttle_asked = Some(share);
-                Ok(())
-            }
-            decision @ (Decision::Stop | Decision::Force) => {
-                self.forced = decision == Decision::Force;
-                self.forecast = self.forecast_at_stop(now, seen);
-                if round_ended {
-                    self.phase = Phase::Stopping;
-                } else {
-                    // The channels must say that the round is over: what they have not sent of
-                    // it goes into the last one.
-                    self.cut_short = true;
-                }
-                Ok(())
-            }
-            Decision::GiveUp(reason) => {
-                let limit = self.policy.downtime_limit();
-                let remedy = Remedy::of(&self.estimates.curve, &seen, limit);
-                let given_up = Box::new(GivenUp { reason, remedy });
-                Err(MigrationError::NotConverging(given_up))
-            }
-        }
     }
 }

@@ -1,0 +1,298 @@
+//! The source's side of the protocol, without I/O.
+//!
+//! Call order: [`Source::new`] queues the `Hello`; then, until [`SourceStep::Completed`] or
+//! [`SourceStep::Failed`],
+//! - `handle_*` methods take what happened (a message, the time),
+//! - [`poll`](Source::poll) says what the caller must do, and the matching method
+//!   ([`armed`](Source::armed), [`harvested`](Source::harvested), [`stopped`](Source::stopped),
+//!   ...) takes the result,
+//! - each data channel asks [`next_work`](Source::next_work) what to send, and reports it with
+//!   [`sent`](Source::sent),
+//! - [`poll_message`](Source::poll_message) gives messages for the control connection.
+//!
+//! Invariants: a page is in `pending`, in `held` or in a ledger until the target has acknowledged
+//! it ("no page lost": [`undelivered`](Source::undelivered) gives all back); within one round a
+//! page is handed out once; the hand-over needs a [`HandedOver`](super::HandedOver), which
+//! consumes the right to run.
+//!
+//! Cost: seven bits for each page of the guest, three of them for its [heat](super::heat).
+
+mod account;
+mod control;
+mod hand_over;
+mod parts;
+mod policy;
+mod references;
+mod rehearse;
+mod rounds;
+
+pub use parts::{Batch, SentFrame, SourceConfig, SourceStatus, SourceStep, Work};
+pub use references::References;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use self::account::Marks;
+use self::references::Answers;
+use self::rehearse::RoundsUnderWay;
+use super::HEARTBEAT;
+use super::error::MigrationError;
+use super::heat::Heat;
+use super::ledger::Ledger;
+use super::report::PagesSent;
+use super::right::TargetReady;
+use super::stages::SourceStages;
+use super::volume::DataBytes;
+use super::watch::PeerWatch;
+use crate::converge::{BlackoutForecast, Estimates, Policy, Prospect, Share};
+use crate::memory::{Layout, PageBitmap};
+use crate::units::{ByteCount, Instant, Rate};
+use crate::wire::{Encodings, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, VERSION};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Greeting,
+    Arming,
+    Round,
+    Harvesting,
+    /// Nothing is left to send, and it is not time to stop the guest.
+    Resting,
+    Stopping,
+    LastRound,
+    /// All is sent; the target has not said that all is placed.
+    Completing,
+    SavingState,
+    Loading,
+    /// The target is ready; the right to run is still here.
+    Ready,
+    HandedOver,
+    Completed,
+    Failed,
+}
+
+#[derive(Debug, Default)]
+struct Channel {
+    ledger: Ledger,
+    round_ended: bool,
+}
+
+/// The source machine.
+#[derive(Debug)]
+pub struct Source {
+    session: SessionId,
+    frame_pages: u64,
+    verify: bool,
+    layout: Layout,
+    policy: Box<dyn Policy>,
+
+    phase: Phase,
+    round: u32,
+    /// Pages of this round that no channel has taken yet.
+    pending: PageBitmap,
+    /// Pages that wait for a later round, or for the blackout.
+    held: PageBitmap,
+    held_pages: u64,
+    heat: Heat,
+    left: u64,
+    cursor: u64,
+    channels: Vec<Channel>,
+    answers: Answers,
+    under_way: RoundsUnderWay,
+
+    estimates: Estimates,
+    pages: PagesSent,
+    data: DataBytes,
+    stages: SourceStages,
+    page_bytes: ByteCount,
+    state_bytes: ByteCount,
+    forecast: Option<BlackoutForecast>,
+    last_harvest_took: Duration,
+    prospect: Option<Prospect>,
+    prospect_due: Instant,
+    digest_here: Option<u128>,
+    digest_there: Option<u128>,
+    /// Share of its time that the guest is kept from running.
+    throttle: Share,
+    throttle_most: Share,
+    /// A new share that the guest has not been given yet.
+    throttle_asked: Option<Share>,
+    /// What the throttle came to over the last round, if not to `throttle`.
+    throttle_had: Option<Share>,
+    placed_bytes: ByteCount,
+    digest_asked: bool,
+    state_asked: bool,
+    placed_all: bool,
+    target_cpu: Duration,
+    /// Encodings that the target reads.
+    target_reads: Encodings,
+    marks: Marks,
+
+    policy_due: Instant,
+    watch: PeerWatch,
+    /// When the pages under way last became less, or began to be.
+    acked_at: Instant,
+    out: VecDeque<Message>,
+    ready: Option<TargetReady>,
+    /// The policy wants the guest stopped: the round under way ends early.
+    cut_short: bool,
+    /// The guest is stopped although the blackout is known to be too long.
+    forced: bool,
+    /// The target said that it has the guest, although it does not run.
+    kept_by_target: bool,
+    /// Set once, never cleared: from then on this side must not run the guest.
+    handed_over: bool,
+    failure: Option<MigrationError>,
+}
+
+impl Source {
+    /// Begins a migration at `now`: the `Hello` is the first message.
+    pub fn new(config: SourceConfig, now: Instant) -> Self {
+        let hello = Hello {
+            versions: (OLDEST_VERSION, VERSION),
+            session: config.session,
+            channels: config.channels,
+            verify: config.verify,
+            references: config.references,
+            layout: config.layout.clone(),
+            facts: config.facts,
+            needs: config.needs,
+        };
+        let mut source = Self {
+            session: config.session,
+            frame_pages: config.frame_pages.clamp(1, MAX_FRAME_PAGES as u64),
+            verify: config.verify,
+            pending: PageBitmap::new(config.layout.pages()),
+            answers: Answers::new(config.references, config.layout.pages()),
+            held: PageBitmap::new(config.layout.pages()),
+            held_pages: 0,
+            heat: Heat::new(config.layout.pages()),
+            layout: config.layout,
+            policy: config.policy,
+            phase: Phase::Greeting,
+            round: 0,
+            left: 0,
+            cursor: 0,
+            channels: (0..config.channels).map(|_| Channel::default()).collect(),
+            under_way: RoundsUnderWay::default(),
+            estimates: Estimates::default(),
+            pages: PagesSent::default(),
+            data: DataBytes::default(),
+            stages: SourceStages::default(),
+            page_bytes: ByteCount(0),
+            state_bytes: ByteCount(0),
+            forecast: None,
+            last_harvest_took: Duration::ZERO,
+            prospect: None,
+            prospect_due: now,
+            digest_here: None,
+            digest_there: None,
+            throttle: Share::NONE,
+            throttle_most: Share::NONE,
+            throttle_asked: None,
+            throttle_had: None,
+            placed_bytes: ByteCount(0),
+            digest_asked: false,
+            state_asked: false,
+            placed_all: false,
+            target_cpu: Duration::ZERO,
+            target_reads: Encodings::BASIC,
+            marks: Marks {
+                began: now,
+                ..Marks::default()
+            },
+            policy_due: now,
+            watch: PeerWatch::new(now),
+            acked_at: now,
+            out: VecDeque::from([Message::Hello(hello)]),
+            ready: None,
+            cut_short: false,
+            forced: false,
+            kept_by_target: false,
+            handed_over: false,
+            failure: None,
+        };
+        // Behind the greeting: the target answers while it prepares.
+        source.ping(now);
+        source
+    }
+
+    /// What the caller must do next.
+    pub fn poll(&mut self, now: Instant) -> SourceStep {
+        if self.failure.is_some() {
+            return SourceStep::Failed;
+        }
+        if self.phase == Phase::Resting && now >= self.policy_due {
+            self.phase = Phase::Harvesting;
+        }
+        if let Some(share) = self.throttle_asked.take()
+            && matches!(
+                self.phase,
+                Phase::Round | Phase::Harvesting | Phase::Resting
+            )
+        {
+            self.throttle = share;
+            self.throttle_most = self.throttle_most.max(share);
+            return SourceStep::Throttle(share);
+        }
+        match self.phase {
+            Phase::Arming => SourceStep::Arm,
+            Phase::Harvesting => SourceStep::Harvest,
+            Phase::Stopping => SourceStep::StopGuest,
+            // Not while the last pages are sent and placed: that would take the processors from
+            // them, and the target begins when it has them all.
+            Phase::Completing if self.verify && !self.digest_asked && self.all_is_placed() => {
+                self.digest_asked = true;
+                SourceStep::Digest
+            }
+            Phase::SavingState if !self.state_asked => {
+                self.state_asked = true;
+                SourceStep::SaveState
+            }
+            Phase::Ready => match self.ready.take() {
+                Some(ready) => SourceStep::HandOver(ready),
+                None => self.wait(now),
+            },
+            Phase::Completed => SourceStep::Completed,
+            Phase::Failed => SourceStep::Failed,
+            _ => self.wait(now),
+        }
+    }
+
+    fn wait(&self, now: Instant) -> SourceStep {
+        let mut until = now.after(HEARTBEAT / 4);
+        if matches!(self.phase, Phase::Round | Phase::Resting) {
+            until = until.min(self.policy_due);
+        }
+        SourceStep::Wait(until)
+    }
+
+    /// Whether there is nothing more to do.
+    pub fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Completed | Phase::Failed) || self.failure.is_some()
+    }
+
+    /// Whether the target has agreed to take the guest.
+    pub fn is_accepted(&self) -> bool {
+        self.phase != Phase::Greeting
+    }
+
+    /// Encodings of pages that the target reads; the basic ones until it has agreed.
+    pub fn target_reads(&self) -> Encodings {
+        self.target_reads
+    }
+
+    /// Rate at which the target places data, in bytes on the wire; `None` while it is unknown.
+    pub fn link_rate(&self) -> Option<Rate> {
+        self.estimates.link.rate()
+    }
+
+    /// Name of the migration.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// Why it failed, once.
+    pub fn take_failure(&mut self) -> Option<MigrationError> {
+        self.failure.take()
+    }
+}
