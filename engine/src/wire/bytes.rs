@@ -1,4 +1,6 @@
 //! Cursors over byte slices: reads that cannot run over the end, writes of explicit width.
+//!
+//! Nothing is copied but texts, whose length is that of bytes which are there.
 
 use super::WireError;
 
@@ -53,6 +55,18 @@ impl<'a> Cursor<'a> {
         self.array().map(u128::from_le_bytes)
     }
 
+    /// A byte that must be 0 or 1; `what` names it in errors.
+    pub(super) fn boolean(&mut self, what: &'static str) -> Result<bool, WireError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            value => Err(WireError::BadValue {
+                what,
+                value: value.into(),
+            }),
+        }
+    }
+
     /// A text after its 16-bit length.
     pub(super) fn text(&mut self, what: &'static str) -> Result<String, WireError> {
         let length = self.u16()?;
@@ -78,6 +92,15 @@ impl<'a> Cursor<'a> {
                 count,
             }),
         }
+    }
+}
+
+/// Checks that `what`, a count or length, is at most `cap`.
+pub(super) fn cap(what: &'static str, value: u64, cap: u64) -> Result<(), WireError> {
+    if value > cap {
+        Err(WireError::TooLarge { what, value, cap })
+    } else {
+        Ok(())
     }
 }
 

@@ -145,7 +145,10 @@ mod tests {
         fn missing_pages_read_back_as_written(
             runs in prop::collection::vec((0u64..1 << 40, 1u64..300), 1..=MAX_FRAME_PAGES),
         ) {
-            let runs: Vec<_> = runs.into_iter().map(|(at, count)| PageRange::new(at, count)).collect();
+            let runs: Vec<_> = runs
+                .into_iter()
+                .map(|(at, count)| PageRange::new(at, count))
+                .collect();
             prop_assert_eq!(decode_missing(&encode_missing(&runs)), Ok(runs));
         }
 

@@ -228,23 +228,10 @@ impl Message {
             FrameType::Complete => Self::Complete {
                 digest: Some(cursor.u128()?),
             },
-            FrameType::State => {
-                let last = match cursor.u8()? {
-                    0 => false,
-                    1 => true,
-                    value => {
-                        let value = value.into();
-                        return Err(WireError::BadValue {
-                            what: "end of state",
-                            value,
-                        });
-                    }
-                };
-                Self::State(StateChunk {
-                    last,
-                    bytes: cursor.rest().to_vec(),
-                })
-            }
+            FrameType::State => Self::State(StateChunk {
+                last: cursor.boolean("end of state")?,
+                bytes: cursor.rest().to_vec(),
+            }),
             FrameType::Ready => Self::Ready,
             FrameType::HandOver => Self::HandOver,
             FrameType::Settled => Self::Settled,

@@ -70,36 +70,13 @@ impl Frames {
             return false;
         }
         let kind = u16::from_le_bytes([head[0], head[1]]);
-        self.kind = KINDS.into_iter().find(|known| *known as u16 == kind);
+        self.kind = FrameType::from_wire(kind);
         self.body_left = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
         self.body.clear();
         self.lost = self.kind.is_none() || self.body_left > MAX_BODY_BYTES;
         true
     }
 }
-
-const KINDS: [FrameType; 20] = [
-    FrameType::Hello,
-    FrameType::Accept,
-    FrameType::Refuse,
-    FrameType::Join,
-    FrameType::Pages,
-    FrameType::RoundEnd,
-    FrameType::Ack,
-    FrameType::LastRound,
-    FrameType::Complete,
-    FrameType::Catalogue,
-    FrameType::Missing,
-    FrameType::State,
-    FrameType::Ready,
-    FrameType::HandOver,
-    FrameType::Running,
-    FrameType::Reattach,
-    FrameType::Settled,
-    FrameType::Abort,
-    FrameType::Ping,
-    FrameType::Pong,
-];
 
 struct TapWriter {
     inner: Box<dyn Write + Send>,
