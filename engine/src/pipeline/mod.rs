@@ -40,6 +40,7 @@ mod link;
 mod link_watch;
 mod place;
 mod receive;
+mod reception;
 mod referred;
 mod rest;
 mod send;
@@ -63,6 +64,7 @@ pub use guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest, Waker}
 pub use kept::KeptPages;
 pub use link::{Closer, Connection, Gauge, Held, Link, Listener, NoGauge, Reading};
 pub use receive::{ReceiveJob, Received, receive};
+pub use reception::{Reception, TargetWorker};
 pub use send::{SendJob, SendOptions, send};
 pub use shared::{Machine, Shared};
 pub use source_channel::{Packing, SourceChannel};
@@ -70,7 +72,7 @@ pub use source_driver::SourceDriver;
 pub use source_session::{SourceParts, SourceSession, SourceWorker};
 pub use target_channel::TargetChannel;
 pub use target_driver::{TargetDriver, process_cpu};
-pub use target_session::{Reception, TargetSession, TargetWorker};
+pub use target_session::TargetSession;
 
 use crate::codec::CompressSetting;
 use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};

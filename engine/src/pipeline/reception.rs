@@ -1,0 +1,268 @@
+//! Connections that come in to a target: each says what it is for, and is served for that.
+//!
+//! A stranger, and one of another migration, is dropped and does not disturb the migration. At
+//! most [`MAX_CONNECTIONS`] are open at a time, each of which must speak within [`FIRST_FRAME`].
+//! Like the other workers those here never wait: a thread or the simulator steps them.
+
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use super::Step;
+use super::control::ControlReader;
+use super::kept::KeptPages;
+use super::link::{Closer, Connection};
+use super::shared::Shared;
+use super::target_channel::TargetChannel;
+use crate::memory::{ReadPages, WritePages};
+use crate::migration::{MigrationError, Target};
+use crate::units::Instant;
+use crate::wire::{FrameReader, MAX_CHANNELS, Message, ReadOutcome, StateChunk};
+
+/// How long a new connection may take to say what it is.
+const FIRST_FRAME: Duration = Duration::from_secs(10);
+
+/// Most connections at a time: all channels, control, and a few that turn out to be strangers.
+const MAX_CONNECTIONS: usize = MAX_CHANNELS as usize + 8;
+
+/// Takes connections in and finds out what each is for.
+pub struct Reception {
+    shared: Arc<Shared<Target>>,
+    pages: Arc<dyn WritePages>,
+    content: Arc<dyn ReadPages>,
+    kept: Arc<KeptPages>,
+    state: Sender<StateChunk>,
+    /// Of the connections that are open, with their numbers.
+    closers: Mutex<Vec<(u64, Closer)>>,
+    next_number: AtomicU64,
+    /// Whether a source has introduced itself: there is only one.
+    greeted: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl std::fmt::Debug for Reception {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reception").finish_non_exhaustive()
+    }
+}
+
+impl Reception {
+    /// Nothing has come in yet. Pages go to `pages`, device state to `state`.
+    pub(super) fn new(
+        shared: Arc<Shared<Target>>,
+        pages: Arc<dyn WritePages>,
+        content: Arc<dyn ReadPages>,
+        kept: Arc<KeptPages>,
+        state: Sender<StateChunk>,
+    ) -> Self {
+        Self {
+            shared,
+            pages,
+            content,
+            kept,
+            state,
+            closers: Mutex::default(),
+            next_number: AtomicU64::new(0),
+            greeted: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared<Target>> {
+        &self.shared
+    }
+
+    /// Takes a connection in. `None`: there are too many, and it was closed.
+    pub fn take_in(self: &Arc<Self>, connection: Connection) -> Option<TargetWorker> {
+        let Connection { tx, rx, closer, .. } = connection;
+        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let mut closers = self.closers();
+        if closers.len() >= MAX_CONNECTIONS || self.has_ended() {
+            drop(closers);
+            closer.close();
+            return None;
+        }
+        closers.push((number, closer));
+        drop(closers);
+        Some(TargetWorker {
+            reception: Arc::clone(self),
+            number,
+            stage: Stage::New {
+                tx,
+                reader: FrameReader::new(rx),
+                deadline: self.shared.now().after(FIRST_FRAME),
+            },
+        })
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Closes all connections: the workers come to their end.
+    pub fn close(&self) {
+        self.ended.store(true, Ordering::Release);
+        for (_, closer) in self.closers().drain(..) {
+            closer.close();
+        }
+        self.shared.wake();
+    }
+
+    fn leave(&self, number: u64) {
+        let mut closers = self.closers();
+        if let Some(at) = closers.iter().position(|(other, _)| *other == number) {
+            let (_, closer) = closers.swap_remove(at);
+            drop(closers);
+            closer.close();
+        }
+    }
+
+    fn closers(&self) -> MutexGuard<'_, Vec<(u64, Closer)>> {
+        self.closers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_control(
+        &self,
+        tx: Box<dyn Write + Send>,
+        reader: FrameReader<Box<dyn Read + Send>>,
+    ) -> ControlReader<Target> {
+        self.shared.control().connect(tx);
+        ControlReader::new(Arc::clone(&self.shared), reader, self.state.clone())
+    }
+
+    fn control_failed(&self, reader: &ControlReader<Target>, error: MigrationError) {
+        if reader.is_current() {
+            let now = self.shared.now();
+            self.shared.with(|target| target.control_failed(now, error));
+        }
+    }
+}
+
+/// Serves one connection of a target; closes it when dropped, unless the migration has failed:
+/// then the coordinator still has to say why, and closes all of them.
+#[derive(Debug)]
+pub struct TargetWorker {
+    reception: Arc<Reception>,
+    number: u64,
+    stage: Stage,
+}
+
+enum Stage {
+    /// It has not said what it is for.
+    New {
+        tx: Box<dyn Write + Send>,
+        reader: FrameReader<Box<dyn Read + Send>>,
+        deadline: Instant,
+    },
+    Control(ControlReader<Target>),
+    Data(Box<TargetChannel>),
+    Over,
+}
+
+impl std::fmt::Debug for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::New { .. } => "New",
+            Self::Control(_) => "Control",
+            Self::Data(_) => "Data",
+            Self::Over => "Over",
+        })
+    }
+}
+
+impl TargetWorker {
+    /// Does one thing. What goes wrong ends the migration if it must, and the worker is done.
+    pub fn step(&mut self) -> Step {
+        if self.reception.has_ended() {
+            return Step::Done;
+        }
+        match &mut self.stage {
+            Stage::New { reader, .. } => match reader.read() {
+                Ok(ReadOutcome::Frame(header)) => {
+                    let message = Message::decode(header.kind, reader.body());
+                    message.map_or(Step::Done, |message| self.introduced(message))
+                }
+                Ok(ReadOutcome::Pending) => self.wait_for_first(),
+                // A stranger is dropped and does not disturb the migration.
+                Err(_) => Step::Done,
+            },
+            Stage::Control(reader) => match reader.step() {
+                Ok(step) => step,
+                Err(error) => {
+                    self.reception.control_failed(reader, error);
+                    Step::Done
+                }
+            },
+            Stage::Data(channel) => channel.step().unwrap_or_else(|error| {
+                channel.shared().fail(error);
+                Step::Done
+            }),
+            Stage::Over => Step::Done,
+        }
+    }
+
+    fn wait_for_first(&self) -> Step {
+        match &self.stage {
+            Stage::New { deadline, .. } if self.reception.shared.now() < *deadline => Step::Quiet,
+            _ => Step::Done,
+        }
+    }
+
+    /// The first message says what the connection is for.
+    fn introduced(&mut self, message: Message) -> Step {
+        let Stage::New { tx, reader, .. } = std::mem::replace(&mut self.stage, Stage::Over) else {
+            return Step::Done;
+        };
+        let (reception, shared) = (&self.reception, &self.reception.shared);
+        match message {
+            Message::Hello(_) if !reception.greeted.swap(true, Ordering::AcqRel) => {
+                let mut control = reception.read_control(tx, reader);
+                if let Err(error) = control.take(message) {
+                    reception.control_failed(&control, error);
+                    return Step::Done;
+                }
+                self.stage = Stage::Control(control);
+            }
+            Message::Reattach(id) if shared.look(|target| target.accepts_reattach(id)) => {
+                let control = reception.read_control(tx, reader);
+                let now = shared.now();
+                shared.with(|target| target.reattached(now));
+                if let Err(source) = shared.flush_messages() {
+                    let what = "the control connection was lost";
+                    reception.control_failed(&control, MigrationError::Link { what, source });
+                    return Step::Done;
+                }
+                self.stage = Stage::Control(control);
+            }
+            // One of another migration is a stranger.
+            Message::Join(join) if shared.look(|target| target.is_session(join.session)) => {
+                if let Err(error) = shared.with(|target| target.join(join.channel)) {
+                    shared.fail(error);
+                    return Step::Done;
+                }
+                self.stage = Stage::Data(Box::new(TargetChannel::new(
+                    Arc::clone(shared),
+                    Arc::clone(&reception.pages),
+                    Arc::clone(&reception.content),
+                    Arc::clone(&reception.kept),
+                    join.channel,
+                    reader,
+                )));
+            }
+            _ => return Step::Done,
+        }
+        Step::Worked
+    }
+}
+
+impl Drop for TargetWorker {
+    fn drop(&mut self) {
+        if !self.reception.shared.look(Target::is_over) {
+            self.reception.leave(self.number);
+        }
+    }
+}
