@@ -1,0 +1,242 @@
+//! A recorded migration: what a policy saw, and what it decided.
+//!
+//! The text form is one line per decision, `key=value` separated by spaces, after the line
+//! `pagelift-trace 1 pages=N`. Unknown keys are skipped, so that later versions may add some, and
+//! those that versions before did not write are optional: `held`, `round_page_bytes` (bytes on the
+//! wire of a page of the round that ended), `fixed_low_us` and `fixed_high_us` (around `fixed_us`),
+//! `page_ns` and `page_sigma` (time of a page that is sent again, and its uncertainty).
+//! Decisions within a round are recorded only if they change something, or if a user has changed
+//! the limits: the line of a decision that was the first one under new limits has them as well.
+
+mod recorded;
+#[cfg(test)]
+mod tests;
+
+pub use recorded::Recorded;
+
+use std::fmt;
+use std::time::Duration;
+
+use super::span::Span;
+use super::{Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Share};
+use crate::units::{ByteCount, Instant, PageCount, Rate};
+
+/// First words of a trace.
+const MAGIC: &str = "pagelift-trace 1";
+
+/// A decision, and what it was made on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// What the policy saw.
+    pub seen: Observation,
+    /// What it decided.
+    pub decision: Decision,
+    /// The limits that it was made under, if it was the first one under them.
+    pub limits: Option<Limits>,
+}
+
+/// All decisions of a migration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// Pages of the first round.
+    pub first_pages: PageCount,
+    /// The decisions, in order.
+    pub records: Vec<Record>,
+}
+
+/// Why a text is no trace.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TraceError {
+    /// The first line is not that of a trace.
+    #[error("this is no trace: the first line must be {MAGIC:?} and pages=N")]
+    NotATrace,
+    /// A line lacks a key, or its value is no number.
+    #[error("line {line}: {key} is missing or no number")]
+    BadLine {
+        /// Number of the line, from 1.
+        line: usize,
+        /// The key.
+        key: &'static str,
+    },
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seen = &self.seen;
+        let fixed = seen.fixed.total();
+        let word = match &self.decision {
+            Decision::Continue => "continue",
+            Decision::Throttle(_) => "throttle",
+            Decision::Stop => "stop",
+            Decision::Force => "force",
+            Decision::GiveUp(_) => "give-up",
+        };
+        write!(
+            f,
+            "now_us={} elapsed_us={} round={} ended={} left={} held={} in_flight={} \
+             page_bytes={:.3} link={} dirty={} fixed_us={} harvested={} interval_us={} throttled={} placed={} \
+             round_page_bytes={:.3} fixed_low_us={} fixed_high_us={}",
+            seen.now.0 / 1000,
+            seen.elapsed.as_micros(),
+            seen.round,
+            u8::from(seen.round_ended),
+            seen.left.0,
+            seen.held.0,
+            seen.in_flight.0,
+            seen.bytes_per_page,
+            seen.link.map_or(0, |rate| rate.0),
+            seen.dirty.map_or(0, |rate| rate.0),
+            fixed.likely().as_micros(),
+            seen.harvested.0,
+            seen.interval.as_micros(),
+            seen.throttled.as_permille(),
+            seen.placed.0,
+            seen.round_page_bytes,
+            fixed.low().as_micros(),
+            fixed.high().as_micros(),
+        )?;
+        if let Some(page) = seen.page_time {
+            let ns = page.seconds * 1e9;
+            write!(f, " page_ns={ns:.3} page_sigma={:.4}", page.sigma)?;
+        }
+        write!(f, " decision={word}")?;
+        if let Decision::Throttle(share) = self.decision {
+            write!(f, " share={}", share.as_permille())?;
+        }
+        match &self.limits {
+            Some(limits) => write!(f, " {limits}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{MAGIC} pages={}", self.first_pages.0)?;
+        self.records
+            .iter()
+            .try_for_each(|record| writeln!(f, "{record}"))
+    }
+}
+
+impl Trace {
+    /// The first line of a trace whose first round has `pages` pages.
+    pub fn header(pages: PageCount) -> String {
+        format!("{MAGIC} pages={}", pages.0)
+    }
+
+    /// Reads a trace.
+    ///
+    /// A decision to give up is read without its reason.
+    ///
+    /// # Errors
+    /// Names the first line that is not one of a trace.
+    pub fn parse(text: &str) -> Result<Self, TraceError> {
+        let mut lines = (1..).zip(text.lines());
+        let (_, first) = lines.next().ok_or(TraceError::NotATrace)?;
+        let pages = first
+            .strip_prefix(MAGIC)
+            .and_then(|rest| rest.trim().strip_prefix("pages="));
+        let pages = pages
+            .and_then(|pages| pages.parse().ok())
+            .ok_or(TraceError::NotATrace)?;
+        let records = lines
+            .filter(|(_, text)| !text.trim().is_empty())
+            .map(|(line, text)| parse_record(line, text))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            first_pages: PageCount(pages),
+            records,
+        })
+    }
+}
+
+/// Reads the record in line number `line`.
+fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
+    let value = |key: &'static str| {
+        let found = text
+            .split(' ')
+            .find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        found.ok_or(TraceError::BadLine { line, key })
+    };
+    let number = |key: &'static str| {
+        value(key)?
+            .parse::<u64>()
+            .map_err(|_| TraceError::BadLine { line, key })
+    };
+    let narrow = |key: &'static str| {
+        u32::try_from(number(key)?).map_err(|_| TraceError::BadLine { line, key })
+    };
+    let share = |key: &'static str| {
+        Ok(Share::permille(
+            u16::try_from(number(key)?.min(1000)).unwrap_or(1000),
+        ))
+    };
+    let rate = |key: &'static str| Ok(Some(Rate(number(key)?)).filter(|rate| rate.0 > 0));
+    let decimal = |key: &'static str| {
+        let number = value(key)?.parse::<f64>().ok();
+        number
+            .filter(|number| number.is_finite())
+            .ok_or(TraceError::BadLine { line, key })
+    };
+    let now_us = number("now_us")?;
+    let elapsed_us = number("elapsed_us")?;
+    let page_bytes = decimal("page_bytes")?;
+    let fixed_us = number("fixed_us")?;
+    // What older traces do not say.
+    let fixed = Span::new(
+        Duration::from_micros(number("fixed_low_us").unwrap_or(fixed_us)),
+        Duration::from_micros(fixed_us),
+        Duration::from_micros(number("fixed_high_us").unwrap_or(fixed_us)),
+    );
+    let page_time = match (decimal("page_ns"), decimal("page_sigma")) {
+        (Ok(ns), Ok(sigma)) => Some(PageTime {
+            seconds: ns / 1e9,
+            sigma,
+        }),
+        _ => None,
+    };
+    let seen = Observation {
+        now: Instant(now_us.saturating_mul(1000)),
+        elapsed: Duration::from_micros(elapsed_us),
+        round: narrow("round")?,
+        round_ended: number("ended")? == 1,
+        left: PageCount(number("left")?),
+        held: PageCount(number("held").unwrap_or(0)),
+        in_flight: ByteCount(number("in_flight")?),
+        bytes_per_page: page_bytes,
+        round_page_bytes: decimal("round_page_bytes").unwrap_or(page_bytes),
+        page_time,
+        link: rate("link")?,
+        dirty: rate("dirty")?,
+        fixed: FixedCosts::lump(fixed),
+        harvested: PageCount(number("harvested")?),
+        interval: Duration::from_micros(number("interval_us")?),
+        throttled: share("throttled")?,
+        placed: ByteCount(number("placed")?),
+    };
+    let decision = match value("decision")? {
+        "throttle" => Decision::Throttle(share("share")?),
+        "stop" => Decision::Stop,
+        "force" => Decision::Force,
+        "give-up" => Decision::GiveUp(GiveUp::TimedOut {
+            limit_s: seen.elapsed.as_secs_f64(),
+            left: seen.left.bytes(),
+            dirty: seen.dirty.unwrap_or(Rate(0)),
+            link: seen.link.unwrap_or(Rate(0)),
+        }),
+        _ => Decision::Continue,
+    };
+    let limits = match value("policy") {
+        Ok(_) => {
+            let limits = Limits::from_values(|key| value(key).ok());
+            Some(limits.map_err(|key| TraceError::BadLine { line, key })?)
+        }
+        Err(_) => None,
+    };
+    Ok(Record {
+        seen,
+        decision,
+        limits,
+    })
+}
