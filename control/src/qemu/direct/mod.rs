@@ -49,6 +49,7 @@ use pagelift_engine::memory::{FileMemory, Layout, LayoutError, MemoryError, Regi
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount};
 use pagelift_engine::wire::Fact;
 
+use super::Refusal;
 use super::inspect::{Guest, RamBlock};
 
 /// First byte of the device state: this version of what follows.
@@ -114,6 +115,15 @@ pub enum OpenMemoryError {
     Io(#[from] std::io::Error),
 }
 
+/// The refusals, one a line, for the end of a message.
+fn list(refusals: &[Refusal]) -> String {
+    refusals
+        .iter()
+        .map(|refusal| format!("\n  - {refusal}"))
+        .collect()
+}
+
+/// What must be equal on both sides.
 fn facts(guest: &Guest) -> Vec<Fact> {
     guest
         .facts()

@@ -11,7 +11,7 @@ use pagelift_engine::pipeline::{GuestError, Parts, StateSender, TargetGuest};
 use pagelift_engine::wire::{Fact, StateChunk};
 
 use super::watch::ProcessWatch;
-use super::{OpenMemoryError, Preamble, facts, open_memory};
+use super::{OpenMemoryError, Preamble, facts, list, open_memory};
 use crate::qemu::migration::STEP_LIMIT;
 use crate::qemu::return_path::Shut;
 use crate::qemu::target::{HeldTarget, LoadedTarget, LoadingTarget, RunningTarget, TargetQemu};
@@ -22,10 +22,7 @@ use crate::qmp::{Address, QmpError, Timestamp};
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// It is not set up for one.
-    #[error(
-        "this QEMU cannot take a guest:{}",
-        .0.iter().map(|refusal| format!("\n  - {refusal}")).collect::<String>()
-    )]
+    #[error("this QEMU cannot take a guest:{}", list(.0))]
     Refused(Vec<Refusal>),
     /// QEMU did not do what was asked.
     #[error(transparent)]

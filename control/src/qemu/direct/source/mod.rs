@@ -1,107 +1,37 @@
 //! The source's half of direct mode.
+//!
+//! Invariants: QEMU's step is a value that each call takes and replaces, so that a guest which was
+//! handed over cannot be cancelled, nor one be handed over that was never stopped; a throttle is
+//! renewed well before its lease ends, and let go of once the guest stands still.
 
-use std::io::Write;
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+mod prepare;
+mod relay;
+
+pub use prepare::{Prepared, SourceError, SourceOptions};
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use pagelift_engine::converge::{GuestCosts, Share};
-use pagelift_engine::dirty::{DirtyError, PagemapTracker, TrackedRange};
-use pagelift_engine::memory::FileMemory;
 use pagelift_engine::migration::RunRight;
 use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest};
-use pagelift_engine::sys::{PagemapScan, Userfaultfd};
-use pagelift_engine::wire::Fact;
-use rustix::process::Pid;
 
+use self::relay::Relay;
 use super::disk_errors::DiskErrors;
 use super::rehearse;
 use super::vcpus::{Throttled, Vcpus};
 use super::watch::ProcessWatch;
-use super::{OpenMemoryError, Preamble, facts, open_memory};
-use crate::agent_client::{AgentClient, AgentError};
-use crate::qemu::inspect::{RamBlock, run_state};
+use crate::agent_client::AgentClient;
+use crate::qemu::inspect::run_state;
 use crate::qemu::migration::{self, STEP_LIMIT};
-use crate::qemu::source::{
-    CommitError, HandedOver, HandingOver, PausedSource, PreparedSource, SourceQemu,
-};
-use crate::qemu::{MigrationError, Refusal, preflight, relay, vcpu_threads};
-use crate::qmp::{Address, Qmp, QmpError, Timestamp};
+use crate::qemu::source::{CommitError, HandedOver, HandingOver, PausedSource, PreparedSource};
+use crate::qmp::{Qmp, Timestamp};
 use crate::throttle::{AgentThrottle, Permille, Shares, Throttle, ThrottlePlan};
 
 /// How long a throttle holds that is not renewed: that of a pagelift that hangs. One that is
 /// killed releases the guest at once.
 const THROTTLE_LEASE: Duration = Duration::from_millis(600);
-
-/// Which guest is to leave.
-#[derive(Clone, Debug)]
-pub struct SourceOptions {
-    /// QEMU's monitor.
-    pub qmp: Address,
-    /// Whether the guest is to stay when a disk of it fails and QEMU stops it for that.
-    pub abort_on_error: bool,
-    /// Whether to make disks that bypass the host's page cache go through it meanwhile; a guest
-    /// with such disks is refused otherwise.
-    pub buffer_disks: bool,
-}
-
-/// Why a guest cannot leave. It runs on.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// It cannot be moved safely.
-    #[error("this guest cannot be moved:{}", list(.0))]
-    Refused(Vec<Refusal>),
-    /// There is no way to see what it writes.
-    #[error("{0}")]
-    NoAgent(#[from] AgentError),
-    /// The kernel cannot track it.
-    #[error("dirty tracking: {0}")]
-    Dirty(#[from] DirtyError),
-    /// QEMU did not do what was asked.
-    #[error(transparent)]
-    Qemu(#[from] MigrationError),
-    /// Its RAM cannot be opened.
-    #[error(transparent)]
-    Memory(#[from] OpenMemoryError),
-    /// It went away.
-    #[error("QEMU: {0}")]
-    Gone(std::io::Error),
-    /// The monitor is no unix socket.
-    #[error(
-        "the monitor {0} is not a unix socket; descriptors must be passed over it: give QEMU \
-         -qmp unix:PATH,server=on,wait=off and name that path"
-    )]
-    NotUnix(Address),
-}
-
-fn list(refusals: &[Refusal]) -> String {
-    refusals
-        .iter()
-        .map(|refusal| format!("\n  - {refusal}"))
-        .collect()
-}
-
-impl From<QmpError> for SourceError {
-    fn from(error: QmpError) -> Self {
-        Self::Qemu(error.into())
-    }
-}
-
-/// A guest that can leave, with all that the engine needs.
-#[derive(Debug)]
-pub struct Prepared {
-    /// Its RAM.
-    pub memory: Arc<FileMemory>,
-    /// What it writes.
-    pub tracker: PagemapTracker,
-    /// The guest.
-    pub guest: DirectSource,
-    /// What must be equal on both sides.
-    pub facts: Vec<Fact>,
-}
 
 /// The guest on the source.
 #[derive(Debug)]
@@ -134,69 +64,6 @@ enum Step {
 }
 
 impl DirectSource {
-    /// Looks at the guest, refuses what could not end well, and prepares the rest. Nothing of
-    /// the guest is changed but QEMU's migration settings and, if asked for, the way of its disks,
-    /// which are put back at the end.
-    ///
-    /// # Errors
-    /// Says why the guest cannot leave, and what would help.
-    pub fn prepare(options: &SourceOptions) -> Result<Prepared, SourceError> {
-        let Address::Unix(path) = &options.qmp else {
-            return Err(SourceError::NotUnix(options.qmp.clone()));
-        };
-        // The agent opens it by this name, from wherever QEMU was started.
-        let qmp_path = std::path::absolute(path).map_err(SourceError::Gone)?;
-        PagemapScan::probe().map_err(DirtyError::from)?;
-        let source = SourceQemu::connect(&options.qmp)?;
-        // Before the state is looked at: a guest that a disk has stopped already is refused.
-        let disk_errors = options
-            .abort_on_error
-            .then(|| DiskErrors::new(source.qmp()));
-        let guest = source.guest();
-        let refusals = preflight::source(source.qmp(), guest, options.buffer_disks)?;
-        if !refusals.is_empty() {
-            return Err(SourceError::Refused(refusals));
-        }
-        let watch = ProcessWatch::new(guest.pid).map_err(SourceError::Gone)?;
-        let blocks = guest.open_ram().map_err(MigrationError::from)?;
-        let memory = Arc::new(open_memory(&blocks)?);
-        let facts = facts(guest);
-        let mut agent = AgentClient::connect(guest.pid)?;
-        agent.hello()?;
-        let tracker = tracker(&mut agent, &blocks)?;
-        let qmp = source.qmp().clone();
-        let vcpus = vcpu_threads(&qmp)?;
-        let planned = source.plan(options.buffer_disks)?;
-        // Before anything is changed, so that a sender that is killed at any moment leaves QEMU's
-        // settings and disks as they were.
-        agent.set_will(&qmp_path, &planned.will())?;
-        let prepared = planned.prepare().inspect_err(|_| {
-            // All is as it was; the will would only keep the monitor busy for a moment.
-            let _ = agent.clear_will();
-        })?;
-        let agent = Arc::new(Mutex::new(agent));
-        let guest = Self {
-            qmp,
-            qmp_path,
-            vcpus: Vcpus::new(watch.pid(), vcpus.clone()),
-            throttle: AgentThrottle::new(Arc::clone(&agent), vcpus, THROTTLE_LEASE),
-            throttled: None,
-            agent,
-            watch,
-            disk_errors,
-            step: Step::Prepared(prepared),
-            was_running: false,
-            parts: None,
-            relay: None,
-        };
-        Ok(Prepared {
-            memory,
-            tracker,
-            guest,
-            facts,
-        })
-    }
-
     /// When QEMU stopped the guest for a hand-over that was committed.
     pub fn stopped_at(&self) -> Option<Timestamp> {
         match &self.step {
@@ -397,96 +264,10 @@ impl SourceGuest for DirectSource {
     }
 }
 
-/// Tracks what QEMU's process writes to its RAM.
-fn tracker(agent: &mut AgentClient, blocks: &[RamBlock]) -> Result<PagemapTracker, SourceError> {
-    let lent = agent.userfaultfd()?;
-    let uffd = Userfaultfd::from_fd(lent.fd);
-    uffd.enable_async_write_protect()
-        .map_err(DirtyError::from)?;
-    let mut first = 0;
-    let ranges = blocks
-        .iter()
-        .map(|block| {
-            let pages = block.bytes / pagelift_engine::units::PAGE_BYTES as u64;
-            let range = pagelift_engine::units::PageRange::new(first, pages);
-            first += pages;
-            TrackedRange {
-                address: block.address,
-                range,
-            }
-        })
-        .collect();
-    let pid = i32::try_from(agent.pid()).ok().and_then(Pid::from_raw);
-    Ok(PagemapTracker::new(pid, uffd, ranges)?)
-}
-
 fn lock(agent: &Mutex<AgentClient>) -> MutexGuard<'_, AgentClient> {
     agent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> GuestError {
     GuestError(format!("{what}: {error}"))
-}
-
-/// The two threads that pass QEMU's stream on, and its answers back.
-#[derive(Debug)]
-struct Relay {
-    stream: UnixStream,
-    threads: [JoinHandle<()>; 2],
-}
-
-impl Relay {
-    fn start(stream: UnixStream, parts: Parts, run: bool) -> std::io::Result<Self> {
-        let Parts {
-            state,
-            incoming,
-            waker: _,
-        } = parts;
-        state.send(&Preamble { run }.encode(), false)?;
-        let (from, mut answers) = (stream.try_clone()?, stream.try_clone()?);
-        let down = std::thread::Builder::new()
-            .name("pagelift-qemu".into())
-            .spawn(move || {
-                // A broken connection ends the migration elsewhere; QEMU is then told to cancel. It
-                // can only hear that if it need not wait here, with its big lock held.
-                if relay::downstream(&from, StateWriter(state)).is_err() {
-                    let _already_closed = from.shutdown(Shutdown::Both);
-                }
-            })?;
-        let up = std::thread::Builder::new()
-            .name("pagelift-reply".into())
-            .spawn(move || {
-                for chunk in incoming {
-                    if answers.write_all(&chunk.bytes).is_err() {
-                        return;
-                    }
-                }
-            })?;
-        Ok(Self {
-            stream,
-            threads: [down, up],
-        })
-    }
-
-    /// Ends the passing on. The second thread goes when the engine's queue does.
-    fn end(self) {
-        // Our end may be closed already.
-        let _ = self.stream.shutdown(Shutdown::Both);
-        let [down, _up] = self.threads;
-        let _ = down.join();
-    }
-}
-
-/// The engine's device state as a byte stream.
-struct StateWriter(pagelift_engine::pipeline::StateSender);
-
-impl Write for StateWriter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.send(bytes, false)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
