@@ -44,7 +44,12 @@ pub struct DemoOptions {
     #[arg(long, value_name = "BYTES", default_value_t = 8)]
     pub write_size: usize,
     /// vCPUs of the guest
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 2,
+        value_parser = clap::value_parser!(u32).range(1..=64),
+    )]
     pub vcpus: u32,
     /// Seed of everything that looks random
     #[arg(long, value_name = "N", default_value_t = 1)]

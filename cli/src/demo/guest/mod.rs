@@ -1,23 +1,19 @@
 //! The demo's guest: shared memory, and threads that write it as vCPUs would.
+//!
+//! Invariant: after [`Guest::stop`] no vCPU writes until [`Guest::run`]; a vCPU counts each write
+//! after it is in memory, so the memory follows from the counts.
 
-#![allow(
-    unsafe_code,
-    reason = "the vCPUs write a shared mapping, as a guest does"
-)]
+mod memory;
 
-use std::fs::File;
-use std::ptr::NonNull;
+pub use memory::GuestMemory;
+
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
 use pagelift_engine::converge::Share;
-use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
-use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, Rate};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use pagelift_engine::units::{PAGE_BYTES, Rate};
 
 use super::pattern::Script;
 
@@ -26,106 +22,6 @@ pub const THROTTLE_PERIOD: Duration = Duration::from_millis(10);
 
 /// How long a vCPU runs between two looks at the time.
 const QUANTUM: Duration = Duration::from_millis(1);
-
-/// Memory in a memfd, mapped once into this process.
-#[derive(Debug)]
-pub struct GuestMemory {
-    file: File,
-    start: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: the mapping is shared memory that any thread may write; all accesses are volatile, and
-// no reference to its content is ever made.
-unsafe impl Send for GuestMemory {}
-// SAFETY: as for `Send`.
-unsafe impl Sync for GuestMemory {}
-
-impl GuestMemory {
-    /// Fresh memory of `pages` pages, all zero.
-    ///
-    /// # Errors
-    /// When the kernel has none.
-    pub fn new(pages: u64) -> Result<Self> {
-        let bytes = usize::try_from(pages)? * PAGE_BYTES;
-        let fd = memfd_create(c"pagelift-demo", MemfdFlags::CLOEXEC).context("memfd_create")?;
-        ftruncate(&fd, bytes as u64).context("sizing the guest's memory")?;
-        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
-        let start = unsafe {
-            let protection = ProtFlags::READ | ProtFlags::WRITE;
-            mmap(
-                std::ptr::null_mut(),
-                bytes,
-                protection,
-                MapFlags::SHARED,
-                &fd,
-                0,
-            )
-        };
-        let start = start.context("mapping the guest's memory")?;
-        let start = NonNull::new(start.cast()).context("the kernel mapped page zero")?;
-        Ok(Self {
-            file: fd.into(),
-            start,
-            bytes,
-        })
-    }
-
-    /// Where the mapping begins in this process.
-    pub fn address(&self) -> u64 {
-        self.start.as_ptr() as u64
-    }
-
-    /// The engine's view of the memory.
-    ///
-    /// # Errors
-    /// When the file cannot be used.
-    pub fn view(&self) -> Result<FileMemory> {
-        let region = Region {
-            name: "ram".into(),
-            pages: PageCount((self.bytes / PAGE_BYTES) as u64),
-            backing_page: ByteCount(PAGE_BYTES as u64),
-        };
-        let file = RegionFile {
-            file: self.file.try_clone()?,
-            offset: 0,
-        };
-        Ok(FileMemory::new(Layout::new(vec![region])?, vec![file])?)
-    }
-
-    /// Writes words at byte `offset` of `page`, as a guest's store instructions would.
-    fn store(&self, page: u64, offset: usize, words: impl Iterator<Item = u64>) {
-        let at = page as usize * PAGE_BYTES + offset;
-        for (index, word) in words.enumerate() {
-            let byte = at + index * 8;
-            assert!(byte + 8 <= self.bytes, "a write within the guest's memory");
-            // SAFETY: within the mapping, which lives as long as `self`; 8-byte aligned, since
-            // the mapping, the page and the offset are. Volatile: the engine reads it meanwhile.
-            unsafe {
-                self.start
-                    .as_ptr()
-                    .add(byte)
-                    .cast::<u64>()
-                    .write_volatile(word);
-            };
-        }
-    }
-
-    /// Gives every page its content of the start.
-    pub fn fill(&self, script: &Script) {
-        for page in 0..script.filled_pages {
-            self.store(page, 0, script.initial_words(page));
-        }
-    }
-}
-
-impl Drop for GuestMemory {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours, and the vCPUs hold a reference to `self` while they run.
-        // A failure would leave it mapped until the process ends.
-        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.bytes) };
-    }
-}
 
 /// What the vCPUs share.
 #[derive(Debug)]
@@ -238,6 +134,17 @@ impl Guest {
                 .unwrap_or_else(PoisonError::into_inner);
         }
     }
+
+    fn wake(&self) {
+        // Under the lock, so that a vCPU that is about to park sees it.
+        drop(
+            self.board
+                .parked
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        self.board.changed.notify_all();
+    }
 }
 
 impl Drop for Guest {
@@ -249,19 +156,6 @@ impl Drop for Guest {
             // A vCPU that panicked has said so; the checks find what it did not write.
             let _ = thread.join();
         }
-    }
-}
-
-impl Guest {
-    fn wake(&self) {
-        // Under the lock, so that a vCPU that is about to park sees it.
-        drop(
-            self.board
-                .parked
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        self.board.changed.notify_all();
     }
 }
 

@@ -1,0 +1,173 @@
+//! `pagelift-receive`: a guest comes to a QEMU that waits for it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Parser;
+use pagelift_control::qemu::direct::DirectTarget;
+use pagelift_control::qmp::Address;
+use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages, WritePages};
+use pagelift_engine::migration::{DOUBT, GuestLocation, MigrationError};
+use pagelift_engine::pipeline::{
+    CancelToken, KeptPages, ReceiveJob, Received, memory_budget, process_cpu, receive,
+};
+use pagelift_engine::units::{ByteCount, PageCount};
+use pagelift_engine::wire::MAX_CHANNELS;
+use pagelift_transports::Endpoint;
+use pagelift_transports::tcp::TcpServer;
+use serde_json::{Value, json};
+
+use super::Output;
+use crate::exit::{self, ExitCode};
+use crate::options::random_number;
+use crate::own_memory::own_memory_bytes;
+use crate::progress::Progress;
+use crate::report::Side;
+use crate::stages;
+use crate::stop_at::{StopAt, Stopping};
+
+/// Waits for a guest and lets it go on in a QEMU that was started with `-incoming defer`.
+#[derive(Debug, Parser)]
+#[command(name = "pagelift-receive", version)]
+pub struct ReceiveCommand {
+    /// QEMU's monitor: the path of a -qmp unix socket that nobody else uses
+    #[arg(long, value_name = "PATH")]
+    qmp: Address,
+    /// Where to wait for the source: tcp://HOST:PORT; port 0 picks one, which is printed
+    #[arg(long, value_name = "URI")]
+    listen: Endpoint,
+    /// A file with pages that the guest may have: its memory as it was left here by its last
+    /// visit, or an image; what is in it need not be sent. Can be given several times
+    #[arg(long, value_name = "PATH")]
+    have: Vec<PathBuf>,
+    /// What to print
+    #[command(flatten)]
+    output: Output,
+}
+
+impl ReceiveCommand {
+    /// Takes a guest.
+    ///
+    /// # Errors
+    /// As [`SendCommand::run`].
+    pub fn run(self) -> Result<ExitCode> {
+        let cancel = exit::cancel_on_signal()?;
+        let stop_at = StopAt::from_env()?;
+        let kept = match KeptPages::open(&self.have, random_number()) {
+            Ok(kept) => kept,
+            Err(error) => return Ok(self.unusable(error)),
+        };
+        let Endpoint::Tcp { host, port } = &self.listen;
+        let server = match TcpServer::bind(host, *port) {
+            Ok(server) => server,
+            Err(error) => {
+                return Ok(self
+                    .output
+                    .no_link("cannot listen", &self.listen, error, Side::Target));
+            }
+        };
+        let mut prepared = match DirectTarget::prepare(&self.qmp) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let error = MigrationError::Guest(error.to_string());
+                return Ok(self.output.not_started(error, Side::Target));
+            }
+        };
+        let memory = prepared.memory;
+        if let Err(error) = self.check_have(&memory) {
+            return Ok(self.unusable(error));
+        }
+        let progress = Progress::new(self.output.quiet);
+        progress.say(&format!(
+            "waiting on tcp://{} for a guest of {} of RAM; at most {} of memory for the migration",
+            server.local_addr()?,
+            WritePages::layout(&*memory).pages().bytes(),
+            ByteCount(
+                memory_budget(WritePages::layout(&*memory), MAX_CHANNELS).0 + kept.footprint().0
+            ),
+        ));
+        if kept.pages() > PageCount(0) {
+            let what = kept.pages().bytes();
+            progress.say(&format!("{what} of pages are here already"));
+        }
+        let (mut peak, mut source_lost) = (0, false);
+        let result = receive(ReceiveJob {
+            listener: &server,
+            pages: Arc::clone(&memory) as Arc<dyn WritePages>,
+            content: memory as Arc<dyn ReadPages>,
+            guest: &mut Stopping {
+                guest: &mut prepared.guest,
+                at: &stop_at,
+            },
+            facts: prepared.facts,
+            kept,
+            cancel: CancelToken::clone(&cancel),
+            progress: &mut |status| {
+                peak = peak.max(own_memory_bytes());
+                if status.source_lost && !std::mem::replace(&mut source_lost, true) {
+                    progress.say(&format!(
+                        "the source is lost during the hand-over; waiting up to {} s for it to \
+                         ask again",
+                        DOUBT.as_secs()
+                    ));
+                }
+                source_lost = status.source_lost;
+            },
+        });
+        prepared.guest.finish();
+        Ok(match result {
+            Ok(received) => {
+                let object = received_json(&received, peak);
+                if self.output.json {
+                    println!("{object}");
+                } else {
+                    println!(
+                        "completed: the guest is here, {} received\n{}",
+                        received.status.received,
+                        stages::target_text(&received.status.stages)
+                    );
+                }
+                ExitCode::Completed
+            }
+            Err(failure) => self.output.failed(&failure, Side::Target, None),
+        })
+    }
+
+    /// The guest's memory is cleared before it comes: it has nothing to give.
+    fn check_have(&self, memory: &FileMemory) -> Result<(), MemoryError> {
+        for path in &self.have {
+            if std::fs::metadata(path).is_ok_and(|file| memory.is_in(&file)) {
+                return Err(MemoryError::Io {
+                    action: "use",
+                    region: path.display().to_string(),
+                    offset: 0,
+                    source: std::io::Error::other(
+                        "it is the memory of the QEMU that waits here; keep the old file under \
+                         another name, let QEMU have a new one, and name the old one",
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A file cannot be used; nothing was started.
+    fn unusable(&self, error: MemoryError) -> ExitCode {
+        self.output.not_started(error.into(), Side::Target)
+    }
+}
+
+/// The target's report.
+fn received_json(received: &Received, memory_peak_bytes: u64) -> Value {
+    json!({
+        "outcome": "completed",
+        "vm_location": GuestLocation::Target.name(),
+        "wire_bytes": received.status.received.0,
+        "stages": stages::target_json(&received.status.stages),
+        "cpu_s": { "target": process_cpu().as_secs_f64() },
+        "memory_bytes": { "peak": memory_peak_bytes },
+        "verified": received.verified,
+        "error": null,
+    })
+}

@@ -1,0 +1,166 @@
+//! `pagelift-send`: the guest of a running QEMU leaves.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Parser;
+use pagelift_control::qemu::direct::{DirectSource, SourceOptions};
+use pagelift_control::qmp::Address;
+use pagelift_engine::memory::ReadPages;
+use pagelift_engine::migration::{MigrationError, RunRight};
+use pagelift_engine::pipeline::{SendJob, SendOptions, process_cpu, send};
+use pagelift_engine::units::Rate;
+use pagelift_transports::Endpoint;
+use pagelift_transports::tcp::TcpLink;
+
+use super::Output;
+use crate::exit::{self, ExitCode};
+use crate::options::{self, ConvergenceOptions, Effort, random_session};
+use crate::own_memory::own_memory_bytes;
+use crate::progress::Progress;
+use crate::report::{self, Extra, Side};
+use crate::steer::Board;
+use crate::stop_at::{StopAt, Stopping};
+
+/// Moves the guest of a running QEMU to another one.
+///
+/// The QEMU must have been started by `pagelift run`, and the target be waiting in
+/// `pagelift-receive`. Until the hand-over the guest runs on here, whatever happens.
+#[derive(Debug, Parser)]
+#[command(name = "pagelift-send", version)]
+pub struct SendCommand {
+    /// QEMU's monitor: the path of a -qmp unix socket that nobody else uses
+    #[arg(long, value_name = "PATH")]
+    qmp: Address,
+    /// The target: tcp://HOST:PORT
+    #[arg(long, value_name = "URI")]
+    to: Endpoint,
+    /// Cap on the rate of everything sent
+    #[arg(long, value_name = "RATE", value_parser = options::rate)]
+    bandwidth: Option<Rate>,
+    /// Limits of the migration
+    #[command(flatten)]
+    convergence: ConvergenceOptions,
+    /// Give up, and leave the guest on the source, when a disk of it fails and QEMU stops it
+    #[arg(long)]
+    abort_on_error: bool,
+    /// Compare the digests of all memory before the hand-over; lengthens the blackout by the
+    /// time to read all memory
+    #[arg(long)]
+    verify: bool,
+    /// Until the guest has moved, let QEMU use the host's page cache for disks that bypass it
+    /// (cache=none); not if another host writes to such a disk meanwhile
+    #[arg(long)]
+    buffer_disks: bool,
+    /// What to print
+    #[command(flatten)]
+    output: Output,
+}
+
+impl SendCommand {
+    /// Moves the guest.
+    ///
+    /// # Errors
+    /// When a signal handler or the like could not be set up. What goes wrong with the
+    /// migration is reported, and is an exit code.
+    pub fn run(self) -> Result<ExitCode> {
+        let cancel = exit::cancel_on_signal()?;
+        let stop_at = StopAt::from_env()?;
+        let controls = self.convergence.controls(self.bandwidth, cancel);
+        let board = Board::new(controls.clone());
+        let control = self.convergence.serve(&board)?;
+        let Endpoint::Tcp { host, port } = &self.to;
+        let mut link = match TcpLink::resolve(host, *port) {
+            Ok(link) => link,
+            Err(error) => {
+                return Ok(self.output.no_link(
+                    "cannot look up the target",
+                    &self.to,
+                    error,
+                    Side::Source,
+                ));
+            }
+        };
+        let prepared = match DirectSource::prepare(&SourceOptions {
+            qmp: self.qmp.clone(),
+            abort_on_error: self.abort_on_error,
+            buffer_disks: self.buffer_disks,
+        }) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let error = MigrationError::Guest(error.to_string());
+                return Ok(self.output.not_started(error, Side::Source));
+            }
+        };
+        let memory = Arc::clone(&prepared.memory) as Arc<dyn ReadPages>;
+        let channels = self.convergence.channels;
+        let Effort {
+            policy,
+            compress,
+            references,
+            cpu,
+            deltas,
+            budget,
+        } = self.convergence.effort(&*memory)?;
+        let mut progress = Progress::new(self.output.quiet);
+        progress.say(&format!(
+            "guest: {} of RAM; {channels} channels, at most {budget} of memory for the migration",
+            memory.layout().pages().bytes(),
+        ));
+        if let Some(rate) = self.bandwidth {
+            link = link.capped(rate);
+        }
+        let (mut tracker, mut guest) = (prepared.tracker, prepared.guest);
+        let mut extra = Extra {
+            memory_budget_bytes: budget.0,
+            ..Extra::default()
+        };
+        let cpu_before = process_cpu();
+        let result = send(SendJob {
+            link: &link,
+            memory,
+            dirty: &mut tracker,
+            guest: &mut Stopping {
+                guest: &mut guest,
+                at: &stop_at,
+            },
+            right: RunRight::claim(),
+            options: SendOptions {
+                session: random_session(),
+                channels,
+                verify: self.verify,
+                facts: prepared.facts,
+                compress,
+                references,
+                cpu,
+                deltas,
+                policy,
+            },
+            controls: controls.clone(),
+            progress: &mut |status| {
+                board.show(status);
+                progress.update(status);
+                stop_at.at(status);
+                extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
+            },
+        });
+        drop(control);
+        progress.finish();
+        extra.vcpus = guest.throttled();
+        extra.source_cpu = process_cpu().saturating_sub(cpu_before);
+        Ok(match result {
+            Ok(report) if self.output.json => {
+                println!("{}", report::completed_json(&report, &extra));
+                ExitCode::Completed
+            }
+            Ok(report) => {
+                println!("{}", report::completed_text(&report, &extra));
+                ExitCode::Completed
+            }
+            Err(failure) => {
+                let freed_after = controls.cancel_token().freed_after();
+                self.output.failed(&failure, Side::Source, freed_after)
+            }
+        })
+    }
+}
