@@ -1,0 +1,89 @@
+//! A link that hangs when it is told to.
+
+use std::io::{self, IoSlice, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use pagelift_engine::pipeline::{Closer, Connection, Link};
+use pagelift_engine::units::Rate;
+use pagelift_transports::tcp::TcpLink;
+
+/// A link whose connections take nothing any more once it is jammed, like those to a host that
+/// hangs.
+pub struct Jammed {
+    pub link: TcpLink,
+    pub jam: Arc<AtomicBool>,
+    /// Writers of the control connection, the first one, that are stuck.
+    pub stuck: Arc<AtomicUsize>,
+    pub connections: AtomicUsize,
+}
+
+struct Stuck {
+    inner: Box<dyn Write + Send>,
+    jam: Arc<AtomicBool>,
+    closed: Arc<AtomicBool>,
+    stuck: Option<Arc<AtomicUsize>>,
+}
+
+impl Stuck {
+    fn pass(&self) -> io::Result<()> {
+        if let Some(stuck) = &self.stuck
+            && self.jam.load(Ordering::Acquire)
+        {
+            stuck.fetch_add(1, Ordering::AcqRel);
+        }
+        while self.jam.load(Ordering::Acquire) {
+            if self.closed.load(Ordering::Acquire) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+impl Write for Stuck {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.pass()?;
+        self.inner.write(bytes)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.pass()?;
+        self.inner.write_vectored(parts)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl Link for Jammed {
+    fn dial(&self) -> io::Result<Connection> {
+        let connection = self.link.dial()?;
+        let closed = Arc::new(AtomicBool::new(false));
+        let first = self.connections.fetch_add(1, Ordering::AcqRel) == 0;
+        let tx = Box::new(Stuck {
+            inner: connection.tx,
+            jam: Arc::clone(&self.jam),
+            closed: Arc::clone(&closed),
+            stuck: first.then(|| Arc::clone(&self.stuck)),
+        });
+        let closer = connection.closer;
+        Ok(Connection {
+            tx,
+            rx: connection.rx,
+            gauge: connection.gauge,
+            closer: Closer::new(move || {
+                closed.store(true, Ordering::Release);
+                closer.close();
+            }),
+        })
+    }
+
+    fn set_rate(&self, cap: Option<Rate>) {
+        self.link.set_rate(cap);
+    }
+}

@@ -1,0 +1,107 @@
+//! A migration between two threads of this process, and what can be seen of it.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use pagelift_engine::codec::choose::CpuLimit;
+use pagelift_engine::codec::reference::ReferenceSetting;
+use pagelift_engine::codec::{Codec, CompressSetting};
+use pagelift_engine::converge::{Policy, Share};
+use pagelift_engine::memory::WritePages;
+use pagelift_engine::migration::{Failure, Report, RunRight, SourceStatus};
+use pagelift_engine::pipeline::{
+    CancelToken, Controls, KeptPages, Link, ReceiveJob, SendJob, SendOptions, Settings, receive,
+    send,
+};
+use pagelift_engine::wire::SessionId;
+use pagelift_transports::tcp::{TcpLink, TcpServer};
+
+use super::guest::{Busy, Here, Same, There};
+use super::link::Jammed;
+
+/// What can be seen and changed of a migration while it runs.
+pub struct Seen {
+    pub jam: Arc<AtomicBool>,
+    pub stuck: Arc<AtomicUsize>,
+    pub armed: Arc<AtomicBool>,
+    pub throttle: Arc<Mutex<Share>>,
+    pub status: Mutex<Option<SourceStatus>>,
+    pub controls: Controls,
+}
+
+impl Seen {
+    pub fn share(&self) -> Share {
+        *self.throttle.lock().unwrap()
+    }
+}
+
+/// Moves the guest with `settings` under `policy`, while `meanwhile` looks on.
+pub fn migrate(
+    settings: Settings,
+    policy: Box<dyn Policy>,
+    meanwhile: impl FnOnce(&Seen) + Send,
+) -> (Result<Report, Failure>, Seen) {
+    let server = TcpServer::bind("127.0.0.1", 0).unwrap();
+    let link = TcpLink::resolve("127.0.0.1", server.local_addr().unwrap().port()).unwrap();
+    link.set_rate(settings.bandwidth);
+    let (mut dirty, mut guest) = (Busy::default(), Here::default());
+    let seen = Seen {
+        jam: Arc::default(),
+        stuck: Arc::default(),
+        armed: Arc::clone(&dirty.armed),
+        throttle: Arc::clone(&guest.throttle),
+        status: Mutex::new(None),
+        controls: Controls::new(settings, CancelToken::default()),
+    };
+    let link = Jammed {
+        link,
+        jam: Arc::clone(&seen.jam),
+        stuck: Arc::clone(&seen.stuck),
+        connections: AtomicUsize::new(0),
+    };
+    let give_up = CancelToken::default();
+    let result = thread::scope(|scope| {
+        let target = scope.spawn(|| {
+            let memory = Same::new();
+            receive(ReceiveJob {
+                listener: &server,
+                pages: Arc::clone(&memory) as Arc<dyn WritePages>,
+                content: memory,
+                guest: &mut There::default(),
+                facts: Vec::new(),
+                kept: KeptPages::new(None, 0),
+                cancel: give_up.clone(),
+                progress: &mut |_| {},
+            })
+        });
+        scope.spawn(|| meanwhile(&seen));
+        let result = send(SendJob {
+            link: &link,
+            memory: Same::new(),
+            dirty: &mut dirty,
+            guest: &mut guest,
+            right: RunRight::claim(),
+            options: SendOptions {
+                session: SessionId(7),
+                channels: 2,
+                verify: false,
+                facts: Vec::new(),
+                compress: CompressSetting::Fixed(Codec::Raw),
+                deltas: None,
+                cpu: CpuLimit::default(),
+                references: ReferenceSetting::Off,
+                policy,
+            },
+            controls: seen.controls.clone(),
+            progress: &mut |status| *seen.status.lock().unwrap() = Some(*status),
+        });
+        if result.is_err() {
+            give_up.cancel();
+        }
+        // How it ended there is for others to test.
+        let _ = target.join().unwrap();
+        result
+    });
+    (result, seen)
+}
