@@ -5,6 +5,7 @@
 //! | [`bed`] | one test's place: names, directory, marked processes, and the leak check |
 //! | [`content`] | what the guest's memory must hold, computed without the guest |
 //! | [`contract`] | the report that `--json` promises |
+//! | [`ctl`] | `pagelift ctl`: asks and changes a migration that runs |
 //! | [`guest`] | the guest's kernel and initramfs, and what it does with its memory |
 //! | [`hugepages`] | huge pages for a test |
 //! | [`moving`] | moving a QEMU guest with the programs under test |
@@ -32,7 +33,7 @@
 //! let machine = Qemu::builder(&bed, &images).workload(&workload);
 //! let source = machine.clone().start("source")?;
 //! source.wait_ready()?;
-//! let target = machine.arg("-incoming").arg("defer").start("target")?;
+//! let target = machine.waiting().start("target")?;
 //! // ... migrate ...
 //! target.wait_ticks(10)?;
 //! assert_eq!(target.verify()?.bad, 0);
@@ -49,6 +50,7 @@
 pub mod bed;
 pub mod content;
 pub mod contract;
+pub mod ctl;
 pub mod guest;
 pub mod hugepages;
 pub mod moving;
@@ -67,6 +69,7 @@ pub mod tmpfs;
 use core::time::Duration;
 
 pub use bed::Bed;
+pub use ctl::Ctl;
 pub use guest::{Content, Images, Pattern, Phases, Workload, guest_images};
 pub use hugepages::HugePages;
 pub use moving::{Moved, Programs};

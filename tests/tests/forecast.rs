@@ -2,8 +2,8 @@
 //! another kind, over links of several rates, with and without deltas and digests.
 //!
 //! PAGELIFT_FORECAST_RUNS=100 for the long form, which asserts that at least 90 % of the intervals
-//! hold; a few runs say nothing of a share, so the short form only prints it. PAGELIFT_FORECAST_FIRST
-//! is the number of the first run, for other guests.
+//! hold; a few runs say nothing of a share, so the short form only prints it.
+//! PAGELIFT_FORECAST_FIRST is the number of the first run, for other guests.
 
 use anyhow::{Context, Result};
 use pagelift_tests::contract::{check_completed, number};

@@ -39,8 +39,7 @@ fn moves(images: &Images, options: &[&str]) -> Result<Value> {
     let programs = Programs::built()?;
     let workload = busy();
     let machine = programs.wrap(Qemu::builder(&bed, images).workload(&workload));
-    let source = machine.clone().start("source")?;
-    let target = machine.arg("-incoming").arg("defer").start("target")?;
+    let (source, target) = machine.start_pair()?;
     source.wait_ticks(5)?;
 
     let moved = programs.migrate(&bed, &source, &target, options)?;
@@ -109,7 +108,7 @@ impl Chain<'_> {
         here.wait_ticks(5)?;
         let (mut logs, mut legs) = (Vec::new(), Vec::new());
         for host in 1..=self.moves {
-            let machine = machine.clone().arg("-incoming").arg("defer");
+            let machine = machine.clone().waiting();
             let there = machine.start(&format!("host{host}"))?;
             let moved = programs.migrate(self.bed, &here, &there, &[])?;
             let left = here.last_event_s("STOP")?;

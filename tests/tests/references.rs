@@ -47,7 +47,7 @@ impl Visit {
         let dirs = [bed.shm_dir("home")?, bed.shm_dir("away")?];
         let machine = Qemu::builder(bed, images).workload(&workload());
         let in_dir = |dir: &ShmDir| programs.wrap_keeping(machine.clone(), dir.path());
-        let waiting = |dir| in_dir(dir).arg("-incoming").arg("defer");
+        let waiting = |dir| in_dir(dir).waiting();
         let home = in_dir(&dirs[0]).start("home")?;
         let away = waiting(&dirs[1]).start("away")?;
         home.wait_ready()?;
@@ -185,7 +185,7 @@ fn a_file_that_cannot_be_used_is_named_before_anything_starts() -> Result<()> {
     let dir = bed.shm_dir("ram")?;
     let machine = Qemu::builder(&bed, &images).workload(&Workload::default());
     let machine = programs.wrap_keeping(machine, dir.path());
-    let target = machine.arg("-incoming").arg("defer").start("target")?;
+    let target = machine.waiting().start("target")?;
     let short = bed.dir().join("short");
     fs::write(&short, b"short")?;
     for (file, word) in [

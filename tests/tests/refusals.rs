@@ -174,7 +174,7 @@ fn wrong_ways_out_leave_no_trace() -> Result<()> {
     drop(elsewhere);
     before.assert_same(&source)?;
 
-    let target = machine.arg("-incoming").arg("defer").start("target")?;
+    let target = machine.waiting().start("target")?;
     programs.migrate(&bed, &source, &target, &["--verify"])?;
     target.wait_ticks(3)?;
     assert_eq!(target.verify()?.bad, 0);
@@ -213,10 +213,7 @@ fn a_balloon_with_free_page_reporting() -> Result<()> {
     drop(source);
 
     let source = machine("off").start("source")?;
-    let target = machine("off")
-        .arg("-incoming")
-        .arg("defer")
-        .start("target")?;
+    let target = machine("off").waiting().start("target")?;
     source.wait_ticks(2)?;
     programs.migrate(&bed, &source, &target, &[])?;
     target.wait_ticks(2)?;

@@ -50,7 +50,7 @@ fn a_target_refuses_misfits_and_then_takes_its_guest() -> Result<()> {
         ..Workload::default()
     };
     let machine = programs.wrap(Qemu::builder(&bed, &images).workload(&workload));
-    let waiting = machine.clone().arg("-incoming").arg("defer");
+    let waiting = machine.clone().waiting();
     let target = waiting.start("target")?;
     let target_before = Snapshot::of(&target)?;
 

@@ -309,8 +309,7 @@ fn a_guest_migrates_while_it_is_throttled() -> Result<()> {
     let target = Qemu::builder(&bed, &images)
         .workload(&workload)
         .ram_file(ram.path())
-        .arg("-incoming")
-        .arg("defer")
+        .waiting()
         .start("target")?;
     let uri = json!({ "uri": format!("unix:{}", bed.dir().join("move").display()) });
     target.execute("migrate-incoming", uri.clone())?;

@@ -55,8 +55,7 @@ fn the_vcpu_that_writes_is_throttled_and_the_one_that_computes_is_not() -> Resul
         ..Workload::default()
     };
     let machine = programs.wrap(Qemu::builder(&bed, &images).workload(&workload));
-    let source = machine.clone().start("source")?;
-    let target = machine.arg("-incoming").arg("defer").start("target")?;
+    let (source, target) = machine.start_pair()?;
     source.wait_ticks(5)?;
     let options = ["--bandwidth", "60MiB/s", "--downtime", "800ms"];
     let moved = programs.migrate(&bed, &source, &target, &options)?;
@@ -93,8 +92,7 @@ fn a_sender_that_is_killed_while_it_throttles_leaves_the_guest_at_full_speed() -
         ..Workload::default()
     };
     let machine = programs.wrap(Qemu::builder(&bed, &images).workload(&workload));
-    let source = machine.clone().start("source")?;
-    let target = machine.arg("-incoming").arg("defer").start("target")?;
+    let (source, target) = machine.start_pair()?;
     source.wait_ticks(5)?;
     let (pid, tid) = (source.qemu_pid()?, vcpus(&source)?[0]);
 

@@ -42,8 +42,7 @@ fn auto_converge_follows_the_plans_up_and_down() -> Result<()> {
         ..Workload::default()
     };
     let machine = Qemu::builder(&bed, &images).workload(&workload);
-    let source = machine.clone().start("source")?;
-    let target = machine.arg("-incoming").arg("defer").start("target")?;
+    let (source, target) = machine.start_pair()?;
     source.wait_ticks(3)?;
     // So that it goes on for as long as the test takes, with syncs in between.
     source.execute(

@@ -92,8 +92,7 @@ fn what_qemu_writes_is_read_and_what_we_write_qemu_reads() -> Result<()> {
     let target = machine
         .ram_file(target_ram.path())
         .arg("-S")
-        .arg("-incoming")
-        .arg("defer")
+        .waiting()
         .start("target")?;
     target.execute("migrate-incoming", uri(&rewritten))?;
     until(&target, |info| info["status"] == "completed")?;

@@ -87,8 +87,7 @@ impl Bench<'_> {
         source.wait_ticks(3)?;
         let target = self
             .with_ram(machine, method, there.path())
-            .arg("-incoming")
-            .arg("defer")
+            .waiting()
             .start("target")?;
         let ready = method.prepare(bed, &source, &target, self.downtime)?;
         if !self.cold {

@@ -106,6 +106,22 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Has it wait for a guest: `-incoming defer`.
+    #[must_use]
+    pub fn waiting(self) -> Self {
+        self.arg("-incoming").arg("defer")
+    }
+
+    /// Starts two that are alike: `source`, and `target`, which waits for its guest.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_pair(self) -> Result<(Qemu, Qemu)> {
+        let source = self.clone().start("source")?;
+        let target = self.waiting().start("target")?;
+        Ok((source, target))
+    }
+
     /// Starts it and waits until console and monitors answer, not until the guest is up.
     ///
     /// `name` names its files and must be unique in the bed.

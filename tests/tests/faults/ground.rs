@@ -154,7 +154,7 @@ impl<'a> Ground<'a> {
     /// A QEMU that waits for a guest, with something `added` to its description.
     pub(crate) fn target(&self, added: impl Fn(Builder<'a>) -> Builder<'a>) -> Result<Qemu> {
         let builder = added(self.builder(Side::Target)?);
-        let builder = builder.arg("-incoming").arg("defer");
+        let builder = builder.waiting();
         builder.start(&self.name("target"))
     }
 
