@@ -8,10 +8,10 @@ mod host;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use host::handover::Relay;
+use host::handover::{Relay, prepared};
 use host::{LIMIT, RAM_BYTES, TestQemu, has_qemu};
+use pagelift_control::qemu::TargetQemu;
 use pagelift_control::qemu::return_path::Shut;
-use pagelift_control::qemu::{SourceQemu, TargetQemu};
 use pagelift_control::qmp::Timestamp;
 
 fn now() -> Timestamp {
@@ -35,12 +35,7 @@ fn moments(machine: &str) -> (Vec<(&'static str, Timestamp)>, u64) {
         .unwrap()
         .hold()
         .unwrap();
-    let prepared = SourceQemu::connect(&source.address())
-        .unwrap()
-        .plan(false)
-        .unwrap()
-        .prepare()
-        .unwrap();
+    let prepared = prepared(&source);
     let (loading, target_stream) = held.begin_incoming().unwrap();
     let (switching, source_stream) = prepared.begin_switchover().unwrap();
     let Relay { verdict, bytes } = Relay::start(source_stream, target_stream);

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use host::handover::{Halfway, assert_unharmed, halfway, hand_over, switch, verdict};
+use host::handover::{
+    Halfway, assert_runs_as, assert_unharmed, halfway, hand_over, prepared, switch, verdict,
+};
 use host::{LIMIT, TestQemu, has_qemu, settings, state};
 use pagelift_control::qemu::relay::downstream;
 use pagelift_control::qemu::return_path::Shut;
-use pagelift_control::qemu::{CommitError, MigrationError, SourceQemu};
+use pagelift_control::qemu::{CommitError, MigrationError};
 
 #[test]
 fn paused_guest_stays_paused_after_cancel() {
@@ -36,12 +38,7 @@ fn guest_paused_while_its_memory_was_copied() {
         return;
     }
     let source = TestQemu::start(&[]);
-    let prepared = SourceQemu::connect(&source.address())
-        .unwrap()
-        .plan(false)
-        .unwrap()
-        .prepare()
-        .unwrap();
+    let prepared = prepared(&source);
     source
         .second()
         .execute("stop", serde_json::Value::Null)
@@ -83,8 +80,7 @@ fn cancelled_while_nobody_reads_the_device_state() {
     std::thread::sleep(Duration::from_millis(300));
     handing.cancel().unwrap();
     drop(unread);
-    assert_eq!(state(&source).0, "running");
-    assert_eq!(settings(&source), before);
+    assert_runs_as(&source, &before);
 }
 
 #[test]
@@ -94,25 +90,14 @@ fn cancelled_in_every_phase() {
     }
     let source = TestQemu::start(&[]);
     let before = settings(&source);
-    let prepared = SourceQemu::connect(&source.address())
-        .unwrap()
-        .plan(false)
-        .unwrap()
-        .prepare()
-        .unwrap();
+    let prepared = prepared(&source);
     assert_ne!(settings(&source), before);
     prepared.cancel().unwrap();
-    assert_eq!(
-        (state(&source).0.as_str(), settings(&source)),
-        ("running", before.clone())
-    );
+    assert_runs_as(&source, &before);
 
     let (switching, _stream, _) = switch(&source);
     switching.cancel().unwrap();
-    assert_eq!(
-        (state(&source).0.as_str(), settings(&source)),
-        ("running", before.clone())
-    );
+    assert_runs_as(&source, &before);
 
     let target = TestQemu::start_target(&[]);
     let Halfway {
@@ -120,10 +105,7 @@ fn cancelled_in_every_phase() {
     } = halfway(&source, &target);
     assert_eq!(state(&source).0, "finish-migrate");
     paused.cancel().unwrap();
-    assert_eq!(
-        (state(&source).0.as_str(), settings(&source)),
-        ("running", before.clone())
-    );
+    assert_runs_as(&source, &before);
     let error = loading.wait_loaded(LIMIT).unwrap_err();
     assert!(matches!(error, MigrationError::Ended { .. }), "{error}");
 
@@ -144,29 +126,13 @@ fn dropped_in_every_phase() {
     }
     let source = TestQemu::start(&[]);
     let before = settings(&source);
-    drop(
-        SourceQemu::connect(&source.address())
-            .unwrap()
-            .plan(false)
-            .unwrap()
-            .prepare()
-            .unwrap(),
-    );
-    assert_eq!(
-        (state(&source).0.as_str(), settings(&source)),
-        ("running", before.clone())
-    );
+    drop(prepared(&source));
+    assert_runs_as(&source, &before);
     drop(switch(&source));
-    assert_eq!(
-        (state(&source).0.as_str(), settings(&source)),
-        ("running", before.clone())
-    );
+    assert_runs_as(&source, &before);
     let target = TestQemu::start_target(&[]);
     drop(halfway(&source, &target));
-    assert_eq!(
-        (state(&source).0.as_str(), settings(&source)),
-        ("running", before.clone())
-    );
+    assert_runs_as(&source, &before);
     let target = TestQemu::start_target(&[]);
     drop(verdict(halfway(&source, &target)));
     assert_eq!(state(&target).0, "paused", "what was loaded does not run");
@@ -258,12 +224,7 @@ fn will_brings_the_guest_back() {
     }
     let source = TestQemu::start(&[]);
     let before = settings(&source);
-    let prepared = SourceQemu::connect(&source.address())
-        .unwrap()
-        .plan(false)
-        .unwrap()
-        .prepare()
-        .unwrap();
+    let prepared = prepared(&source);
     let will = prepared.will();
     let execute = || {
         let qmp = source.second();

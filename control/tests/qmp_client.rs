@@ -11,7 +11,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use host::{LIMIT, TestQemu, has_qemu};
-use pagelift_control::qmp::{Address, MAX_EVENTS, Qmp, QmpError};
+use pagelift_control::qmp::{Address, Events, MAX_EVENTS, Qmp, QmpError};
 use serde_json::{Value, json};
 
 /// Long enough to be sure, short enough to wait for.
@@ -97,6 +97,14 @@ fn second_client_is_told_why_it_waits() {
     }
 }
 
+/// Whoever asks or waits hears that the connection is lost.
+fn assert_lost(qmp: &Qmp, events: &mut Events) {
+    let waited = events.wait("anything", LIMIT, |_| None::<()>);
+    assert!(waited.unwrap_err().is_lost());
+    let asked = qmp.execute("query-status", Value::Null);
+    assert!(asked.unwrap_err().is_lost());
+}
+
 #[test]
 fn exit_of_qemu_is_noticed() {
     if !has_qemu() {
@@ -106,17 +114,7 @@ fn exit_of_qemu_is_noticed() {
     let qmp = Qmp::connect(&qemu.address()).unwrap();
     let mut events = qmp.events();
     qemu.kill();
-    assert!(
-        events
-            .wait("anything", LIMIT, |_| None::<()>)
-            .unwrap_err()
-            .is_lost()
-    );
-    assert!(
-        qmp.execute("query-status", Value::Null)
-            .unwrap_err()
-            .is_lost()
-    );
+    assert_lost(&qmp, &mut events);
     let gone = Qmp::connect(&qemu.address()).unwrap_err();
     assert!(matches!(gone, QmpError::Connect { .. }), "{gone}");
 }
@@ -155,17 +153,7 @@ fn nonsense_ends_the_connection() {
         let mut events = qmp.events();
         let error = qmp.execute("query-status", Value::Null).unwrap_err();
         assert!(matches!(error, QmpError::Malformed { .. }), "{error}");
-        assert!(
-            events
-                .wait("anything", LIMIT, |_| None::<()>)
-                .unwrap_err()
-                .is_lost()
-        );
-        assert!(
-            qmp.execute("query-status", Value::Null)
-                .unwrap_err()
-                .is_lost()
-        );
+        assert_lost(&qmp, &mut events);
     }
 }
 

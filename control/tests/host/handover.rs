@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use pagelift_control::qemu::relay::{downstream, upstream};
 use pagelift_control::qemu::return_path::Shut;
 use pagelift_control::qemu::{
-    HandedOver, HandingOver, LoadingTarget, PausedSource, RamBlock, SourceQemu, SwitchingSource,
-    TargetQemu,
+    HandedOver, HandingOver, LoadingTarget, PausedSource, PreparedSource, RamBlock, SourceQemu,
+    SwitchingSource, TargetQemu,
 };
 
 use super::{LIMIT, TestQemu, settings, state};
@@ -45,6 +45,12 @@ pub(crate) struct Halfway {
     pub(crate) relay: Relay,
     pub(crate) source_ram: Vec<RamBlock>,
     pub(crate) target_ram: Vec<RamBlock>,
+}
+
+/// A source that is ready to begin, for which nothing but settings was changed.
+pub(crate) fn prepared(source: &TestQemu) -> PreparedSource {
+    let qemu = SourceQemu::connect(&source.address()).unwrap();
+    qemu.plan(false).unwrap().prepare().unwrap()
 }
 
 pub(crate) fn switch(source: &TestQemu) -> (SwitchingSource, UnixStream, Vec<RamBlock>) {
@@ -138,10 +144,15 @@ pub(crate) fn hand_over(source: &TestQemu, target: &TestQemu, stay_paused: bool)
     over
 }
 
-/// The guest is as before, and a second try succeeds.
-pub(crate) fn assert_unharmed(source: &TestQemu, before: &serde_json::Value) {
+/// The guest runs, and QEMU's settings are as they were `before`.
+pub(crate) fn assert_runs_as(source: &TestQemu, before: &serde_json::Value) {
     assert_eq!(state(source).0, "running");
     assert_eq!(settings(source), *before);
+}
+
+/// The guest is as before, and a second try succeeds.
+pub(crate) fn assert_unharmed(source: &TestQemu, before: &serde_json::Value) {
+    assert_runs_as(source, before);
     let target = TestQemu::start_target(&[]);
     hand_over(source, &target, false).finish().unwrap();
     assert_eq!(state(source).0, "postmigrate");
