@@ -120,7 +120,8 @@ pub fn svg(records: &[Record]) -> String {
     put(
         &mut out,
         format_args!(
-            "<text x=\"{LEFT}\" y=\"20\" font-size=\"14\">{} rounds, {word} after {end:.2} s</text>",
+            "<text x=\"{LEFT}\" y=\"20\" font-size=\"14\">\
+             {} rounds, {word} after {end:.2} s</text>",
             rounds.len()
         ),
     );

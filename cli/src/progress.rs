@@ -63,7 +63,8 @@ impl Progress {
         if status.forced && !std::mem::replace(&mut self.forced, true) {
             let forecast = forecast(status);
             self.say(&format!(
-                "the deadline is over: the guest is stopped now, for about {forecast} by the forecast"
+                "the deadline is over: the guest is stopped now, for about {forecast} by the \
+                 forecast"
             ));
         }
         let pause = if self.bar.is_some() {

@@ -210,7 +210,11 @@ fn more_pages_are_found_than_with_qemus_policy() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 32,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     /// Any order of calls: a delta always fits what the target has.
     #[test]

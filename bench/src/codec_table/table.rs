@@ -69,7 +69,8 @@ fn summary(groups: &[Group]) -> String {
         return lines;
     }
     format!(
-        "\n| link | content | best fixed | s | auto s | auto behind | spread | MiB | auto MiB | auto used |\n\
+        "\n| link | content | best fixed | s | auto s | auto behind | spread | MiB | auto MiB \
+         | auto used |\n\
          |---|---|---|---|---|---|---|---|---|---|\n{lines}"
     )
 }

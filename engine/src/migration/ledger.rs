@@ -72,8 +72,8 @@ impl Ledger {
     }
 
     /// The target has placed frames. Returns the bytes newly placed and whether frames of
-    /// little but references are among them, or `None` if the acknowledgement is for frames that were never
-    /// sent or goes backwards.
+    /// little but references are among them, or `None` if the acknowledgement is for frames that
+    /// were never sent or goes backwards.
     pub(super) fn acknowledge(&mut self, ack: &Ack) -> Option<(ByteCount, bool)> {
         if ack.frames > self.frames || ack.frames < self.acked_frames {
             return None;

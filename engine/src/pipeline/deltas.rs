@@ -48,8 +48,8 @@ impl Deltas {
         }
     }
 
-    /// Decides how to send `page` of a round after the first; a delta is written to `out`, and is no
-    /// longer than that.
+    /// Decides how to send `page` of a round after the first; a delta is written to `out`, and is
+    /// no longer than that.
     pub(super) fn encode(
         &self,
         page: PageIndex,

@@ -197,7 +197,8 @@ fn hot_pages_that_wait_never_make_it_worse_and_often_better() {
                     let mut policy = predictive(limit, throttle_most);
                     let went = migrate(&mut guest(), &mut policy, by_heat);
                     println!(
-                        "| {name} | {limit_ms} ms | {} | {} | {} | {:.1} s | {:.0} ms | {:.2} x | {:.2} s |",
+                        "| {name} | {limit_ms} ms | {} | {} | {} | {:.1} s | {:.0} ms | {:.2} x | \
+                         {:.2} s |",
                         if throttle_most == Share::NONE {
                             "no"
                         } else {

@@ -38,7 +38,8 @@ pub struct SourceConfig {
 /// What the caller of [`Source::poll`](super::Source::poll) must do.
 #[derive(Debug)]
 pub enum SourceStep {
-    /// Start dirty tracking, find the populated pages; then [`Source::armed`](super::Source::armed).
+    /// Start dirty tracking, find the populated pages; then
+    /// [`Source::armed`](super::Source::armed).
     Arm,
     /// Harvest the dirty pages; then [`Source::harvested`](super::Source::harvested).
     Harvest,
@@ -46,7 +47,8 @@ pub enum SourceStep {
     Throttle(Share),
     /// Stop the guest, harvest for the last time; then [`Source::stopped`](super::Source::stopped).
     StopGuest,
-    /// Compute the digest of the (now still) memory; then [`Source::digested`](super::Source::digested).
+    /// Compute the digest of the (now still) memory; then
+    /// [`Source::digested`](super::Source::digested).
     Digest,
     /// Send the device state; then [`Source::state_sent`](super::Source::state_sent).
     SaveState,

@@ -10,8 +10,8 @@
 //! back fewer pages that were worth it: with 5000 pages written three times a second each it took
 //! 20 rounds where this one takes 13.)
 //!
-//! Counters are kept bit by bit in three sets of pages: 96 KiB per GiB of guest, and a harvest costs
-//! a dozen instructions for 64 pages.
+//! Counters are kept bit by bit in three sets of pages: 96 KiB per GiB of guest, and a harvest
+//! costs a dozen instructions for 64 pages.
 //!
 //! It does not decide how many pages wait: that is the policy's, see
 //! [`Policy::hold_back`](crate::converge::Policy::hold_back).
@@ -156,7 +156,10 @@ mod tests {
         /// Against counters of integers.
         #[test]
         fn counts_up_and_halves(
-            harvests in prop::collection::vec(prop::collection::btree_set(0u64..130, 0..130), 0..12),
+            harvests in prop::collection::vec(
+                prop::collection::btree_set(0u64..130, 0..130),
+                0..12,
+            ),
             most in 0u64..140,
         ) {
             let mut heat = Heat::new(PageCount(130));
