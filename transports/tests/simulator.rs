@@ -16,20 +16,24 @@ use std::thread;
 use std::time::Duration;
 
 use pagelift_engine::wire::FrameType;
-use simulator::checker::{self, Counts, Outcome, WANTED};
+use simulator::checker::{self, Outcome};
 use simulator::memory::Side;
 use simulator::plan::{Fault, Moment, Plan, PlannedFault, PolicyPlan, Sabotage};
+use simulator::reached::{Counts, WANTED};
 
 #[expect(unreachable_pub, reason = "nobody can reach the inside of a test")]
 mod simulator {
     pub mod checker;
     pub mod crew;
+    pub mod draw;
     pub mod faults;
     pub mod guest;
     pub mod kept;
     pub mod knobs;
     pub mod memory;
     pub mod plan;
+    pub mod policies;
+    pub mod reached;
     pub mod stepping;
     pub mod tap;
     pub mod tracker;

@@ -1,12 +1,9 @@
 //! One run: two sides, a network and a guest, stepped until both sides are done.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use pagelift_engine::codec::reference::ReferenceSetting;
-use pagelift_engine::converge::{
-    Decision, GiveUp, Limits, Observation, Policy, Share, Steered, StopWhenFits, StopWhenFitsConfig,
-};
+use pagelift_engine::converge::{Limits, Policy, Steered, StopWhenFits, StopWhenFitsConfig};
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{PageBitmap, ReadPages, WritePages};
 use pagelift_engine::migration::{
@@ -16,7 +13,7 @@ use pagelift_engine::pipeline::{
     CatalogueWorker, Clock, Controls, Deltas, KeptPages, Packing, Settings, Shared, SourceParts,
     SourceSession, TargetSession,
 };
-use pagelift_engine::units::{ByteCount, Instant, PageCount, Rate};
+use pagelift_engine::units::{ByteCount, Instant, PageCount};
 use pagelift_engine::wire::{Encoding, Encodings, Fact, SessionId};
 use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
 
@@ -27,6 +24,7 @@ use super::kept::SimKept;
 use super::knobs::Knobs;
 use super::memory::{Side, SimMemory};
 use super::plan::{Plan, PolicyPlan};
+use super::policies::{HoldsBack, Whim};
 use super::stepping;
 use super::tap::{TapLink, TapListener};
 use super::tracker::SimTracker;
@@ -297,64 +295,6 @@ impl World {
             Target::new(config, now),
             Arc::new(self.clock.clone()),
         ))
-    }
-}
-
-/// Stops the guest at any time, for no reason.
-#[derive(Debug)]
-struct Whim {
-    stop_at: u32,
-    give_up: bool,
-}
-
-impl Policy for Whim {
-    fn decide(&mut self, seen: &Observation) -> Decision {
-        if self.stop_at > 0 {
-            self.stop_at -= 1;
-            return Decision::Continue;
-        }
-        if !self.give_up {
-            return Decision::Stop;
-        }
-        Decision::GiveUp(GiveUp::TimedOut {
-            limit_s: 0.0,
-            left: ByteCount(0),
-            dirty: seen.dirty.unwrap_or(Rate(0)),
-            link: seen.link.unwrap_or(Rate(0)),
-        })
-    }
-
-    fn downtime_limit(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-/// Lets so many pages wait for the blackout, and leaves the rest to another policy.
-#[derive(Debug)]
-struct HoldsBack {
-    inner: Box<dyn Policy>,
-    most: PageCount,
-}
-
-impl Policy for HoldsBack {
-    fn decide(&mut self, seen: &Observation) -> Decision {
-        self.inner.decide(seen)
-    }
-
-    fn hold_back(&self, _seen: &Observation) -> PageCount {
-        self.most
-    }
-
-    fn downtime_limit(&self) -> Duration {
-        self.inner.downtime_limit()
-    }
-
-    fn throttle_most(&self) -> Share {
-        self.inner.throttle_most()
-    }
-
-    fn set_limits(&mut self, limits: &Limits) {
-        self.inner.set_limits(limits);
     }
 }
 
