@@ -9,6 +9,9 @@
 //! woken when the cap changes, and when its connection is closed. Without a cap a write costs
 //! one atomic load more than it would otherwise.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, IoSlice, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -233,99 +236,5 @@ impl<W: Write> Write for PacedWriter<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn gate(rate: Option<u64>) -> Gate {
-        Gate::new(&Cap::new(rate.map(Rate)))
-    }
-
-    #[test]
-    fn without_a_cap_all_is_written_at_once() {
-        let gate = gate(None);
-        let mut writer = PacedWriter::new(io::sink(), gate.clone());
-        assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), 1 << 20);
-        gate.cap.set(Some(Rate(1)));
-        assert_eq!(gate.cap.rate(), Some(Rate(1)));
-        assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), SLICE_BYTES_MIN);
-        gate.cap.set(None);
-        assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), 1 << 20);
-    }
-
-    /// A writer behind a cap under which it would wait for minutes. The test hangs if it does.
-    fn woken_by(act: impl FnOnce(&Gate)) {
-        let gate = gate(Some(1));
-        let (begun, has_begun) = std::sync::mpsc::channel();
-        let mut writer = PacedWriter::new(Vec::new(), gate.clone());
-        let thread = std::thread::spawn(move || {
-            let first = writer.write(&[0; 4096]).unwrap();
-            begun.send(()).unwrap();
-            // 512 bytes at one byte a second.
-            (first, writer.write(&[0; 4096]).unwrap())
-        });
-        has_begun.recv().unwrap();
-        std::thread::sleep(Duration::from_millis(20));
-        act(&gate);
-        let (first, second) = thread.join().unwrap();
-        assert_eq!(first, SLICE_BYTES_MIN);
-        assert!(second >= SLICE_BYTES_MIN);
-    }
-
-    #[test]
-    fn who_waits_is_woken_by_a_change_and_by_the_end() {
-        woken_by(|gate| gate.cap.set(None));
-        woken_by(|gate| gate.cap.set(Some(Rate(1 << 40))));
-        woken_by(Gate::close);
-    }
-
-    #[test]
-    fn the_rate_holds_over_any_stretch_but_for_one_burst() {
-        let start = Instant::now();
-        let mut pacer = Pacer::new(Rate(1_000_000), start);
-        let mut now = start;
-        let mut sent = 0u64;
-        for step in 0..2000u64 {
-            let bytes = 1 + step * 7919 % 5000;
-            now += pacer.take(now, ByteCount(bytes));
-            // Now and then the sender has nothing to send for a while.
-            if step % 100 == 99 {
-                now += Duration::from_millis(20);
-            }
-            sent += bytes;
-            let allowed = 1e6 * (now.duration_since(start) + BURST).as_secs_f64() + 5000.0;
-            assert!(sent as f64 <= allowed, "step {step}: {sent} of {allowed}");
-        }
-        let fastest = 1e6 * now.duration_since(start).as_secs_f64();
-        assert!(
-            sent as f64 > fastest * 0.8,
-            "{sent} of {fastest}: the cap is also reached"
-        );
-    }
-
-    #[test]
-    fn a_slow_link_is_shared_in_small_slices() {
-        for (rate, bytes) in [(1, 512), (250_000, 2500), (1 << 40, SLICE_BYTES)] {
-            let mut writer = PacedWriter::new(io::sink(), gate(Some(rate)));
-            assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), bytes);
-        }
-    }
-
-    #[test]
-    fn all_bytes_pass_in_order() {
-        let mut writer = PacedWriter::new(Vec::new(), gate(Some(1 << 40)));
-        let data: Vec<u8> = (0..300_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
-        let mut rest = &data[..];
-        while !rest.is_empty() {
-            let (head, tail) = rest.split_at(rest.len() / 3);
-            let written = writer
-                .write_vectored(&[IoSlice::new(head), IoSlice::new(tail)])
-                .unwrap();
-            rest = &rest[written..];
-        }
-        assert_eq!(writer.inner, data);
     }
 }

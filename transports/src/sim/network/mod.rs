@@ -1,13 +1,18 @@
 //! Connections between two simulated sides, and what can go wrong with them.
 
+mod ends;
+
+pub use ends::{SimLink, SimListener};
+
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pagelift_engine::pipeline::{Clock, Closer, Connection, Gauge, Held, Link, Listener, Reading};
+use pagelift_engine::pipeline::{Clock, Closer, Connection};
 use pagelift_engine::units::{ByteCount, Instant, Rate};
 
+use self::ends::{SimGauge, SimStream};
 use super::pipe::Pipe;
 use super::{SimClock, SimRng};
 
@@ -264,83 +269,5 @@ impl SimNetwork {
 
     fn lock(&self) -> MutexGuard<'_, Net> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The source's way to its target through a [`SimNetwork`].
-#[derive(Clone, Debug)]
-pub struct SimLink(SimNetwork);
-
-impl Link for SimLink {
-    fn dial(&self) -> io::Result<Connection> {
-        self.0.dial()
-    }
-}
-
-/// The target's ear on a [`SimNetwork`]; it never waits, whatever the time-out.
-#[derive(Clone, Debug)]
-pub struct SimListener(SimNetwork);
-
-impl Listener for SimListener {
-    fn accept(&self, _timeout: Duration) -> io::Result<Option<Connection>> {
-        Ok(self.0.accept())
-    }
-}
-
-/// One end of one direction.
-struct SimStream {
-    network: SimNetwork,
-    id: ConnectionId,
-    direction: Direction,
-}
-
-impl Write for SimStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.network.write(self.id, self.direction, bytes)?;
-        Ok(bytes.len())
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        slices.iter().map(|slice| self.write(slice)).sum()
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Looks at one direction.
-struct SimGauge {
-    network: SimNetwork,
-    id: ConnectionId,
-    direction: Direction,
-}
-
-impl Gauge for SimGauge {
-    fn look(&mut self) -> Option<Reading> {
-        let net = self.network.lock();
-        let wire = net.connections.get(self.id)?;
-        Some(Reading {
-            held: Held {
-                bytes: wire.pipes[self.direction as usize].under_way(),
-                room_bytes: net.config.buffer_bytes,
-            },
-            ..Reading::default()
-        })
-    }
-
-    fn cap(&self) -> Option<Rate> {
-        Some(self.network.lock().config.rate)
-    }
-}
-
-impl Read for SimStream {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let mut net = self.network.lock();
-        let now = net.clock.now();
-        let Some(wire) = net.connections.get_mut(self.id) else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        wire.pipes[self.direction as usize].read(now, out)
     }
 }

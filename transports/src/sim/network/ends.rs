@@ -1,0 +1,87 @@
+//! What the engine gets of a simulated network: links, listeners, streams and gauges.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::time::Duration;
+
+use pagelift_engine::pipeline::{Clock, Connection, Gauge, Held, Link, Listener, Reading};
+use pagelift_engine::units::Rate;
+
+use super::{ConnectionId, Direction, SimNetwork};
+
+/// The source's way to its target through a [`SimNetwork`].
+#[derive(Clone, Debug)]
+pub struct SimLink(pub(super) SimNetwork);
+
+impl Link for SimLink {
+    fn dial(&self) -> io::Result<Connection> {
+        self.0.dial()
+    }
+}
+
+/// The target's ear on a [`SimNetwork`]; it never waits, whatever the time-out.
+#[derive(Clone, Debug)]
+pub struct SimListener(pub(super) SimNetwork);
+
+impl Listener for SimListener {
+    fn accept(&self, _timeout: Duration) -> io::Result<Option<Connection>> {
+        Ok(self.0.accept())
+    }
+}
+
+/// One end of one direction.
+pub(super) struct SimStream {
+    pub(super) network: SimNetwork,
+    pub(super) id: ConnectionId,
+    pub(super) direction: Direction,
+}
+
+impl Write for SimStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.network.write(self.id, self.direction, bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        slices.iter().map(|slice| self.write(slice)).sum()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for SimStream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let mut net = self.network.lock();
+        let now = net.clock.now();
+        let Some(wire) = net.connections.get_mut(self.id) else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        wire.pipes[self.direction as usize].read(now, out)
+    }
+}
+
+/// Looks at one direction.
+pub(super) struct SimGauge {
+    pub(super) network: SimNetwork,
+    pub(super) id: ConnectionId,
+    pub(super) direction: Direction,
+}
+
+impl Gauge for SimGauge {
+    fn look(&mut self) -> Option<Reading> {
+        let net = self.network.lock();
+        let wire = net.connections.get(self.id)?;
+        Some(Reading {
+            held: Held {
+                bytes: wire.pipes[self.direction as usize].under_way(),
+                room_bytes: net.config.buffer_bytes,
+            },
+            ..Reading::default()
+        })
+    }
+
+    fn cap(&self) -> Option<Rate> {
+        Some(self.network.lock().config.rate)
+    }
+}
