@@ -1,0 +1,126 @@
+//! How the values of options are read: times, rates, shares, counts.
+//!
+//! Each refuses with words that say what to write instead.
+
+use std::time::Duration;
+
+use pagelift_engine::codec::choose::CpuLimit;
+use pagelift_engine::converge::Downtime;
+use pagelift_engine::units::{ParseQuantityError, Rate, parse_duration};
+use pagelift_engine::wire::MAX_CHANNELS;
+use pagelift_transports::auto_channels;
+
+/// When a migration has taken long enough, if ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(pub Option<Duration>);
+
+/// Reads a time span.
+///
+/// # Errors
+/// When it is none.
+pub fn duration(text: &str) -> Result<Duration, ParseQuantityError> {
+    parse_duration(text)
+}
+
+/// Reads a deadline: a time span, or `none`.
+///
+/// # Errors
+/// When it is neither.
+pub fn deadline(text: &str) -> Result<Deadline, String> {
+    if text == "none" {
+        return Ok(Deadline(None));
+    }
+    let time = parse_duration(text).map_err(|error| format!("{error}; or write none"))?;
+    Ok(Deadline(Some(time)))
+}
+
+/// Reads a downtime: a time span, or two with `..` between them.
+///
+/// # Errors
+/// When it is neither, or the second is the shorter one.
+pub fn downtime(text: &str) -> Result<Downtime, String> {
+    let span = |text: &str| parse_duration(text).map_err(|error| error.to_string());
+    match text.split_once("..") {
+        None => span(text).map(Downtime::fixed),
+        Some((least, most)) => Downtime::growing(span(least)?, span(most)?)
+            .ok_or_else(|| format!("{text}: the second time must be the longer one")),
+    }
+}
+
+/// Reads a rate, which must not be zero.
+///
+/// # Errors
+/// When it is none.
+pub fn rate(text: &str) -> Result<Rate, String> {
+    match text.parse::<Rate>() {
+        Ok(Rate(0)) => Err("a rate of zero would never end; leave the option out".into()),
+        Ok(rate) => Ok(rate),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Reads a limit of processor time, in per cent of one processor.
+///
+/// # Errors
+/// When it is none.
+pub fn cpu_limit(text: &str) -> Result<CpuLimit, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    let percent = number.parse().map_err(|_| {
+        format!(
+            "{text:?} is no share of a processor; write 50% for half of one, or 150% for one and \
+             a half"
+        )
+    })?;
+    Ok(CpuLimit {
+        threads: None,
+        percent: Some(percent),
+    })
+}
+
+/// Reads a number of channels.
+pub(super) fn channels(text: &str) -> Result<u16, String> {
+    if text == "auto" {
+        return Ok(auto_channels());
+    }
+    text.parse()
+        .ok()
+        .filter(|count| (1..=MAX_CHANNELS).contains(count))
+        .ok_or_else(|| format!("write a number from 1 to {MAX_CHANNELS}, or auto"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_processors_is_in_percent() {
+        let limit = |text| cpu_limit(text).map(|limit| limit.percent.map(|percent| percent.get()));
+        assert_eq!(limit("50%"), Ok(Some(50)));
+        assert_eq!(limit("150"), Ok(Some(150)));
+        for text in ["0", "0%", "-5%", "half", "", "%", "1e2", "70000"] {
+            let error = cpu_limit(text).unwrap_err();
+            assert!(
+                error.starts_with(&format!("{text:?} is no share")),
+                "{error}"
+            );
+            assert!(error.contains("write 50%"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_downtime_is_one_time_or_a_growing_pair() {
+        let ms = Duration::from_millis;
+        assert_eq!(downtime("50ms"), Ok(Downtime::fixed(ms(50))));
+        let growing = Downtime::growing(ms(50), ms(2000)).unwrap();
+        assert_eq!(downtime("50ms..2s"), Ok(growing));
+        assert!(downtime("2s..50ms").is_err());
+        assert!(downtime("..").is_err());
+    }
+
+    #[test]
+    fn a_deadline_is_a_time_or_none() {
+        assert_eq!(deadline("2s"), Ok(Deadline(Some(Duration::from_secs(2)))));
+        assert_eq!(deadline("none"), Ok(Deadline(None)));
+        assert!(deadline("never").unwrap_err().contains("or write none"));
+    }
+}
