@@ -39,9 +39,8 @@ pub struct ConvergenceOptions {
     #[arg(long, value_enum, default_value_t = PolicyName::Predictive)]
     pub policy: PolicyName,
     /// Largest share of its time, in per cent, that the guest may be kept from running
-    #[arg(long, value_name = "PERCENT", default_value_t = 95,
-          value_parser = clap::value_parser!(u16).range(0..=99))]
-    pub max_throttle: u16,
+    #[arg(long, value_name = "PERCENT", default_value = "95", value_parser = max_throttle)]
+    pub max_throttle: Share,
     /// Listen on a socket made at this path, for `pagelift ctl`
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
@@ -121,7 +120,7 @@ impl ConvergenceOptions {
             downtime: self.downtime,
             deadline: self.deadline.0,
             at_deadline: self.at_deadline.into(),
-            throttle_most: Share::permille(self.max_throttle * 10),
+            throttle_most: self.max_throttle,
         }
     }
 
@@ -234,6 +233,17 @@ pub fn downtime(text: &str) -> Result<Downtime, String> {
     }
 }
 
+/// Reads the largest share of a throttle, in per cent.
+///
+/// # Errors
+/// When it is none.
+pub fn max_throttle(text: &str) -> Result<Share, String> {
+    let percent = text.parse().ok().filter(|percent: &u16| *percent <= 99);
+    percent
+        .map(|percent| Share::permille(percent * 10))
+        .ok_or_else(|| format!("{text:?} is no share in per cent; write a number from 0 to 99"))
+}
+
 /// Reads a rate, which must not be zero.
 ///
 /// # Errors
@@ -305,6 +315,16 @@ mod tests {
                 "{error}"
             );
             assert!(error.contains("write 50%"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_largest_throttle_is_in_percent() {
+        assert_eq!(max_throttle("0"), Ok(Share::NONE));
+        assert_eq!(max_throttle("99"), Ok(Share::permille(990)));
+        for text in ["100", "-1", "half", "", "50%", "70000"] {
+            let error = max_throttle(text).unwrap_err();
+            assert!(error.contains("write a number from 0 to 99"), "{error}");
         }
     }
 

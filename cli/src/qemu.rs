@@ -20,11 +20,13 @@ use pagelift_transports::Endpoint;
 use pagelift_transports::tcp::{TcpLink, TcpServer};
 use serde_json::{Value, json};
 
+use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::options::{self, ConvergenceOptions, Effort, random_number, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
-use crate::report::{self, Extra, Side};
+use crate::report::{self, Extra};
+use crate::say;
 use crate::stages;
 use crate::steer::Board;
 use crate::stop_at::{StopAt, Stopping};
@@ -95,12 +97,16 @@ struct Output {
 }
 
 impl SendCommand {
-    /// Moves the guest.
-    ///
+    /// Moves the guest. What goes wrong is reported.
+    pub fn run(self) -> ExitCode {
+        let output = self.output;
+        let ended = self.migrate();
+        ended.unwrap_or_else(|error| output.not_begun(&error))
+    }
+
     /// # Errors
-    /// When a signal handler or the like could not be set up. What goes wrong with the
-    /// migration is reported, and is an exit code.
-    pub fn run(self) -> Result<ExitCode> {
+    /// When what the migration needs beside the guest could not be set up: nothing was begun.
+    fn migrate(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         let stop_at = StopAt::from_env()?;
         let controls = self.convergence.controls(self.bandwidth, cancel);
@@ -136,6 +142,8 @@ impl SendCommand {
             deltas,
             budget,
         } = self.convergence.effort(&*memory)?;
+        board.watch_deltas(deltas.as_ref());
+        let delta_cache = deltas.clone();
         let mut progress = Progress::new(self.output.quiet);
         progress.say(&format!(
             "guest: {} of RAM; {channels} channels, at most {budget} of memory for the migration",
@@ -180,15 +188,16 @@ impl SendCommand {
         });
         drop(control);
         progress.finish();
+        extra.delta_cache = delta_cache.map(|deltas| deltas.stats());
         extra.vcpus = guest.throttled();
         extra.source_cpu = process_cpu().saturating_sub(cpu_before);
         Ok(match result {
             Ok(report) if self.output.json => {
-                println!("{}", report::completed_json(&report, &extra));
+                say::result(report::completed_json(&report, &extra));
                 ExitCode::Completed
             }
             Ok(report) => {
-                println!("{}", report::completed_text(&report, &extra));
+                say::result(report::completed_text(&report, &extra));
                 ExitCode::Completed
             }
             Err(failure) => {
@@ -209,11 +218,16 @@ impl SendCommand {
 }
 
 impl ReceiveCommand {
-    /// Takes a guest.
-    ///
+    /// Takes a guest. What goes wrong is reported.
+    pub fn run(self) -> ExitCode {
+        let output = self.output;
+        let ended = self.receive();
+        ended.unwrap_or_else(|error| output.not_begun(&error))
+    }
+
     /// # Errors
-    /// As [`SendCommand::run`].
-    pub fn run(self) -> Result<ExitCode> {
+    /// When what the migration needs beside the guest could not be set up: nothing was begun.
+    fn receive(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         let stop_at = StopAt::from_env()?;
         let kept = match KeptPages::open(&self.have, random_number()) {
@@ -285,13 +299,13 @@ impl ReceiveCommand {
             Ok(received) => {
                 let object = received_json(&received, peak);
                 if self.output.json {
-                    println!("{object}");
+                    say::result(object);
                 } else {
-                    println!(
+                    say::result(format_args!(
                         "completed: the guest is here, {} received\n{}",
                         received.status.received,
                         stages::target_text(&received.status.stages)
-                    );
+                    ));
                 }
                 ExitCode::Completed
             }
@@ -346,12 +360,22 @@ impl Output {
         self.failed(&failure, side, None)
     }
 
+    /// Reports that nothing was begun: the guest is where it was.
+    fn not_begun(self, error: &anyhow::Error) -> ExitCode {
+        let words = exit::words(error);
+        if self.json {
+            say::result(report::not_begun_json(&words));
+        }
+        say::note(format_args!("error: {words}\nthe guest is on the source"));
+        ExitCode::Failed
+    }
+
     /// Reports a migration that did not complete.
     fn failed(self, failure: &Failure, side: Side, freed_after: Option<Duration>) -> ExitCode {
         if self.json {
-            println!("{}", report::failed_json(failure, side, freed_after));
+            say::result(report::failed_json(failure, side, freed_after));
         }
-        eprintln!("{}", report::failed_text(failure, side, freed_after));
+        say::note(report::failed_text(failure, side, freed_after));
         ExitCode::of(failure)
     }
 }
