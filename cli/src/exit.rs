@@ -6,6 +6,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
+use crate::say;
+
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -44,9 +46,21 @@ impl From<ExitCode> for std::process::ExitCode {
 /// The exit code of a program's result; an error is printed.
 pub fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        say::note(format_args!("error: {}", words(&error)));
         ExitCode::Failed
     })
+}
+
+/// An error and its causes; a cause that the error itself ends with is not said again.
+pub fn words(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text += ": ";
+            text += &cause;
+        }
+    }
+    text
 }
 
 /// A token that SIGINT and SIGTERM cancel. A second signal of either kind ends the program at

@@ -8,14 +8,19 @@
 //! | [`replay`] | `pagelift replay`: runs a policy over a recorded migration |
 //! | [`report`] | what all of them print at the end |
 //! | [`forecast`] | what the report says of the forecast blackout |
+//! | [`advice`] | the part of it that says what to do now |
 //! | [`stages`] | the part of it that names the bottleneck |
+//! | [`deltas`] | the part of it about deltas |
 //! | [`progress`] | what they show while a guest moves |
+//! | [`say`] | how they print, whether or not anybody reads |
 //! | [`steer`] | `--control`, and `pagelift ctl`, which speaks to it |
 //! | [`stop_at`] | stops them at a point of a migration, for tests |
 //!
 //! Progress goes to stderr, results to stdout. Exit codes are a contract, see [`ExitCode`].
 
+pub mod advice;
 pub mod delta_cache;
+pub mod deltas;
 pub mod demo;
 pub mod exit;
 pub mod forecast;
@@ -27,6 +32,7 @@ pub mod progress;
 pub mod qemu;
 pub mod replay;
 pub mod report;
+pub mod say;
 pub mod stages;
 pub mod steer;
 pub mod stop_at;

@@ -8,6 +8,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pagelift_engine::converge::Share;
 use pagelift_engine::migration::SourceStatus;
 
+use crate::say;
+
 /// Least time between two updates on a terminal.
 const ON_TERMINAL: Duration = Duration::from_millis(100);
 
@@ -50,7 +52,7 @@ impl Progress {
         match &self.bar {
             _ if self.quiet => {}
             Some(bar) => bar.println(words),
-            None => eprintln!("{words}"),
+            None => say::note(words),
         }
     }
 
@@ -83,7 +85,7 @@ impl Progress {
                 bar.set_position(self.round_pages.saturating_sub(status.left.0));
                 bar.set_message(words);
             }
-            None => eprintln!("{words}"),
+            None => say::note(words),
         }
     }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::exit::ExitCode;
 use crate::options::{self, AtDeadlineName, Deadline, PolicyName};
-use crate::plot;
+use crate::{plot, say};
 
 /// Options of `pagelift replay`.
 #[derive(Args, Clone, Debug)]
@@ -37,9 +37,9 @@ pub struct ReplayOptions {
     #[arg(long, value_enum, default_value_t = AtDeadlineName::Cancel)]
     at_deadline: AtDeadlineName,
     /// Largest share of its time, in per cent, that the guest may be kept from running
-    #[arg(long, value_name = "PERCENT", default_value_t = 95,
-          value_parser = clap::value_parser!(u16).range(0..=99))]
-    max_throttle: u16,
+    #[arg(long, value_name = "PERCENT", default_value = "95",
+          value_parser = options::max_throttle)]
+    max_throttle: Share,
     /// Draw what was recorded, or what the policy did if --policy is given
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -54,9 +54,10 @@ pub struct ReplayOptions {
 /// When the trace cannot be read or the picture not be written.
 pub fn run(options: &ReplayOptions) -> Result<ExitCode> {
     let path = &options.trace;
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the trace {}", path.display()))?;
-    let trace = Trace::parse(&text).with_context(|| path.display().to_string())?;
+    let text =
+        std::fs::read(path).with_context(|| format!("cannot read the trace {}", path.display()))?;
+    let trace = Trace::parse(&String::from_utf8_lossy(&text))
+        .with_context(|| path.display().to_string())?;
     let mut drawn = trace.records.clone();
     let model = Recorded::new(trace)
         .ok_or_else(|| anyhow!("the trace has no finished round; there is nothing to run"))?;
@@ -97,7 +98,7 @@ impl ReplayOptions {
             downtime: self.downtime,
             deadline: self.deadline.0,
             at_deadline: self.at_deadline.into(),
-            throttle_most: Share::permille(self.max_throttle * 10),
+            throttle_most: self.max_throttle,
         });
         Ok(limits.collect())
     }
@@ -129,14 +130,14 @@ fn print(limits: Limits, run: &Run, as_json: bool) {
             "throttle_pct_max": run.throttle_most.as_fraction() * 100.0,
             "guest_slowdown_s": run.harm_s,
         });
-        println!("{object}");
+        say::result(object);
         return;
     }
     let end = blackout_ms.map_or_else(
         || stayed.to_owned(),
         |blackout| format!("completed, blackout {blackout:.0} ms"),
     );
-    println!(
+    say::result(format_args!(
         "{name:10} {end} after {:.1} s and {} rounds, {} sent, throttled to {} at most, guest \
          slowed by {:.1} s in all",
         run.took.as_secs_f64(),
@@ -144,5 +145,5 @@ fn print(limits: Limits, run: &Run, as_json: bool) {
         run.sent,
         run.throttle_most,
         run.harm_s,
-    );
+    ));
 }

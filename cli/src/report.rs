@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use pagelift_control::qemu::direct::Throttled;
+use pagelift_engine::codec::cache::CacheStats;
 use pagelift_engine::converge::Share;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
 use pagelift_engine::units::{ByteCount, PageCount};
 use serde_json::{Value, json};
 
-use crate::forecast;
-use crate::stages;
+use crate::advice::{Side, advice};
+use crate::{deltas, forecast, stages};
 
 /// What a report says beyond what the engine saw.
 #[derive(Clone, Debug, Default)]
@@ -22,19 +23,12 @@ pub struct Extra {
     pub guest_slowdown: Option<Duration>,
     /// How each vCPU was throttled, by index; empty where nobody can tell.
     pub vcpus: Vec<Throttled>,
+    /// What the cache of old contents came to, if there was one.
+    pub delta_cache: Option<CacheStats>,
     /// Most memory a migration may take in this process, in bytes, next to the guest's.
     pub memory_budget_bytes: u64,
     /// Most memory it was seen to take.
     pub memory_peak_bytes: u64,
-}
-
-/// Which side reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The guest was to leave.
-    Source,
-    /// The guest was to arrive.
-    Target,
 }
 
 /// The object for a completed migration.
@@ -85,6 +79,7 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
             "reference": report.data.reference,
         },
         "saved_bytes": report.data.saved(&report.pages).0,
+        "delta_cache": deltas::json(extra.delta_cache.as_ref()),
         "stages": stages::source_json(&report.stages),
         "dirty_bytes_per_s": report.dirty.map(|rate| rate.0),
         "link_bytes_per_s": report.link.map(|rate| rate.0),
@@ -125,33 +120,6 @@ fn vcpus_text(vcpus: &[Throttled]) -> String {
     format!("throttled: {}\n", words.join(", "))
 }
 
-/// What to do about a migration that did not complete; `None` if the guest is well.
-pub fn advice(failure: &Failure, side: Side) -> Option<&'static str> {
-    Some(match (failure.guest, side) {
-        (GuestLocation::Source, _) => return None,
-        (GuestLocation::Unknown, Side::Source) => {
-            "look at the target: if the guest runs there, all is well. If it does not, make sure \
-             that pagelift-receive has ended, end the target's QEMU, and send 'cont' to this one, \
-             which has the guest as it was when it stopped"
-        }
-        (GuestLocation::Unknown, Side::Target) => {
-            "look at the source: if the guest runs there, all is well; end this QEMU. If it is \
-             stopped there ('postmigrate'), make sure that pagelift-send has ended, and send \
-             'cont' to one of the two: both have the whole guest"
-        }
-        (GuestLocation::Target, Side::Source) => {
-            "look at the target: it said that it has the guest and does not run it. 'cont' may be \
-             tried there; if its QEMU has ended, send 'cont' to this one, which has the guest as \
-             it was when it stopped"
-        }
-        (GuestLocation::Target, Side::Target) => {
-            "the source has given the guest up. Send 'cont' to this QEMU; if it has ended, and \
-             the guest never ran here, send it to the source's, which has the guest as it was \
-             when it stopped"
-        }
-    })
-}
-
 /// The object for a migration that did not complete; one that was cancelled freed its guest
 /// `freed_after` the request.
 pub fn failed_json(failure: &Failure, side: Side, freed_after: Option<Duration>) -> Value {
@@ -171,6 +139,23 @@ pub fn failed_json(failure: &Failure, side: Side, freed_after: Option<Duration>)
             "retryable": failure.error.retryable(),
             "advice": advice(failure, side),
             "remedy": forecast::remedy_json(&failure.error),
+        },
+    })
+}
+
+/// The object for a migration that was not begun, because of something beside the guest.
+pub fn not_begun_json(message: &str) -> Value {
+    json!({
+        "outcome": "failed",
+        "vm_location": GuestLocation::Source.name(),
+        "guest_freed_after_ms": null,
+        "error": {
+            "code": "not-begun",
+            "message": message,
+            "where": GuestLocation::Source.name(),
+            "retryable": false,
+            "advice": null,
+            "remedy": null,
         },
     })
 }
@@ -220,6 +205,9 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
         );
     }
     text += &packed_text(report);
+    if let Some(words) = extra.delta_cache.as_ref().and_then(deltas::text) {
+        text += &format!("{words}\n");
+    }
     if let (Some(dirty), Some(link)) = (report.dirty, report.link) {
         text +=
             &format!("rates: the guest wrote {dirty} of distinct pages, the link carried {link}\n");

@@ -5,9 +5,11 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use pagelift_engine::converge::{Decision, Limits, Observation, Policy, Record, Share, Trace};
 use pagelift_engine::units::PageCount;
+
+use crate::say;
 
 /// A policy whose decisions are recorded.
 #[derive(Debug)]
@@ -31,9 +33,12 @@ impl Tracing {
         path: &Path,
         first_pages: PageCount,
     ) -> Result<Self> {
-        let unwritable = || format!("cannot write the trace {}", path.display());
-        let mut file = File::create(path).with_context(unwritable)?;
-        writeln!(file, "{}", Trace::header(first_pages)).with_context(unwritable)?;
+        let unwritable = |error| {
+            let path = path.display();
+            anyhow!("cannot write the trace {path}: {error}; name a file that is yours to write")
+        };
+        let mut file = File::create(path).map_err(unwritable)?;
+        writeln!(file, "{}", Trace::header(first_pages)).map_err(unwritable)?;
         Ok(Self {
             policy,
             file,
@@ -58,7 +63,7 @@ impl Policy for Tracing {
                 && std::mem::take(&mut self.whole)
             {
                 // A guest is not left behind for want of a record.
-                eprintln!("warning: the trace is cut short: {error}");
+                say::note(format_args!("warning: the trace is cut short: {error}"));
             }
         }
         decision

@@ -68,8 +68,7 @@ fn serves_one_client_and_names_it_to_the_second() {
 
     first.hello().unwrap();
     drop(first);
-    let mut third = AgentClient::connect(vm.pid()).unwrap();
-    third.hello().unwrap();
+    vm.next_client();
 }
 
 #[test]
@@ -90,7 +89,7 @@ fn forgets_a_will_that_was_cleared() {
     let mut client = vm.spawn_client("clear");
     client.kill();
     // Wills run before the next client is served: if there were one, it is done by now.
-    AgentClient::connect(vm.pid()).unwrap().hello().unwrap();
+    vm.next_client();
     assert_eq!(vm.status(), "paused");
 }
 
@@ -101,7 +100,7 @@ fn a_will_without_a_monitor_leaves_the_agent_serving() {
     let gone = vm.path("no-such.sock");
     client.set_will(&gone, &["{}".to_owned()]).unwrap();
     drop(client);
-    AgentClient::connect(vm.pid()).unwrap().hello().unwrap();
+    vm.next_client();
     assert!(vm.standard_error().contains("last will not run"));
     vm.execute("query-status");
 }

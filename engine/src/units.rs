@@ -218,10 +218,13 @@ impl FromStr for Rate {
     }
 }
 
-/// Parses a time span: `50ms`, `2s`, `10m`, `1h`, `250us`.
+/// Longest time span that is taken from a text: ten years, beyond which sums might overflow.
+pub(crate) const LONGEST_SPAN: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// Parses a time span: `50ms`, `2s`, `10m`, `1h`, `250us`; at most ten years.
 ///
 /// # Errors
-/// When the number or the unit is missing or unknown.
+/// When the number or the unit is missing or unknown, or the time is longer.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseQuantityError> {
     number_and_unit(text)
         .and_then(|(number, unit)| {
@@ -233,7 +236,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseQuantityError> {
                 "h" => 3600.0,
                 _ => return None,
             };
-            Duration::try_from_secs_f64(number * seconds).ok()
+            let time = Duration::try_from_secs_f64(number * seconds).ok();
+            time.filter(|time| *time <= LONGEST_SPAN)
         })
         .ok_or_else(|| ParseQuantityError {
             text: text.to_owned(),
@@ -286,6 +290,8 @@ mod tests {
         assert!("GiB".parse::<ByteCount>().is_err());
         assert!("-1GiB".parse::<ByteCount>().is_err());
         assert!(parse_duration("50").is_err());
+        assert!(parse_duration("87600h").is_ok());
+        assert!(parse_duration("99999999h").is_err());
     }
 
     #[test]

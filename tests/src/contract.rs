@@ -123,6 +123,25 @@ pub fn check_completed(report: &Value, guest_bytes: u64) {
         "{wire} bytes for {data} of pages: {report}"
     );
     check_stages(report, &["read", "encode", "send"]);
+    check_delta_cache(report);
+}
+
+/// Checks what a report says of the cache of old contents.
+fn check_delta_cache(report: &Value) {
+    let cache = report.get("delta_cache");
+    let cache = cache.unwrap_or_else(|| panic!("no delta_cache: {report}"));
+    if cache.is_null() {
+        assert_eq!(number(report, "/pages/delta"), 0.0, "{report}");
+        return;
+    }
+    let count = |name: &str| number(report, &format!("/delta_cache/{name}"));
+    let (lookups, hits) = (count("lookups"), count("hits"));
+    assert!(hits <= lookups, "{report}");
+    assert!(count("overflows") + count("unchanged") <= hits, "{report}");
+    assert!(count("delta_bytes") + count("saved_bytes") <= hits * 4096.0);
+    assert!(number(report, "/pages/delta") <= hits, "{report}");
+    let rate = &cache["hit_rate"];
+    assert_eq!(rate.is_null(), lookups == 0.0, "{report}");
 }
 
 /// Checks what a report says of the stages of its side.

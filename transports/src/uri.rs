@@ -52,6 +52,9 @@ impl FromStr for Endpoint {
             None if host.contains(':') => return Err(malformed()),
             None => host,
         };
+        if host.contains(['[', ']', '/']) {
+            return Err(malformed());
+        }
         let port = port.parse().map_err(|_| malformed())?;
         if host.is_empty() {
             return Err(malformed());
@@ -96,6 +99,8 @@ mod tests {
             "tcp://a",
             "tcp://a:b",
             "tcp://::1:2",
+            "tcp://[[::1]]:2",
+            "tcp://a/b:1",
         ] {
             assert_eq!(
                 text.parse::<Endpoint>(),

@@ -1,8 +1,8 @@
 //! `pagelift-receive`: takes a guest into a QEMU that waits for one.
 
 use clap::Parser;
-use pagelift::{exit, qemu::ReceiveCommand};
+use pagelift::qemu::ReceiveCommand;
 
 fn main() -> std::process::ExitCode {
-    exit::report(ReceiveCommand::parse().run()).into()
+    ReceiveCommand::parse().run().into()
 }

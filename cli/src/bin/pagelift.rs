@@ -7,6 +7,7 @@ use pagelift::demo::{self, DemoOptions, target::TargetOptions};
 use pagelift::exit::{self, ExitCode};
 use pagelift::launch::{self, RunOptions};
 use pagelift::replay::{self, ReplayOptions};
+use pagelift::say;
 use pagelift::steer::client::{self, CtlOptions};
 
 /// Moves running virtual machines.
@@ -38,7 +39,7 @@ fn main() -> ProcessExit {
             Ok(script) => exit::cancel_on_signal()
                 .and_then(|cancel| demo::source::run(&options, script, cancel)),
             Err(error) => {
-                eprintln!("error: {error}");
+                say::note(format_args!("error: {error}"));
                 return ExitCode::Usage.into();
             }
         },

@@ -2,7 +2,7 @@
 
 mod values;
 
-pub use values::{Deadline, cpu_limit, deadline, downtime, duration, rate};
+pub use values::{Deadline, cpu_limit, deadline, downtime, duration, max_throttle, rate};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,9 +42,8 @@ pub struct ConvergenceOptions {
     #[arg(long, value_enum, default_value_t = PolicyName::Predictive)]
     pub policy: PolicyName,
     /// Largest share of its time, in per cent, that the guest may be kept from running
-    #[arg(long, value_name = "PERCENT", default_value_t = 95,
-          value_parser = clap::value_parser!(u16).range(0..=99))]
-    pub max_throttle: u16,
+    #[arg(long, value_name = "PERCENT", default_value = "95", value_parser = max_throttle)]
+    pub max_throttle: Share,
     /// Listen on a socket made at this path, for `pagelift ctl`
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
@@ -120,7 +119,7 @@ impl ConvergenceOptions {
             downtime: self.downtime,
             deadline: self.deadline.0,
             at_deadline: self.at_deadline.into(),
-            throttle_most: Share::permille(self.max_throttle * 10),
+            throttle_most: self.max_throttle,
         }
     }
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use pagelift_engine::codec::choose::CpuLimit;
-use pagelift_engine::converge::Downtime;
+use pagelift_engine::converge::{Downtime, Share};
 use pagelift_engine::units::{ParseQuantityError, Rate, parse_duration};
 use pagelift_engine::wire::MAX_CHANNELS;
 use pagelift_transports::auto_channels;
@@ -45,6 +45,17 @@ pub fn downtime(text: &str) -> Result<Downtime, String> {
         Some((least, most)) => Downtime::growing(span(least)?, span(most)?)
             .ok_or_else(|| format!("{text}: the second time must be the longer one")),
     }
+}
+
+/// Reads the largest share of a throttle, in per cent.
+///
+/// # Errors
+/// When it is none.
+pub fn max_throttle(text: &str) -> Result<Share, String> {
+    let percent = text.parse().ok().filter(|percent: &u16| *percent <= 99);
+    percent
+        .map(|percent| Share::permille(percent * 10))
+        .ok_or_else(|| format!("{text:?} is no share in per cent; write a number from 0 to 99"))
 }
 
 /// Reads a rate, which must not be zero.
@@ -104,6 +115,16 @@ mod tests {
                 "{error}"
             );
             assert!(error.contains("write 50%"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_largest_throttle_is_in_percent() {
+        assert_eq!(max_throttle("0"), Ok(Share::NONE));
+        assert_eq!(max_throttle("99"), Ok(Share::permille(990)));
+        for text in ["100", "-1", "half", "", "50%", "70000"] {
+            let error = max_throttle(text).unwrap_err();
+            assert!(error.contains("write a number from 0 to 99"), "{error}");
         }
     }
 

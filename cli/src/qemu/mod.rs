@@ -14,8 +14,10 @@ use clap::Args;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError};
 use pagelift_transports::Endpoint;
 
-use crate::exit::ExitCode;
-use crate::report::{self, Side};
+use crate::advice::Side;
+use crate::exit::{self, ExitCode};
+use crate::report;
+use crate::say;
 
 /// What to print.
 #[derive(Args, Clone, Copy, Debug)]
@@ -47,12 +49,22 @@ impl Output {
         self.not_started(MigrationError::Link { what, source }, side)
     }
 
+    /// Reports that nothing was begun: the guest is where it was.
+    fn not_begun(self, error: &anyhow::Error) -> ExitCode {
+        let words = exit::words(error);
+        if self.json {
+            say::result(report::not_begun_json(&words));
+        }
+        say::note(format_args!("error: {words}\nthe guest is on the source"));
+        ExitCode::Failed
+    }
+
     /// Reports a migration that did not complete.
     fn failed(self, failure: &Failure, side: Side, freed_after: Option<Duration>) -> ExitCode {
         if self.json {
-            println!("{}", report::failed_json(failure, side, freed_after));
+            say::result(report::failed_json(failure, side, freed_after));
         }
-        eprintln!("{}", report::failed_text(failure, side, freed_after));
+        say::note(report::failed_text(failure, side, freed_after));
         ExitCode::of(failure)
     }
 }

@@ -19,11 +19,12 @@ use pagelift_transports::tcp::TcpServer;
 use serde_json::{Value, json};
 
 use super::Output;
+use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::options::random_number;
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
-use crate::report::Side;
+use crate::say;
 use crate::stages;
 use crate::stop_at::{StopAt, Stopping};
 
@@ -47,11 +48,16 @@ pub struct ReceiveCommand {
 }
 
 impl ReceiveCommand {
-    /// Takes a guest.
-    ///
+    /// Takes a guest. What goes wrong is reported.
+    pub fn run(self) -> ExitCode {
+        let output = self.output;
+        let ended = self.receive();
+        ended.unwrap_or_else(|error| output.not_begun(&error))
+    }
+
     /// # Errors
-    /// As [`SendCommand::run`].
-    pub fn run(self) -> Result<ExitCode> {
+    /// When what the migration needs beside the guest could not be set up: nothing was begun.
+    fn receive(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         let stop_at = StopAt::from_env()?;
         let kept = match KeptPages::open(&self.have, random_number()) {
@@ -120,13 +126,13 @@ impl ReceiveCommand {
             Ok(received) => {
                 let object = received_json(&received, peak);
                 if self.output.json {
-                    println!("{object}");
+                    say::result(object);
                 } else {
-                    println!(
+                    say::result(format_args!(
                         "completed: the guest is here, {} received\n{}",
                         received.status.received,
                         stages::target_text(&received.status.stages)
-                    );
+                    ));
                 }
                 ExitCode::Completed
             }

@@ -14,11 +14,13 @@ use pagelift_transports::Endpoint;
 use pagelift_transports::tcp::TcpLink;
 
 use super::Output;
+use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::options::{self, ConvergenceOptions, Effort, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
-use crate::report::{self, Extra, Side};
+use crate::report::{self, Extra};
+use crate::say;
 use crate::steer::Board;
 use crate::stop_at::{StopAt, Stopping};
 
@@ -58,12 +60,16 @@ pub struct SendCommand {
 }
 
 impl SendCommand {
-    /// Moves the guest.
-    ///
+    /// Moves the guest. What goes wrong is reported.
+    pub fn run(self) -> ExitCode {
+        let output = self.output;
+        let ended = self.migrate();
+        ended.unwrap_or_else(|error| output.not_begun(&error))
+    }
+
     /// # Errors
-    /// When a signal handler or the like could not be set up. What goes wrong with the
-    /// migration is reported, and is an exit code.
-    pub fn run(self) -> Result<ExitCode> {
+    /// When what the migration needs beside the guest could not be set up: nothing was begun.
+    fn migrate(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         let stop_at = StopAt::from_env()?;
         let controls = self.convergence.controls(self.bandwidth, cancel);
@@ -102,6 +108,8 @@ impl SendCommand {
             deltas,
             budget,
         } = self.convergence.effort(&*memory)?;
+        board.watch_deltas(deltas.as_ref());
+        let delta_cache = deltas.clone();
         let mut progress = Progress::new(self.output.quiet);
         progress.say(&format!(
             "guest: {} of RAM; {channels} channels, at most {budget} of memory for the migration",
@@ -146,15 +154,16 @@ impl SendCommand {
         });
         drop(control);
         progress.finish();
+        extra.delta_cache = delta_cache.map(|deltas| deltas.stats());
         extra.vcpus = guest.throttled();
         extra.source_cpu = process_cpu().saturating_sub(cpu_before);
         Ok(match result {
             Ok(report) if self.output.json => {
-                println!("{}", report::completed_json(&report, &extra));
+                say::result(report::completed_json(&report, &extra));
                 ExitCode::Completed
             }
             Ok(report) => {
-                println!("{}", report::completed_text(&report, &extra));
+                say::result(report::completed_text(&report, &extra));
                 ExitCode::Completed
             }
             Err(failure) => {

@@ -1,19 +1,22 @@
 //! Where a migration is, for whoever asks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pagelift_engine::converge::Limits;
 use pagelift_engine::migration::SourceStatus;
-use pagelift_engine::pipeline::{Controls, Settings};
+use pagelift_engine::pipeline::{Controls, Deltas, Settings};
 use pagelift_engine::units::Rate;
 use serde_json::{Value, json};
+
+use crate::{deltas, stages};
 
 /// What a migration shows, and the handle by which it is steered. Clones are of the same one.
 #[derive(Clone, Debug)]
 pub struct Board {
     began: Instant,
     shown: Arc<Mutex<Option<SourceStatus>>>,
+    deltas: Arc<OnceLock<Arc<Deltas>>>,
     controls: Controls,
 }
 
@@ -23,6 +26,7 @@ impl Board {
         Self {
             began: Instant::now(),
             shown: Arc::default(),
+            deltas: Arc::default(),
             controls,
         }
     }
@@ -30,6 +34,14 @@ impl Board {
     /// The migration is where `status` says.
     pub fn show(&self, status: &SourceStatus) {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(*status);
+    }
+
+    /// The migration makes its deltas by these.
+    pub fn watch_deltas(&self, deltas: Option<&Arc<Deltas>>) {
+        if let Some(deltas) = deltas {
+            // A migration has one cache: another one would be this one.
+            let _ = self.deltas.set(Arc::clone(deltas));
+        }
     }
 
     /// The handle.
@@ -45,6 +57,8 @@ impl Board {
     /// The object that `status` is answered with.
     pub fn status(&self) -> Value {
         let mut object = self.last().map_or_else(|| json!({}), |status| of(&status));
+        let cache = self.deltas.get().map(|deltas| deltas.stats());
+        object["delta_cache"] = deltas::json(cache.as_ref());
         object["elapsed_ms"] = ms(self.began.elapsed()).into();
         object["cancelling"] = self.controls.cancel_token().is_cancelled().into();
         object["settings"] = settings(&self.controls.settings());
@@ -76,6 +90,7 @@ fn of(status: &SourceStatus) -> Value {
         "downtime_limit_ms": ms(status.limit),
         "throttle_pct": status.throttle.as_fraction() * 100.0,
         "forced": status.forced,
+        "stages": stages::source_json(&status.stages),
         "prospect": status.prospect.map(|prospect| prospect.to_string()),
     })
 }
@@ -110,6 +125,7 @@ fn ms(time: Duration) -> f64 {
 mod tests {
     use super::*;
     use pagelift_engine::converge::{Prospect, Share, Span};
+    use pagelift_engine::migration::{SourceStages, StageTime};
     use pagelift_engine::units::{ByteCount, PageCount};
 
     #[test]
@@ -119,6 +135,7 @@ mod tests {
         let early = board.status();
         assert_eq!(early.get("phase"), None, "nothing is known yet");
         assert_eq!(early["cancelling"], false);
+        assert_eq!(early["delta_cache"], Value::Null);
         assert_eq!(early["settings"]["policy"], "predictive");
         assert_eq!(early["settings"]["downtime_ms"], 50.0);
         assert_eq!(early["settings"]["bandwidth_bytes_per_s"], Value::Null);
@@ -144,6 +161,13 @@ mod tests {
             blackout: false,
             forced: false,
             throttle: Share::permille(300),
+            stages: SourceStages {
+                send: StageTime {
+                    busy: time(1),
+                    waiting: time(2),
+                },
+                ..SourceStages::default()
+            },
         });
         let status = board.status();
         assert_eq!(status["phase"], "precopy");
@@ -156,6 +180,11 @@ mod tests {
             "8.0 KiB to send, no rate of the link is known yet"
         );
         assert_eq!(status["throttle_pct"], 30.0);
+        assert_eq!(status["stages"]["bottleneck"], "link");
         assert!(!board.is_stopped());
+        let pages = PageCount(10);
+        let deltas = Arc::new(Deltas::new(pages, Deltas::room_for_all(pages)).unwrap());
+        board.watch_deltas(Some(&deltas));
+        assert_eq!(board.status()["delta_cache"]["overflows"], 0);
     }
 }

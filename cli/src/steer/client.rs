@@ -11,6 +11,7 @@ use pagelift_engine::units::{ByteCount, Rate};
 use serde_json::{Map, Value, json};
 
 use crate::exit::ExitCode;
+use crate::say;
 
 /// How long a migration may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,7 +62,7 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 pub fn run(options: &CtlOptions) -> Result<ExitCode> {
     let answer = ask(&options.socket, &request(&options.command))?;
     if options.json {
-        println!("{answer}");
+        say::result(&answer);
     }
     if answer["ok"] != true {
         let message = &answer["error"]["message"];
@@ -74,14 +75,14 @@ pub fn run(options: &CtlOptions) -> Result<ExitCode> {
         return Ok(ExitCode::Completed);
     }
     match options.command {
-        Command::Status => println!("{}", describe(&answer["status"])),
+        Command::Status => say::result(describe(&answer["status"])),
         Command::Set { .. } => {
-            println!("{}", describe_settings(&answer["settings"]));
+            say::result(describe_settings(&answer["settings"]));
             if let Some(note) = answer["note"].as_str() {
-                println!("note: {note}");
+                say::result(format_args!("note: {note}"));
             }
         }
-        Command::Cancel => println!("asked to end"),
+        Command::Cancel => say::result("asked to end"),
     }
     Ok(ExitCode::Completed)
 }
@@ -103,8 +104,10 @@ fn request(command: &Command) -> Value {
 
 fn ask(socket: &Path, request: &Value) -> Result<Value> {
     let place = || format!("the control socket {}", socket.display());
-    let mut stream = UnixStream::connect(socket)
-        .with_context(|| format!("{}: no migration listens there", place()))?;
+    let mut stream = UnixStream::connect(socket).with_context(|| {
+        let place = place();
+        format!("{place}: no migration listens there; name what --control was given")
+    })?;
     stream
         .set_read_timeout(Some(PATIENCE))
         .with_context(place)?;
@@ -157,6 +160,8 @@ fn describe(status: &Value) -> String {
     if let Some(throttle) = status["throttle_pct"].as_f64().filter(|pct| *pct > 0.0) {
         text += &format!("the guest is throttled to {throttle:.0} %\n");
     }
+    text += &stages(&status["stages"]).unwrap_or_default();
+    text += &deltas(&status["delta_cache"]).unwrap_or_default();
     if status["forced"] == true {
         text += "the deadline is over: the guest was stopped by force\n";
     }
@@ -172,6 +177,31 @@ fn interval(low_ms: Option<f64>, high_ms: Option<f64>) -> String {
         (Some(low), Some(high)) => format!(" ({low:.0} to {high:.0})"),
         _ => String::new(),
     }
+}
+
+/// The line for the stages, once one of them has done anything.
+fn stages(stages: &Value) -> Option<String> {
+    let bottleneck = stages["bottleneck"].as_str()?;
+    let each = ["read", "encode", "send"].map(|name| {
+        let seconds = |what: &str| stages[name][what].as_f64().unwrap_or(0.0);
+        let (busy, waiting) = (seconds("busy_s"), seconds("waiting_s"));
+        format!("{name} {busy:.2} s and waited {waiting:.2} s")
+    });
+    let each = each.join(", ");
+    Some(format!(
+        "stages so far: {each}; the bottleneck: {bottleneck}\n"
+    ))
+}
+
+/// The line for the delta cache, once anything was looked up in it.
+fn deltas(cache: &Value) -> Option<String> {
+    let rate = cache["hit_rate"].as_f64()? * 100.0;
+    let saved = ByteCount(cache["saved_bytes"].as_u64()?);
+    let overflows = &cache["overflows"];
+    Some(format!(
+        "delta cache: hit by {rate:.0} % of the pages that came again, {overflows} overflows, \
+         {saved} saved\n"
+    ))
 }
 
 /// The line for the settings.
@@ -225,6 +255,14 @@ mod tests {
             ("prospect", json!("it could be stopped soon")),
             ("downtime_limit_ms", json!(50.0)),
             ("throttle_pct", json!(30.0)),
+            (
+                "stages",
+                json!({"send": {"busy_s": 0.5, "waiting_s": 7.25}, "bottleneck": "link"}),
+            ),
+            (
+                "delta_cache",
+                json!({"hit_rate": 0.5, "overflows": 3, "saved_bytes": 1 << 20}),
+            ),
         ] {
             status[key] = value;
         }
@@ -236,6 +274,8 @@ mod tests {
             "12 ms (8 to 20), where 50 ms are allowed",
             "at the beginning of the round: it could be stopped soon\n",
             "throttled to 30 %",
+            "send 0.50 s and waited 7.25 s; the bottleneck: link\n",
+            "hit by 50 % of the pages that came again, 3 overflows, 1.0 MiB saved\n",
         ] {
             assert!(text.contains(words), "no {words:?} in {text}");
         }

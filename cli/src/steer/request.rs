@@ -1,6 +1,6 @@
 //! What a line on the control socket asks for.
 
-use pagelift_engine::converge::{AtDeadline, PolicyKind, Share};
+use pagelift_engine::converge::{AtDeadline, PolicyKind};
 use pagelift_engine::pipeline::Settings;
 use serde_json::{Map, Value};
 
@@ -161,10 +161,7 @@ impl Change {
             }
             Knob::Downtime => limits.downtime = options::downtime(text)?,
             Knob::MaxThrottle => {
-                let percent = text.parse().ok().filter(|percent| *percent <= 99);
-                let percent: u16 =
-                    percent.ok_or_else(|| format!("{text} is no whole number from 0 to 99"))?;
-                limits.throttle_most = Share::permille(percent * 10);
+                limits.throttle_most = options::max_throttle(text)?;
             }
             Knob::Policy => {
                 let names = PolicyKind::ALL.map(PolicyKind::name).join(", ");
@@ -183,7 +180,7 @@ fn no_such(text: &str, names: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::converge::Downtime;
+    use pagelift_engine::converge::{Downtime, Share};
     use pagelift_engine::units::Rate;
     use std::time::Duration;
 

@@ -70,8 +70,8 @@ impl Server {
     /// # Errors
     /// When there is another file, somebody listens there already, or no socket can be made.
     pub fn start(path: &Path, board: Board) -> Result<Self> {
-        let listener =
-            listen(path).with_context(|| format!("the control socket {}", path.display()))?;
+        let listener = listen(path)
+            .with_context(|| format!("cannot make the control socket {}", path.display()))?;
         let metadata = std::fs::symlink_metadata(path)
             .with_context(|| format!("the control socket {}", path.display()))?;
         let listener = Arc::new(listener);
@@ -126,7 +126,9 @@ fn listen(path: &Path) -> Result<UnixListener> {
     match bind(path) {
         Ok(listener) => return Ok(listener),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-        Err(error) => return Err(error.into()),
+        Err(error) => {
+            bail!("{error}; name a path in a folder that exists and is yours to write");
+        }
     }
     if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
         bail!("a file of this name is there, and is no socket; name another one, or remove it");

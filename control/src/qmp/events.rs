@@ -57,8 +57,9 @@ impl Event {
         self.data.get(key).and_then(Value::as_str)
     }
 
-    /// An event of a line's members, if it is one (QMP specification, "Asynchronous events").
-    pub(super) fn from_line(line: &mut Map<String, Value>) -> Option<Self> {
+    /// The event that a line's members are, if they are one (QMP specification, "Asynchronous
+    /// events"); its data is taken out of them.
+    pub fn from_line(line: &mut Map<String, Value>) -> Option<Self> {
         let name = line.get("event")?.as_str()?.to_owned();
         let data = match line.remove("data") {
             Some(Value::Object(data)) => data,

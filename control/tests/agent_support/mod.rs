@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pagelift_control::agent_client::AgentClient;
+use pagelift_control::agent_client::{AgentClient, AgentError};
 use pagelift_control::qemu::command_line;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -233,6 +233,23 @@ impl Vm {
         });
         assert!(ready.exists(), "the client left its will");
         client
+    }
+
+    /// A client that is served after one that has just closed its connection. A process that
+    /// another test is just starting may hold a copy of that until it executes: so long the agent
+    /// is busy.
+    pub(super) fn next_client(&self) -> AgentClient {
+        let mut served = None;
+        wait_until("the agent to be free", || {
+            let mut client = AgentClient::connect(self.pid).unwrap();
+            match client.hello() {
+                Ok(_) => served = Some(client),
+                Err(AgentError::Busy { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+            served.is_some()
+        });
+        served.unwrap()
     }
 
     /// Where QEMU has mapped the guest's RAM.

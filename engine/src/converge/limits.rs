@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Share;
+use crate::units::LONGEST_SPAN;
 
 /// The policies that a user can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -180,8 +181,9 @@ impl Limits {
     ) -> Result<Self, &'static str> {
         let text = |key: &'static str| value(key).ok_or(key);
         let micros = |key: &'static str| {
-            let number = text(key)?.parse().map_err(|_| key)?;
-            Ok::<_, &'static str>(Duration::from_micros(number))
+            let number: u64 = text(key)?.parse().map_err(|_| key)?;
+            let time = Duration::from_micros(number);
+            Some(time).filter(|time| *time <= LONGEST_SPAN).ok_or(key)
         };
         let (least, most) = (micros("downtime_us")?, micros("downtime_most_us")?);
         let permille: u16 = text("throttle_most")?

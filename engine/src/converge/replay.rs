@@ -253,7 +253,7 @@ fn ask_within(
 ) -> Within {
     let mut within = Within::default();
     let mut tick = began + TICK;
-    while tick < ended && within.ended.is_none() {
+    while tick < ended.min(LONGEST) && within.ended.is_none() {
         if let Some(limits) = model.new_limits(tick) {
             policy.set_limits(&limits);
             within.limits = Some(limits);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::codec::cache::{CacheError, DeltaCache, Outcome};
+use crate::codec::cache::{CacheError, CacheStats, DeltaCache, Outcome};
 use crate::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex};
 
 /// Contents that deltas are made against.
@@ -39,6 +39,11 @@ impl Deltas {
     /// Memory it takes.
     pub fn footprint(&self) -> ByteCount {
         self.cache.footprint()
+    }
+
+    /// What it came to so far. Takes the locks of the cache, one after the other.
+    pub fn stats(&self) -> CacheStats {
+        self.cache.stats()
     }
 
     /// Pages of `round` follow. All pages of earlier rounds have been shown.

@@ -47,6 +47,9 @@
 //! Unless THROTTLE or RENEW come again within the lease, or when the connection ends, the agent
 //! ends all throttling by itself; a RENEW that comes later is error [`ErrorCode::NoLease`].
 //!
+//! # QEMU's monitor
+//! The agent also runs commands at QEMU's monitor; [`monitor`] tells it what a line there is.
+//!
 //! # Growth
 //! A request of a type that the agent does not know is answered with error
 //! [`ErrorCode::UnknownRequest`] and the connection goes on: a newer client learns so what an
@@ -57,6 +60,7 @@ use std::ops::RangeInclusive;
 
 mod bytes;
 mod message;
+pub mod monitor;
 mod throttle;
 mod will;
 

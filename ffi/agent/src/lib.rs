@@ -50,7 +50,6 @@
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 mod interpose;
-mod qmp_reply;
 mod server;
 mod signal_mask;
 mod socket;

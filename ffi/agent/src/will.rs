@@ -23,8 +23,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pagelift_agent_protocol::Will;
+use pagelift_agent_protocol::monitor::{Line, classify};
 
-use crate::qmp_reply::{Line, classify};
 use crate::{complain, socket};
 
 /// Longest time for the whole will.

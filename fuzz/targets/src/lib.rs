@@ -7,15 +7,25 @@
 //! The functions have two callers. `fuzz/run` builds them into libFuzzer with a nightly compiler,
 //! which searches by coverage and grows a corpus. The test `smoke` of this package mutates the
 //! corpus that is kept, for a few seconds each, with whatever compiler there is; it is part of
-//! `tests/run`.
+//! `tests/run`. `tests/run --fuzz` gives each a minute, by the better way that there is.
+//!
+//! From outside is what the other host sends (frames, messages, pages, QEMU's return path), what
+//! the processes beside it say (the agent and its client, QEMU's monitor), and what users write
+//! (requests on the control socket, traces, values of options).
 
 mod block;
 mod catalogue;
+mod qemu;
+mod user;
+mod values;
 mod wire;
 mod xbzrle;
 
 pub use block::{block_decode, block_encode};
 pub use catalogue::catalogue;
+pub use qemu::{monitor_line, ramblock_listing, return_path};
+pub use user::{control_request, trace};
+pub use values::option_value;
 pub use wire::{agent_message, frame_reader, hello, message, pages_body};
 pub use xbzrle::{xbzrle_decode, xbzrle_encode};
 
@@ -29,7 +39,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 16] = [
     Target {
         name: "agent_message",
         run: agent_message,
@@ -47,6 +57,10 @@ pub const TARGETS: [Target; 10] = [
         run: catalogue,
     },
     Target {
+        name: "control_request",
+        run: control_request,
+    },
+    Target {
         name: "frame_reader",
         run: frame_reader,
     },
@@ -59,8 +73,28 @@ pub const TARGETS: [Target; 10] = [
         run: message,
     },
     Target {
+        name: "monitor_line",
+        run: monitor_line,
+    },
+    Target {
+        name: "option_value",
+        run: option_value,
+    },
+    Target {
         name: "pages_body",
         run: pages_body,
+    },
+    Target {
+        name: "ramblock_listing",
+        run: ramblock_listing,
+    },
+    Target {
+        name: "return_path",
+        run: return_path,
+    },
+    Target {
+        name: "trace",
+        run: trace,
     },
     Target {
         name: "xbzrle_decode",

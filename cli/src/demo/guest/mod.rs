@@ -84,7 +84,7 @@ impl Guest {
     pub fn run(&mut self) {
         self.running_since = Some(Instant::now());
         self.board.stop.store(false, Ordering::Release);
-        self.board.changed.notify_all();
+        self.wake();
     }
 
     /// Stops the vCPUs; when this returns none of them writes any more.
@@ -136,7 +136,7 @@ impl Guest {
     }
 
     fn wake(&self) {
-        // Under the lock, so that a vCPU that is about to park sees it.
+        // Under the lock: a vCPU that has looked, and is about to wait, is waiting then.
         drop(
             self.board
                 .parked

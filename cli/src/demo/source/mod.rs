@@ -23,11 +23,13 @@ use super::guest::{Guest, GuestMemory};
 use super::pattern::Script;
 use super::rehearse::Rehearsed;
 use super::{DemoOptions, TargetSays};
+use crate::advice::Side;
 use crate::exit::ExitCode;
 use crate::options::{Effort, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{self, Extra};
+use crate::say;
 use crate::steer::Board;
 
 /// How long the guest runs before it is moved.
@@ -49,7 +51,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     let view: Arc<dyn ReadPages> = Arc::new(memory.view()?);
     let effort = options.convergence.effort(&*view)?;
     let budget = effort.budget;
-    eprintln!(
+    say::note(format_args!(
         "guest: {} in {} vCPUs, {:.0} % filled, writing {} ({:?}, {} bytes a write)\n\
          pagelift: {} channels, at most {budget} of memory of its own on each side",
         options.memory,
@@ -59,7 +61,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         options.pattern,
         options.write_size,
         options.convergence.channels,
-    );
+    ));
     let mut guest = Guest::new(
         Arc::clone(&memory),
         script,
@@ -83,6 +85,8 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     let mut tracker = tracker(&memory, script.pages)?;
     let controls = options.convergence.controls(options.link, cancel);
     let board = Board::new(controls.clone());
+    board.watch_deltas(effort.deltas.as_ref());
+    let delta_cache = effort.deltas.clone();
     let control = options.convergence.serve(&board)?;
     let mut link = TcpLink::resolve("127.0.0.1", port)?;
     if let Some(rate) = options.link {
@@ -110,6 +114,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     });
     drop(control);
     progress.finish();
+    extra.delta_cache = delta_cache.map(|deltas| deltas.stats());
     extra.source_cpu = process_cpu().saturating_sub(cpu_before);
     match result {
         Ok(report) => {
@@ -185,13 +190,13 @@ fn finish(
             "lost": 0,
             "target_memory_peak_bytes": target_peak,
         });
-        println!("{object}");
+        say::result(object);
     } else {
-        println!("{}", report::completed_text(report, extra));
-        println!(
+        say::result(report::completed_text(report, extra));
+        say::result(format_args!(
             "proof: {moved} writes on the source and {after} on the target, none lost; the \
              source's vCPUs stand still"
-        );
+        ));
     }
     Ok(ExitCode::Completed)
 }
@@ -207,13 +212,10 @@ fn report_failure(
         half.guest.stop();
     }
     if options.json {
-        let object = report::failed_json(failure, report::Side::Source, freed_after);
-        println!("{object}");
+        let object = report::failed_json(failure, Side::Source, freed_after);
+        say::result(object);
     } else {
-        eprintln!(
-            "{}",
-            report::failed_text(failure, report::Side::Source, freed_after)
-        );
+        say::note(report::failed_text(failure, Side::Source, freed_after));
     }
     ExitCode::of(failure)
 }

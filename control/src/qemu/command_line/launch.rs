@@ -51,7 +51,7 @@ pub enum RunError {
     #[error(transparent)]
     CommandLine(#[from] CommandLineError),
     /// The program could not be executed.
-    #[error("cannot execute {}: {source}", program.display())]
+    #[error("cannot execute {}: {source}; is it installed, and in PATH?", program.display())]
     Exec {
         /// The program.
         program: OsString,

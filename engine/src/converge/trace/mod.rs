@@ -19,7 +19,16 @@ use std::time::Duration;
 
 use super::span::Span;
 use super::{Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Share};
-use crate::units::{ByteCount, Instant, PageCount, Rate};
+use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
+
+/// More than any migration has, so that sums of such numbers are still numbers: a year, in
+/// microseconds; pages of a guest, bytes and bytes per second; bytes of a page on the wire; and
+/// nanoseconds and standard deviations.
+const MOST_US: u64 = 366 * 24 * 3600 * 1_000_000;
+const MOST_PAGES: u64 = 1 << 40;
+const MOST_BYTES: u64 = 1 << 52;
+const MOST_PAGE_BYTES: f64 = (2 * PAGE_BYTES) as f64;
+const MOST_OTHER: f64 = 1e12;
 
 /// First words of a trace.
 const MAGIC: &str = "pagelift-trace 1";
@@ -50,8 +59,8 @@ pub enum TraceError {
     /// The first line is not that of a trace.
     #[error("this is no trace: the first line must be {MAGIC:?} and pages=N")]
     NotATrace,
-    /// A line lacks a key, or its value is no number.
-    #[error("line {line}: {key} is missing or no number")]
+    /// A line lacks a key, or its value is no number that a migration could have.
+    #[error("line {line}: {key} is missing, or no number that a migration could have")]
     BadLine {
         /// Number of the line, from 1.
         line: usize,
@@ -139,6 +148,7 @@ impl Trace {
             .and_then(|rest| rest.trim().strip_prefix("pages="));
         let pages = pages
             .and_then(|pages| pages.parse().ok())
+            .filter(|pages| *pages <= MOST_PAGES)
             .ok_or(TraceError::NotATrace)?;
         let records = lines
             .filter(|(_, text)| !text.trim().is_empty())
@@ -159,37 +169,43 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
             .find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
         found.ok_or(TraceError::BadLine { line, key })
     };
-    let number = |key: &'static str| {
-        value(key)?
-            .parse::<u64>()
-            .map_err(|_| TraceError::BadLine { line, key })
+    let number = |key: &'static str, most: u64| {
+        let number = value(key)?.parse().ok();
+        number
+            .filter(|number| *number <= most)
+            .ok_or(TraceError::BadLine { line, key })
     };
+    let micros = |key: &'static str| number(key, MOST_US).map(Duration::from_micros);
+    let pages = |key: &'static str| number(key, MOST_PAGES).map(PageCount);
+    let bytes = |key: &'static str| number(key, MOST_BYTES).map(ByteCount);
     let narrow = |key: &'static str| {
-        u32::try_from(number(key)?).map_err(|_| TraceError::BadLine { line, key })
+        u32::try_from(number(key, u64::MAX)?).map_err(|_| TraceError::BadLine { line, key })
     };
     let share = |key: &'static str| {
         Ok(Share::permille(
-            u16::try_from(number(key)?.min(1000)).unwrap_or(1000),
+            u16::try_from(number(key, u64::MAX)?.min(1000)).unwrap_or(1000),
         ))
     };
-    let rate = |key: &'static str| Ok(Some(Rate(number(key)?)).filter(|rate| rate.0 > 0));
-    let decimal = |key: &'static str| {
+    let rate = |key: &'static str| Ok(Some(Rate(bytes(key)?.0)).filter(|rate| *rate > Rate(0)));
+    let decimal = |key: &'static str, most: f64| {
         let number = value(key)?.parse::<f64>().ok();
         number
-            .filter(|number| number.is_finite())
+            .filter(|number| (0.0..=most).contains(number))
             .ok_or(TraceError::BadLine { line, key })
     };
-    let now_us = number("now_us")?;
-    let elapsed_us = number("elapsed_us")?;
-    let page_bytes = decimal("page_bytes")?;
-    let fixed_us = number("fixed_us")?;
+    let elapsed = micros("elapsed_us")?;
+    let page_bytes = decimal("page_bytes", MOST_PAGE_BYTES)?;
+    let fixed = micros("fixed_us")?;
     // What older traces do not say.
     let fixed = Span::new(
-        Duration::from_micros(number("fixed_low_us").unwrap_or(fixed_us)),
-        Duration::from_micros(fixed_us),
-        Duration::from_micros(number("fixed_high_us").unwrap_or(fixed_us)),
+        micros("fixed_low_us").unwrap_or(fixed),
+        fixed,
+        micros("fixed_high_us").unwrap_or(fixed),
     );
-    let page_time = match (decimal("page_ns"), decimal("page_sigma")) {
+    let page_time = match (
+        decimal("page_ns", MOST_OTHER),
+        decimal("page_sigma", MOST_OTHER),
+    ) {
         (Ok(ns), Ok(sigma)) => Some(PageTime {
             seconds: ns / 1e9,
             sigma,
@@ -197,23 +213,23 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         _ => None,
     };
     let seen = Observation {
-        now: Instant(now_us.saturating_mul(1000)),
-        elapsed: Duration::from_micros(elapsed_us),
+        now: Instant(0).after(micros("now_us")?),
+        elapsed,
         round: narrow("round")?,
-        round_ended: number("ended")? == 1,
-        left: PageCount(number("left")?),
-        held: PageCount(number("held").unwrap_or(0)),
-        in_flight: ByteCount(number("in_flight")?),
+        round_ended: number("ended", 1)? == 1,
+        left: pages("left")?,
+        held: pages("held").unwrap_or(PageCount(0)),
+        in_flight: bytes("in_flight")?,
         bytes_per_page: page_bytes,
-        round_page_bytes: decimal("round_page_bytes").unwrap_or(page_bytes),
+        round_page_bytes: decimal("round_page_bytes", MOST_PAGE_BYTES).unwrap_or(page_bytes),
         page_time,
         link: rate("link")?,
         dirty: rate("dirty")?,
         fixed: FixedCosts::lump(fixed),
-        harvested: PageCount(number("harvested")?),
-        interval: Duration::from_micros(number("interval_us")?),
+        harvested: pages("harvested")?,
+        interval: micros("interval_us")?,
         throttled: share("throttled")?,
-        placed: ByteCount(number("placed")?),
+        placed: bytes("placed")?,
     };
     let decision = match value("decision")? {
         "throttle" => Decision::Throttle(share("share")?),

@@ -120,6 +120,32 @@ fn a_line_of_an_older_trace_is_read() {
 }
 
 #[test]
+fn numbers_that_no_migration_has_are_named() {
+    let line = "now_us=1 elapsed_us=1000 round=1 ended=1 left=7 in_flight=0 page_bytes=99.5 \
+                link=5 dirty=0 fixed_us=10 harvested=7 interval_us=9 throttled=0 placed=0 \
+                decision=give-up";
+    assert!(parse_record(2, line).is_ok());
+    for (key, before, now) in [
+        ("left", "left=7", "left=18446744073709551615"),
+        (
+            "elapsed_us",
+            "elapsed_us=1000",
+            "elapsed_us=99999999999999999",
+        ),
+        ("page_bytes", "page_bytes=99.5", "page_bytes=-1"),
+        ("page_bytes", "page_bytes=99.5", "page_bytes=NaN"),
+        ("link", "link=5", "link=18446744073709551615"),
+    ] {
+        let bad = line.replace(before, now);
+        assert_eq!(
+            parse_record(2, &bad),
+            Err(TraceError::BadLine { line: 2, key }),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
 fn what_is_no_trace_is_named() {
     assert_eq!(Trace::parse("hello"), Err(TraceError::NotATrace));
     let bad = format!("{}\nnow_us=1", Trace::header(PageCount(1)));

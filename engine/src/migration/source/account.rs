@@ -37,6 +37,7 @@ impl Source {
             limit: self.policy.downtime_limit(),
             forced: self.forced,
             throttle: self.throttle,
+            stages: self.stages,
             blackout: !matches!(
                 self.phase,
                 Phase::Greeting

@@ -164,6 +164,8 @@ pub struct SourceStatus {
     pub forced: bool,
     /// Share of its time that the guest is kept from running.
     pub throttle: Share,
+    /// How long the stages have worked and waited so far.
+    pub stages: SourceStages,
 }
 
 #[cfg(test)]

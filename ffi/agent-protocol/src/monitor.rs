@@ -1,4 +1,5 @@
-//! Tells the reply to a QMP command from the events around it, without a JSON library.
+//! What the agent reads that is not its own format: tells the reply to a QMP command from the
+//! events around it, without a JSON library.
 //!
 //! A line of QMP is one object. A reply has a top-level member `return` or `error`, an event
 //! has `event`; the same words inside strings and nested values mean nothing (QMP
@@ -7,7 +8,7 @@
 
 /// What a line of QMP is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub enum Line {
     /// The command succeeded.
     Return,
     /// The command failed.
@@ -17,7 +18,7 @@ pub(crate) enum Line {
 }
 
 /// Looks at the names of the members of the outermost object.
-pub(crate) fn classify(line: &str) -> Line {
+pub fn classify(line: &str) -> Line {
     let mut depth = 0_usize;
     let mut name_start = None;
     let mut is_escaped = false;

@@ -1,0 +1,74 @@
+//! What the cache of old contents came to, in a report and while a guest moves: how often it had
+//! what a delta needs, how often that was of no use, and what it saved.
+
+use pagelift_engine::codec::cache::CacheStats;
+use pagelift_engine::units::ByteCount;
+use serde_json::{Value, json};
+
+/// The counts as an object; null where there is no cache.
+pub fn json(stats: Option<&CacheStats>) -> Value {
+    let Some(stats) = stats else {
+        return Value::Null;
+    };
+    json!({
+        "lookups": stats.lookups,
+        "hits": stats.hits,
+        "hit_rate": stats.hit_rate(),
+        "unchanged": stats.unchanged,
+        "overflows": stats.overflows,
+        "stored": stats.stored,
+        "refused": stats.refused,
+        "delta_bytes": stats.delta_bytes,
+        "saved_bytes": stats.saved_bytes,
+    })
+}
+
+/// The counts in words; `None` where nothing was looked up.
+pub fn text(stats: &CacheStats) -> Option<String> {
+    let rate = stats.hit_rate()?;
+    Some(format!(
+        "delta cache: had {} of {} pages that came again ({:.0} %), {} of them changed too much \
+         for a delta; {} saved",
+        stats.hits,
+        stats.lookups,
+        rate * 100.0,
+        stats.overflows,
+        ByteCount(stats.saved_bytes)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hits_overflows_and_savings_are_told() {
+        let stats = CacheStats {
+            lookups: 200,
+            hits: 150,
+            unchanged: 10,
+            overflows: 5,
+            stored: 60,
+            refused: 0,
+            delta_bytes: 3000,
+            saved_bytes: 2 << 20,
+        };
+        assert_eq!(
+            text(&stats).unwrap(),
+            "delta cache: had 150 of 200 pages that came again (75 %), 5 of them changed too much \
+             for a delta; 2.0 MiB saved"
+        );
+        let object = json(Some(&stats));
+        assert_eq!(object["hit_rate"], 0.75);
+        assert_eq!(object["overflows"], 5);
+        assert_eq!(object["saved_bytes"], 2 << 20);
+    }
+
+    #[test]
+    fn where_nothing_was_looked_up_there_is_no_rate() {
+        let stats = CacheStats::default();
+        assert_eq!(text(&stats), None);
+        assert_eq!(json(Some(&stats))["hit_rate"], Value::Null);
+        assert_eq!(json(None), Value::Null);
+    }
+}
