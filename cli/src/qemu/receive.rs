@@ -50,7 +50,7 @@ impl ReceiveCommand {
     /// Takes a guest.
     ///
     /// # Errors
-    /// As [`SendCommand::run`].
+    /// As [`SendCommand::run`](super::SendCommand::run).
     pub fn run(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         let stop_at = StopAt::from_env()?;
