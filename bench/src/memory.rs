@@ -8,12 +8,13 @@
     reason = "the benchmarks compare ways to use mapped memory"
 )]
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::ffi::c_void;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 /// A memfd of `len` bytes, all of it a hole.
 pub fn memfd(len: usize) -> File {

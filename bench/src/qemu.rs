@@ -7,6 +7,9 @@ use pagelift_tests::Qemu;
 use serde_json::{Value, json};
 
 /// Switches capabilities on and sets parameters, which must be done alike on both sides.
+///
+/// # Errors
+/// When QEMU refuses.
 pub fn configure(qemu: &Qemu, capabilities: &[&str], parameters: &Value) -> Result<()> {
     let on: Vec<Value> = capabilities
         .iter()
@@ -21,6 +24,9 @@ pub fn configure(qemu: &Qemu, capabilities: &[&str], parameters: &Value) -> Resu
 
 /// Has a QEMU that was started with `-incoming defer` wait for a guest; gives the URI that its
 /// source is to connect to.
+///
+/// # Errors
+/// When QEMU refuses, or does not say where it listens.
 pub fn listen(target: &Qemu, address: Ipv4Addr) -> Result<String> {
     let uri = format!("tcp:{address}:0");
     target.execute("migrate-incoming", json!({ "uri": uri }))?;
@@ -31,6 +37,9 @@ pub fn listen(target: &Qemu, address: Ipv4Addr) -> Result<String> {
 }
 
 /// When QEMU sent an event, in seconds since 1970 (QMP specification, "Asynchronous events").
+///
+/// # Errors
+/// When the event has no time.
 pub fn event_time_s(event: &Value) -> Result<f64> {
     let stamp = &event["timestamp"];
     let part = |key: &str| stamp[key].as_f64().with_context(|| format!("{event}"));

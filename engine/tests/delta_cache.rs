@@ -6,12 +6,13 @@
 
 mod delta_cache_patterns;
 
+use std::collections::HashMap;
+
 use delta_cache_patterns::{PATTERNS, Random};
 use pagelift_engine::codec::cache::{CacheError, DeltaCache, Outcome};
 use pagelift_engine::codec::xbzrle::decode;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex};
 use proptest::prelude::*;
-use std::collections::HashMap;
 
 type Page = [u8; PAGE_BYTES];
 

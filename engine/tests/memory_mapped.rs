@@ -7,10 +7,11 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pagelift_engine::memory::{MappedMemory, ReadPages, WritePages};
 use pagelift_engine::sys::PagemapScan;
 use pagelift_engine::units::{PAGE_BYTES, PageIndex, PageRange};
-use std::sync::atomic::{AtomicBool, Ordering};
 use support::{Mapping, layout, pages, populated, read, runs};
 
 /// A view of all of `mapping`, as regions of `pages` pages each.

@@ -7,16 +7,18 @@ use pagelift_engine::converge::{Decision, Observation, Policy};
 use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::migration::{
     Batch, DATA_SILENCE, DOUBT, GuestLocation, MigrationError, PEER_SILENCE, RunRight, SentFrame,
-    Source, SourceConfig, SourceStep, Target, TargetConfig, TargetStep, Work,
+    Source, SourceStep, Target, TargetStep, Work,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, PageRange};
-use pagelift_engine::wire::{AbortCode, Encoding, Encodings, Message, SessionId};
+use pagelift_engine::wire::{AbortCode, Encoding, Encodings, Message};
 
+mod machines;
 mod support;
+
+use machines::{SESSION, source_config, target_config};
 use support::layout;
 
 const PAGES: u64 = 200;
-const SESSION: SessionId = SessionId(7);
 
 /// Stops the guest when it is asked for the n-th time.
 #[derive(Debug)]
@@ -59,23 +61,10 @@ impl Pair {
     /// With encodings that the source needs and the target reads.
     fn with(stop_at: u32, needs: Encodings, reads: Encodings) -> Self {
         let now = Instant(1_000_000_000);
-        let config = SourceConfig {
-            session: SESSION,
-            channels: 1,
-            frame_pages: 16,
-            verify: false,
-            references: None,
-            layout: layout(&[PAGES]),
-            facts: Vec::new(),
-            needs,
-            policy: Box::new(StopAt(stop_at)),
-        };
-        let target = TargetConfig {
-            layout: layout(&[PAGES]),
-            facts: Vec::new(),
-            references: None,
-            reads,
-        };
+        let mut config = source_config(layout(&[PAGES]), Box::new(StopAt(stop_at)));
+        config.needs = needs;
+        let mut target = target_config(layout(&[PAGES]));
+        target.reads = reads;
         Self {
             now,
             source: Source::new(config, now),

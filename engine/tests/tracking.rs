@@ -2,13 +2,14 @@
 
 mod support;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use pagelift_engine::dirty::DirtySource;
 use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::units::{PAGE_BYTES, PageCount, PageRange};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate};
 use rustix::mm::Advice;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use support::{HUGE_BYTES, HugePages, Mapping, harvest, memfd, runs, tracker};
 
 /// Two page tables of 512 entries and a bit.

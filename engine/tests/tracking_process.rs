@@ -6,6 +6,13 @@
 
 mod support;
 
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
 use pagelift_engine::dirty::{DirtyError, DirtySource, PagemapTracker};
 use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::sys::{Marks, PagemapScan, Userfaultfd};
@@ -17,12 +24,6 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use rustix::process::Pid;
-use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
 use support::{Mapping, harvest, memfd, runs};
 
 const PAGES: u64 = 1100;

@@ -13,6 +13,7 @@
 
 pub mod guest;
 pub mod pattern;
+mod process;
 pub mod proof;
 pub mod rehearse;
 pub mod source;

@@ -11,9 +11,10 @@
 //!
 //! Cost: about 32 GiB/s and core in the cache, less than reading the memory.
 
+use xxhash_rust::xxh3::xxh3_128_with_seed;
+
 use super::zero::is_zero;
 use crate::units::{PAGE_BYTES, PageIndex};
-use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 /// The digest of a set of pages; the default is that of memory that is all zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,8 +4,9 @@
 //! vector kernel is even called. A page that is zero, or nearly, is read once and in full; that
 //! is bound by memory, not by the kernel, as soon as the page is not in a cache.
 
-use super::simd;
 use std::sync::LazyLock;
+
+use super::simd;
 
 /// The fastest kernel of this machine, chosen once.
 static KERNEL: LazyLock<simd::ZeroKernel> = LazyLock::new(simd::fastest);

@@ -29,11 +29,12 @@
 //!   state before the swap while the content is stored after the read (store buffering, allowed
 //!   on x86 too). A mark is therefore always a full read-modify-write.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::{DirtyError, DirtySource};
 use crate::memory::PageBitmap;
 use crate::units::{PageCount, PageRange};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Marks pages as written. Cheap to clone, usable from any thread, never blocks.
 #[derive(Clone, Debug)]

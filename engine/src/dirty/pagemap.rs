@@ -19,11 +19,12 @@
 //! on and is not reported. Balloons and free page reporting do this, to pages whose content the
 //! guest has given up; the target may then hold their older bytes.
 
+use rustix::process::Pid;
+
 use super::{DirtyError, DirtySource};
 use crate::memory::PageBitmap;
 use crate::sys::{Marks, PagemapScan, SysError, Userfaultfd};
 use crate::units::{PAGE_BYTES, PageCount, PageRange};
-use rustix::process::Pid;
 
 /// Pages of the layout, and where the tracked process has mapped them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,16 +10,18 @@
 //! Holes: those of tmpfs are found with SEEK_DATA; hugetlbfs cannot tell, so there every page
 //! counts as populated, and holes read as zeros.
 
-use super::hugetlb::{HugeWriter, huge_page_bytes};
-use super::{Layout, MemoryError, PageBitmap, ReadPages, Span, WritePages};
-use crate::codec::is_zero;
-use crate::units::{PAGE_BYTES, PageIndex, PageRange};
-use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
-use rustix::io::Errno;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::io::Errno;
+
+use super::hugetlb::{HugeWriter, huge_page_bytes};
+use super::{Layout, MemoryError, PageBitmap, ReadPages, Span, WritePages};
+use crate::codec::is_zero;
+use crate::units::{PAGE_BYTES, PageIndex, PageRange};
 
 /// Where the memory of one region is.
 #[derive(Debug)]
@@ -126,12 +128,7 @@ impl ReadPages for FileMemory {
     }
 
     fn read(&self, range: PageRange, out: &mut [u8]) -> Result<(), MemoryError> {
-        self.layout.check(range)?;
-        assert_eq!(out.len(), range.len_bytes(), "room for exactly these pages");
-        let mut rest = out;
-        for span in self.layout.spans(range) {
-            let (piece, after) = rest.split_at_mut(span.range.len_bytes());
-            rest = after;
+        for (span, piece) in self.layout.pieces_mut(range, out)? {
             let place = &self.regions[span.region].place;
             place
                 .file
@@ -168,13 +165,7 @@ impl WritePages for FileMemory {
     }
 
     fn write(&self, first: PageIndex, data: &[u8]) -> Result<(), MemoryError> {
-        assert_eq!(data.len() % PAGE_BYTES, 0, "whole pages");
-        let range = PageRange::new(first.0, (data.len() / PAGE_BYTES) as u64);
-        self.layout.check(range)?;
-        let mut rest = data;
-        for span in self.layout.spans(range) {
-            let (piece, after) = rest.split_at(span.range.len_bytes());
-            rest = after;
+        for (span, piece) in self.layout.pieces(first, data)? {
             let OpenRegion { place, huge, turn } = &self.regions[span.region];
             match huge {
                 Some(huge) => huge.write(span.offset, piece),

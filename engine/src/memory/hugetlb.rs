@@ -7,15 +7,17 @@
 
 #![allow(unsafe_code, reason = "the file must be mapped")]
 
-use super::copy;
-use rustix::fs::fstatfs;
-use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::fstatfs;
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+
+use super::copy;
 
 /// The size of a page of `file` if it is on hugetlbfs; statfs(2).
 pub(super) fn huge_page_bytes(file: &File) -> io::Result<Option<usize>> {

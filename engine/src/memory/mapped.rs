@@ -69,12 +69,7 @@ impl ReadPages for MappedMemory {
     }
 
     fn read(&self, range: PageRange, out: &mut [u8]) -> Result<(), MemoryError> {
-        self.layout.check(range)?;
-        assert_eq!(out.len(), range.len_bytes(), "room for exactly these pages");
-        let mut rest = out;
-        for span in self.layout.spans(range) {
-            let (piece, after) = rest.split_at_mut(span.range.len_bytes());
-            rest = after;
+        for (span, piece) in self.layout.pieces_mut(range, out)? {
             // SAFETY: the span is mapped in full, by the constructor's contract.
             unsafe { copy::load(self.at(span), piece) };
         }
@@ -111,13 +106,7 @@ impl WritePages for MappedMemory {
     }
 
     fn write(&self, first: PageIndex, data: &[u8]) -> Result<(), MemoryError> {
-        assert_eq!(data.len() % PAGE_BYTES, 0, "whole pages");
-        let range = PageRange::new(first.0, (data.len() / PAGE_BYTES) as u64);
-        self.layout.check(range)?;
-        let mut rest = data;
-        for span in self.layout.spans(range) {
-            let (piece, after) = rest.split_at(span.range.len_bytes());
-            rest = after;
+        for (span, piece) in self.layout.pieces(first, data)? {
             // SAFETY: the span is mapped in full, by the constructor's contract.
             unsafe { copy::store(piece, self.at(span)) };
         }

@@ -17,7 +17,7 @@ pub use file::{FileMemory, RegionFile};
 pub use layout::{Layout, LayoutError, MAX_REGIONS, Region, Span};
 pub use mapped::MappedMemory;
 
-use crate::units::{PageIndex, PageRange};
+use crate::units::{PAGE_BYTES, PageIndex, PageRange};
 
 /// Why guest memory could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,39 @@ impl Layout {
             end: range.end(),
             pages: self.pages().0,
         })
+    }
+
+    /// The spans of `range`, each with its part of `out`, which has room for exactly these pages.
+    fn pieces_mut<'a>(
+        &'a self,
+        range: PageRange,
+        out: &'a mut [u8],
+    ) -> Result<impl Iterator<Item = (Span, &'a mut [u8])>, MemoryError> {
+        self.check(range)?;
+        assert_eq!(out.len(), range.len_bytes(), "room for exactly these pages");
+        let mut rest = out;
+        Ok(self.spans(range).map(move |span| {
+            let (piece, after) = std::mem::take(&mut rest).split_at_mut(span.range.len_bytes());
+            rest = after;
+            (span, piece)
+        }))
+    }
+
+    /// The spans of the pages from `first` on whose content is `data`, each with its part of it.
+    fn pieces<'a>(
+        &'a self,
+        first: PageIndex,
+        data: &'a [u8],
+    ) -> Result<impl Iterator<Item = (Span, &'a [u8])>, MemoryError> {
+        assert_eq!(data.len() % PAGE_BYTES, 0, "whole pages");
+        let range = PageRange::new(first.0, (data.len() / PAGE_BYTES) as u64);
+        self.check(range)?;
+        let mut rest = data;
+        Ok(self.spans(range).map(move |span| {
+            let (piece, after) = rest.split_at(span.range.len_bytes());
+            rest = after;
+            (span, piece)
+        }))
     }
 }
 

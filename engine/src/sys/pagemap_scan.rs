@@ -15,7 +15,9 @@
 
 #![allow(unsafe_code, reason = "rustix has no typed call for this ioctl")]
 
-use super::{SysError, kernel_release};
+use std::ffi::c_void;
+use std::ops::Range;
+
 use linux_raw_sys::general::{
     PAGE_IS_PFNZERO, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, PAGE_IS_WRITTEN, PM_SCAN_CHECK_WPASYNC,
     PM_SCAN_WP_MATCHING, page_region, pm_scan_arg,
@@ -25,8 +27,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 use rustix::process::Pid;
-use std::ffi::c_void;
-use std::ops::Range;
+
+use super::{SysError, kernel_release};
 
 /// `PAGEMAP_SCAN` of linux/fs.h.
 const PAGEMAP_SCAN: Opcode = opcode::read_write::<pm_scan_arg>(b'f', 16);

@@ -17,7 +17,8 @@
     reason = "userfaultfd changes how memory behaves; rustix leaves its ioctls to us"
 )]
 
-use super::{SysError, kernel_release};
+use std::ffi::c_void;
+
 use linux_raw_sys::general::{
     UFFD_API, UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_FEATURE_WP_UNPOPULATED,
     UFFD_USER_MODE_ONLY, UFFDIO_REGISTER_MODE_WP, uffdio_api, uffdio_range, uffdio_register,
@@ -28,7 +29,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Updater, ioctl, opcode};
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
-use std::ffi::c_void;
+
+use super::{SysError, kernel_release};
 
 /// `USERFAULTFD_IOC` and `UFFDIO` of linux/userfaultfd.h.
 const GROUP: u8 = 0xaa;

@@ -5,10 +5,13 @@ use pagelift_engine::memory::Layout;
 use pagelift_engine::migration::{SourceConfig, TargetConfig};
 use pagelift_engine::wire::{Encodings, SessionId};
 
+/// The migration that they are of.
+pub(crate) const SESSION: SessionId = SessionId(7);
+
 /// A source of one channel.
 pub(crate) fn source_config(layout: Layout, policy: Box<dyn Policy>) -> SourceConfig {
     SourceConfig {
-        session: SessionId(7),
+        session: SESSION,
         channels: 1,
         frame_pages: 16,
         verify: false,

@@ -6,17 +6,18 @@
 )]
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+use std::ffi::c_void;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::ptr::null_mut;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use pagelift_engine::dirty::{DirtySource, PagemapTracker, TrackedRange};
 use pagelift_engine::memory::{Layout, PageBitmap, ReadPages, Region};
 use pagelift_engine::sys::{PagemapScan, Userfaultfd};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageRange};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-use std::ffi::c_void;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::ptr::null_mut;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of the huge pages the tests use.
 pub(crate) const HUGE_BYTES: usize = 2 << 20;

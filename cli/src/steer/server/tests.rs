@@ -1,7 +1,11 @@
-use super::*;
-use pagelift_engine::pipeline::Controls;
+//! Clients that ask, change and cancel, bad ones, one too many, and what is at the path.
+
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::AtomicU32;
+
+use pagelift_engine::pipeline::Controls;
+
+use super::*;
 
 /// A path that no other test has; its file is gone with it.
 struct Place(PathBuf);

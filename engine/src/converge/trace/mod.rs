@@ -83,8 +83,8 @@ impl fmt::Display for Record {
         write!(
             f,
             "now_us={} elapsed_us={} round={} ended={} left={} held={} in_flight={} \
-             page_bytes={:.3} link={} dirty={} fixed_us={} harvested={} interval_us={} throttled={} placed={} \
-             round_page_bytes={:.3} fixed_low_us={} fixed_high_us={}",
+             page_bytes={:.3} link={} dirty={} fixed_us={} harvested={} interval_us={} \
+             throttled={} placed={} round_page_bytes={:.3} fixed_low_us={} fixed_high_us={}",
             seen.now.0 / 1000,
             seen.elapsed.as_micros(),
             seen.round,

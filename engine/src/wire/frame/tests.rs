@@ -2,8 +2,9 @@
 
 use std::io::Read;
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 /// A stream that gives its bytes in pieces of `step`, with `WouldBlock` between them.
 struct Trickle {

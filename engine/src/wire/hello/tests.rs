@@ -1,7 +1,8 @@
 //! Handshakes that read back, grow, and are damaged.
 
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 fn hello() -> Hello {
     let region = |name: &str, pages| Region {

@@ -1,10 +1,11 @@
 //! Bodies that were built, bodies that must be refused, and any bytes at all.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::codec::{BlockFormat, Fill};
 use crate::units::{PAGE_BYTES, PageIndex};
 use crate::wire::{MAX_REFERENCE_PAGES, PagesBuilder, Place, Reference};
-use proptest::prelude::*;
 
 type Listed = (PageRange, Encoding, usize, u64);
 

@@ -1,11 +1,11 @@
-//! The demo's second process, as the first one has it.
+//! The demo's second process, as the first one has it: started, listened to, and ended.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::demo::{DemoOptions, TargetSays};
+use super::{DemoOptions, TargetSays};
 
 /// The second process, killed when this is dropped.
 pub(super) struct TargetProcess {

@@ -1,28 +1,27 @@
 //! The demo's first process: runs the guest, moves it, and reports.
 
-mod guest;
-mod process;
-
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::{GuestCosts, Share};
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{Failure, GuestLocation, Report, RunRight};
-use pagelift_engine::pipeline::{CancelToken, SendJob, SendOptions, process_cpu, send};
+use pagelift_engine::pipeline::{
+    CancelToken, GuestError, Parts, SendJob, SendOptions, SourceGuest, StateSender, process_cpu,
+    send,
+};
 use pagelift_engine::sys::Userfaultfd;
 use pagelift_engine::units::PageRange;
 use pagelift_transports::tcp::TcpLink;
 use serde_json::json;
 
-use self::guest::SourceHalf;
-use self::process::TargetProcess;
 use super::guest::{Guest, GuestMemory};
 use super::pattern::Script;
+use super::process::TargetProcess;
 use super::rehearse::Rehearsed;
-use super::{DemoOptions, TargetSays};
+use super::{DemoOptions, DeviceState, TargetSays};
 use crate::advice::Side;
 use crate::exit::ExitCode;
 use crate::options::{Effort, random_session};
@@ -222,4 +221,70 @@ fn report_failure(
 
 fn sum(counts: &[u64]) -> u64 {
     counts.iter().sum()
+}
+
+/// The guest as the engine sees it.
+struct SourceHalf {
+    guest: Guest,
+    script: Script,
+    dirty_bytes_per_s: u64,
+    rehearsed: Rehearsed,
+    throttled: Share,
+    state: Option<StateSender>,
+    /// Writes of each vCPU when it was stopped for the hand-over.
+    stopped_with: Option<Vec<u64>>,
+}
+
+impl SourceGuest for SourceHalf {
+    fn attach(&mut self, parts: Parts) {
+        self.state = Some(parts.state);
+    }
+
+    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+        self.guest.throttle(share);
+        self.throttled = share;
+        Ok(())
+    }
+
+    fn costs(&mut self) -> GuestCosts {
+        self.rehearsed.costs(self.throttled)
+    }
+
+    fn stop(&mut self) -> Result<Duration, GuestError> {
+        let asked = Instant::now();
+        self.guest.stop();
+        self.stopped_with = Some(self.guest.counts());
+        Ok(asked.elapsed())
+    }
+
+    fn save_state(&mut self) -> Result<(), GuestError> {
+        let state = DeviceState {
+            script: self.script,
+            dirty_bytes_per_s: self.dirty_bytes_per_s,
+            counts: self.guest.counts(),
+        };
+        let bytes = serde_json::to_vec(&state).map_err(|error| GuestError(error.to_string()))?;
+        let sender = self
+            .state
+            .as_ref()
+            .ok_or_else(|| GuestError("it is not attached".into()))?;
+        sender
+            .send(&bytes, true)
+            .map_err(|error| GuestError(format!("sending state: {error}")))
+    }
+
+    fn give_up(&mut self) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn released(&mut self) {
+        self.guest.throttle(Share::NONE);
+    }
+
+    fn resume(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+        self.stopped_with = None;
+        self.guest.throttle(Share::NONE);
+        self.guest.run();
+        Ok(())
+    }
 }
