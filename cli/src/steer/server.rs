@@ -5,9 +5,9 @@
 //! [`MOST_CLIENTS`] at a time, lines of [`LONGEST_LINE`] bytes, `IDLE` between two requests,
 //! and `WRITE_LIMIT` for a client to take an answer.
 //!
-//! The socket's file is made with mode 0600 from the first moment on, and removed at the end. One
-//! that a killed process has left is replaced; one that somebody listens on, and whatever is not
-//! a socket, is not.
+//! The socket's file has mode 0600 and can be connected to from the first moment on, and is
+//! removed at the end. One that a killed process has left is replaced; one that somebody listens
+//! on, and whatever is not a socket, is not.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
@@ -15,13 +15,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::Mode;
+use rustix::fs::{CWD, Mode, RenameFlags, renameat_with};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::{Value, json};
 
@@ -125,7 +125,7 @@ impl Drop for Server {
 fn listen(path: &Path) -> Result<UnixListener> {
     match bind(path) {
         Ok(listener) => return Ok(listener),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => {
             bail!("{error}; name a path in a folder that exists and is yours to write");
         }
@@ -145,8 +145,17 @@ fn listen(path: &Path) -> Result<UnixListener> {
     Ok(bind(path)?)
 }
 
+/// # Errors
+/// `AlreadyExists` if there is a file at `path`.
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    let address = SocketAddrUnix::new(path)?;
+    // A socket with a name refuses whoever comes until it listens (unix(7)), and who sees the name
+    // may come at once: so it listens under another one first.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let early = path.with_file_name(format!(".{:x}.{number:x}", std::process::id()));
+    // What a process of this number left when it was killed just here.
+    let _ = std::fs::remove_file(&early);
+    let address = SocketAddrUnix::new(&early)?;
     let flags = SocketFlags::CLOEXEC;
     let socket: OwnedFd =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -154,7 +163,12 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     // there is no moment at which others could connect.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, 16)?;
+    let named = rustix::net::listen(&socket, 16)
+        .and_then(|()| renameat_with(CWD, &early, CWD, path, RenameFlags::NOREPLACE));
+    if let Err(error) = named {
+        let _ = std::fs::remove_file(&early);
+        return Err(error.into());
+    }
     Ok(UnixListener::from(socket))
 }
 

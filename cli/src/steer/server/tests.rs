@@ -121,6 +121,23 @@ fn one_too_many_is_told_so() {
 }
 
 #[test]
+fn who_sees_the_socket_can_connect() {
+    let place = Place::new();
+    for _ in 0..100 {
+        let path = place.0.clone();
+        let seen = thread::spawn(move || {
+            while !path.exists() {
+                std::hint::spin_loop();
+            }
+            UnixStream::connect(&path).map(drop)
+        });
+        let server = place.serve().unwrap();
+        seen.join().unwrap().unwrap();
+        drop(server);
+    }
+}
+
+#[test]
 fn a_stale_socket_is_replaced_and_nothing_else_is() {
     let place = Place::new();
     drop(UnixListener::bind(&place.0).unwrap());

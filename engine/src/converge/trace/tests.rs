@@ -3,7 +3,9 @@
 use super::*;
 use crate::converge::fluid::Workload;
 use crate::converge::replay::{Model, replay};
-use crate::converge::{Ended, Predictive, PredictiveConfig, Run, StopWhenFits, StopWhenFitsConfig};
+use crate::converge::{
+    Ended, Policy, Predictive, PredictiveConfig, Run, Steered, StopWhenFits, StopWhenFitsConfig,
+};
 
 fn recorded() -> (Trace, Run) {
     let mut model = Workload::uniform(100_000, 20_000.0).model(3);
@@ -142,6 +144,49 @@ fn numbers_that_no_migration_has_are_named() {
             Err(TraceError::BadLine { line: 2, key }),
             "{bad}"
         );
+    }
+}
+
+/// Its policy would be asked once a second of all that time.
+#[test]
+fn a_round_of_years_is_left_after_a_day() {
+    let text = "pagelift-trace 1 pages=1099511627776\nnow_us=1 elapsed_us=1000 round=1 \
+                ended=1 left=1099511627776 in_flight=0 page_bytes=4096 link=1 dirty=1 \
+                fixed_us=10 harvested=7 interval_us=9 throttled=0 placed=0 decision=continue";
+    let mut model = Recorded::new(Trace::parse(text).unwrap()).unwrap();
+    let limits = Limits {
+        deadline: None,
+        ..Limits::default()
+    };
+    let mut policy = Counting(Steered::new(limits), 0);
+    replay(&mut model, &mut policy);
+    assert!(policy.1 <= 24 * 3600 + 1, "asked {} times", policy.1);
+}
+
+/// A policy, and how often it was asked.
+#[derive(Debug)]
+struct Counting(Steered, usize);
+
+impl Policy for Counting {
+    fn decide(&mut self, seen: &Observation) -> Decision {
+        self.1 += 1;
+        self.0.decide(seen)
+    }
+
+    fn hold_back(&self, seen: &Observation) -> PageCount {
+        self.0.hold_back(seen)
+    }
+
+    fn downtime_limit(&self) -> Duration {
+        self.0.downtime_limit()
+    }
+
+    fn throttle_most(&self) -> Share {
+        self.0.throttle_most()
+    }
+
+    fn set_limits(&mut self, limits: &Limits) {
+        self.0.set_limits(limits);
     }
 }
 
