@@ -2,9 +2,10 @@
 //!
 //! The text form is one line per decision, `key=value` separated by spaces, after the line
 //! `pagelift-trace 1 pages=N`. Unknown keys are skipped, so that later versions may add some, and
-//! those that versions before did not write are optional: `held`, `round_page_bytes` (bytes on the
+//! those that versions before did not write are optional: `held` and `held_written`, `round_page_bytes` (bytes on the
 //! wire of a page of the round that ended), `fixed_low_us` and `fixed_high_us` (around `fixed_us`),
-//! `page_ns` and `page_sigma` (time of a page that is sent again, and its uncertainty).
+//! `page_ns` and `page_sigma` (time of a page that is sent again, and its uncertainty), `demand`
+//! (the part of its processors that the guest wants, see [`Response`]).
 //! Decisions within a round are recorded only if they change something, or if a user has changed
 //! the limits: the line of a decision that was the first one under new limits has them as well.
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use super::replay::Model;
 use super::span::Span;
-use super::{Decision, DirtyCurve, FixedCosts, Limits, Observation, PageTime, Share};
+use super::{Decision, DirtyCurve, FixedCosts, Limits, Observation, PageTime, Response, Share};
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
 /// First words of a trace.
@@ -70,7 +71,8 @@ impl fmt::Display for Record {
             f,
             "now_us={} elapsed_us={} round={} ended={} left={} held={} in_flight={} page_bytes={:.3} \
              link={} dirty={} fixed_us={} harvested={} interval_us={} throttled={} placed={} \
-             round_page_bytes={:.3} fixed_low_us={} fixed_high_us={}",
+             round_page_bytes={:.3} fixed_low_us={} fixed_high_us={} demand={:.4} \
+             held_written={}",
             seen.now.0 / 1000,
             seen.elapsed.as_micros(),
             seen.round,
@@ -89,6 +91,8 @@ impl fmt::Display for Record {
             seen.round_page_bytes,
             fixed.low().as_micros(),
             fixed.high().as_micros(),
+            seen.response.demand(),
+            seen.held_written.0,
         )?;
         if let Some(page) = seen.page_time {
             let ns = page.seconds * 1e9;
@@ -175,6 +179,8 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
     };
     let now_us = number("now_us")?;
     let elapsed_us = number("elapsed_us")?;
+    let (left, harvested) = (number("left")?, number("harvested")?);
+    let held = number("held").unwrap_or(0);
     let page_bytes = decimal("page_bytes")?;
     let fixed_us = number("fixed_us")?;
     // What older traces do not say.
@@ -195,8 +201,12 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         elapsed: Duration::from_micros(elapsed_us),
         round: narrow("round")?,
         round_ended: number("ended")? == 1,
-        left: PageCount(number("left")?),
-        held: PageCount(number("held").unwrap_or(0)),
+        left: PageCount(left),
+        held: PageCount(held),
+        // All that was written went again then.
+        held_written: PageCount(
+            number("held_written").unwrap_or_else(|_| (held + harvested).saturating_sub(left)),
+        ),
         in_flight: ByteCount(number("in_flight")?),
         bytes_per_page: page_bytes,
         round_page_bytes: decimal("round_page_bytes").unwrap_or(page_bytes),
@@ -204,9 +214,10 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         link: rate("link")?,
         dirty: rate("dirty")?,
         fixed: FixedCosts::lump(fixed),
-        harvested: PageCount(number("harvested")?),
+        harvested: PageCount(harvested),
         interval: Duration::from_micros(number("interval_us")?),
         throttled: share("throttled")?,
+        response: decimal("demand").map_or_else(|_| Response::default(), Response::of_demand),
         placed: ByteCount(number("placed")?),
     };
     let decision = match value("decision")? {
@@ -278,7 +289,7 @@ impl Recorded {
             let seen = &record.seen;
             if seen.round_ended {
                 self.curve
-                    .harvested(seen.now, seen.interval, seen.throttled, seen.harvested);
+                    .harvested(seen.now, seen.interval, seen.lost(), seen.harvested);
             }
         }
     }
@@ -318,10 +329,17 @@ impl Model for Recorded {
     fn distinct(&mut self, now: Duration, time: Duration, throttled: Share) -> f64 {
         self.learn(now);
         let most = self.trace.first_pages.0 as f64;
-        self.curve
-            .pages_in(time, throttled)
-            .unwrap_or(0.0)
-            .min(most)
+        let lost = self.response(now).lost(throttled);
+        self.curve.pages_in(time, lost).unwrap_or(0.0).min(most)
+    }
+
+    fn response(&mut self, now: Duration) -> Response {
+        // Known best in the end, and then no better than by the last record up to then.
+        let rounds = self.trace.records.iter().map(|record| &record.seen);
+        let known = rounds.take_while(|seen| seen.elapsed <= now);
+        known
+            .last()
+            .map_or_else(Response::default, |seen| seen.response)
     }
 
     fn link(&mut self, now: Duration) -> f64 {

@@ -10,7 +10,7 @@
 //!   [`sent`](Source::sent),
 //! - [`poll_message`](Source::poll_message) gives messages for the control connection.
 //!
-//! Invariants: a page is in `pending`, in `held` or in a ledger until the target has acknowledged it
+//! Invariants: a page is in `pending`, in `held`, in `rewritten` or in a ledger until the target has acknowledged it
 //! ("no page lost": [`undelivered`](Source::undelivered) gives all back); within one round a
 //! page is handed out once; the hand-over needs a [`HandedOver`], which consumes the right to
 //! run.
@@ -22,6 +22,7 @@ mod account;
 mod parts;
 mod references;
 mod rehearse;
+mod rewritten;
 mod rounds;
 
 pub use parts::{Batch, SentFrame, SourceConfig, SourceStatus, SourceStep, Work};
@@ -30,6 +31,7 @@ pub use references::References;
 use account::Marks;
 use references::Answers;
 use rehearse::RoundsUnderWay;
+use rewritten::Rewritten;
 use rounds::POLICY_TICK;
 
 use super::error::{GuestLocation, MigrationError};
@@ -41,7 +43,7 @@ use super::stages::SourceStages;
 use super::volume::DataBytes;
 use super::watch::{PeerWatch, Watch};
 use super::{DATA_SILENCE, HEARTBEAT, PEER_SILENCE};
-use crate::converge::{BlackoutForecast, Estimates, Policy, Prospect, Share};
+use crate::converge::{BlackoutForecast, Estimates, Policy, Prospect, Response, Share};
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant, Rate};
 use crate::wire::{
@@ -92,7 +94,10 @@ pub struct Source {
     /// Pages that wait for a later round, or for the blackout.
     held: PageBitmap,
     held_pages: u64,
+    /// Those of them that were written in the round that is over.
+    held_written: u64,
     heat: Heat,
+    rewritten: Rewritten,
     left: u64,
     cursor: u64,
     channels: Vec<Channel>,
@@ -118,6 +123,8 @@ pub struct Source {
     throttle_asked: Option<Share>,
     /// What the throttle came to over the last round, if not to `throttle`.
     throttle_had: Option<Share>,
+    /// What a throttle takes of the guest's work.
+    response: Response,
     placed_bytes: ByteCount,
     digest_asked: bool,
     state_asked: bool,
@@ -165,7 +172,9 @@ impl Source {
             answers: Answers::new(config.references, config.layout.pages()),
             held: PageBitmap::new(config.layout.pages()),
             held_pages: 0,
+            held_written: 0,
             heat: Heat::new(config.layout.pages()),
+            rewritten: Rewritten::new(config.layout.pages()),
             layout: config.layout,
             policy: config.policy,
             phase: Phase::Greeting,
@@ -190,6 +199,7 @@ impl Source {
             throttle_most: Share::NONE,
             throttle_asked: None,
             throttle_had: None,
+            response: Response::default(),
             placed_bytes: ByteCount(0),
             digest_asked: false,
             state_asked: false,
@@ -365,9 +375,11 @@ impl Source {
     }
 
     /// Between the last two harvests the throttle has had the effect of `share` for all vCPUs,
-    /// which need not be what was asked for; `None`: it was.
-    pub fn throttle_had(&mut self, share: Option<Share>) {
+    /// which need not be what was asked for; `None`: it was. A throttle takes as much of the
+    /// guest's work as `response` says.
+    pub fn throttle_had(&mut self, share: Option<Share>, response: Response) {
         self.throttle_had = share;
+        self.response = response;
     }
 
     /// The largest share that the policy allows for any vCPU.
@@ -449,6 +461,7 @@ impl Source {
         match self.phase {
             Phase::Arming => SourceStep::Arm,
             Phase::Harvesting => SourceStep::Harvest,
+            Phase::Round if self.is_harvest_due(now) => SourceStep::HarvestWithin,
             Phase::Stopping => SourceStep::StopGuest,
             // Not while the last pages are sent and placed: that would take the processors from
             // them, and the target begins when it has them all.

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::parts::{Batch, SentFrame, Work};
 use super::{Phase, Source};
-use crate::converge::{BlackoutForecast, Decision, Forecast, GivenUp, Limits, Observation, Remedy};
+use crate::converge::{
+    BlackoutForecast, Decision, Forecast, GivenUp, Limits, Observation, Remedy, Share,
+};
 use crate::memory::PageBitmap;
 use crate::migration::error::MigrationError;
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount};
@@ -38,13 +40,19 @@ impl Source {
     /// # Errors
     /// When the policy gives up.
     pub fn harvested(&mut self, now: Instant, dirty: &PageBitmap) -> Result<(), MigrationError> {
-        self.pending.union(dirty);
+        self.rewritten.end(dirty, &mut self.pending);
         if self.phase != Phase::Harvesting {
             return Ok(());
         }
-        self.heat.harvested(dirty);
-        self.estimates.harvested(now, dirty.count(), self.throttle);
+        let written = self.rewritten.written();
+        self.heat.harvested(written);
+        let lost = self.response.lost(self.throttled());
+        self.estimates.harvested(now, written.count(), lost);
+        self.held_written = written.common(&self.held).0;
+        let written = written.count().0 - self.held_written;
         self.take_back_held();
+        let again = self.pending.count().0 - self.held_pages;
+        self.rewritten.learn(written, again);
         self.take_returned();
         self.left = self.pending.count().0;
         self.look_ahead(now);
@@ -61,6 +69,18 @@ impl Source {
         Ok(())
     }
 
+    /// Whether the pages written so far are to be harvested while the round goes on.
+    pub(super) fn is_harvest_due(&self, now: Instant) -> bool {
+        let took = self.last_harvest_took;
+        !self.cut_short && self.rewritten.is_due(now, self.left, took)
+    }
+
+    /// `dirty` was written since the last harvest, while the round goes on.
+    pub fn harvested_within(&mut self, now: Instant, dirty: &PageBitmap) {
+        let (waiting, left) = (&self.pending, self.left);
+        self.rewritten.harvested(now, dirty, waiting, left);
+    }
+
     /// `dirty` was harvested, but the harvest failed: it must not be lost.
     pub fn harvest_failed(&mut self, dirty: &PageBitmap) {
         self.pending.union(dirty);
@@ -68,7 +88,7 @@ impl Source {
 
     /// The guest has stood still since `since`, and `dirty` was harvested after that.
     pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
-        self.pending.union(dirty);
+        self.rewritten.end(dirty, &mut self.pending);
         self.take_back_held();
         self.held_pages = 0;
         if self.phase != Phase::Stopping {
@@ -175,6 +195,7 @@ impl Source {
     pub fn undelivered(&self, into: &mut PageBitmap) {
         into.union(&self.pending);
         into.union(&self.held);
+        self.rewritten.give_back(into);
         self.answers.add_returned(into);
         for channel in &self.channels {
             channel.ledger.unplaced(into);
@@ -201,6 +222,7 @@ impl Source {
         self.cursor = 0;
         self.left = self.pending.count().0;
         self.under_way.begin(now);
+        self.rewritten.begin(now, self.left);
         self.policy_due = now.after(POLICY_TICK);
         for channel in &mut self.channels {
             channel.round_ended = false;
@@ -237,6 +259,7 @@ impl Source {
             round_ended,
             left,
             held: PageCount(self.held_pages),
+            held_written: PageCount(self.held_written),
             in_flight,
             bytes_per_page: pages.bytes(left),
             round_page_bytes: self.under_way.page_bytes().unwrap_or(PAGE_BYTES as f64),
@@ -246,9 +269,15 @@ impl Source {
             fixed: self.estimates.rehearsal.costs(self.verify),
             harvested: self.estimates.last_harvest(),
             interval: self.estimates.last_interval(),
-            throttled: self.throttle_had.unwrap_or(self.throttle),
+            throttled: self.throttled(),
+            response: self.response,
             placed: self.placed_bytes,
         }
+    }
+
+    /// What the throttle came to over the last round.
+    fn throttled(&self) -> Share {
+        self.throttle_had.unwrap_or(self.throttle)
     }
 
     /// The blackout if the guest is stopped because of what was `seen`. Within a round it has
