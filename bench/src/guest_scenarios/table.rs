@@ -204,6 +204,11 @@ fn verdict(moves: &[Move]) -> Option<String> {
         Some((lost_s, name)) => format!("{:.1} s ({name})", lost_s.max(0.0)),
         None => "none of them moves it".to_owned(),
     };
+    let both = [true, false].map(|ours| methods.iter().any(|m| m.is_pagelift() == ours));
+    if both != [true, true] {
+        // There is nothing to compare.
+        return None;
+    }
     let judged = |ours: Option<(f64, &str)>| match (ours, theirs) {
         (Some(ours), theirs) => judge(ours.0, theirs.map(|theirs| theirs.0)),
         (None, _) => "not moved",

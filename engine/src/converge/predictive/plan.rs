@@ -41,7 +41,7 @@ pub(super) struct Plan<'a> {
     /// The blackout allowed.
     pub(super) limit: Duration,
     pub(super) held: Held,
-    /// How much more than predicted rounds have left.
+    /// How much more than predicted rounds without a throttle have left.
     pub(super) doubt: f64,
     /// The throttle in force.
     pub(super) throttle: Share,
@@ -55,10 +55,16 @@ impl Plan<'_> {
         // To let go of a throttle takes more than a hope: a guest that was let go too early costs
         // the rounds that it was throttled for.
         let caution = if share < self.throttle { CAUTION } else { 0.0 };
+        // Under a throttle little is written beside what is held back, and that is no guess.
+        let doubt = if share == Share::NONE {
+            self.doubt
+        } else {
+            1.0
+        };
         let manner = Manner {
             held: self.held,
             caution,
-            doubt: self.doubt,
+            doubt,
         };
         Outlook::of(self.curve, self.seen, self.limit, share, manner)
     }
