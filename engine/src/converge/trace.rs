@@ -2,8 +2,8 @@
 //!
 //! The text form is one line per decision, `key=value` separated by spaces, after the line
 //! `pagelift-trace 1 pages=N`. Unknown keys are skipped, so that later versions may add some, and
-//! those that versions before did not write are optional: `held` and `held_written`, `round_page_bytes` (bytes on the
-//! wire of a page of the round that ended), `fixed_low_us` and `fixed_high_us` (around `fixed_us`),
+//! those that versions before did not write are optional: `held` and `held_written`,
+//! `round_page_bytes` (bytes on the wire of a page of the round that ended), `fixed_low_us` and `fixed_high_us` (around `fixed_us`),
 //! `page_ns` and `page_sigma` (time of a page that is sent again, and its uncertainty), `demand`
 //! (the part of its processors that the guest wants, see [`Response`]).
 //! Decisions within a round are recorded only if they change something, or if a user has changed

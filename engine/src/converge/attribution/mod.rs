@@ -278,8 +278,8 @@ impl VcpuThrottle {
             .collect()
     }
 
-    /// Whether `pages` in `seconds`, of which the `seen`th part was seen, are what the policy wanted,
-    /// if the shares were made for that.
+    /// Whether `pages` in `seconds`, of which the `seen`th part was seen, are what the policy
+    /// wanted, if the shares were made for that.
     fn check_effect(&mut self, seconds: f64, pages: f64, seen: f64, vcpus: &[Vcpu]) {
         if self.mode != Mode::Attributed {
             return;

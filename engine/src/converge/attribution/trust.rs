@@ -51,8 +51,8 @@ impl Trust {
         now >= self.used_up_until
     }
 
-    /// `pages` were written where `wanted` were wanted; of the pages, the `seen`th part (up to 1) was
-    /// seen and the rest inferred. Whether trust is less than before.
+    /// `pages` were written where `wanted` were wanted; of the pages, the `seen`th part (up to 1)
+    /// was seen and the rest inferred. Whether trust is less than before.
     pub(super) fn saw(&mut self, pages: f64, wanted: f64, seen: f64) -> bool {
         // Few pages are more or less by chance.
         let chance = 3.0 * wanted.sqrt() + 16.0;

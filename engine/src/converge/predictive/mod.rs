@@ -1,10 +1,10 @@
 //! Throttles only when it must, as little as will do, and releases again.
 //!
 //! At the end of every round the policy asks its [`DirtyCurve`] what comes next under a throttle:
-//! sending `L` pages takes `t = L * bytes_per_page / link`, in which the
-//! guest, of whose work the throttle takes `u`, writes `L' = D((1 - u) * t)` pages, and so on. The most that
-//! may be left at the stop, `L_max`, follows from the allowed blackout, by the upper end of the
-//! forecast's interval. So
+//! sending `L` pages takes `t = L * bytes_per_page / link`, in which the guest, of whose work the
+//! throttle takes `u`, writes `L' = D((1 - u) * t)` pages, and so on. The most that may be left at
+//! the stop, `L_max`, follows from the allowed blackout, by the upper end of the forecast's
+//! interval. So
 //!
 //! - if rounds without a throttle get there, the guest runs freely;
 //! - if they do not, the policy waits, while it has patience, for the guest to calm down by itself;
