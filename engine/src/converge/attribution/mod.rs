@@ -66,8 +66,10 @@ const RARE_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const SHORTEST: Duration = Duration::from_millis(25);
 const LONGEST: Duration = Duration::from_millis(400);
 
-/// Until the next attempt to tell vCPUs apart after one that led to nothing.
-const RETRY: Duration = Duration::from_secs(10);
+/// Until the next attempt to tell vCPUs apart after the first one that led to nothing: about five
+/// times what that took. After each further one it is twice as long, up to the most.
+const RETRY: Duration = Duration::from_millis(2500);
+const RETRY_MOST: Duration = Duration::from_secs(40);
 
 /// Rounds shorter than this are not worth an attempt: what it costs is more than what is left.
 const ROUND_LEAST: Duration = Duration::from_millis(500);
@@ -106,6 +108,8 @@ pub struct VcpuThrottle {
     /// In force; empty: `wanted` for all.
     shares: Vec<Share>,
     round: Round,
+    /// How long nothing is tried after the next attempt that leads to nothing.
+    retry: Duration,
     /// Attempts so far, so that no two use the same halves.
     attempts: u64,
 }
@@ -125,6 +129,7 @@ impl Default for VcpuThrottle {
             last: None,
             shares: Vec::new(),
             round: Round::default(),
+            retry: RETRY,
             attempts: 0,
         }
     }
@@ -140,6 +145,7 @@ impl VcpuThrottle {
         if share == Share::NONE {
             self.mode = Mode::Alike { until: Instant(0) };
             self.trust = Trust::default();
+            self.retry = RETRY;
         }
         self.plan(self.last.as_ref().map_or(Instant(0), |last| last.now));
     }
@@ -250,7 +256,8 @@ impl VcpuThrottle {
             let pages: Vec<f64> = (before.iter().zip(after))
                 .map(|(before, after)| after.saturating_sub(*before) as f64)
                 .collect();
-            self.check_effect(seconds, pages.iter().sum(), 1.0, &in_force);
+            let now_writing = by_counts(in_force, &ran, &pages);
+            self.check_effect(seconds, pages.iter().sum(), 1.0, &now_writing);
             self.regression.counted(now, &ran, &pages);
         } else {
             let new = look.written.0.saturating_sub(last.written.0) as f64;
@@ -296,10 +303,9 @@ impl VcpuThrottle {
         if self.wanted == Share::NONE || self.demand.vcpus() < 2 {
             return;
         }
-        let until = now.after(RETRY);
-        if self.trust.is_used_up(now, RETRY) {
+        if self.trust.is_used_up(now, self.retry) {
             self.regression.forget(3.0);
-            self.mode = Mode::Alike { until };
+            self.give_up_for_now(now);
         }
         let limit = if self.mode == Mode::Attributed {
             STILL_GOOD
@@ -323,7 +329,7 @@ impl VcpuThrottle {
             Mode::Exploring { looks } => {
                 let most = explore::looks_most(self.demand.busy().len());
                 if looks >= most || self.are_alike() {
-                    self.mode = Mode::Alike { until };
+                    self.give_up_for_now(now);
                 }
             }
         }
@@ -338,6 +344,13 @@ impl VcpuThrottle {
                 self.round.explores();
             }
         }
+    }
+
+    /// An attempt has led to nothing.
+    fn give_up_for_now(&mut self, now: Instant) {
+        let until = now.after(self.retry);
+        self.mode = Mode::Alike { until };
+        self.retry = (self.retry * 2).min(RETRY_MOST);
     }
 
     /// Unequal shares, if what is known is good enough for them.
@@ -364,4 +377,16 @@ impl VcpuThrottle {
         let known = |vcpu: &Vcpu| vcpu.cost_most - vcpu.cost <= KNOWN * vcpu.cost;
         !vcpus.is_empty() && busy.all(known) && spread(self.wanted, self.most, &vcpus).is_none()
     }
+}
+
+/// The vCPUs with the costs that this interval alone shows, where they ran at all. What was counted
+/// in long rounds says less of a cost than what is counted now: pages that are written twice
+/// count once. So only who writes can be wrong, and not how much.
+fn by_counts(vcpus: Vec<Vcpu>, ran: &[f64], pages: &[f64]) -> Vec<Vcpu> {
+    let each = vcpus.into_iter().zip(ran.iter().zip(pages));
+    each.map(|(vcpu, (ran, pages))| Vcpu {
+        cost: if *ran > 0.0 { pages / ran } else { vcpu.cost },
+        ..vcpu
+    })
+    .collect()
 }
