@@ -90,7 +90,7 @@ impl Policy for Tracing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::converge::{FixedCosts, Steered};
+    use pagelift_engine::converge::{FixedCosts, Response, Steered};
     use pagelift_engine::units::{ByteCount, Instant, Rate};
 
     /// A migration that is traced goes as it would without.
@@ -109,6 +109,7 @@ mod tests {
             round_ended: true,
             left: PageCount(100_000),
             held: PageCount(0),
+            held_written: PageCount(0),
             in_flight: ByteCount(0),
             bytes_per_page: 4096.0,
             round_page_bytes: 4096.0,
@@ -119,6 +120,7 @@ mod tests {
             harvested: PageCount(100_000),
             interval: Duration::from_secs(1),
             throttled: Share::NONE,
+            response: Response::default(),
             placed: ByteCount(0),
         };
         let other = Limits {

@@ -29,6 +29,8 @@ pub(crate) struct Limits {
     pub(crate) limit: Duration,
     /// Cache of old contents for those settings that keep one.
     pub(crate) cache_bytes: u64,
+    /// Whether pagelift without options has a cache of that size too.
+    pub(crate) cache_is_told: bool,
 }
 
 /// Where a guest moves from and to.
@@ -121,10 +123,12 @@ fn pagelift(
         .args(["--channels", &CHANNELS.to_string()])
         .args(["--downtime", &format!("{}ms", limits.downtime_ms)])
         .args(["--timeout", &format!("{}s", limits.limit.as_secs())])
-        .args(["--delta-cache", &limits.cache_bytes.to_string()])
         .arg("--trace")
         .arg(trace)
         .args(options);
+    if limits.cache_is_told || !options.is_empty() {
+        send.args(["--delta-cache", &limits.cache_bytes.to_string()]);
+    }
     Ok(Ready::Pagelift(Box::new((receiver, send))))
 }
 

@@ -12,8 +12,9 @@ pub(crate) struct Method {
     pub(crate) engine: Engine,
 }
 
-/// Who moves the guest. Channels, the limit of the blackout and the size of a cache of old contents
-/// are the same for all.
+/// Who moves the guest. Channels and the limit of the blackout are the same for all, and so is the
+/// size of a cache of old contents, but that pagelift without options is as a user has it: with
+/// `--compress auto`, which sends deltas where they pay, and the cache that it gives itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) enum Engine {
     /// pagelift, with these options of `pagelift-send`.
@@ -28,8 +29,9 @@ pub(crate) enum Engine {
 }
 
 /// All of them.
-pub(crate) const METHODS: [Method; 9] = [
+pub(crate) const METHODS: [Method; 10] = [
     pagelift("pagelift", &[]),
+    pagelift("pagelift-raw", &["--compress", "none"]),
     pagelift("pagelift-xbzrle", &["--compress", "xbzrle"]),
     qemu("qemu", &[]),
     qemu("qemu-auto-converge", &["auto-converge"]),
@@ -79,6 +81,11 @@ impl Method {
                 .find(|method| method.name == name)
                 .expect("the parser lets only these pass")
         })
+    }
+
+    /// Whether it is pagelift without any option.
+    pub(crate) fn is_as_users_have_it(&self) -> bool {
+        matches!(self.engine, Engine::Pagelift([]))
     }
 
     /// Whether it is pagelift with some settings.

@@ -96,6 +96,7 @@ impl Bench<'_> {
             downtime_ms: self.options.downtime_ms(),
             limit: self.options.limit(),
             cache_bytes: self.options.cache_bytes(workload),
+            cache_is_told: self.options.cache_is_told(),
         };
         let (net, source, target) = (&net, &source, &target);
         let ends = Ends {

@@ -68,7 +68,7 @@ pub(crate) struct Options {
           value_parser = clap::value_parser!(u32).range(1..=16))]
     cpus: u32,
     /// Cache of old contents, for settings that have one; QEMU's is rounded up to a power of two.
-    /// Without it: as much as the guest writes to
+    /// Without it: as much as the guest writes to, and for pagelift without options its own default
     #[arg(long, value_name = "SIZE")]
     cache: Option<ByteCount>,
     /// Keep the report and the trace of every move in this folder
@@ -95,6 +95,11 @@ impl Options {
     /// Longest blackout allowed, in milliseconds.
     pub(crate) fn downtime_ms(&self) -> u64 {
         self.downtime_limit
+    }
+
+    /// Whether the size of the cache was told.
+    pub(crate) fn cache_is_told(&self) -> bool {
+        self.cache.is_some()
     }
 
     /// Cache of old contents for such a guest, in bytes.

@@ -7,7 +7,8 @@
 //! about that length count most, those of other lengths less, and a harvest counts half as much
 //! when it is [`HALF_LIFE`] old, so that the curve follows a guest that changes.
 //!
-//! Time is the guest's own: a round of one second under a throttle of 60 % is 0.4 s of guest time.
+//! Time is the guest's own: a round of one second in which a throttle takes 60 % of its work is
+//! 0.4 s of guest time. (What takes how much is [`Response`](super::Response)'s question.)
 //!
 //! How far the harvests lie from the curve, and how far the nearest one is from the time asked
 //! for, is its uncertainty. Cost: about a microsecond a question, no allocation after set-up.
@@ -36,7 +37,7 @@ const SIGMA_PER_DOUBLING: f64 = 0.12;
 /// Standard deviation of the logarithm while a single harvest is known: about a factor of 1.6.
 const FIRST_SIGMA: f64 = 0.5;
 
-/// Shares of a throttle this far apart are alike.
+/// Shares of lost work this far apart are alike.
 const ALIKE: f64 = 0.35;
 
 /// Weight of a harvest that is neither old nor of another length, against which the assumption
@@ -47,7 +48,7 @@ const PRIOR: f64 = 0.02;
 #[derive(Clone, Copy, Debug)]
 struct Point {
     at: Instant,
-    throttled: Share,
+    lost: Share,
     ln_seconds: f64,
     ln_pages: f64,
 }
@@ -66,9 +67,10 @@ struct Reading {
 }
 
 impl DirtyCurve {
-    /// In `time` up to `now`, throttled by `throttled`, the guest wrote `pages` distinct pages.
-    pub fn harvested(&mut self, now: Instant, time: Duration, throttled: Share, pages: PageCount) {
-        let guest_time = throttled.guest_time(time);
+    /// In `time` up to `now`, of whose work it lost the share `lost`, the guest wrote `pages`
+    /// distinct pages.
+    pub fn harvested(&mut self, now: Instant, time: Duration, lost: Share, pages: PageCount) {
+        let guest_time = lost.guest_time(time);
         if guest_time.is_zero() {
             return;
         }
@@ -80,14 +82,14 @@ impl DirtyCurve {
         let ln_seconds = guest_time.as_secs_f64().ln();
         self.points.push(Point {
             at: now,
-            throttled,
+            lost,
             ln_seconds,
             ln_pages: pages.ln(),
         });
     }
 
-    /// Distinct pages written in `time` under a throttle of `share`; `None` before the first
-    /// harvest.
+    /// Distinct pages written in `time` by a guest that loses `share` of its work; `None` before
+    /// the first harvest.
     pub fn pages_in(&self, time: Duration, share: Share) -> Option<f64> {
         let guest_time = share.guest_time(time);
         if guest_time.is_zero() && !self.points.is_empty() {
@@ -111,7 +113,7 @@ impl DirtyCurve {
     fn read(&self, ln_seconds: f64, share: Share) -> Option<Reading> {
         let newest = self.points.last()?.at;
         let alike =
-            |point: &&Point| (point.throttled.as_fraction() - share.as_fraction()).abs() <= ALIKE;
+            |point: &&Point| (point.lost.as_fraction() - share.as_fraction()).abs() <= ALIKE;
         let any_alike = self.points.iter().any(|point| alike(&point));
         let points = || {
             self.points

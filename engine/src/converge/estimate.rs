@@ -125,15 +125,14 @@ impl Estimates {
         self.harvested_at = Some(now);
     }
 
-    /// `pages` distinct pages were written since the last harvest, by a guest that was kept from
-    /// running for `throttled` of the time.
-    pub fn harvested(&mut self, now: Instant, pages: PageCount, throttled: Share) {
+    /// `pages` distinct pages were written since the last harvest, by a guest that lost the share
+    /// `lost` of its work to a throttle.
+    pub fn harvested(&mut self, now: Instant, pages: PageCount, lost: Share) {
         if let Some(before) = self.harvested_at.replace(now) {
             self.last_harvest = pages;
             self.last_interval = now.since(before);
             self.dirty = Rate::over(pages.bytes(), self.last_interval).or(self.dirty);
-            self.curve
-                .harvested(now, self.last_interval, throttled, pages);
+            self.curve.harvested(now, self.last_interval, lost, pages);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::replay::Model;
-use super::{FixedCosts, Policy, Run, Share, Span};
+use super::{FixedCosts, Policy, Response, Run, Share, Span};
 
 /// A guest and its link.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +12,8 @@ pub(super) struct Workload {
     pub(super) sets: [(f64, f64); 2],
     /// The guest all but stops writing after this time.
     pub(super) calm_from: Option<Duration>,
+    /// The part of its processors that it wants.
+    pub(super) demand: f64,
     /// Bytes per second of the link.
     pub(super) link: f64,
     /// The link's rate wavers by this much.
@@ -29,6 +31,7 @@ impl Workload {
         Self {
             sets: [(1.0, 0.0), rest],
             calm_from: None,
+            demand: 1.0,
             link: 100e6,
             noise: 0.05,
             page_s: 4e-6,
@@ -44,9 +47,10 @@ impl Workload {
             (pages, pages * 10f64.powf(random.unit() * 3.0 - 2.0))
         };
         let sets = [set(20_000.0), set(1_000_000.0)];
-        Self {
+        let guest = Self {
             sets,
             calm_from: (random.unit() < 0.2).then(|| Duration::from_secs_f64(random.unit() * 60.0)),
+            demand: 1.0,
             link: 10f64.powf(7.5 + random.unit() * 1.5),
             noise: random.unit() * 0.1,
             page_s: 2e-6 * 10f64.powf(random.unit() * 0.7),
@@ -54,6 +58,12 @@ impl Workload {
                 Duration::from_secs_f64(0.002 + random.unit() * 0.015),
                 random.unit() * 0.4,
             ),
+        };
+        // A third of them sleep part of the time.
+        let demand = 0.05 + 0.9 * random.unit();
+        Self {
+            demand: if random.unit() < 0.33 { demand } else { 1.0 },
+            ..guest
         }
     }
 
@@ -98,10 +108,24 @@ impl Model for Fluid {
 
     fn distinct(&mut self, now: Duration, time: Duration, throttled: Share) -> f64 {
         let calm = self.workload.calm_from.is_some_and(|from| now > from);
-        let time = throttled.guest_time(time).as_secs_f64() * if calm { 0.01 } else { 1.0 };
+        let lost = self.lost(now, throttled);
+        let time = lost.guest_time(time).as_secs_f64() * if calm { 0.01 } else { 1.0 };
         let pages = |(pages, rate): (f64, f64)| pages * (1.0 - (-rate * time / pages).exp());
         let wobble = 1.0 + 0.05 * (self.random.unit() * 2.0 - 1.0);
         self.workload.sets.into_iter().map(pages).sum::<f64>() * wobble
+    }
+
+    /// The demand, as a look at processor times finds it.
+    fn response(&mut self, _now: Duration) -> Response {
+        let wobble = 1.0 + 0.1 * (self.random.unit() * 2.0 - 1.0);
+        match self.workload.demand {
+            1.0 => Response::default(),
+            demand => Response::of_demand(demand * wobble),
+        }
+    }
+
+    fn lost(&mut self, _now: Duration, throttled: Share) -> Share {
+        Response::of_demand(self.workload.demand).lost(throttled)
     }
 
     fn link(&mut self, _now: Duration) -> f64 {

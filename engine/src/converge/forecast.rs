@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use super::Share;
 use super::costs::FixedCosts;
 use super::page_cost::PageTime;
 use super::span::{DEVIATIONS, Span, finite};
+use super::{Response, Share};
 use crate::units::{ByteCount, Instant, PageCount, Rate};
+
+/// Less than this part of the pages written is never expected to go again.
+const AGAIN_LEAST: f64 = 0.3;
 
 /// What a policy may know at one moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,6 +26,8 @@ pub struct Observation {
     pub left: PageCount,
     /// Pages among those left that were not sent in the round, but held back.
     pub held: PageCount,
+    /// Those of the held ones that were written meanwhile, and are among the harvested.
+    pub held_written: PageCount,
     /// Bytes sent and not yet placed by the target.
     pub in_flight: ByteCount,
     /// Mean bytes on the wire of a page that is sent again, of the last rounds.
@@ -45,11 +50,29 @@ pub struct Observation {
     pub interval: Duration,
     /// Share of its time that the guest was kept from running meanwhile.
     pub throttled: Share,
+    /// What a throttle takes of its work.
+    pub response: Response,
     /// Bytes placed by the target so far.
     pub placed: ByteCount,
 }
 
 impl Observation {
+    /// The part of the pages written in a round, without those held back, that must go again: some
+    /// were written before their turn, and went as they had become.
+    pub fn again(&self) -> f64 {
+        let written = self.harvested.0.saturating_sub(self.held_written.0);
+        let again = self.left.0.saturating_sub(self.held.0);
+        if written == 0 || !self.round_ended {
+            return 1.0;
+        }
+        (again as f64 / written as f64).clamp(AGAIN_LEAST, 1.0)
+    }
+
+    /// The share of its work that the guest lost to its throttle between the last two harvests.
+    pub fn lost(&self) -> Share {
+        self.response.lost(self.throttled)
+    }
+
     /// Time of a page that is sent again; `None` if nothing is known of the link.
     fn time_of_page(&self) -> Option<PageTime> {
         let by_link = |link: Rate| PageTime {
@@ -190,6 +213,7 @@ pub(super) mod tests {
             round_ended: true,
             left: PageCount(left),
             held: PageCount(0),
+            held_written: PageCount(0),
             in_flight: ByteCount(0),
             bytes_per_page: 4096.0,
             round_page_bytes: 4096.0,
@@ -200,6 +224,7 @@ pub(super) mod tests {
             harvested: PageCount(left),
             interval: Duration::from_millis(1000),
             throttled: Share::NONE,
+            response: Response::default(),
             placed: ByteCount(0),
         }
     }

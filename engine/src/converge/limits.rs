@@ -121,7 +121,8 @@ pub struct Limits {
     pub deadline: Option<Duration>,
     /// What happens then.
     pub at_deadline: AtDeadline,
-    /// The largest share that the guest may be throttled by.
+    /// The largest share that the guest may be throttled by; from 95 % on, a guest that sleeps by
+    /// up to [`strongest`](super::Response::strongest).
     pub throttle_most: Share,
 }
 

@@ -9,6 +9,9 @@ use std::time::Duration;
 use super::span::finite;
 use super::{DirtyCurve, Observation, Share};
 
+/// Length of a round from which on some of what is written in it goes only once.
+const HARVESTED_WITHIN: Duration = Duration::from_millis(200);
+
 /// Rounds that are predicted at most.
 const HORIZON: u32 = 60;
 
@@ -39,15 +42,14 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// What the harvest shows: of the pages held back, those that were written meanwhile are
-    /// counted among the harvested as well as among those left.
+    /// What the harvest shows.
     pub(super) fn seen(seen: &Observation) -> Self {
         let pages = seen.held.0 as f64;
         if pages == 0.0 {
             return Self::default();
         }
-        let both = (pages + seen.harvested.0 as f64 - seen.left.0 as f64).max(0.0);
-        let time = seen.throttled.guest_time(seen.interval).as_secs_f64();
+        let both = (seen.held_written.0 as f64).min(pages);
+        let time = seen.lost().guest_time(seen.interval).as_secs_f64();
         // All of them written shows that the rate is high, and not how high.
         let missed = (1.0 - both / pages).max(0.5 / pages);
         Self {
@@ -56,7 +58,7 @@ impl Held {
         }
     }
 
-    /// How many of them are written within `time` at `share`.
+    /// How many of them are written within `time` by a guest that loses `share` of its work.
     fn written(self, time: Duration, share: Share) -> f64 {
         let time = share.guest_time(time).as_secs_f64();
         self.pages * (1.0 - (-self.rate * time).exp())
@@ -107,9 +109,10 @@ impl Outlook {
         curve: &DirtyCurve,
         seen: &Observation,
         limit: Duration,
-        share: Share,
+        throttle: Share,
         manner: Manner,
     ) -> Option<Self> {
+        let share = seen.response.lost(throttle);
         let most = seen.most_left(limit)?;
         let in_flight = seen.in_flight.0 as f64 / seen.bytes_per_page.max(1.0);
         let (mut left, mut time) = (seen.left.0 as f64 + in_flight, 0.0);
@@ -117,7 +120,7 @@ impl Outlook {
             if left <= most {
                 let sending = seen.round_seconds(left)?;
                 return Some(Self {
-                    throttle: share,
+                    throttle,
                     ready_in: Some(Duration::try_from_secs_f64(time).ok()?),
                     blackout: seen.fixed.total().likely() + finite(sending),
                     harm_s: time * share.as_fraction(),
@@ -126,12 +129,18 @@ impl Outlook {
             // As many are held back as the policy lets wait: those of the last round, which the
             // limit bounds anew when the link changes.
             let held = manner.held.pages.min(left).min(most * HELD_SHARE);
-            let round = seen.round_seconds(left - held)?;
-            time += round;
-            let round = Duration::try_from_secs_f64(round).ok()?;
+            let seconds = seen.round_seconds(left - held)?;
+            time += seconds;
+            let round = Duration::try_from_secs_f64(seconds).ok()?;
             let next = curve.pages_in(round, share)? * curve.factor(round, share, manner.caution);
             let twice = manner.held.written(round, share).min(held);
-            let next = (held + (next - twice).max(0.0)) * manner.doubt;
+            // Only longer rounds are harvested within.
+            let again = if round < HARVESTED_WITHIN {
+                1.0
+            } else {
+                seen.again()
+            };
+            let next = (held + (next - twice).max(0.0) * again) * manner.doubt;
             if next >= left * 0.999 && next > most {
                 return None;
             }

@@ -14,7 +14,8 @@ use super::page_cost::RoundSent;
 use super::span::finite;
 use super::trace::Record;
 use super::{
-    BlackoutForecast, Decision, Estimates, FixedCosts, Forecast, Limits, Observation, Policy, Share,
+    BlackoutForecast, Decision, Estimates, FixedCosts, Forecast, Limits, Observation, Policy,
+    Response, Share,
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
@@ -25,6 +26,16 @@ pub trait Model {
 
     /// Distinct pages that the guest, throttled by `throttled`, writes in the `time` up to `now`.
     fn distinct(&mut self, now: Duration, time: Duration, throttled: Share) -> f64;
+
+    /// What a throttle takes of the guest's work, as far as that is known at `now`.
+    fn response(&mut self, _now: Duration) -> Response {
+        Response::default()
+    }
+
+    /// The share of its work that the guest loses to a throttle at `now`, in truth.
+    fn lost(&mut self, now: Duration, throttled: Share) -> Share {
+        self.response(now).lost(throttled)
+    }
 
     /// Bytes per second that the link carries in a round that begins at `now`.
     fn link(&mut self, now: Duration) -> f64;
@@ -117,14 +128,16 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
         let length = sent.time + LEAST_ROUND;
         now += length;
         run.sent += sent.bytes;
-        run.harm_s += throttle.as_fraction() * length.as_secs_f64();
+        let lost = model.lost(now, throttle).as_fraction();
+        run.harm_s += lost * length.as_secs_f64();
         left = model.distinct(now, length, throttle);
         let pages = PageCount(left as u64);
         estimates.link.begin(at(began));
         estimates.link.placed(at(began + sent.time), sent.bytes);
         estimates.link.end(at(began + sent.time));
         estimates.pages.round(sent);
-        estimates.harvested(at(now), pages, throttle);
+        let response = model.response(now);
+        estimates.harvested(at(now), pages, response.lost(throttle));
         let link = estimates.link.rate();
         let seen = Observation {
             now: at(now),
@@ -133,6 +146,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
             round_ended: true,
             left: pages,
             held: PageCount(0),
+            held_written: PageCount(0),
             in_flight: ByteCount(0),
             bytes_per_page: estimates.pages.bytes(pages),
             round_page_bytes: sent.bytes.0 as f64 / sent.pages.0.max(1) as f64,
@@ -143,6 +157,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
             harvested: pages,
             interval: length,
             throttled: throttle,
+            response,
             placed: run.sent,
         };
         let within = ask_within(model, policy, &seen, began, now);
@@ -150,12 +165,14 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
             // The guest wrote the rest of the round under the new share.
             let (before, after) = (tick - began, now - tick);
             left = model.distinct(now, before, throttle) + model.distinct(now, after, share);
-            run.harm_s += (share.as_fraction() - throttle.as_fraction()) * after.as_secs_f64();
+            let lost = |model: &mut dyn Model, share| model.lost(now, share).as_fraction();
+            run.harm_s += (lost(model, share) - lost(model, throttle)) * after.as_secs_f64();
             run.throttle_most = run.throttle_most.max(share);
             throttle = share;
         }
         if let Some((tick, stops)) = within.ended {
-            run.harm_s -= throttle.as_fraction() * (now - tick).as_secs_f64();
+            let lost = model.lost(tick, throttle).as_fraction();
+            run.harm_s -= lost * (now - tick).as_secs_f64();
             run.took = tick;
             if stops {
                 let part = (now - tick).as_secs_f64() / length.as_secs_f64();

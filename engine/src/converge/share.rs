@@ -15,8 +15,12 @@ impl Share {
     pub const MOST: Self = Self(990);
 
     /// A share of `permille`, at most [`MOST`](Self::MOST).
-    pub fn permille(permille: u16) -> Self {
-        Self(permille.min(Self::MOST.0))
+    pub const fn permille(permille: u16) -> Self {
+        if permille < Self::MOST.0 {
+            Self(permille)
+        } else {
+            Self::MOST
+        }
     }
 
     /// A share as a fraction, rounded up, so that what was computed as enough still is.

@@ -126,8 +126,7 @@ impl Policy for Steered {
     fn decide(&mut self, seen: &Observation) -> Decision {
         if seen.round_ended {
             let (interval, pages) = (seen.interval, seen.harvested);
-            self.curve
-                .harvested(seen.now, interval, seen.throttled, pages);
+            self.curve.harvested(seen.now, interval, seen.lost(), pages);
             self.ramp.round_ended(&self.limits, seen);
         }
         self.allowed = self.ramp.limit(&self.limits, seen.elapsed);
@@ -140,7 +139,7 @@ impl Policy for Steered {
             self.try_on(seen)
         };
         // Another round under a throttle that is not allowed any more would be too many.
-        let most = self.limits.throttle_most;
+        let most = seen.response.strongest(self.limits.throttle_most);
         let decision = match decision {
             Decision::Continue if self.throttle > most || self.is_outdated => {
                 Decision::Throttle(self.throttle.min(most))

@@ -64,6 +64,12 @@ impl PageBitmap {
         }
     }
 
+    /// How many pages are in both sets.
+    pub fn common(&self, other: &Self) -> PageCount {
+        let words = self.words.iter().zip(&other.words);
+        PageCount(words.map(|(a, b)| u64::from((a & b).count_ones())).sum())
+    }
+
     /// The set as words of 64 pages, the lowest page in the lowest bit.
     pub(crate) fn words(&self) -> &[u64] {
         &self.words

@@ -103,8 +103,9 @@ pub fn memory_budget(layout: &Layout, channels: u16) -> ByteCount {
     let blocks = u64::from(channels) * (BLOCK_BYTES + DECODER_BYTES);
     let referred = u64::from(channels) * (MAX_REFERENCE_PAGES * PAGE_BYTES) as u64;
     let state = guest::QUEUED_CHUNKS as u64 * guest::STATE_CHUNK_BYTES as u64;
-    // Pending, harvested, given back, missing, to be whole, and the tracker's own.
-    let sets = 6 * layout.pages().0.div_ceil(8);
+    // Pending, held back, written and to go again, harvested, given back, missing, to be whole,
+    // three of heat, and the tracker's own.
+    let sets = 12 * layout.pages().0.div_ceil(8);
     let threads = (u64::from(channels) + 4) * THREAD_BYTES;
     ByteCount(frames + blocks + referred + state + sets + threads)
 }

@@ -122,10 +122,22 @@ impl<'a> SourceDriver<'a> {
                 let pages = dirty.count();
                 let effect = self.vcpus.harvested(now, pages, self.guest, self.dirty);
                 let effect = effect.map_err(guest_failed)?;
+                let response = self.vcpus.response();
                 self.shared.with(|source| {
-                    source.throttle_had(effect);
+                    source.throttle_had(effect, response);
                     source.harvested(now, dirty)
                 })?;
+            }
+            SourceStep::HarvestWithin => {
+                self.take_dirty()?;
+                let (now, dirty) = (self.shared.now(), &self.harvest);
+                let looked =
+                    self.vcpus
+                        .harvested_within(now, dirty.count(), self.guest, self.dirty);
+                looked.map_err(guest_failed)?;
+                // Nobody waits for that.
+                self.shared
+                    .try_with(|source| (source.harvested_within(now, dirty), false));
             }
             SourceStep::Throttle(share) => {
                 self.throttled = true;

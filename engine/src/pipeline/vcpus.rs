@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::guest::{GuestError, SourceGuest};
-use crate::converge::{Share, VcpuLook, VcpuThrottle};
+use crate::converge::{LookKind, Response, Share, VcpuLook, VcpuThrottle};
 use crate::dirty::DirtySource;
 use crate::units::{Instant, PageCount};
 
@@ -37,7 +37,7 @@ impl Vcpus {
     ) {
         self.can_look =
             dirty.written_by().is_some() || matches!(dirty.look(), Ok(Some(PageCount(_))));
-        self.take(now, PageCount(0), true, guest, dirty);
+        self.take(now, PageCount(0), LookKind::RoundEnd, guest, dirty);
     }
 
     /// The policy wants `share`, and no vCPU throttled by more than `most`.
@@ -66,9 +66,26 @@ impl Vcpus {
         guest: &mut dyn SourceGuest,
         dirty: &mut dyn DirtySource,
     ) -> Result<Option<Share>, GuestError> {
-        self.take(now, pages, true, guest, dirty);
+        self.take(now, pages, LookKind::RoundEnd, guest, dirty);
         self.tell(guest)?;
         Ok(self.throttle.effect())
+    }
+
+    /// `pages` were harvested while the round goes on.
+    pub(super) fn harvested_within(
+        &mut self,
+        now: Instant,
+        pages: PageCount,
+        guest: &mut dyn SourceGuest,
+        dirty: &mut dyn DirtySource,
+    ) -> Result<(), GuestError> {
+        self.take(now, pages, LookKind::HarvestWithin, guest, dirty);
+        self.tell(guest)
+    }
+
+    /// What a throttle takes of the guest's work, as far as its vCPUs' times tell.
+    pub(super) fn response(&self) -> Response {
+        self.throttle.response()
     }
 
     /// Looks, if it is time to; gives the time of the next look, if there is to be one.
@@ -90,7 +107,7 @@ impl Vcpus {
             self.looked_at = now;
             return Ok(self.next());
         };
-        self.take(now, pages, false, guest, dirty);
+        self.take(now, pages, LookKind::Between, guest, dirty);
         self.look_took = clock().since(now);
         self.tell(guest)?;
         Ok(self.next())
@@ -113,7 +130,7 @@ impl Vcpus {
         &mut self,
         now: Instant,
         written: PageCount,
-        harvested: bool,
+        kind: LookKind,
         guest: &mut dyn SourceGuest,
         dirty: &mut dyn DirtySource,
     ) {
@@ -127,7 +144,7 @@ impl Vcpus {
                 ran,
                 written,
                 written_by: dirty.written_by(),
-                harvested,
+                kind,
             });
         }
     }

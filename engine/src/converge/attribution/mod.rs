@@ -28,8 +28,10 @@
 
 mod demand;
 mod explore;
+mod look;
 mod matrix;
 mod regress;
+mod round;
 mod saturation;
 mod spread;
 #[cfg(test)]
@@ -38,13 +40,16 @@ mod trust;
 
 use std::time::Duration;
 
+pub use look::{LookKind, VcpuLook};
+
 use demand::Demand;
 use regress::{Costs, Regression, SAMPLED_MOST};
+use round::Round;
 use saturation::Saturation;
-use spread::{Vcpu, allowed, equal_share, spread};
+use spread::{Vcpu, allowed, spread};
 use trust::Trust;
 
-use super::Share;
+use super::{Response, Share};
 use crate::units::{Instant, PageCount};
 
 /// From one look to the next while shares differ.
@@ -61,8 +66,10 @@ const RARE_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const SHORTEST: Duration = Duration::from_millis(25);
 const LONGEST: Duration = Duration::from_millis(400);
 
-/// Until the next attempt to tell vCPUs apart after one that led to nothing.
-const RETRY: Duration = Duration::from_secs(10);
+/// Until the next attempt to tell vCPUs apart after the first one that led to nothing: about five
+/// times what that took. After each further one it is twice as long, up to the most.
+const RETRY: Duration = Duration::from_millis(2500);
+const RETRY_MOST: Duration = Duration::from_secs(40);
 
 /// Rounds shorter than this are not worth an attempt: what it costs is more than what is left.
 const ROUND_LEAST: Duration = Duration::from_millis(500);
@@ -74,27 +81,6 @@ const KNOWN: f64 = 0.4;
 /// what it is to write, for these to be used; and to go on being used.
 const GOOD: f64 = 0.6;
 const STILL_GOOD: f64 = 1.0;
-
-/// A round in which the writers ran this many times as long as the policy wanted falls short. One
-/// is what an attempt may cost; so many in a row mean that it leads to nothing.
-const SHORT: f64 = 1.5;
-const SHORT_ROUNDS: u32 = 2;
-
-/// What is seen of the vCPUs at one moment.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VcpuLook {
-    /// The moment.
-    pub now: Instant,
-    /// Processor time that each vCPU has used since it began, in the order of their index.
-    pub ran: Vec<Duration>,
-    /// Distinct pages written since the last harvest (or since tracking began).
-    pub written: PageCount,
-    /// Pages that each vCPU has written since tracking began, if somebody counts; a page that
-    /// is written again after a harvest counts again.
-    pub written_by: Option<Vec<u64>>,
-    /// Whether this was a harvest: all marks are cleared, and `written` begins at 0 again.
-    pub harvested: bool,
-}
 
 /// What the shares rest on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -121,13 +107,9 @@ pub struct VcpuThrottle {
     last: Option<VcpuLook>,
     /// In force; empty: `wanted` for all.
     shares: Vec<Share>,
-    /// Whether shares differed since the last harvest, and when that was.
-    differed: bool,
-    harvested_at: Option<Instant>,
-    round: Duration,
-    effect: Option<Share>,
-    /// Rounds in a row in which the effect fell short.
-    short_rounds: u32,
+    round: Round,
+    /// How long nothing is tried after the next attempt that leads to nothing.
+    retry: Duration,
     /// Attempts so far, so that no two use the same halves.
     attempts: u64,
 }
@@ -146,11 +128,8 @@ impl Default for VcpuThrottle {
             demand: Demand::default(),
             last: None,
             shares: Vec::new(),
-            differed: false,
-            harvested_at: None,
-            round: Duration::ZERO,
-            effect: None,
-            short_rounds: 0,
+            round: Round::default(),
+            retry: RETRY,
             attempts: 0,
         }
     }
@@ -166,6 +145,7 @@ impl VcpuThrottle {
         if share == Share::NONE {
             self.mode = Mode::Alike { until: Instant(0) };
             self.trust = Trust::default();
+            self.retry = RETRY;
         }
         self.plan(self.last.as_ref().map_or(Instant(0), |last| last.now));
     }
@@ -184,7 +164,17 @@ impl VcpuThrottle {
     /// The share for all that would have had the effect of the shares that were in force between
     /// the last two harvests: what the policy is to be told. `None`: it was one share for all.
     pub fn effect(&self) -> Option<Share> {
-        self.effect
+        self.round.effect()
+    }
+
+    /// What one share for all takes of the guest's work: by the demand of its vCPUs, those that
+    /// write most counting most. Whoever was never looked at wants all that there is.
+    pub fn response(&self) -> Response {
+        let costs = self
+            .costs
+            .iter()
+            .flat_map(|costs| costs.mean.iter().copied());
+        self.demand.response(costs)
     }
 
     /// Time from the last look to the next, apart from those at harvests; `None`: nothing is
@@ -204,7 +194,7 @@ impl VcpuThrottle {
         match self.last.take() {
             Some(last) if last.ran.len() == look.ran.len() => {
                 let time = now.since(last.now);
-                if time < SHORTEST && !look.harvested {
+                if time < SHORTEST && look.kind == LookKind::Between {
                     self.last = Some(last);
                     return;
                 }
@@ -216,50 +206,36 @@ impl VcpuThrottle {
                 self.regression = Regression::new(vcpus);
                 self.costs = None;
                 self.demand = Demand::unknown(vcpus);
+                self.round.of_vcpus(vcpus);
                 self.shares.clear();
                 self.mode = Mode::Alike { until: now };
             }
         }
-        if look.harvested {
-            self.harvested(now);
+        if look.kind == LookKind::RoundEnd {
+            self.round_ended(now);
         }
-        self.last = Some(VcpuLook {
-            written: if look.harvested {
+        let written = match look.kind {
+            LookKind::Between => look.written,
+            LookKind::HarvestWithin | LookKind::RoundEnd => {
+                self.saturation.harvested();
                 PageCount(0)
-            } else {
-                look.written
-            },
-            ..look
-        });
+            }
+        };
+        self.last = Some(VcpuLook { written, ..look });
         self.plan(now);
     }
 
     /// A round is over.
-    fn harvested(&mut self, now: Instant) {
-        let time = self.harvested_at.map_or(Duration::ZERO, |at| now.since(at));
+    fn round_ended(&mut self, now: Instant) {
         let vcpus = self.vcpus();
-        self.effect = None;
-        if self.differed && !vcpus.is_empty() && time >= SHORTEST {
-            let seconds = time.as_secs_f64();
-            let ran = self.saturation.ran().iter().map(|ran| ran / seconds);
-            let effect = equal_share(&vcpus, &ran.collect::<Vec<_>>());
-            self.effect = Some(effect);
-            let let_run = |share: Share| 1.0 - share.as_fraction();
-            let falls_short = let_run(effect) > SHORT * let_run(self.wanted);
-            self.short_rounds = if falls_short {
-                self.short_rounds + 1
-            } else {
-                0
-            };
-            if self.short_rounds >= SHORT_ROUNDS {
-                self.short_rounds = 0;
-                self.trust.use_up();
-            }
+        if self.round.end(now, self.wanted, &vcpus) {
+            self.trust.use_up();
         }
-        self.saturation.harvested();
-        self.harvested_at = Some(now);
-        self.round = time;
-        self.differed = !self.shares.is_empty();
+        match self.mode {
+            _ if self.shares.is_empty() => {}
+            Mode::Exploring { .. } => self.round.explores(),
+            Mode::Alike { .. } | Mode::Attributed => self.round.differs(),
+        }
     }
 
     /// Learns from the `time` between two looks.
@@ -268,6 +244,7 @@ impl VcpuThrottle {
         let ran: Vec<f64> = (last.ran.iter().zip(&look.ran))
             .map(|(before, after)| after.saturating_sub(*before).as_secs_f64())
             .collect();
+        self.round.add(&ran);
         if time >= SHORTEST {
             let share = |vcpu| self.shares.get(vcpu).copied().unwrap_or(self.wanted);
             self.demand.saw(seconds, &ran, share);
@@ -279,14 +256,15 @@ impl VcpuThrottle {
             let pages: Vec<f64> = (before.iter().zip(after))
                 .map(|(before, after)| after.saturating_sub(*before) as f64)
                 .collect();
-            self.check_effect(seconds, pages.iter().sum(), &in_force);
+            let now_writing = by_counts(in_force, &ran, &pages);
+            self.check_effect(seconds, pages.iter().sum(), 1.0, &now_writing);
             self.regression.counted(now, &ran, &pages);
         } else {
             let new = look.written.0.saturating_sub(last.written.0) as f64;
             let Some(seen) = seen.filter(|_| time >= SHORTEST && time <= LONGEST) else {
                 return;
             };
-            self.check_effect(seconds, new / seen, &in_force);
+            self.check_effect(seconds, new / seen, seen, &in_force);
             self.regression.sampled(now, &ran, new / seen, seen);
         }
         self.costs = self.regression.costs();
@@ -307,12 +285,14 @@ impl VcpuThrottle {
             .collect()
     }
 
-    /// Whether `pages` in `seconds` are what the policy wanted, if the shares were made for that.
-    fn check_effect(&mut self, seconds: f64, pages: f64, vcpus: &[Vcpu]) {
+    /// Whether `pages` in `seconds`, of which the `seen`th part was seen, are what the policy
+    /// wanted, if the shares were made for that.
+    fn check_effect(&mut self, seconds: f64, pages: f64, seen: f64, vcpus: &[Vcpu]) {
         if self.mode != Mode::Attributed {
             return;
         }
-        if self.trust.saw(pages, allowed(self.wanted, vcpus) * seconds) {
+        let wanted = allowed(self.wanted, vcpus) * seconds;
+        if self.trust.saw(pages, wanted, seen) {
             self.regression.forget(1.0);
         }
     }
@@ -323,10 +303,9 @@ impl VcpuThrottle {
         if self.wanted == Share::NONE || self.demand.vcpus() < 2 {
             return;
         }
-        let until = now.after(RETRY);
-        if self.trust.is_used_up(now, RETRY) {
+        if self.trust.is_used_up(now, self.retry) {
             self.regression.forget(3.0);
-            self.mode = Mode::Alike { until };
+            self.give_up_for_now(now);
         }
         let limit = if self.mode == Mode::Attributed {
             STILL_GOOD
@@ -338,11 +317,11 @@ impl VcpuThrottle {
         {
             self.mode = Mode::Attributed;
             self.shares = shares;
-            self.differed = true;
+            self.round.differs();
             return;
         }
         match self.mode {
-            Mode::Alike { until } if now < until || self.round < ROUND_LEAST => {}
+            Mode::Alike { until } if now < until || self.round.length() < ROUND_LEAST => {}
             Mode::Alike { .. } | Mode::Attributed => {
                 self.attempts += 1;
                 self.mode = Mode::Exploring { looks: 0 };
@@ -350,7 +329,7 @@ impl VcpuThrottle {
             Mode::Exploring { looks } => {
                 let most = explore::looks_most(self.demand.busy().len());
                 if looks >= most || self.are_alike() {
-                    self.mode = Mode::Alike { until };
+                    self.give_up_for_now(now);
                 }
             }
         }
@@ -361,8 +340,17 @@ impl VcpuThrottle {
             let (vcpus, busy) = (self.demand.vcpus(), self.demand.busy());
             let (wanted, most) = (self.wanted, self.most);
             self.shares = explore::halves(vcpus, busy, wanted, most, self.attempts, looks);
-            self.differed |= !self.shares.is_empty();
+            if !self.shares.is_empty() {
+                self.round.explores();
+            }
         }
+    }
+
+    /// An attempt has led to nothing.
+    fn give_up_for_now(&mut self, now: Instant) {
+        let until = now.after(self.retry);
+        self.mode = Mode::Alike { until };
+        self.retry = (self.retry * 2).min(RETRY_MOST);
     }
 
     /// Unequal shares, if what is known is good enough for them.
@@ -389,4 +377,16 @@ impl VcpuThrottle {
         let known = |vcpu: &Vcpu| vcpu.cost_most - vcpu.cost <= KNOWN * vcpu.cost;
         !vcpus.is_empty() && busy.all(known) && spread(self.wanted, self.most, &vcpus).is_none()
     }
+}
+
+/// The vCPUs with the costs that this interval alone shows, where they ran at all. What was counted
+/// in long rounds says less of a cost than what is counted now: pages that are written twice
+/// count once. So only who writes can be wrong, and not how much.
+fn by_counts(vcpus: Vec<Vcpu>, ran: &[f64], pages: &[f64]) -> Vec<Vcpu> {
+    let each = vcpus.into_iter().zip(ran.iter().zip(pages));
+    each.map(|(vcpu, (ran, pages))| Vcpu {
+        cost: if *ran > 0.0 { pages / ran } else { vcpu.cost },
+        ..vcpu
+    })
+    .collect()
 }

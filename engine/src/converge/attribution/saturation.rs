@@ -71,12 +71,7 @@ impl Saturation {
         (seen >= SEEN_LEAST).then_some(seen.min(1.0))
     }
 
-    /// Processor time of each vCPU since the harvest, in seconds.
-    pub(super) fn ran(&self) -> &[f64] {
-        &self.ran
-    }
-
-    /// A round is over: its looks say how its marks grew.
+    /// The marks are cleared: the looks since they were last say how they grew.
     pub(super) fn harvested(&mut self) {
         let points: Vec<(f64, f64)> = (self.looks.iter())
             .map(|(ran, marked)| (self.work(ran), *marked))

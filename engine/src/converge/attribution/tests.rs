@@ -115,7 +115,10 @@ impl Guest {
             written_by: self
                 .counts
                 .then(|| self.counted.iter().map(|pages| *pages as u64).collect()),
-            harvested,
+            kind: match harvested {
+                true => LookKind::RoundEnd,
+                false => LookKind::Between,
+            },
         }
     }
 
@@ -327,6 +330,7 @@ fn migrate(mut guest: Guest, policy: &mut dyn Policy, attribute: bool) -> Migrat
             round_ended: true,
             left: pages,
             held: PageCount(0),
+            held_written: PageCount(0),
             in_flight: ByteCount(0),
             bytes_per_page: PAGE_BYTES as f64,
             round_page_bytes: PAGE_BYTES as f64,
@@ -337,6 +341,7 @@ fn migrate(mut guest: Guest, policy: &mut dyn Policy, attribute: bool) -> Migrat
             harvested: pages,
             interval,
             throttled: throttle.effect().unwrap_or(in_force),
+            response: throttle.response(),
             placed: ByteCount(sent as u64),
         };
         let ended = |completed, blackout_s| Migrated {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::units::Instant;
 
-/// Weight of a look against those before it.
+/// Weight of a look at which all that was written was seen, against those before it.
 const WEIGHT: f64 = 0.25;
 
 /// Writing this many times what was wanted, over the last looks, means that the costs are wrong;
@@ -51,12 +51,13 @@ impl Trust {
         now >= self.used_up_until
     }
 
-    /// `pages` were written where `wanted` were wanted. Whether trust is less than before.
-    pub(super) fn saw(&mut self, pages: f64, wanted: f64) -> bool {
+    /// `pages` were written where `wanted` were wanted; of the pages, the `seen`th part (up to 1)
+    /// was seen and the rest inferred. Whether trust is less than before.
+    pub(super) fn saw(&mut self, pages: f64, wanted: f64, seen: f64) -> bool {
         // Few pages are more or less by chance.
         let chance = 3.0 * wanted.sqrt() + 16.0;
         let ratio = (pages / (wanted + chance)).clamp(0.2, 5.0);
-        self.excess += WEIGHT * (ratio.ln() - self.excess);
+        self.excess += WEIGHT * seen * (ratio.ln() - self.excess);
         if self.excess > WRONG.ln() {
             self.level -= LOSS;
             self.excess = 0.0;
@@ -94,7 +95,7 @@ mod tests {
     fn trust_is_used_up_by_an_effect_that_does_not_come() {
         let (mut trust, now) = (Trust::default(), Instant(0));
         let looks = (1..100).find(|_| {
-            trust.saw(50_000.0, 10_000.0);
+            trust.saw(50_000.0, 10_000.0, 1.0);
             trust.is_used_up(now, Duration::from_secs(1))
         });
         assert!(
@@ -103,10 +104,10 @@ mod tests {
         );
         assert!(!trust.is_there(now) && trust.is_there(now.after(Duration::from_secs(1))));
         for _ in 0..1000 {
-            assert!(!trust.saw(11_000.0, 10_000.0));
+            assert!(!trust.saw(11_000.0, 10_000.0, 1.0));
         }
         assert!(trust.level() >= 1.0);
         // Ten pages where two were wanted are no proof of anything.
-        assert!((0..100).all(|_| !trust.saw(10.0, 2.0)));
+        assert!((0..100).all(|_| !trust.saw(10.0, 2.0, 1.0)));
     }
 }

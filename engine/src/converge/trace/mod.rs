@@ -2,9 +2,11 @@
 //!
 //! The text form is one line per decision, `key=value` separated by spaces, after the line
 //! `pagelift-trace 1 pages=N`. Unknown keys are skipped, so that later versions may add some, and
-//! those that versions before did not write are optional: `held`, `round_page_bytes` (bytes on the
-//! wire of a page of the round that ended), `fixed_low_us` and `fixed_high_us` (around `fixed_us`),
-//! `page_ns` and `page_sigma` (time of a page that is sent again, and its uncertainty).
+//! those that versions before did not write are optional: `held` and `held_written`,
+//! `round_page_bytes` (bytes on the wire of a page of the round that ended), `fixed_low_us` and
+//! `fixed_high_us` (around `fixed_us`), `page_ns` and `page_sigma` (time of a page that is sent
+//! again, and its uncertainty), `demand` (the part of its processors that the guest wants, see
+//! [`Response`]).
 //! Decisions within a round are recorded only if they change something, or if a user has changed
 //! the limits: the line of a decision that was the first one under new limits has them as well.
 
@@ -18,7 +20,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::span::Span;
-use super::{Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Share};
+use super::{Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Response, Share};
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
 /// More than any migration has, so that sums of such numbers are still numbers: a year, in
@@ -84,7 +86,8 @@ impl fmt::Display for Record {
             f,
             "now_us={} elapsed_us={} round={} ended={} left={} held={} in_flight={} \
              page_bytes={:.3} link={} dirty={} fixed_us={} harvested={} interval_us={} \
-             throttled={} placed={} round_page_bytes={:.3} fixed_low_us={} fixed_high_us={}",
+             throttled={} placed={} round_page_bytes={:.3} fixed_low_us={} fixed_high_us={} demand={:.4} \
+             held_written={}",
             seen.now.0 / 1000,
             seen.elapsed.as_micros(),
             seen.round,
@@ -103,6 +106,8 @@ impl fmt::Display for Record {
             seen.round_page_bytes,
             fixed.low().as_micros(),
             fixed.high().as_micros(),
+            seen.response.demand(),
+            seen.held_written.0,
         )?;
         if let Some(page) = seen.page_time {
             let ns = page.seconds * 1e9;
@@ -194,6 +199,8 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
             .ok_or(TraceError::BadLine { line, key })
     };
     let elapsed = micros("elapsed_us")?;
+    let (left, harvested) = (pages("left")?, pages("harvested")?);
+    let held = pages("held").unwrap_or(PageCount(0));
     let page_bytes = decimal("page_bytes", MOST_PAGE_BYTES)?;
     let fixed = micros("fixed_us")?;
     // What older traces do not say.
@@ -217,8 +224,11 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         elapsed,
         round: narrow("round")?,
         round_ended: number("ended", 1)? == 1,
-        left: pages("left")?,
-        held: pages("held").unwrap_or(PageCount(0)),
+        left,
+        held,
+        // All that was written went again then.
+        held_written: pages("held_written")
+            .unwrap_or_else(|_| PageCount((held.0 + harvested.0).saturating_sub(left.0))),
         in_flight: bytes("in_flight")?,
         bytes_per_page: page_bytes,
         round_page_bytes: decimal("round_page_bytes", MOST_PAGE_BYTES).unwrap_or(page_bytes),
@@ -226,9 +236,10 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         link: rate("link")?,
         dirty: rate("dirty")?,
         fixed: FixedCosts::lump(fixed),
-        harvested: pages("harvested")?,
+        harvested,
         interval: micros("interval_us")?,
         throttled: share("throttled")?,
+        response: decimal("demand", 1.0).map_or_else(|_| Response::default(), Response::of_demand),
         placed: bytes("placed")?,
     };
     let decision = match value("decision")? {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Trace;
 use crate::converge::replay::Model;
-use crate::converge::{DirtyCurve, FixedCosts, Limits, Share};
+use crate::converge::{DirtyCurve, FixedCosts, Limits, Response, Share};
 use crate::units::{PAGE_BYTES, Rate};
 
 /// The guest and the link of a trace, to run another policy over.
@@ -50,7 +50,7 @@ impl Recorded {
             let seen = &record.seen;
             if seen.round_ended {
                 self.curve
-                    .harvested(seen.now, seen.interval, seen.throttled, seen.harvested);
+                    .harvested(seen.now, seen.interval, seen.lost(), seen.harvested);
             }
         }
     }
@@ -90,10 +90,17 @@ impl Model for Recorded {
     fn distinct(&mut self, now: Duration, time: Duration, throttled: Share) -> f64 {
         self.learn(now);
         let most = self.trace.first_pages.0 as f64;
-        self.curve
-            .pages_in(time, throttled)
-            .unwrap_or(0.0)
-            .min(most)
+        let lost = self.response(now).lost(throttled);
+        self.curve.pages_in(time, lost).unwrap_or(0.0).min(most)
+    }
+
+    fn response(&mut self, now: Duration) -> Response {
+        // Known best in the end, and then no better than by the last record up to then.
+        let rounds = self.trace.records.iter().map(|record| &record.seen);
+        let known = rounds.take_while(|seen| seen.elapsed <= now);
+        known
+            .last()
+            .map_or_else(Response::default, |seen| seen.response)
     }
 
     fn link(&mut self, now: Duration) -> f64 {

@@ -10,12 +10,12 @@
 //!   [`sent`](Source::sent),
 //! - [`poll_message`](Source::poll_message) gives messages for the control connection.
 //!
-//! Invariants: a page is in `pending`, in `held` or in a ledger until the target has acknowledged
+//! Invariants: a page is in `pending`, `held`, `rewritten` or a ledger until the target has acknowledged
 //! it ("no page lost": [`undelivered`](Source::undelivered) gives all back); within one round a
 //! page is handed out once; the hand-over needs a [`HandedOver`](super::HandedOver), which
 //! consumes the right to run.
 //!
-//! Cost: seven bits for each page of the guest, three of them for its [heat](super::heat).
+//! Cost: nine bits for each page of the guest, three of them for its [heat](super::heat).
 
 mod account;
 mod control;
@@ -24,6 +24,7 @@ mod parts;
 mod policy;
 mod references;
 mod rehearse;
+mod rewritten;
 mod rounds;
 
 pub use parts::{Batch, SentFrame, SourceConfig, SourceStatus, SourceStep, Work};
@@ -35,6 +36,7 @@ use std::time::Duration;
 use self::account::Marks;
 use self::references::Answers;
 use self::rehearse::RoundsUnderWay;
+use self::rewritten::Rewritten;
 use super::HEARTBEAT;
 use super::error::MigrationError;
 use super::heat::Heat;
@@ -44,7 +46,7 @@ use super::right::TargetReady;
 use super::stages::SourceStages;
 use super::volume::DataBytes;
 use super::watch::PeerWatch;
-use crate::converge::{BlackoutForecast, Estimates, Policy, Prospect, Share};
+use crate::converge::{BlackoutForecast, Estimates, Policy, Prospect, Response, Share};
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant, Rate};
 use crate::wire::{Encodings, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, VERSION};
@@ -92,7 +94,10 @@ pub struct Source {
     /// Pages that wait for a later round, or for the blackout.
     held: PageBitmap,
     held_pages: u64,
+    /// Those of them that were written in the round that is over.
+    held_written: u64,
     heat: Heat,
+    rewritten: Rewritten,
     left: u64,
     cursor: u64,
     channels: Vec<Channel>,
@@ -118,6 +123,8 @@ pub struct Source {
     throttle_asked: Option<Share>,
     /// What the throttle came to over the last round, if not to `throttle`.
     throttle_had: Option<Share>,
+    /// What a throttle takes of the guest's work.
+    response: Response,
     placed_bytes: ByteCount,
     digest_asked: bool,
     state_asked: bool,
@@ -165,7 +172,9 @@ impl Source {
             answers: Answers::new(config.references, config.layout.pages()),
             held: PageBitmap::new(config.layout.pages()),
             held_pages: 0,
+            held_written: 0,
             heat: Heat::new(config.layout.pages()),
+            rewritten: Rewritten::new(config.layout.pages()),
             layout: config.layout,
             policy: config.policy,
             phase: Phase::Greeting,
@@ -190,6 +199,7 @@ impl Source {
             throttle_most: Share::NONE,
             throttle_asked: None,
             throttle_had: None,
+            response: Response::default(),
             placed_bytes: ByteCount(0),
             digest_asked: false,
             state_asked: false,
@@ -237,6 +247,7 @@ impl Source {
         match self.phase {
             Phase::Arming => SourceStep::Arm,
             Phase::Harvesting => SourceStep::Harvest,
+            Phase::Round if self.is_harvest_due(now) => SourceStep::HarvestWithin,
             Phase::Stopping => SourceStep::StopGuest,
             // Not while the last pages are sent and placed: that would take the processors from
             // them, and the target begins when it has them all.

@@ -43,6 +43,8 @@ pub enum SourceStep {
     Arm,
     /// Harvest the dirty pages; then [`Source::harvested`](super::Source::harvested).
     Harvest,
+    /// The same while the round goes on; then [`Source::harvested_within`](super::Source::harvested_within).
+    HarvestWithin,
     /// Keep the guest from running for this share of its time from now on.
     Throttle(Share),
     /// Stop the guest, harvest for the last time; then [`Source::stopped`](super::Source::stopped).

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::{Phase, Source};
 use crate::converge::{
-    BlackoutForecast, Decision, Forecast, GivenUp, Limits, Observation, Prospect, Remedy, Share,
+    BlackoutForecast, Decision, Forecast, GivenUp, Limits, Observation, Prospect, Remedy, Response,
+    Share,
 };
 use crate::migration::error::MigrationError;
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount};
@@ -32,9 +33,11 @@ impl Source {
     }
 
     /// Between the last two harvests the throttle has had the effect of `share` for all vCPUs,
-    /// which need not be what was asked for; `None`: it was.
-    pub fn throttle_had(&mut self, share: Option<Share>) {
+    /// which need not be what was asked for; `None`: it was. A throttle takes as much of the
+    /// guest's work as `response` says.
+    pub fn throttle_had(&mut self, share: Option<Share>, response: Response) {
         self.throttle_had = share;
+        self.response = response;
     }
 
     /// The largest share that the policy allows for any vCPU.
@@ -69,6 +72,7 @@ impl Source {
             round_ended,
             left,
             held: PageCount(self.held_pages),
+            held_written: PageCount(self.held_written),
             in_flight,
             bytes_per_page: pages.bytes(left),
             round_page_bytes: self.under_way.page_bytes().unwrap_or(PAGE_BYTES as f64),
@@ -78,9 +82,15 @@ impl Source {
             fixed: self.estimates.rehearsal.costs(self.verify),
             harvested: self.estimates.last_harvest(),
             interval: self.estimates.last_interval(),
-            throttled: self.throttle_had.unwrap_or(self.throttle),
+            throttled: self.throttled(),
+            response: self.response,
             placed: self.placed_bytes,
         }
+    }
+
+    /// What the throttle came to over the last round.
+    pub(super) fn throttled(&self) -> Share {
+        self.throttle_had.unwrap_or(self.throttle)
     }
 
     /// The blackout if the guest is stopped because of what was `seen`. Within a round it has

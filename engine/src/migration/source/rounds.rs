@@ -40,13 +40,19 @@ impl Source {
     /// # Errors
     /// When the policy gives up.
     pub fn harvested(&mut self, now: Instant, dirty: &PageBitmap) -> Result<(), MigrationError> {
-        self.pending.union(dirty);
+        self.rewritten.end(dirty, &mut self.pending);
         if self.phase != Phase::Harvesting {
             return Ok(());
         }
-        self.heat.harvested(dirty);
-        self.estimates.harvested(now, dirty.count(), self.throttle);
+        let written = self.rewritten.written();
+        self.heat.harvested(written);
+        let lost = self.response.lost(self.throttled());
+        self.estimates.harvested(now, written.count(), lost);
+        self.held_written = written.common(&self.held).0;
+        let written = written.count().0 - self.held_written;
         self.take_back_held();
+        let again = self.pending.count().0 - self.held_pages;
+        self.rewritten.learn(written, again);
         self.take_returned();
         self.left = self.pending.count().0;
         self.look_ahead(now);
@@ -63,6 +69,18 @@ impl Source {
         Ok(())
     }
 
+    /// Whether the pages written so far are to be harvested while the round goes on.
+    pub(super) fn is_harvest_due(&self, now: Instant) -> bool {
+        let took = self.last_harvest_took;
+        !self.cut_short && self.rewritten.is_due(now, self.left, took)
+    }
+
+    /// `dirty` was written since the last harvest, while the round goes on.
+    pub fn harvested_within(&mut self, now: Instant, dirty: &PageBitmap) {
+        let (waiting, left) = (&self.pending, self.left);
+        self.rewritten.harvested(now, dirty, waiting, left);
+    }
+
     /// `dirty` was harvested, but the harvest failed: it must not be lost.
     pub fn harvest_failed(&mut self, dirty: &PageBitmap) {
         self.pending.union(dirty);
@@ -70,7 +88,7 @@ impl Source {
 
     /// The guest has stood still since `since`, and `dirty` was harvested after that.
     pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
-        self.pending.union(dirty);
+        self.rewritten.end(dirty, &mut self.pending);
         self.take_back_held();
         self.held_pages = 0;
         if self.phase != Phase::Stopping {
@@ -165,6 +183,7 @@ impl Source {
     pub fn undelivered(&self, into: &mut PageBitmap) {
         into.union(&self.pending);
         into.union(&self.held);
+        self.rewritten.give_back(into);
         self.answers.add_returned(into);
         for channel in &self.channels {
             channel.ledger.unplaced(into);
@@ -183,6 +202,7 @@ impl Source {
         self.cursor = 0;
         self.left = self.pending.count().0;
         self.under_way.begin(now);
+        self.rewritten.begin(now, self.left);
         self.policy_due = now.after(POLICY_TICK);
         for channel in &mut self.channels {
             channel.round_ended = false;
