@@ -10,9 +10,9 @@
 //!   [`sent`](Source::sent),
 //! - [`poll_message`](Source::poll_message) gives messages for the control connection.
 //!
-//! Invariants: a page is in `pending`, `held`, `rewritten` or a ledger until the target has acknowledged
-//! it ("no page lost": [`undelivered`](Source::undelivered) gives all back); within one round a
-//! page is handed out once; the hand-over needs a [`HandedOver`](super::HandedOver), which
+//! Invariants: a page is in `pending`, `held`, `rewritten` or a ledger until the target has
+//! acknowledged it ("no page lost": [`undelivered`](Source::undelivered) gives all back); within one
+//! round a page is handed out once; the hand-over needs a [`HandedOver`](super::HandedOver), which
 //! consumes the right to run.
 //!
 //! Cost: nine bits for each page of the guest, three of them for its [heat](super::heat).
