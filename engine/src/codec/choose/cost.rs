@@ -197,6 +197,7 @@ impl CostTable {
 mod tests {
     use super::super::class::ContentClass;
     use super::*;
+    #[cfg(feature = "zstd")]
     use crate::codec::ZstdLevel;
 
     const MENU: [Codec; 2] = [Codec::Raw, Codec::Lz4];
@@ -205,6 +206,7 @@ mod tests {
         Cell::new(ContentClass::default(), 64)
     }
 
+    #[cfg(feature = "zstd")]
     fn zstd(level: i32) -> Codec {
         Codec::Zstd(ZstdLevel::new(level).unwrap())
     }
@@ -213,6 +215,7 @@ mod tests {
         Estimate { encode_ns, wire }
     }
 
+    #[cfg(feature = "zstd")]
     #[test]
     fn blocks_of_one_class_that_differ_do_not_change_which_codec_saves_more() {
         let mut costs = CostTable::new(&[Codec::Raw, Codec::Lz4, zstd(3), zstd(7)]);
@@ -225,6 +228,7 @@ mod tests {
         assert!(wire(3) < wire(2) && wire(2) < wire(1) && wire(1) < 1.0);
     }
 
+    #[cfg(feature = "zstd")]
     #[test]
     fn codecs_are_compared_by_the_blocks_that_both_packed() {
         let mut costs = CostTable::new(&[Codec::Raw, Codec::Lz4, zstd(3)]);

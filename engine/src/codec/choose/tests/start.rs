@@ -53,7 +53,7 @@ fn the_first_blocks_are_packed_whatever_the_link_and_however_many_share_it() {
     for workers in [1, 2, 8] {
         let mut chooser = Chooser::new(CompressSetting::Auto, workers, CpuLimit::default());
         let codec = chooser.choose_for(ContentClass::default(), 1 << 18).codec();
-        assert_eq!(codec.to_string(), "zstd:1");
+        assert_ne!(codec, Codec::Raw);
         let codec = chooser.choose_for(ContentClass::RANDOM, 1 << 18).codec();
         assert_eq!(codec, Codec::Raw);
     }
