@@ -35,6 +35,9 @@ pub struct Packing {
     pub references: ReferenceSetting,
 }
 
+/// Waiting of less than this part of the work is not worth to be told from a lack of processors.
+const LITTLE: u32 = 32;
+
 /// The sending half of a data channel.
 pub struct SourceChannel {
     shared: Arc<Shared<Source>>,
@@ -47,6 +50,8 @@ pub struct SourceChannel {
     /// Body of a message, allocated once.
     body: Vec<u8>,
     rest: Rest,
+    /// Time without a processor, up to the last look at it.
+    delay: Duration,
     /// Since when there is nothing to send.
     idle_since: Option<Instant>,
     last_word: LastWord,
@@ -96,6 +101,7 @@ impl SourceChannel {
             batch: Batch::default(),
             body: Vec::new(),
             rest: Rest::new(limit, workers),
+            delay: Duration::ZERO,
             idle_since: None,
             last_word: LastWord::default(),
         })
@@ -168,18 +174,10 @@ impl SourceChannel {
         let shared = Arc::clone(&self.shared);
         let clock = shared.clock();
         let chooses = self.encoder.packer().chooses();
-        let begun = clock.thread_cpu();
+        let (begun_at, begun) = (clock.now(), clock.thread_cpu());
         let encoded = self.encoder.encode(&self.batch, &*self.memory, clock)?;
         let (encoded_at, encoded_cpu) = (clock.now(), clock.thread_cpu());
         let held = self.watch.look(encoded_at, chooses);
-        let delay = || {
-            if chooses {
-                clock.thread_delay()
-            } else {
-                Duration::ZERO
-            }
-        };
-        let delayed = delay();
         let bytes = self
             .writer
             .write(FrameType::Pages, &encoded.parts)
@@ -195,10 +193,21 @@ impl SourceChannel {
             busy: send_cpu,
             waiting: took - send_cpu,
         };
-        // Without a processor it waited for none of the two that packing could help.
-        let waited = (took - send_cpu).saturating_sub(delay().saturating_sub(delayed));
+        let encode_cpu = encoded_cpu.saturating_sub(begun);
+        // Nothing that it does before writing can wait.
+        let held_up = encoded_at.since(begun_at).saturating_sub(encode_cpu);
+        let mut waited = took - send_cpu;
+        let mut delayed = held_up;
+        if chooses && waited * LITTLE > encode_cpu + send_cpu {
+            // Without a processor it waited for none of the two that packing could help.
+            let before = std::mem::replace(&mut self.delay, clock.thread_delay());
+            let writing = self.delay.saturating_sub(before).saturating_sub(held_up);
+            waited = waited.saturating_sub(writing);
+            delayed = held_up + (took - send_cpu - waited);
+        }
         self.encoder.sent(&Sending {
-            encode_cpu: encoded_cpu.saturating_sub(begun),
+            encode_cpu,
+            delayed,
             send_cpu,
             waited,
             held,

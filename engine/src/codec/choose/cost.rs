@@ -1,59 +1,68 @@
 //! What each codec costs on each kind of block: moving averages of what was measured, and before
-//! that, what was measured elsewhere, scaled to the speed of this machine.
+//! that a [guess](mod@super::guess), scaled to the speed of this machine.
+//!
+//! Blocks of one class differ more than codecs do: of the same class, one block packs to a tenth
+//! and the next not at all, while levels 3 and 7 of zstd are 3 % apart. Averages of what each
+//! codec made of the blocks that came to it would compare blocks. So what a codec saves is the
+//! product of two factors. What the content of the class lets any codec save is learnt from every
+//! packed block, whatever packed it. What a codec saves of that is learnt only where two codecs
+//! packed the same block ([`CostTable::compared`]). A product, because pages without order among
+//! others take the same share of every codec's saving; and raw is a codec that saves nothing.
 
-use super::class::ContentClass;
+use super::guess::{CELLS, Cell, Estimate, guess};
 use crate::codec::Codec;
-
-/// Blocks of fewer pages count as small: their set-up and their lack of history show.
-const LARGE_PAGES: usize = 8;
-
-/// Kinds of blocks: classes of content, small and large.
-const CELLS: usize = 2 * ContentClass::COUNT;
 
 /// Least weight of a new measurement in an average.
 const MIN_WEIGHT: f64 = 1.0 / 16.0;
 
-/// Weight of a new measurement in what is known of the content.
-const SIZE_WEIGHT: f64 = 0.25;
+/// Least weight of a new block in what is known of the content.
+const CONTENT_WEIGHT: f64 = 0.125;
+
+/// Least weight of a new comparison of two codecs.
+const RATIO_WEIGHT: f64 = 0.125;
+
+/// Most that a codec can save.
+const MOST_SAVED: f64 = 0.99;
+
+/// Least saving of a block that two codecs can be compared by.
+const LEAST_SAVED: f64 = 0.05;
+
+/// Most by which the savings of two codecs may differ from the guess.
+const MOST_RATIO: f64 = 4.0;
 
 /// A measurement of time counts for at most this often the average: the thread was interrupted.
 const OUTLIER: f64 = 4.0;
 
-/// A kind of block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cell(usize);
-
-impl Cell {
-    pub(super) fn new(class: ContentClass, pages: usize) -> Self {
-        let large = usize::from(pages >= LARGE_PAGES);
-        Self(class.index() * 2 + large)
-    }
-
-    fn is_random(self) -> bool {
-        self.0 / 2 == ContentClass::RANDOM.index()
-    }
-
-    fn is_large(self) -> bool {
-        self.0 % 2 == 1
-    }
-}
-
-/// What a codec costs and yields, by byte of pages.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Estimate {
-    /// Nanoseconds to pack a byte.
-    pub(super) encode_ns: f64,
-    /// Bytes on the wire for a byte.
-    pub(super) wire: f64,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
+/// What is known of a codec on a kind of block.
+#[derive(Clone, Copy, Debug)]
 struct Average {
     encode_ns: f64,
-    wire: f64,
     measurements: u32,
     /// Number of the block, in its cell, that was measured last.
     at: u32,
+    /// What it saves over what the guess says, where the reference does as guessed.
+    ratio: f64,
+    comparisons: u32,
+}
+
+impl Average {
+    const NONE: Self = Self {
+        encode_ns: 0.0,
+        measurements: 0,
+        at: 0,
+        ratio: 1.0,
+        comparisons: 0,
+    };
+}
+
+/// What is known of a kind of block.
+#[derive(Clone, Copy, Debug)]
+struct Content {
+    /// What codecs save of it, over what the guess says.
+    saving: f64,
+    measurements: u32,
+    /// Blocks chosen for.
+    blocks: u32,
 }
 
 /// Averages by codec and cell.
@@ -61,59 +70,60 @@ struct Average {
 pub(super) struct CostTable {
     menu: Vec<Codec>,
     averages: Vec<[Average; CELLS]>,
-    /// Blocks chosen for, by cell.
-    blocks: [u32; CELLS],
-    /// Bytes on the wire over those of the guess, by cell: what compresses well with one codec
-    /// does so with the others.
-    size: [f64; CELLS],
+    contents: [Content; CELLS],
     /// This machine's time over that of the one the table of guesses is from.
     slowness: f64,
 }
 
 impl CostTable {
     pub(super) fn new(menu: &[Codec]) -> Self {
+        let content = |cell: Cell| Content {
+            saving: if cell.is_random() { 0.0 } else { 1.0 },
+            measurements: 0,
+            blocks: 0,
+        };
         Self {
             menu: menu.to_vec(),
-            averages: vec![[Average::default(); CELLS]; menu.len()],
-            blocks: [0; CELLS],
-            size: [1.0; CELLS],
+            averages: vec![[Average::NONE; CELLS]; menu.len()],
+            contents: Cell::all().map(content),
             slowness: 1.0,
         }
     }
 
     /// What the codec at `index` of the menu is thought to cost.
     pub(super) fn estimate(&self, index: usize, cell: Cell) -> Estimate {
-        let average = &self.averages[index][cell.0];
-        if average.measurements > 0 {
-            return Estimate {
-                encode_ns: average.encode_ns,
-                wire: average.wire,
-            };
-        }
         let guess = guess(self.menu[index], cell);
         if self.menu[index] == Codec::Raw {
             return guess;
         }
+        let average = &self.averages[index][cell.index()];
+        let encode_ns = if average.measurements > 0 {
+            average.encode_ns
+        } else {
+            guess.encode_ns * self.slowness
+        };
+        let saving = guess.saving() * average.ratio * self.contents[cell.index()].saving;
         Estimate {
-            encode_ns: guess.encode_ns * self.slowness,
-            wire: (guess.wire * self.size[cell.0]).min(1.0),
+            encode_ns,
+            wire: 1.0 - saving.min(MOST_SAVED),
         }
     }
 
     /// Counts a block of this kind.
     pub(super) fn chosen(&mut self, cell: Cell) {
-        self.blocks[cell.0] = self.blocks[cell.0].wrapping_add(1);
+        let blocks = &mut self.contents[cell.index()].blocks;
+        *blocks = blocks.wrapping_add(1);
     }
 
     /// The codec that was measured longest ago, or never, if that is at least `blocks` blocks
     /// of this kind. Raw needs no measuring.
     pub(super) fn stalest(&self, cell: Cell, blocks: u32) -> Option<usize> {
         let age = |index: usize| {
-            let average = &self.averages[index][cell.0];
+            let average = &self.averages[index][cell.index()];
             if average.measurements == 0 {
                 u32::MAX
             } else {
-                self.blocks[cell.0].wrapping_sub(average.at)
+                self.contents[cell.index()].blocks.wrapping_sub(average.at)
             }
         };
         (0..self.menu.len())
@@ -122,69 +132,73 @@ impl CostTable {
             .filter(|index| age(*index) >= blocks)
     }
 
-    /// Takes in a measurement.
+    /// Takes in what a codec made of a block.
     pub(super) fn measured(&mut self, index: usize, cell: Cell, new: Estimate) {
-        let codec = self.menu[index];
-        if codec == Codec::Raw {
+        if self.menu[index] == Codec::Raw {
             return;
         }
-        let size = new.wire / guess(codec, cell).wire;
-        self.size[cell.0] += (size - self.size[cell.0]) * SIZE_WEIGHT;
-        let average = &mut self.averages[index][cell.0];
+        self.timed(index, cell, new.encode_ns);
+        let expected =
+            guess(self.menu[index], cell).saving() * self.averages[index][cell.index()].ratio;
+        let content = &mut self.contents[cell.index()];
+        content.measurements = content.measurements.saturating_add(1);
+        let weight = (1.0 / f64::from(content.measurements + 1)).max(CONTENT_WEIGHT);
+        content.saving += (new.saving() / expected - content.saving) * weight;
+    }
+
+    /// Takes in what the codec at `index` made of a block of which the one at `by` made
+    /// something as well, which [was measured](Self::measured).
+    pub(super) fn compared(
+        &mut self,
+        (index, new): (usize, Estimate),
+        (by, reference): (usize, Estimate),
+        cell: Cell,
+    ) {
+        if self.menu[by] == Codec::Raw {
+            self.measured(index, cell, new);
+            return;
+        }
+        self.timed(index, cell, new.encode_ns);
+        if reference.saving() < LEAST_SAVED {
+            return;
+        }
+        let guessed = |index: usize| guess(self.menu[index], cell).saving();
+        let ratio =
+            new.saving() / reference.saving() * self.averages[by][cell.index()].ratio * guessed(by)
+                / guessed(index);
+        let average = &mut self.averages[index][cell.index()];
+        average.comparisons = average.comparisons.saturating_add(1);
+        let weight = (1.0 / f64::from(average.comparisons + 1)).max(RATIO_WEIGHT);
+        let ratio = ratio.clamp(1.0 / MOST_RATIO, MOST_RATIO);
+        average.ratio += (ratio - average.ratio) * weight;
+    }
+
+    /// Takes in what a codec took for a byte.
+    fn timed(&mut self, index: usize, cell: Cell, encode_ns: f64) {
+        let guess = guess(self.menu[index], cell).encode_ns;
+        let average = &mut self.averages[index][cell.index()];
         let weight = (1.0 / f64::from(average.measurements + 1)).max(MIN_WEIGHT);
-        let mut encode_ns = new.encode_ns;
+        let mut encode_ns = encode_ns;
         if average.measurements > 1 {
             encode_ns = encode_ns.min(OUTLIER * average.encode_ns);
         }
         average.encode_ns += (encode_ns - average.encode_ns) * weight;
-        average.wire += (new.wire - average.wire) * weight;
         average.measurements = average.measurements.saturating_add(1);
-        average.at = self.blocks[cell.0];
+        average.at = self.contents[cell.index()].blocks;
         if !cell.is_random() {
             // Random content is passed over, which says little of the machine.
-            let here = (encode_ns / guess(codec, cell).encode_ns).clamp(0.1, 10.0);
+            let here = (encode_ns / guess).clamp(0.1, 10.0);
             self.slowness += (here - self.slowness) * MIN_WEIGHT;
         }
     }
 }
 
-/// Costs to begin with, between those of code and of heaps on one core of a Zen 5 server
-/// (`docs/decisions/020-blocks-of-pages.md`).
-fn guess(codec: Codec, cell: Cell) -> Estimate {
-    let (encode_ns, wire) = match codec {
-        Codec::Raw => (0.0, 1.0),
-        Codec::Lz4 => (1.25, 0.5),
-        Codec::Zstd(level) => match level.get() {
-            ..=-30 => (0.45, 0.78),
-            -29..=-15 => (0.8, 0.64),
-            -14..=-1 => (1.4, 0.47),
-            0..=2 => (1.85, 0.38),
-            3..=4 => (2.8, 0.36),
-            5..=9 => (9.0, 0.35),
-            10.. => (60.0, 0.33),
-        },
-    };
-    match (cell.is_random(), cell.is_large()) {
-        (true, true) => Estimate {
-            encode_ns: encode_ns * 0.05,
-            wire: 1.0,
-        },
-        (true, false) => Estimate {
-            encode_ns: encode_ns * 0.25,
-            wire: 1.0,
-        },
-        (false, true) => Estimate { encode_ns, wire },
-        // A third less is saved, and zstd takes half as long again.
-        (false, false) => Estimate {
-            encode_ns: encode_ns * 1.5,
-            wire: wire + (1.0 - wire) / 6.0,
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::class::ContentClass;
     use super::*;
+    #[cfg(feature = "zstd")]
+    use crate::codec::ZstdLevel;
 
     const MENU: [Codec; 2] = [Codec::Raw, Codec::Lz4];
 
@@ -192,17 +206,55 @@ mod tests {
         Cell::new(ContentClass::default(), 64)
     }
 
+    #[cfg(feature = "zstd")]
+    fn zstd(level: i32) -> Codec {
+        Codec::Zstd(ZstdLevel::new(level).unwrap())
+    }
+
     fn estimate(encode_ns: f64, wire: f64) -> Estimate {
         Estimate { encode_ns, wire }
     }
 
+    #[cfg(feature = "zstd")]
     #[test]
-    fn the_first_measurement_replaces_the_guess_and_others_are_averaged() {
+    fn blocks_of_one_class_that_differ_do_not_change_which_codec_saves_more() {
+        let mut costs = CostTable::new(&[Codec::Raw, Codec::Lz4, zstd(3), zstd(7)]);
+        // The blocks that came to level 7 happened to be the ones that hardly pack.
+        for _ in 0..100 {
+            costs.measured(2, cell(), estimate(3.0, 0.25));
+            costs.measured(3, cell(), estimate(10.0, 0.95));
+        }
+        let wire = |index| costs.estimate(index, cell()).wire;
+        assert!(wire(3) < wire(2) && wire(2) < wire(1) && wire(1) < 1.0);
+    }
+
+    #[cfg(feature = "zstd")]
+    #[test]
+    fn codecs_are_compared_by_the_blocks_that_both_packed() {
+        let mut costs = CostTable::new(&[Codec::Raw, Codec::Lz4, zstd(3)]);
+        // Where LZ4 saves half, zstd saves as much, whatever the block.
+        for block in 0..100 {
+            let saved = 0.1 + 0.2 * f64::from(block % 4);
+            let (other, of) = (estimate(1.0, 1.0 - saved), estimate(3.0, 1.0 - saved));
+            costs.measured(2, cell(), of);
+            costs.compared((1, other), (2, of), cell());
+        }
+        let wire = |index| costs.estimate(index, cell()).wire;
+        assert!((wire(1) - wire(2)).abs() < 0.01, "{} {}", wire(1), wire(2));
+        assert!((0.4..0.8).contains(&wire(1)), "a mean: {}", wire(1));
+    }
+
+    #[test]
+    fn content_without_order_saves_nothing_until_it_does() {
         let mut costs = CostTable::new(&MENU);
-        costs.measured(1, cell(), estimate(3.0, 0.25));
-        assert_eq!(costs.estimate(1, cell()), estimate(3.0, 0.25));
-        costs.measured(1, cell(), estimate(5.0, 0.75));
-        assert_eq!(costs.estimate(1, cell()), estimate(4.0, 0.5));
+        let random = Cell::new(ContentClass::RANDOM, 64);
+        assert_eq!(costs.estimate(1, random).wire, 1.0);
+        // Pages without order that repeat.
+        for _ in 0..50 {
+            let other = estimate(1.0, 0.25);
+            costs.compared((1, other), (0, estimate(0.0, 1.0)), random);
+        }
+        assert!((costs.estimate(1, random).wire - 0.25).abs() < 0.05);
     }
 
     #[test]

@@ -15,8 +15,9 @@
 //! fixed codec and no rule for each block alone does.
 //!
 //! What a codec costs is measured as it is used, for each [class](ContentClass) of
-//! content and for small and large blocks. Estimates of codecs that are not used are kept fresh
-//! by trying one now and then, for at most 1 % of the time spent.
+//! content and for small and large blocks. Now and then a block is packed with a second codec as
+//! well, for at most 1 % of the time spent: codecs are compared on the same content alone, and
+//! those that are not used are not forgotten.
 //!
 //! Pure: times are arguments, and the same calls give the same choices. There is one chooser
 //! for each worker thread, so nothing is shared or locked.
@@ -26,15 +27,19 @@
 
 mod class;
 mod cost;
+mod guess;
 mod limit;
 mod price;
+mod queue;
+mod recent;
 
 pub use class::ContentClass;
 pub use limit::{CpuLimit, ParseCpuLimitError};
 
 use super::setting::{Codec, CompressSetting, ZstdLevel};
 use crate::units::{Instant, PAGE_BYTES, Rate};
-use cost::{Cell, CostTable};
+use cost::CostTable;
+use guess::{Cell, Estimate};
 use price::Price;
 use std::time::Duration;
 
@@ -56,8 +61,8 @@ pub struct Choice {
     /// Place in the menu.
     index: usize,
     cell: Cell,
-    /// If this is a trial: nanoseconds a byte that the best codec was thought to cost.
-    trial_above: Option<f64>,
+    /// Place in the menu of the codec to compare it with.
+    trial: Option<(usize, Codec)>,
 }
 
 impl Choice {
@@ -65,6 +70,21 @@ impl Choice {
     pub fn codec(&self) -> Codec {
         self.codec
     }
+
+    /// What to pack the block with as well, before that, to see what it comes to; the result
+    /// is not to be sent.
+    pub fn trial(&self) -> Option<Codec> {
+        self.trial.map(|(_, codec)| codec)
+    }
+}
+
+/// What came of a [trial](Choice::trial).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// Packing, or the attempt.
+    pub encode: Duration,
+    /// Bytes that would have been sent.
+    pub wire_bytes: u64,
 }
 
 /// What came of a block. Times are those of its thread.
@@ -78,13 +98,16 @@ pub struct Outcome {
     pub read: Duration,
     /// Packing, or the attempt.
     pub encode: Duration,
+    /// The same of the trial, if there was one.
+    pub tried: Option<Tried>,
     /// Checksum, and the processor's part of writing to the connection.
     pub send: Duration,
     /// The rest of writing: waiting for the connection to take it.
     pub waited: Duration,
+    /// In all of this, being ready to work while others had the processor.
+    pub delayed: Duration,
     /// Bytes of earlier blocks that the connection held when the writing began, and had not
-    /// sent (`SIOCOUTQNSD`, see linux/sockios.h); `None` if it cannot tell, and they are
-    /// reckoned from the rest.
+    /// sent (`SIOCOUTQNSD`, see linux/sockios.h); `None` if it cannot tell.
     pub unsent_bytes: Option<u64>,
     /// The most it can hold; `None` if unknown.
     pub buffer_bytes: Option<u64>,
@@ -173,32 +196,29 @@ impl Chooser {
     /// The codec for a block of `bytes` bytes of pages of this class.
     pub fn choose_for(&mut self, class: ContentClass, bytes: usize) -> Choice {
         let cell = Cell::new(class, bytes / PAGE_BYTES);
-        let codec_at = |index: usize, trial_above| Choice {
+        let choice = |index: usize, trial: Option<usize>| Choice {
             codec: self.menu[index],
             index,
             cell,
-            trial_above,
+            trial: trial.map(|trial| (trial, self.menu[trial])),
         };
         if self.menu.len() == 1 {
-            return codec_at(0, None);
+            return choice(0, None);
         }
         let rates = self.price.rates();
-        let cost = |index| rates.cost(self.costs.estimate(index, cell));
         let (mut best, mut best_cost) = (0, f64::INFINITY);
         for index in 0..self.menu.len() {
-            let cost = cost(index);
+            let cost = rates.cost(self.costs.estimate(index, cell));
             if cost < best_cost {
                 (best, best_cost) = (index, cost);
             }
         }
         let bytes = bytes as f64;
         let trial = self.costs.stalest(cell, STALE_BLOCKS).filter(|trial| {
-            *trial != best && (cost(*trial) - best_cost) * bytes <= self.trial_credit_ns
+            let cost_ns = rates.packing(self.costs.estimate(*trial, cell)) * bytes;
+            *trial != best && cost_ns <= self.trial_credit_ns
         });
-        let choice = match trial {
-            Some(trial) => codec_at(trial, Some(best_cost)),
-            None => codec_at(best, None),
-        };
+        let choice = choice(best, trial);
         self.costs.chosen(cell);
         self.trial_credit_ns += best_cost * bytes * TRIAL_SHARE;
         choice
@@ -216,14 +236,17 @@ impl Chooser {
         }
         let bytes = outcome.input_bytes as f64;
         self.price.sent(&outcome);
-        let measured = cost::Estimate {
-            encode_ns: nanoseconds(outcome.encode) / bytes,
-            wire: outcome.wire_bytes as f64 / bytes,
+        let estimate = |encode: Duration, wire_bytes: u64| Estimate {
+            encode_ns: nanoseconds(encode) / bytes,
+            wire: wire_bytes as f64 / bytes,
         };
+        let measured = estimate(outcome.encode, outcome.wire_bytes);
         self.costs.measured(choice.index, choice.cell, measured);
-        if let Some(best_cost) = choice.trial_above {
-            let loss = self.price.rates().cost(measured) - best_cost;
-            self.trial_credit_ns -= (loss * bytes).max(0.0);
+        if let Some(((trial, _), tried)) = choice.trial.zip(outcome.tried) {
+            let other = estimate(tried.encode, tried.wire_bytes);
+            let of = (choice.index, measured);
+            self.costs.compared((trial, other), of, choice.cell);
+            self.trial_credit_ns -= self.price.rates().packing(other) * bytes;
         }
     }
 

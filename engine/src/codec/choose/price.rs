@@ -1,40 +1,51 @@
 //! What a byte on the wire is worth, in time of the worker thread.
 //!
-//! Between the thread and the link lies the connection's buffer. How full it is says which of
-//! the two is ahead: full, and the thread will wait for the link, so bytes are dear; empty, and
-//! the link waits for the thread, so bytes are cheap and the thread's time is not. The price is
-//! the link's time for a byte, times an exponential of how far the buffer is from half full, now
-//! and summed up over the past: a controller with a proportional and an integral part. It
-//! settles where the buffer is half full and neither waits, or at one of its ends, where one of
-//! them must. An error in the link's rate shifts where it starts, not where it settles.
+//! It is the link's time for a byte, times how much scarcer the link's time is than the thread's.
+//! How that is told depends on the connection's buffer, which lies between the two.
+//!
+//! *A buffer of several blocks* says by its [filling](Queue) which of the two is ahead. An error
+//! in the link's rate shifts where the price starts, not where it settles.
+//!
+//! *A buffer of about a block*, as short paths have (`docs/decisions/010`), or one that does not say
+//! what it holds, is full after one block
+//! and empty before the next, whoever is ahead. Without any, the link would idle while all `w`
+//! threads work at once. Let `c` be the share of its time in which a thread works, `K` its work
+//! and `L` the link's time for all bytes; then the whole takes a time `T` for which
+//!
+//! ```text
+//!     T * (1 - c^w)  =  L,    c = K / T
+//! ```
+//!
+//! and it is least if work is weighed against bytes by `dT/dK` against `dT/dL`: a byte is worth the
+//! link's time for it, divided by `c^(w-1)`. Each block that the buffer holds takes from the time
+//! in which the link idles, as one more thread would, so that the less threads work, the steeper
+//! the price rises: the exponent is `w - 1` and the number of packed blocks the buffer holds. The
+//! price changes with what threads did over [some time](Recent), not from block to block: a buffer
+//! of a block cannot even out a dear and a cheap one.
 //!
 //! The link's capacity can only be measured while threads wait for it. Otherwise it is taken to
-//! be more than what flows, and the estimate grows until they wait again. Over a slow link it
-//! takes a while until the target has acknowledged enough to tell its rate: until then it is
-//! taken from what this thread got rid of between two observations, if it had to wait.
+//! be more than what flows, and the estimate grows until they wait again. Until the target has
+//! acknowledged enough to tell its rate, it is taken from what this thread got rid of.
+//!
+//! Where others want the processors, what the thread works takes longer than the work: its time is
+//! dearer, and counts as work where it would otherwise be waiting.
 
-use super::cost::Estimate;
+use super::guess::Estimate;
+use super::queue::Queue;
+use super::recent::Recent;
 use super::{LinkConditions, Outcome, nanoseconds};
 use crate::units::Instant;
+use std::time::Duration;
 
-/// Bytes that a connection buffers. Linux lets a socket grow to 4 MiB
-/// (`net.ipv4.tcp_wmem`); if it holds more than is thought here, the link never idles either.
-const BUFFER_BYTES: f64 = 500e3;
+/// Share of its time in which a thread works where its time is as scarce as the link's, with a
+/// buffer of about a block. (With two threads and no buffer it is a half.)
+const BALANCED: f64 = 0.65;
 
-/// By how much a full buffer raises the logarithm of the price, and an empty one lowers it.
-const GAIN: f64 = 1.5;
+/// Bytes of a packed block.
+const PACKED_BYTES: f64 = 128e3;
 
-/// By how much it does so for good, with every block of the full size.
-const DRIFT: f64 = 0.08;
-
-/// Bounds of what has added up.
-const MOST_DRIFT: f64 = 7.0;
-
-/// Bytes of a block of the full size.
-const BLOCK_BYTES: f64 = 256e3;
-
-/// Growth of the capacity when the buffer should be full and the thread still need not wait.
-const SURPRISE: f64 = 1.2;
+/// Most that the scarcity rises with, as a power of how little the threads work.
+const STEEPEST: f64 = 4.0;
 
 /// Share of the time spent waiting above which the link counts as full.
 const FULL: f64 = 0.03;
@@ -44,9 +55,6 @@ const EMPTY: f64 = 0.01;
 
 /// Time in which the estimate of a link that is not full doubles.
 const DOUBLING_S: f64 = 0.2;
-
-/// Capacity until something is known, in bytes a second: 10 Gbit/s.
-const UNKNOWN: f64 = 1.25e9;
 
 /// Most that a link is taken for, in bytes a second: above any memory's bandwidth.
 const MOST: f64 = 1e12;
@@ -69,9 +77,14 @@ impl Rates {
         self.wire
     }
 
+    /// Nanoseconds that it costs to pack a byte.
+    pub(super) fn packing(&self, estimate: Estimate) -> f64 {
+        self.cpu * estimate.encode_ns
+    }
+
     /// Nanoseconds that a byte of pages costs.
     pub(super) fn cost(&self, estimate: Estimate) -> f64 {
-        self.cpu * estimate.encode_ns + self.wire * estimate.wire
+        self.packing(estimate) + self.wire * estimate.wire
     }
 }
 
@@ -85,21 +98,14 @@ pub(super) struct Price {
     capacity: f64,
     cap: f64,
     send_ns: f64,
-    /// What the connection's buffer holds at most.
-    buffer_bytes: f64,
-    /// Filling of the connection's buffer, 0 to 1.
-    filling: f64,
-    /// Sum of past deviations of the filling from a half.
-    drift: f64,
-    /// For a buffer that cannot be looked at.
-    held_bytes: f64,
-    written_at: Option<Instant>,
+    queue: Queue,
+    recent: Recent,
     /// Since the last observation.
     busy_ns: f64,
     waited_ns: f64,
     /// Of both, while they could not go on at once.
     serial_ns: f64,
-    sent_bytes: f64,
+    /// When the target's rate was taken in last.
     observed: Option<Instant>,
     /// Share of the waiting that the target is to blame for.
     target_limited: f64,
@@ -107,93 +113,70 @@ pub(super) struct Price {
 
 impl Price {
     pub(super) fn new(workers: u16, stretch: f64) -> Self {
+        let (workers, recent) = (f64::from(workers), Recent::new());
         Self {
-            workers: f64::from(workers),
+            workers,
             stretch,
-            capacity: UNKNOWN,
+            capacity: workers * recent.rate(),
             cap: MOST,
             send_ns: SEND_NS,
-            buffer_bytes: BUFFER_BYTES,
-            filling: 0.5,
-            drift: 0.0,
-            held_bytes: 0.0,
-            written_at: None,
+            queue: Queue::new(),
+            recent,
             busy_ns: 0.0,
             waited_ns: 0.0,
             serial_ns: 0.0,
-            sent_bytes: 0.0,
             observed: None,
             target_limited: 0.0,
         }
     }
 
     pub(super) fn rates(&self) -> Rates {
-        let scarcity = (self.drift + GAIN * (2.0 * self.filling - 1.0)).exp();
+        let scarcity = if self.queue.is_roomy() {
+            self.queue.scarcity()
+        } else {
+            let power = self.workers - 1.0 + self.queue.room() / PACKED_BYTES;
+            (BALANCED / self.recent.working()).powf(power.min(STEEPEST))
+        };
+        let cpu = self.stretch * self.recent.dilation();
         Rates {
-            cpu: self.stretch,
-            wire: self.stretch * self.send_ns + self.workers * 1e9 / self.capacity * scarcity,
+            cpu,
+            wire: cpu * self.send_ns + self.workers * 1e9 / self.capacity * scarcity,
         }
     }
 
     pub(super) fn sent(&mut self, outcome: &Outcome) {
         let wire = outcome.wire_bytes as f64;
+        // What the target does not take is no reason to pack.
         let waited = nanoseconds(outcome.waited) * (1.0 - self.target_limited);
-        let busy = nanoseconds(outcome.read + outcome.encode + outcome.send) * self.stretch;
+        let tried = outcome.tried.map_or(Duration::ZERO, |tried| tried.encode);
+        let worked = outcome.read + outcome.encode + tried + outcome.send;
+        let delayed = nanoseconds(outcome.delayed);
+        let busy = nanoseconds(worked) * self.stretch + delayed;
         self.busy_ns += busy;
         self.waited_ns += waited;
-        self.sent_bytes += wire;
+        self.recent.spent(busy, delayed, waited, wire);
+        if self.observed.is_none() {
+            self.capacity = (self.workers * self.recent.rate()).clamp(1.0, self.cap);
+        }
         if wire > 0.0 {
             let send_ns = (nanoseconds(outcome.send) / wire).min(4.0 * self.send_ns);
             self.send_ns += (send_ns - self.send_ns) / 16.0;
         }
-        let held = match outcome.unsent_bytes {
-            Some(unsent) => unsent as f64,
-            None => self.reckon(outcome, waited > busy * FULL),
-        };
-        let room = outcome.buffer_bytes.map(|room| room as f64);
-        self.buffer_bytes = room.unwrap_or(self.buffer_bytes).max(held).max(1.0);
-        let size = (outcome.input_bytes as f64 / BLOCK_BYTES).min(1.0);
         let must_wait = waited > busy * FULL;
-        let was_empty = outcome.unsent_bytes.is_some() && held < self.buffer_bytes * EMPTY;
-        if must_wait && was_empty {
-            // The buffer is too small for both to go on at once: each waits for the other, and
-            // a block takes the sum of their times, which is least at the plain price.
-            self.serial_ns += busy + waited;
-            self.filling = 0.5;
-            self.drift -= self.drift * DRIFT * size;
+        let Some(filling) = self.queue.seen(outcome) else {
             return;
+        };
+        if must_wait && filling < EMPTY {
+            self.serial_ns += busy + waited;
         }
-        // What the target does not take is no reason to pack.
-        let filling = held / self.buffer_bytes * (1.0 - self.target_limited);
         // A buffer that was never empty while the thread worked, and full when it wrote.
         let waiting = if must_wait {
             waited / (waited + busy)
         } else {
             0.0
         };
-        self.filling = filling.max(waiting);
-        self.drift =
-            (self.drift + DRIFT * size * (2.0 * self.filling - 1.0)).clamp(-MOST_DRIFT, MOST_DRIFT);
-    }
-
-    /// What a buffer that cannot be looked at held before this block: what was written before,
-    /// less what the link carried since.
-    fn reckon(&mut self, outcome: &Outcome, must_wait: bool) -> f64 {
-        let before = self.written_at.replace(outcome.done);
-        let elapsed_s = before.map_or(0.0, |before| outcome.done.since(before).as_secs_f64());
-        let carried = elapsed_s * self.capacity / self.workers;
-        let held = (self.held_bytes - carried).max(0.0);
-        self.held_bytes = held + outcome.wire_bytes as f64;
-        if must_wait {
-            self.held_bytes = self.buffer_bytes;
-            return self.buffer_bytes;
-        }
-        if self.held_bytes > self.buffer_bytes {
-            // It should have been full, and was not: the link carried more than was thought.
-            self.capacity = (self.capacity * SURPRISE).min(self.cap);
-            self.held_bytes = self.buffer_bytes;
-        }
-        held
+        let filling = (filling * (1.0 - self.target_limited)).max(waiting);
+        self.queue.filled(filling, outcome.input_bytes);
     }
 
     pub(super) fn observe(&mut self, now: Instant, link: LinkConditions) {
@@ -210,22 +193,10 @@ impl Price {
                 let seconds = since.map_or(0.0, |since| now.since(since).as_secs_f64());
                 (self.capacity * (seconds / DOUBLING_S).min(4.0).exp2()).max(placed)
             };
-            self.begin_interval();
-        } else if self.observed.is_none() && total > 0.0 {
-            let waited_ns = self.waited_ns * (1.0 - self.target_limited);
-            if waited_ns > FULL * total {
-                let flows = self.sent_bytes * 1e9 / (self.busy_ns + waited_ns);
-                self.capacity = self.workers * flows;
-            }
-            self.begin_interval();
+            (self.busy_ns, self.waited_ns, self.serial_ns) = (0.0, 0.0, 0.0);
         }
         self.cap = link.cap.map_or(MOST, |cap| (cap.0 as f64).clamp(1.0, MOST));
         self.capacity = self.capacity.clamp(1.0, self.cap);
-    }
-
-    fn begin_interval(&mut self) {
-        (self.busy_ns, self.waited_ns) = (0.0, 0.0);
-        (self.serial_ns, self.sent_bytes) = (0.0, 0.0);
     }
 
     /// The share of the time, of `total`, in which the link had something to carry. It has nothing

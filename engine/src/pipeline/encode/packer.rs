@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::clock::Clock;
 use super::super::link::Held;
 use crate::codec::block::{BlockEncoder, MAX_BLOCK_PAGES};
-use crate::codec::choose::{Choice, Chooser, CpuLimit, LinkConditions, Outcome};
+use crate::codec::choose::{Choice, Chooser, CpuLimit, LinkConditions, Outcome, Tried};
 use crate::codec::{BlockFormat, Codec, CompressSetting};
 use crate::units::{Instant, PAGE_BYTES};
 use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES};
@@ -39,6 +39,14 @@ struct Packed {
     input_bytes: u64,
     wire_bytes: u64,
     encode: Duration,
+    tried: Option<Tried>,
+}
+
+impl Packed {
+    /// Processor time of all packing.
+    fn packing(&self) -> Duration {
+        self.encode + self.tried.map_or(Duration::ZERO, |tried| tried.encode)
+    }
 }
 
 /// How a frame was sent. Times are those of the channel's thread.
@@ -50,6 +58,8 @@ pub(in super::super) struct Sending {
     pub(in super::super) send_cpu: Duration,
     /// What the sending took beyond that.
     pub(in super::super) waited: Duration,
+    /// Time without a processor, from the reading on.
+    pub(in super::super) delayed: Duration,
     /// What the connection held when it began.
     pub(in super::super) held: Option<Held>,
     /// When it was done.
@@ -110,14 +120,29 @@ impl Packer {
         let encoder = self.encoder.as_mut()?;
         let choice = self.chooser.choose(pages);
         let codec = choice.codec();
-        let begun = clock.thread_cpu();
-        let packed = encoder.encode(codec, pages, &mut self.packed);
         let input_bytes = pages.len() as u64;
+        let mut pack = |codec| {
+            let begun = clock.thread_cpu();
+            let packed = encoder.encode(codec, pages, &mut self.packed);
+            let took = clock.thread_cpu().saturating_sub(begun);
+            (packed, took)
+        };
+        let bytes = |packed: Option<usize>| packed.map_or(input_bytes, |length| length as u64);
+        // First, so that what is to be sent is what remains.
+        let tried = choice.trial().map(|trial| {
+            let (packed, encode) = pack(trial);
+            Tried {
+                encode,
+                wire_bytes: bytes(packed),
+            }
+        });
+        let (packed, encode) = pack(codec);
         self.blocks.push(Packed {
             choice,
             input_bytes,
-            wire_bytes: packed.map_or(input_bytes, |length| length as u64),
-            encode: clock.thread_cpu().saturating_sub(begun),
+            wire_bytes: bytes(packed),
+            encode,
+            tried,
         });
         Some((codec.format()?, &self.packed[..packed?]))
     }
@@ -125,7 +150,7 @@ impl Packer {
     /// The frame is sent: its blocks share what that took, by their size.
     pub(super) fn sent(&mut self, sending: &Sending) {
         let inputs: u64 = self.blocks.iter().map(|block| block.input_bytes).sum();
-        let encode: Duration = self.blocks.iter().map(|block| block.encode).sum();
+        let encode: Duration = self.blocks.iter().map(Packed::packing).sum();
         let read = sending.encode_cpu.saturating_sub(encode);
         for block in self.blocks.drain(..) {
             let share = block.input_bytes as f64 / inputs as f64;
@@ -134,8 +159,10 @@ impl Packer {
                 wire_bytes: block.wire_bytes,
                 read: read.mul_f64(share),
                 encode: block.encode,
+                tried: block.tried,
                 send: sending.send_cpu.mul_f64(share),
                 waited: sending.waited.mul_f64(share),
+                delayed: sending.delayed.mul_f64(share),
                 unsent_bytes: sending.held.map(|held| held.bytes),
                 buffer_bytes: sending.held.map(|held| held.room_bytes),
                 done: sending.done,

@@ -133,6 +133,7 @@ fn carry(
         encode_cpu: Duration::from_micros(90),
         send_cpu: Duration::from_micros(50),
         waited: Duration::from_micros(10),
+        delayed: Duration::ZERO,
         held: None,
         done: clock.now(),
     });

@@ -13,7 +13,7 @@ const READ_NS: f64 = 0.1;
 const SEND_NS: f64 = 0.12;
 
 /// Bytes that a worker's socket buffers, where a test does not say.
-pub(super) const SOCKET_BYTES: f64 = 1e6;
+const SOCKET_BYTES: f64 = 1e6;
 
 /// Time between observations of the link.
 const OBSERVE_S: f64 = 0.05;
@@ -101,11 +101,36 @@ pub(super) fn fixed_menu() -> Vec<Codec> {
 pub(super) struct Block {
     kind: Kind,
     kept: u64,
+    /// Share of the others that is random. It does not show in the class.
+    random: f64,
 }
 
 impl Block {
     pub(super) fn full(kind: Kind) -> Self {
-        Self { kind, kept: 64 }
+        Self {
+            kind,
+            kept: 64,
+            random: 0.0,
+        }
+    }
+
+    /// Bytes that are not zero.
+    fn input(self) -> u64 {
+        self.kept * PAGE_BYTES as u64
+    }
+
+    /// Seconds to pack it, and the bytes that come of it.
+    fn packed(self, codec: Codec) -> (f64, f64) {
+        let part = |kind: Kind, share: f64| {
+            let (mb_per_s, ratio) = kind.truth(codec);
+            let bytes = self.input() as f64 * share;
+            (bytes / (mb_per_s * 1e6), bytes / ratio)
+        };
+        let (ordered, random) = (
+            part(self.kind, 1.0 - self.random),
+            part(Kind::Random, self.random),
+        );
+        (ordered.0 + random.0, ordered.1 + random.1)
     }
 }
 
@@ -121,10 +146,26 @@ pub(super) fn mixed(blocks: usize, seed: u64, kept: u64) -> Vec<Block> {
         let kind = Kind::ALL[below(4) as usize];
         for _ in 0..=below(8) {
             let kept = if kept == 64 { 64 } else { below(kept + 1) };
-            stream.push(Block { kind, kept });
+            stream.push(Block {
+                kind,
+                kept,
+                random: 0.0,
+            });
         }
     }
     stream.truncate(blocks);
+    stream
+}
+
+/// Blocks as [`mixed`] makes them, of which each has a share of random content of its own.
+pub(super) fn diverse(blocks: usize, seed: u64, kept: u64) -> Vec<Block> {
+    let mut state = seed;
+    let mut stream = mixed(blocks, seed, kept);
+    for block in &mut stream {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        let even = (state >> 33) as f64 / (1u64 << 31) as f64;
+        block.random = even * even * 0.95;
+    }
     stream
 }
 
@@ -138,6 +179,8 @@ pub(super) struct Link {
     pub(super) shows_queue: bool,
     /// Bytes that the socket of a worker buffers.
     pub(super) socket_bytes: f64,
+    /// From when on the target's acknowledgements tell the rate.
+    pub(super) told_at: f64,
 }
 
 impl Link {
@@ -148,6 +191,7 @@ impl Link {
             rate_after: rate,
             shows_queue: true,
             socket_bytes: SOCKET_BYTES,
+            told_at: 0.0,
         }
     }
 
@@ -257,19 +301,25 @@ impl Sim<'_> {
         if self.now < self.link.changes_at {
             self.run.done_at_change += 1.0 / self.stream.len() as f64;
         }
-        let input = block.kept * PAGE_BYTES as u64;
+        let input = block.input();
         let class = self.classes[block.kind as usize];
         let choice = (input > 0).then(|| worker.chooser.choose_for(class, input as usize));
-        let (mut encode, mut wire) = (0.0, 0.0);
+        let (mut encode, mut wire, mut tried) = (0.0, 0.0, None);
         if let Some(choice) = choice {
-            let (mb_per_s, ratio) = block.kind.truth(choice.codec());
             self.noise = self
                 .noise
                 .wrapping_mul(0x5851_f42d_4c95_7f2d)
                 .wrapping_add(1);
             let factor = 0.9 + 0.2 * ((self.noise >> 33) as f64 / (1u64 << 31) as f64);
-            encode = input as f64 / (mb_per_s * 1e6) * factor;
-            wire = input as f64 / ratio;
+            (encode, wire) = block.packed(choice.codec());
+            encode *= factor;
+            tried = choice.trial().map(|trial| {
+                let (encode, wire) = block.packed(trial);
+                Tried {
+                    encode: Duration::from_secs_f64(encode * factor),
+                    wire_bytes: wire as u64,
+                }
+            });
             self.run.raw_blocks += usize::from(choice.codec() == Codec::Raw);
         }
         let read = BLOCK_BYTES as f64 * READ_NS * 1e-9;
@@ -277,7 +327,8 @@ impl Sim<'_> {
         // Runs and headers.
         let wire = wire + 44.0 + 20.0 * (64 - block.kept) as f64;
         let send = wire * SEND_NS * 1e-9;
-        let busy = read + encode + send;
+        let trial = tried.map_or(0.0, |tried: Tried| tried.encode.as_secs_f64());
+        let busy = read + encode + trial + send;
         self.run.cpu_seconds += busy;
         let pause = self.limit.pause(Duration::from_secs_f64(busy), workers);
         worker.state = State::Works(Packed {
@@ -287,6 +338,7 @@ impl Sim<'_> {
                 wire_bytes,
                 read: Duration::from_secs_f64(read),
                 encode: Duration::from_secs_f64(encode),
+                tried,
                 send: Duration::from_secs_f64(send),
                 ..Outcome::default()
             },
@@ -367,8 +419,9 @@ impl Sim<'_> {
         if elapsed < OBSERVE_S {
             return;
         }
+        let placed = Rate((self.placed / elapsed) as u64);
         let conditions = LinkConditions {
-            placed: Some(Rate((self.placed / elapsed) as u64)),
+            placed: (self.now >= self.link.told_at).then_some(placed),
             ..LinkConditions::default()
         };
         for worker in &mut self.workers {
