@@ -14,7 +14,7 @@ mod catalogue;
 mod wire;
 mod xbzrle;
 
-pub use block::{block_decode, block_encode};
+pub use block::{block_decode, block_encode, lz4_decode};
 pub use catalogue::catalogue;
 pub use wire::{agent_message, frame_reader, hello, message, pages_body};
 pub use xbzrle::{xbzrle_decode, xbzrle_encode};
@@ -29,7 +29,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 11] = [
     Target {
         name: "agent_message",
         run: agent_message,
@@ -53,6 +53,10 @@ pub const TARGETS: [Target; 10] = [
     Target {
         name: "hello",
         run: hello,
+    },
+    Target {
+        name: "lz4_decode",
+        run: lz4_decode,
     },
     Target {
         name: "message",

@@ -145,6 +145,7 @@ smoke_tests! {
     catalogue,
     frame_reader,
     hello,
+    lz4_decode,
     message,
     pages_body,
     xbzrle_decode,
