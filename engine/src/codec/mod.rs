@@ -1,7 +1,7 @@
 //! What the content of pages is turned into before it crosses the link.
 //!
 //! Pure functions of bytes: they read no clock and touch no file descriptor. Only the
-//! [kernels](simd) contain unsafe code.
+//! [kernels](simd) and the decoder of LZ4 [blocks](block) contain unsafe code.
 
 pub mod block;
 pub mod cache;

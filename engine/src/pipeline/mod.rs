@@ -78,6 +78,7 @@ use crate::codec::CompressSetting;
 use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};
 use crate::codec::choose::{Chooser, CpuLimit};
 use crate::codec::reference::{self, ReferenceSetting};
+use crate::codec::xbzrle::BATCH_BYTES;
 use crate::memory::Layout;
 use crate::units::{ByteCount, Instant, PAGE_BYTES};
 use crate::wire::{MAX_BODY_BYTES, MAX_REFERENCE_PAGES};
@@ -96,11 +97,12 @@ pub enum Step {
 }
 
 /// Most memory that one side uses for a migration of `channels` data channels, next to the
-/// guest's own: buffers of frames on both ends of a channel, a block and what unpacks it, pieces
-/// of device state under way, and sets of pages. What packs is [beyond that](packing_budget).
+/// guest's own: buffers of frames on both ends of a channel, a block and what unpacks it or applies
+/// deltas, pieces of device state under way, and sets of pages. What packs is
+/// [beyond that](packing_budget).
 pub fn memory_budget(layout: &Layout, channels: u16) -> ByteCount {
     let frames = (u64::from(channels) * 2 + 2) * MAX_BODY_BYTES as u64;
-    let blocks = u64::from(channels) * (BLOCK_BYTES + DECODER_BYTES);
+    let blocks = u64::from(channels) * (BLOCK_BYTES + DECODER_BYTES + BATCH_BYTES);
     let referred = u64::from(channels) * (MAX_REFERENCE_PAGES * PAGE_BYTES) as u64;
     let state = guest::QUEUED_CHUNKS as u64 * guest::STATE_CHUNK_BYTES as u64;
     // Pending, held back, written and to go again, harvested, given back, missing, to be whole,

@@ -1,16 +1,22 @@
 //! Puts the pages of a frame into the target's memory.
 
+use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::Clock;
 use super::referred::Referred;
 use crate::codec::block::{BlockDecoder, MAX_BLOCK_PAGES};
-use crate::codec::{BlockFormat, FILL_BYTES, Fill, xbzrle};
+use crate::codec::xbzrle::BatchDecoder;
+use crate::codec::{BlockFormat, FILL_BYTES, Fill};
 use crate::memory::{ReadPages, WritePages};
 use crate::migration::{MigrationError, TargetStages};
 use crate::units::{Instant, PAGE_BYTES, PageRange};
 use crate::wire::{Encoding, PageRun, PagesBody};
+
+/// Most deltas that are applied together: enough that some can take turns most of the time, and few
+/// enough for their pages to stay in the caches.
+const BATCH_PAGES: usize = 16;
 
 /// Decodes and places for one channel, in buffers that are allocated once.
 pub(super) struct Placer {
@@ -20,7 +26,8 @@ pub(super) struct Placer {
     /// What references are found with, if there may be any.
     references: Option<Referred>,
     decoder: BlockDecoder,
-    /// The block under way, or what fills pages, or one page.
+    deltas: BatchDecoder,
+    /// The block under way, or what fills pages, or the pages that deltas are applied to.
     block: Box<[u8]>,
     /// Where the pages of the next run of the block are.
     block_at: usize,
@@ -46,6 +53,7 @@ impl Placer {
             memory,
             content,
             decoder: BlockDecoder::new(),
+            deltas: BatchDecoder::new(),
             block: vec![0; MAX_BLOCK_PAGES * PAGE_BYTES].into(),
             block_at: 0,
             since: Instant::default(),
@@ -65,20 +73,14 @@ impl Placer {
     ) -> Result<TargetStages, MigrationError> {
         let mut stages = TargetStages::default();
         self.since = clock.now();
-        for run in body.runs() {
+        let mut runs = body.runs().peekable();
+        while let Some(run) = runs.next() {
             let range = run.range;
             match run.encoding {
                 Encoding::Zero => self.memory.write_zeros(range)?,
                 Encoding::Raw => self.memory.write(range.first, run.data)?,
                 Encoding::Fill => self.fill(range, run.data)?,
-                Encoding::Delta => {
-                    // The round's barrier: the page is as the round before left it.
-                    let page = &mut self.block[..PAGE_BYTES];
-                    self.content.read(range, page)?;
-                    xbzrle::decode(run.data, page).map_err(|error| malformed(&run, &error))?;
-                    stages.decode.busy += self.lap(clock);
-                    self.memory.write(range.first, &self.block[..PAGE_BYTES])?;
-                }
+                Encoding::Delta => self.apply(run, &mut runs, &mut stages, clock)?,
                 Encoding::Lz4 => self.unpack(BlockFormat::Lz4, &run, &mut stages, clock)?,
                 Encoding::Zstd => self.unpack(BlockFormat::Zstd, &run, &mut stages, clock)?,
                 Encoding::More => self.place_more(range)?,
@@ -94,6 +96,42 @@ impl Placer {
             stages.place.busy += self.lap(clock);
         }
         Ok(stages)
+    }
+
+    /// Applies the delta of `first`, and with it those of the runs that follow; places their pages.
+    ///
+    /// A page comes once in a round, so none of these needs what another makes.
+    fn apply<'a>(
+        &mut self,
+        first: PageRun<'a>,
+        runs: &mut Peekable<impl Iterator<Item = PageRun<'a>>>,
+        stages: &mut TargetStages,
+        clock: &dyn Clock,
+    ) -> Result<(), MigrationError> {
+        let mut batch = [first; BATCH_PAGES];
+        let mut deltas = [first.data; BATCH_PAGES];
+        let mut count = 1;
+        while count < BATCH_PAGES
+            && let Some(run) = runs.next_if(|run| run.encoding == Encoding::Delta)
+        {
+            (batch[count], deltas[count]) = (run, run.data);
+            count += 1;
+        }
+        let batch = &batch[..count];
+        let mut room = &mut self.block[..];
+        for range in neighbours(batch) {
+            let (pages, rest) = room.split_at_mut(range.len_bytes());
+            // The round's barrier: the pages are as the round before left them.
+            self.content.read(range, pages)?;
+            room = rest;
+        }
+        let (pages, _) = self.block.as_chunks_mut();
+        self.deltas
+            .decode(&deltas[..count], &mut pages[..count])
+            .map_err(|wrong| malformed(&batch[wrong.number], &wrong.error))?;
+        stages.decode.busy += self.lap(clock);
+        self.block_at = 0;
+        neighbours(batch).try_for_each(|range| self.place_more(range))
     }
 
     /// Unpacks a block and places the pages of its first run.
@@ -113,8 +151,7 @@ impl Placer {
         self.place_more(run.range)
     }
 
-    /// Places pages of the block that was unpacked last. The frame's check has made sure that it
-    /// has them.
+    /// Places the next pages of the block. Whoever filled it has made sure that it has them.
     fn place_more(&mut self, range: PageRange) -> Result<(), MigrationError> {
         let end = self.block_at + range.len_bytes();
         self.memory
@@ -142,6 +179,12 @@ impl Placer {
         let now = clock.now();
         now.since(std::mem::replace(&mut self.since, now))
     }
+}
+
+/// The pages of `batch`, each by itself, as runs of pages that go on where the one before ends.
+fn neighbours(batch: &[PageRun<'_>]) -> impl Iterator<Item = PageRange> {
+    let groups = batch.chunk_by(|run, next| run.range.end() == next.range.first.0);
+    groups.map(|group| PageRange::new(group[0].range.first.0, group.len() as u64))
 }
 
 fn malformed(run: &PageRun<'_>, error: &dyn std::error::Error) -> MigrationError {

@@ -73,6 +73,21 @@ pub fn block_decode(data: &[u8]) {
     });
 }
 
+/// Pages less one (at most 4), a block: LZ4 by our decoder must be what it is by `lz4_flex`.
+pub fn lz4_decode(data: &[u8]) {
+    let [pages, block @ ..] = data else {
+        return;
+    };
+    let pages = 1 + usize::from(*pages) % 4;
+    let mut expected = vec![0; pages * PAGE_BYTES];
+    let length = lz4_flex::block::decompress_into(block, &mut expected);
+    let whole = length.is_ok_and(|length| length == expected.len());
+    CODECS.with_borrow_mut(|codecs| {
+        assert_eq!(unpack(codecs, BlockFormat::Lz4, block, pages), whole);
+        assert!(!whole || codecs.pages[..expected.len()] == expected);
+    });
+}
+
 /// Codecs, to be chosen by a byte; those that the build lacks are left out.
 fn codec(byte: u8) -> Codec {
     let names = ["lz4", "zstd:-50", "zstd:-1", "zstd:1", "zstd:3", "zstd:7"];

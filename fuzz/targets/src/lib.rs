@@ -21,7 +21,7 @@ mod values;
 mod wire;
 mod xbzrle;
 
-pub use block::{block_decode, block_encode};
+pub use block::{block_decode, block_encode, lz4_decode};
 pub use catalogue::catalogue;
 pub use qemu::{monitor_line, ramblock_listing, return_path};
 pub use user::{control_request, trace};
@@ -39,7 +39,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 16] = [
+pub const TARGETS: [Target; 17] = [
     Target {
         name: "agent_message",
         run: agent_message,
@@ -67,6 +67,10 @@ pub const TARGETS: [Target; 16] = [
     Target {
         name: "hello",
         run: hello,
+    },
+    Target {
+        name: "lz4_decode",
+        run: lz4_decode,
     },
     Target {
         name: "message",

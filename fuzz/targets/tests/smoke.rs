@@ -146,6 +146,7 @@ smoke_tests! {
     control_request,
     frame_reader,
     hello,
+    lz4_decode,
     message,
     monitor_line,
     option_value,

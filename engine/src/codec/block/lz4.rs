@@ -1,13 +1,11 @@
-//! LZ4 blocks, by `lz4_flex`.
+//! LZ4 blocks: packed by `lz4_flex`, unpacked by a [decoder](lz4_decode) of our own.
 //!
-//! Its encoder is built with unsafe code, which only ever sees our own pages, and is as fast as
-//! the C library's. Its decoder, which sees what the peer sends, is the safe one.
+//! The encoder of `lz4_flex` is built with unsafe code, which only ever sees our own pages, and is
+//! as fast as the C library's. Its decoders are not (decision 021).
 
-use super::{BlockError, MAX_BLOCK_PAGES};
+use super::{BlockError, MAX_BLOCK_PAGES, lz4_decode};
 use crate::units::PAGE_BYTES;
-use lz4_flex::block::{
-    CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size,
-};
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 
 /// From this length on `lz4_flex` needs the table with entries of 32 bits.
 const LARGE_BYTES: usize = u16::MAX as usize;
@@ -54,7 +52,7 @@ impl Encoder {
 
 /// Unpacks `data` into the beginning of `out`; returns how much that was.
 pub(super) fn decode(data: &[u8], out: &mut [u8]) -> Result<usize, BlockError> {
-    decompress_into(data, out).map_err(|error| BlockError::Malformed {
+    lz4_decode::unpack(data, out).map_err(|error| BlockError::Malformed {
         format: "LZ4",
         reason: error.to_string(),
     })

@@ -1,5 +1,7 @@
 //! Round trips of all codecs and batch sizes, and blocks that are not what they should be.
 
+mod lz4_decoding;
+
 use super::*;
 use crate::codec::ZstdLevel;
 use proptest::prelude::*;

@@ -1,5 +1,6 @@
 //! The codec against the oracles, with every kernel of this machine.
 
+mod batch;
 mod decoding;
 
 use super::*;
