@@ -11,7 +11,9 @@
 //! that seem to cost the same, the one that is known less is spared last.
 //!
 //! Writing a little more than was wanted is accepted ([`SLACK`]) if that spares a vCPU: under a
-//! strong throttle the last per cent of all writes would otherwise throttle everybody.
+//! strong throttle the last per cent of all writes would otherwise throttle everybody, and it is
+//! there that the costs of those who only compute are known to no more than a per cent of the
+//! writer's.
 
 use crate::converge::Share;
 
@@ -19,8 +21,9 @@ use crate::converge::Share;
 const ALIKE: f64 = 1.5;
 
 /// What may be written beyond what was wanted, as a part of that or of what the throttle takes
-/// away, whichever is less.
+/// away, whichever is less; or as this much smaller part of what it takes away, if that is more.
 const SLACK: f64 = 0.15;
+const SLACK_OF_TAKEN: f64 = 0.015;
 
 /// Least part of the harm that unequal shares must save to be worth it.
 const WORTH: f64 = 0.1;
@@ -51,7 +54,8 @@ pub(super) fn allowed(wanted: Share, vcpus: &[Vcpu]) -> f64 {
 
 fn slack(wanted: Share, vcpus: &[Vcpu]) -> f64 {
     let (free, left) = (written(vcpus, |_| Share::NONE), written(vcpus, |_| wanted));
-    SLACK * left.min(free - left)
+    let taken = free - left;
+    (SLACK * left.min(taken)).max(SLACK_OF_TAKEN * taken)
 }
 
 /// Pages per second that are written when each vCPU, by index, has its share.
@@ -115,9 +119,12 @@ pub(super) fn spread(wanted: Share, most: Share, vcpus: &[Vcpu]) -> Option<Vec<S
         for &vcpu in group {
             runs[vcpu] = runs[vcpu].min(level);
         }
-        missing -= taken(level);
+        let paid = taken(level);
+        missing -= paid;
         // From here on it would be others who pay for the little that is left.
-        missing -= std::mem::take(&mut slack);
+        if paid > 0.0 {
+            missing -= std::mem::take(&mut slack);
+        }
         if missing <= free * 1e-9 {
             break;
         }
