@@ -1,6 +1,7 @@
 //! The LZ4 decoder: one block, to the room there must be for it.
 //!
-//! Written from LZ4's `lz4_Block_format.md` alone. A block is sequences of
+//! Written from the description of the format (LZ4's `lz4_Block_format.md`); what is refused is what
+//! `lz4_flex` refuses. A block is sequences of
 //!
 //! | field | bytes | meaning |
 //! |---|---|---|
