@@ -2,7 +2,9 @@
 
 mod values;
 
-pub use values::{Deadline, cpu_limit, deadline, downtime, duration, max_throttle, rate};
+pub use values::{
+    Deadline, MaxThrottle, cpu_limit, deadline, downtime, duration, max_throttle, rate,
+};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use clap::{Args, ValueEnum};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
-use pagelift_engine::converge::{AtDeadline, Downtime, Limits, Policy, PolicyKind, Share, Steered};
+use pagelift_engine::converge::{AtDeadline, Downtime, Limits, Policy, PolicyKind, Steered};
 use pagelift_engine::memory::{PageBitmap, ReadPages};
 use pagelift_engine::pipeline::{
     CancelToken, Controls, Deltas, Settings, memory_budget, packing_budget, reference_budget,
@@ -41,9 +43,10 @@ pub struct ConvergenceOptions {
     /// What to do about a guest that writes faster than the link carries
     #[arg(long, value_enum, default_value_t = PolicyName::Predictive)]
     pub policy: PolicyName,
-    /// Largest share of its time, in per cent, that the guest may be kept from running
-    #[arg(long, value_name = "PERCENT", default_value = "95", value_parser = max_throttle)]
-    pub max_throttle: Share,
+    /// Largest share of its time, in per cent, that the guest may be kept from running; auto: 95,
+    /// for one that sleeps up to 98 as long as it does a twentieth of its work, and 99 with classic
+    #[arg(long, value_name = "PERCENT", default_value = "auto", value_parser = max_throttle)]
+    pub max_throttle: MaxThrottle,
     /// Listen on a socket made at this path, for `pagelift ctl`
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
@@ -119,7 +122,7 @@ impl ConvergenceOptions {
             downtime: self.downtime,
             deadline: self.deadline.0,
             at_deadline: self.at_deadline.into(),
-            throttle_most: self.max_throttle,
+            throttle_most: self.max_throttle.0,
         }
     }
 

@@ -14,6 +14,10 @@ use pagelift_transports::auto_channels;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline(pub Option<Duration>);
 
+/// The largest share of its time that a guest may be kept from running, if a user says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxThrottle(pub Option<Share>);
+
 /// Reads a time span.
 ///
 /// # Errors
@@ -47,15 +51,20 @@ pub fn downtime(text: &str) -> Result<Downtime, String> {
     }
 }
 
-/// Reads the largest share of a throttle, in per cent.
+/// Reads the largest share of a throttle, in per cent, or `auto`.
 ///
 /// # Errors
 /// When it is none.
-pub fn max_throttle(text: &str) -> Result<Share, String> {
+pub fn max_throttle(text: &str) -> Result<MaxThrottle, String> {
+    if text == "auto" {
+        return Ok(MaxThrottle(None));
+    }
     let percent = text.parse().ok().filter(|percent: &u16| *percent <= 99);
     percent
-        .map(|percent| Share::permille(percent * 10))
-        .ok_or_else(|| format!("{text:?} is no share in per cent; write a number from 0 to 99"))
+        .map(|percent| MaxThrottle(Some(Share::permille(percent * 10))))
+        .ok_or_else(|| {
+            format!("{text:?} is no share in per cent; write a number from 0 to 99, or auto")
+        })
 }
 
 /// Reads a rate, which must not be zero.
@@ -120,8 +129,10 @@ mod tests {
 
     #[test]
     fn the_largest_throttle_is_in_percent() {
-        assert_eq!(max_throttle("0"), Ok(Share::NONE));
-        assert_eq!(max_throttle("99"), Ok(Share::permille(990)));
+        let most = |share| Ok(MaxThrottle(share));
+        assert_eq!(max_throttle("0"), most(Some(Share::NONE)));
+        assert_eq!(max_throttle("99"), most(Some(Share::permille(990))));
+        assert_eq!(max_throttle("auto"), most(None));
         for text in ["100", "-1", "half", "", "50%", "70000"] {
             let error = max_throttle(text).unwrap_err();
             assert!(error.contains("write a number from 0 to 99"), "{error}");

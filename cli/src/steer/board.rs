@@ -111,7 +111,7 @@ pub fn settings(settings: &Settings) -> Value {
         "downtime_most_ms": ms(downtime.most()),
         "deadline_ms": deadline.map(ms),
         "at_deadline": at_deadline.name(),
-        "max_throttle_pct": throttle_most.as_fraction() * 100.0,
+        "max_throttle_pct": throttle_most.map(|share| share.as_fraction() * 100.0),
         "bandwidth_bytes_per_s": bandwidth.map(|Rate(rate)| rate),
     })
 }

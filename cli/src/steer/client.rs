@@ -222,10 +222,13 @@ fn describe_settings(settings: &Value) -> String {
         || "no cap".to_owned(),
         |rate| format!("at most {}", Rate(rate)),
     );
+    let throttle = settings["max_throttle_pct"].as_f64().map_or_else(
+        || "throttle as the policy needs".to_owned(),
+        |most| format!("throttle at most {most} %"),
+    );
     format!(
-        "policy {}, downtime {downtime}, deadline {deadline}, {bandwidth}, throttle at most {} %",
+        "policy {}, downtime {downtime}, deadline {deadline}, {bandwidth}, {throttle}",
         text("policy"),
-        settings["max_throttle_pct"],
     )
 }
 
@@ -241,7 +244,7 @@ mod tests {
         let text = describe(&status);
         assert!(text.starts_with("waiting for the target"), "{text}");
         let settings = "policy predictive, downtime 50.0 ms, deadline 600 s, then cancel, no cap, \
-                        throttle at most 95.0 %";
+                        throttle as the policy needs";
         assert!(text.contains(&settings.replace(".0 ms", " ms")), "{text}");
         let mut status = status;
         for (key, value) in [

@@ -4,7 +4,7 @@ use pagelift_engine::converge::{AtDeadline, PolicyKind};
 use pagelift_engine::pipeline::Settings;
 use serde_json::{Map, Value};
 
-use crate::options::{self, Deadline};
+use crate::options::{self, Deadline, MaxThrottle};
 
 /// One request.
 #[derive(Clone, Debug, PartialEq)]
@@ -161,7 +161,8 @@ impl Change {
             }
             Knob::Downtime => limits.downtime = options::downtime(text)?,
             Knob::MaxThrottle => {
-                limits.throttle_most = options::max_throttle(text)?;
+                let MaxThrottle(most) = options::max_throttle(text)?;
+                limits.throttle_most = most;
             }
             Knob::Policy => {
                 let names = PolicyKind::ALL.map(PolicyKind::name).join(", ");
@@ -208,11 +209,13 @@ mod tests {
         assert_eq!(limits.policy, PolicyKind::Classic);
         assert_eq!(limits.deadline, Some(ms(30_000)));
         assert_eq!(limits.at_deadline, AtDeadline::StopTrying);
-        assert_eq!(limits.throttle_most, Share::permille(400));
+        assert_eq!(limits.throttle_most, Some(Share::permille(400)));
         let lifted =
             set(r#"{"command":"set","bandwidth":null,"deadline":"none","max_throttle":0}"#);
         assert_eq!((lifted.bandwidth, lifted.limits.deadline), (None, None));
-        assert_eq!(lifted.limits.throttle_most, Share::NONE);
+        assert_eq!(lifted.limits.throttle_most, Some(Share::NONE));
+        let auto = set(r#"{"command":"set","max_throttle":"auto"}"#);
+        assert_eq!(auto.limits.throttle_most, None);
     }
 
     #[test]

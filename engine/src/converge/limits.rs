@@ -121,9 +121,9 @@ pub struct Limits {
     pub deadline: Option<Duration>,
     /// What happens then.
     pub at_deadline: AtDeadline,
-    /// The largest share that the guest may be throttled by; from 95 % on, a guest that sleeps by
-    /// up to [`strongest`](super::Response::strongest).
-    pub throttle_most: Share,
+    /// The largest share that the guest may be throttled by; `None`: the policy's own, which is
+    /// [`strongest`](super::Response::strongest), or 99 % with [`Classic`](super::Classic).
+    pub throttle_most: Option<Share>,
 }
 
 impl Default for Limits {
@@ -134,7 +134,7 @@ impl Default for Limits {
             downtime: Downtime::fixed(Duration::from_millis(50)),
             deadline: Some(Duration::from_secs(600)),
             at_deadline: AtDeadline::Cancel,
-            throttle_most: Share::permille(950),
+            throttle_most: None,
         }
     }
 }
@@ -165,12 +165,11 @@ impl fmt::Display for Limits {
             Some(deadline) => write!(f, "{}", deadline.as_micros())?,
             None => f.write_str("none")?,
         }
-        write!(
-            f,
-            " at_deadline={} throttle_most={}",
-            self.at_deadline.name(),
-            self.throttle_most.as_permille(),
-        )
+        write!(f, " at_deadline={} throttle_most=", self.at_deadline.name())?;
+        match self.throttle_most {
+            Some(share) => write!(f, "{}", share.as_permille()),
+            None => f.write_str("auto"),
+        }
     }
 }
 
@@ -187,9 +186,6 @@ impl Limits {
             Some(time).filter(|time| *time <= LONGEST_SPAN).ok_or(key)
         };
         let (least, most) = (micros("downtime_us")?, micros("downtime_most_us")?);
-        let permille: u16 = text("throttle_most")?
-            .parse()
-            .map_err(|_| "throttle_most")?;
         Ok(Self {
             policy: PolicyKind::from_name(text("policy")?).ok_or("policy")?,
             downtime: Downtime::growing(least, most).ok_or("downtime_most_us")?,
@@ -198,7 +194,13 @@ impl Limits {
                 _ => Some(micros("deadline_us")?),
             },
             at_deadline: AtDeadline::from_name(text("at_deadline")?).ok_or("at_deadline")?,
-            throttle_most: Share::permille(permille),
+            throttle_most: match text("throttle_most")? {
+                "auto" => None,
+                permille => {
+                    let permille = permille.parse().map_err(|_| "throttle_most")?;
+                    Some(Share::permille(permille))
+                }
+            },
         })
     }
 }
@@ -217,7 +219,7 @@ mod tests {
                 downtime: Downtime::growing(ms(50), ms(500)).unwrap(),
                 deadline: None,
                 at_deadline: AtDeadline::Force,
-                throttle_most: Share::NONE,
+                throttle_most: Some(Share::NONE),
             },
         ];
         for limits in all {

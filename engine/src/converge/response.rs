@@ -15,8 +15,8 @@ use super::Share;
 /// The strongest throttle for a guest that sleeps: it still runs for a fiftieth of the time.
 const SLEEPERS_MOST: Share = Share::permille(980);
 
-/// A limit from which on it is about the guest's work.
-const NEARLY_ALL: Share = Share::permille(950);
+/// The strongest throttle that is taken unless a user says otherwise, if less does not do.
+pub(super) const USUAL_MOST: Share = Share::permille(950);
 
 /// Least demand that is believed: a guest that wants less is as good as idle, and what it does
 /// under a throttle is decided by its housekeeping.
@@ -57,16 +57,14 @@ impl Response {
         Share::fraction(1.0 - done - 1e-9)
     }
 
-    /// The strongest throttle within a limit of `most`. A limit below 95 % is kept to the letter.
-    /// From there on it says that the guest is to keep some of its work: one that sleeps keeps
-    /// that under a stronger throttle too, up to 98 %.
-    pub fn strongest(self, most: Share) -> Share {
-        if most < NEARLY_ALL {
-            return most;
-        }
-        self.throttle(most.as_fraction())
-            .min(SLEEPERS_MOST)
-            .max(most)
+    /// The strongest throttle, if a user allows `most`, which is kept to the letter. `None`: 95 %,
+    /// by which the guest keeps a twentieth of its work; one that sleeps keeps that under a
+    /// stronger throttle too, up to 98 %.
+    pub fn strongest(self, most: Option<Share>) -> Share {
+        most.unwrap_or_else(|| {
+            self.throttle(USUAL_MOST.as_fraction())
+                .clamp(USUAL_MOST, SLEEPERS_MOST)
+        })
     }
 
     /// The smallest throttle that takes the share `lost`, 0 to 1, of its work from the guest.
@@ -102,13 +100,11 @@ mod tests {
         assert_eq!(response.throttle(0.5), Share::permille(900));
         assert_eq!(response.throttle(0.0), Share::NONE);
         assert_eq!(response.throttle(7.0), Share::MOST);
-        let half = Share::permille(500);
-        assert_eq!(response.strongest(half), half);
-        assert_eq!(
-            response.strongest(Share::permille(950)),
-            Share::permille(980)
-        );
-        assert_eq!(response.strongest(Share::MOST), Share::MOST);
+        for most in [Share::permille(500), USUAL_MOST, Share::MOST] {
+            assert_eq!(response.strongest(Some(most)), most);
+        }
+        assert_eq!(response.strongest(None), SLEEPERS_MOST);
+        assert_eq!(Response::default().strongest(None), USUAL_MOST);
         assert_eq!(Response::of_demand(0.0).demand(), DEMAND_LEAST);
         assert_eq!(Response::of_demand(f64::INFINITY), Response::default());
     }

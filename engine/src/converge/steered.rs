@@ -139,7 +139,7 @@ impl Policy for Steered {
             self.try_on(seen)
         };
         // Another round under a throttle that is not allowed any more would be too many.
-        let most = seen.response.strongest(self.limits.throttle_most);
+        let most = self.chosen.strongest(seen);
         let decision = match decision {
             Decision::Continue if self.throttle > most || self.is_outdated => {
                 Decision::Throttle(self.throttle.min(most))
@@ -166,7 +166,7 @@ impl Policy for Steered {
     }
 
     fn throttle_most(&self) -> Share {
-        self.limits.throttle_most
+        self.chosen.throttle_most()
     }
 
     fn set_limits(&mut self, limits: &Limits) {
@@ -221,8 +221,9 @@ impl Chosen {
             Self::Classic(policy) => {
                 let config = policy.config_mut();
                 config.timeout = timeout;
+                let most = limits.throttle_most.unwrap_or(Share::MOST);
                 // At most 99 by the type.
-                config.max_cpu_throttle = (limits.throttle_most.as_permille() / 10) as u8;
+                config.max_cpu_throttle = (most.as_permille() / 10) as u8;
             }
             Self::None(policy) => policy.config_mut().timeout = timeout,
         }
@@ -235,6 +236,23 @@ impl Chosen {
             Self::Predictive(policy) => policy.config_mut().downtime = downtime,
             Self::Classic(policy) => policy.config_mut().downtime = downtime,
             Self::None(policy) => policy.config_mut().downtime = downtime,
+        }
+    }
+
+    /// The largest share for any vCPU.
+    fn throttle_most(&self) -> Share {
+        match self {
+            Self::Predictive(policy) => policy.throttle_most(),
+            Self::Classic(policy) => policy.throttle_most(),
+            Self::None(_) => Share::NONE,
+        }
+    }
+
+    /// The strongest throttle for all of the guest.
+    fn strongest(&self, seen: &Observation) -> Share {
+        match self {
+            Self::Predictive(policy) => policy.strongest(seen),
+            _ => self.throttle_most(),
         }
     }
 

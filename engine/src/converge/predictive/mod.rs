@@ -32,6 +32,7 @@ use plan::Plan;
 use progress::Progress;
 
 use super::outlook::{HELD_SHARE, Held};
+use super::response::USUAL_MOST;
 use super::{Decision, DirtyCurve, Forecast, GiveUp, Observation, Outlook, Policy, Share};
 use crate::units::{ByteCount, Instant, PageCount, Rate};
 
@@ -42,9 +43,9 @@ pub struct PredictiveConfig {
     pub downtime: Duration,
     /// Longest time for the whole migration up to the stop.
     pub timeout: Duration,
-    /// The largest share the guest may be throttled by; see
-    /// [`Response::strongest`](super::Response::strongest).
-    pub throttle_most: Share,
+    /// The largest share that the guest may be throttled by; `None`: 95 %, or more if it sleeps
+    /// ([`Response::strongest`](super::Response::strongest)).
+    pub throttle_most: Option<Share>,
     /// How long to wait, once rounds stop getting smaller, before throttling.
     pub patience: Duration,
 }
@@ -54,7 +55,7 @@ impl Default for PredictiveConfig {
         Self {
             downtime: Duration::from_millis(50),
             timeout: Duration::from_secs(600),
-            throttle_most: Share::permille(950),
+            throttle_most: None,
             patience: Duration::from_secs(2),
         }
     }
@@ -120,6 +121,11 @@ impl Predictive {
             throttle,
             ..Self::new(config)
         }
+    }
+
+    /// The strongest throttle for the guest that was `seen`.
+    pub(super) fn strongest(&self, seen: &Observation) -> Share {
+        seen.response.strongest(self.config.throttle_most)
     }
 
     /// The limits, to be changed.
@@ -295,6 +301,6 @@ impl Policy for Predictive {
     }
 
     fn throttle_most(&self) -> Share {
-        self.config.throttle_most
+        self.config.throttle_most.unwrap_or(USUAL_MOST)
     }
 }

@@ -21,6 +21,7 @@
 use std::time::Duration;
 
 use crate::converge::outlook::{Held, Manner};
+use crate::converge::response::USUAL_MOST;
 use crate::converge::{DirtyCurve, Observation, Outlook, Share};
 
 /// Shares of work that are compared, as steps of the most allowed.
@@ -45,8 +46,8 @@ pub(super) struct Plan<'a> {
     pub(super) doubt: f64,
     /// The throttle in force.
     pub(super) throttle: Share,
-    /// The largest share of its time that the guest may be throttled by.
-    pub(super) throttle_most: Share,
+    /// The largest share of its time that a user lets the guest be throttled by.
+    pub(super) throttle_most: Option<Share>,
 }
 
 impl Plan<'_> {
@@ -71,10 +72,10 @@ impl Plan<'_> {
 
     /// The share with the least harm that gets there in `time`, if one does.
     pub(super) fn best(&self, time: Duration) -> Option<Outlook> {
-        let within = self.best_up_to(self.throttle_most, time);
+        let usual = self.throttle_most.unwrap_or(USUAL_MOST);
         let strongest = self.strongest();
-        match within {
-            None if strongest > self.throttle_most => self.best_up_to(strongest, time),
+        match self.best_up_to(usual, time) {
+            None if strongest > usual => self.best_up_to(strongest, time),
             within => within,
         }
     }
@@ -111,7 +112,7 @@ mod tests {
 
     /// A guest that writes `per_s` new pages a second, has written 30,000 of them, and wants the
     /// part `demand` of its processors: what is best for it, and the strongest there is.
-    fn best(per_s: u64, demand: f64, most: u16) -> (Option<Share>, Share) {
+    fn best(per_s: u64, demand: f64, most: Option<u16>) -> (Option<Share>, Share) {
         let mut curve = DirtyCurve::default();
         for n in 1..5 {
             let time = Duration::from_millis(2000 / n);
@@ -129,7 +130,7 @@ mod tests {
             held: Held::default(),
             doubt: 1.0,
             throttle: Share::NONE,
-            throttle_most: Share::permille(most),
+            throttle_most: most.map(Share::permille),
         };
         let best = plan.best(Duration::from_secs(100));
         (best.map(|outlook| outlook.throttle), plan.strongest())
@@ -138,30 +139,30 @@ mod tests {
     #[test]
     fn harm_is_work_and_not_time() {
         // 24,414 pages a second are what the link carries.
-        let (all, _) = best(48_000, 1.0, 950);
+        let (all, _) = best(48_000, 1.0, None);
         assert_eq!(all, Some(Share::permille(950)));
         // One that wants half of its processors keeps half of the rest of the way there.
-        let (half, _) = best(48_000, 0.5, 950);
+        let (half, _) = best(48_000, 0.5, None);
         assert_eq!(half, Some(Share::permille(950)));
-        let (calm, _) = best(12_000, 0.5, 950);
+        let (calm, _) = best(12_000, 0.5, None);
         assert_eq!(calm, Some(Share::NONE));
     }
 
     #[test]
     fn a_sleeper_may_be_throttled_beyond_the_limit_and_only_if_it_must() {
         // 95 % would take nothing of its work.
-        let (share, strongest) = best(40_000, 0.04, 950);
+        let (share, strongest) = best(40_000, 0.04, None);
         assert_eq!(strongest, Share::permille(980));
         let share = share.expect("half its work is little enough");
         assert!(share > Share::permille(950), "{share:?}");
         // With 95 % it loses three quarters: enough.
-        let (share, _) = best(48_000, 0.2, 950);
+        let (share, _) = best(48_000, 0.2, None);
         assert!(
             share.is_some_and(|share| share <= Share::permille(950)),
             "{share:?}"
         );
         // Who allows less is obeyed.
-        let (share, strongest) = best(48_000, 0.5, 200);
+        let (share, strongest) = best(48_000, 0.5, Some(200));
         assert_eq!((share, strongest), (None, Share::permille(200)));
     }
 }

@@ -42,7 +42,7 @@ fn the_throttle_is_released_when_the_guest_calms_down() {
     let ran = run(
         workload,
         PredictiveConfig {
-            throttle_most: most,
+            throttle_most: Some(most),
             ..config()
         },
     );
@@ -64,7 +64,7 @@ fn a_hopeless_guest_is_given_up_with_words() {
     // A hot set of 400 MB written 20 times a second, and hardly any throttle allowed.
     let most = Share::permille(100);
     let config = PredictiveConfig {
-        throttle_most: most,
+        throttle_most: Some(most),
         ..config()
     };
     let ran = run(Workload::uniform(100_000, 2_000_000.0), config);

@@ -85,7 +85,7 @@ fn who_stops_trying_lets_go_of_the_guest_and_moves_it_once_it_fits() {
 #[test]
 fn without_hope_the_guest_is_let_go_of_before_the_deadline() {
     // Hardly any throttle is allowed, and the guest writes too fast for it.
-    let throttle_most = Share::permille(50);
+    let throttle_most = Some(Share::permille(50));
     for at_deadline in [AtDeadline::StopTrying, AtDeadline::Force] {
         let mut policy = Steered::new(Limits {
             throttle_most,
@@ -98,7 +98,7 @@ fn without_hope_the_guest_is_let_go_of_before_the_deadline() {
         assert_eq!(*last, Decision::Throttle(Share::NONE), "{tried:?}");
         // A change of any limit is another try.
         policy.set_limits(&Limits {
-            throttle_most: Share::permille(60),
+            throttle_most: Some(Share::permille(60)),
             ..*policy.limits()
         });
         assert!(throttled(&decisions(&mut policy, 60_000, 90_000)));
@@ -168,7 +168,7 @@ fn a_throttle_above_the_new_most_is_lowered() {
         let throttle_most = Share::permille(100);
         assert!(policy.throttle > throttle_most, "{policy:?}");
         policy.set_limits(&Limits {
-            throttle_most,
+            throttle_most: Some(throttle_most),
             ..*policy.limits()
         });
         let then = stuck(&mut policy, 30_050, false);
@@ -188,7 +188,7 @@ fn another_most_throttle_is_told_although_the_throttle_stays() {
     let throttle_most = Share::permille(900);
     assert!(share > Share::NONE && share < throttle_most, "{share}");
     policy.set_limits(&Limits {
-        throttle_most,
+        throttle_most: Some(throttle_most),
         ..*policy.limits()
     });
     assert_eq!(policy.throttle_most(), throttle_most);
@@ -237,7 +237,7 @@ fn a_growing_downtime_lets_more_guests_complete() {
     for kind in PolicyKind::ALL {
         let fixed = Limits {
             policy: kind,
-            throttle_most: Share::NONE,
+            throttle_most: Some(Share::NONE),
             ..limits()
         };
         let growing = Limits {

@@ -234,7 +234,7 @@ fn predictive(downtime: Duration, throttle_most: Share) -> Predictive {
     Predictive::new(PredictiveConfig {
         downtime,
         timeout: TIMEOUT,
-        throttle_most,
+        throttle_most: Some(throttle_most),
         ..PredictiveConfig::default()
     })
 }
