@@ -124,7 +124,7 @@ mod tests {
             placed: ByteCount(0),
         };
         let other = Limits {
-            throttle_most: Share::permille(500),
+            throttle_most: Some(Share::permille(500)),
             ..limits
         };
         for limits in [limits, other] {
@@ -134,7 +134,7 @@ mod tests {
             assert!(policy.hold_back(&seen) > PageCount(0));
             assert_eq!(traced.hold_back(&seen), policy.hold_back(&seen));
             assert_eq!(traced.downtime_limit(), policy.downtime_limit());
-            assert_eq!(traced.throttle_most(), limits.throttle_most);
+            assert_eq!(Some(traced.throttle_most()), limits.throttle_most);
         }
     }
 }

@@ -8,7 +8,7 @@ use pagelift_agent_protocol::{MAX_STOPPED_PERMILLE, PERIOD_US};
 use super::ThrottleError;
 
 /// Shortest stop and shortest run that a period is made of. A stop and the way back cost a vCPU
-/// about 30 us of its time (docs/decisions/024), a tenth of this.
+/// about 30 us of its time (docs/decisions/030), a tenth of this.
 const PART_MIN: Duration = Duration::from_micros(280);
 
 /// Longest period that is chosen: a guest notices stops of ten milliseconds.

@@ -1,7 +1,7 @@
 //! LZ4 blocks: packed by `lz4_flex`, unpacked by a [decoder](lz4_decode) of our own.
 //!
 //! The encoder of `lz4_flex` is built with unsafe code, which only ever sees our own pages, and is
-//! as fast as the C library's. Its decoders are not (decision 021).
+//! as fast as the C library's. Its decoders are not (`docs/decisions/029`).
 
 use super::{BlockError, MAX_BLOCK_PAGES, lz4_decode};
 use crate::units::PAGE_BYTES;

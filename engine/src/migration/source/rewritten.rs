@@ -4,7 +4,8 @@
 //! since the round began goes again, although those that were written before their turn went as
 //! they had become. With a few harvests in between it is known: what one of them finds written and
 //! still waiting for its turn waits on, and goes once; what was handed out before goes again in
-//! the next round. Of uniform writes to a set that is sent in every round, that is up to half.
+//! the next round. Of uniform writes to a set that is sent in every round, that is up to half
+//! (docs/decisions/031).
 //!
 //! Correct in any order of events: a mark is cleared before it is decided whether its page still
 //! waits, and a page that waits is read later. The barrier between rounds stays: no page goes
