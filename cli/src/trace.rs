@@ -134,7 +134,7 @@ mod tests {
             assert!(policy.hold_back(&seen) > PageCount(0));
             assert_eq!(traced.hold_back(&seen), policy.hold_back(&seen));
             assert_eq!(traced.downtime_limit(), policy.downtime_limit());
-            assert_eq!(Some(traced.throttle_most()), limits.throttle_most);
+            assert_eq!(traced.throttle_most(), policy.throttle_most());
         }
     }
 }

@@ -55,7 +55,7 @@ impl Knobs {
                         limits.deadline = deadline;
                         limits.at_deadline = action;
                     }
-                    Turn::MostThrottle(share) => limits.throttle_most = share,
+                    Turn::MostThrottle(share) => limits.throttle_most = Some(share),
                     Turn::All(all) => *limits = all,
                 }
             });
@@ -81,7 +81,9 @@ impl Wishes {
             downtime: self.downtime(rng),
             deadline,
             at_deadline,
-            throttle_most: Share::permille(rng.pick(&[0, 300, 950, 990])),
+            throttle_most: rng
+                .pick(&[Some(0), Some(300), None, Some(990)])
+                .map(Share::permille),
         }
     }
 
