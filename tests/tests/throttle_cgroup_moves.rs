@@ -57,10 +57,11 @@ fn moves(images: &Images, bed: Bed, vm: Cgroup, each: bool) -> Result<()> {
     let programs = Programs::built()?;
     let workload = busy(2);
     let machine = programs.wrap(Qemu::builder(&bed, images).workload(&workload));
+    // Before what is in them: they are dropped after it.
+    let mut groups = Vec::new();
     let (source, target) = machine.start_pair()?;
     source.wait_ticks(5)?;
     vm.add_process(source.qemu_pid()?)?;
-    let mut groups = Vec::new();
     if each {
         for (index, tid) in vcpus(&source)?.into_iter().enumerate() {
             let own = vm.for_threads(&format!("vcpu{index}"))?;

@@ -80,8 +80,8 @@ impl CgroupMounts {
         let file = self.proc.join(format!("{pid}/task/{tid}/cgroup"));
         let text = fs::read_to_string(&file).map_err(|error| {
             ThrottleError::NoCgroup(format!(
-                "thread {tid} of QEMU process {pid} is not seen here ({}: {error}); run pagelift in \
-                 QEMU's pid namespace",
+                "thread {tid} of QEMU process {pid} is not seen here ({}: {error}); run pagelift \
+                 in QEMU's pid namespace",
                 file.display()
             ))
         })?;
