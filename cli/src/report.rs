@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use pagelift_control::qemu::direct::Throttled;
+use pagelift_control::qemu::direct::{ThrottleBy, Throttled};
 use pagelift_engine::codec::cache::CacheStats;
 use pagelift_engine::converge::Share;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
@@ -23,6 +23,8 @@ pub struct Extra {
     pub guest_slowdown: Option<Duration>,
     /// How each vCPU was throttled, by index; empty where nobody can tell.
     pub vcpus: Vec<Throttled>,
+    /// Who throttles it when it must be; `None`: the guest itself.
+    pub throttle_by: Option<ThrottleBy>,
     /// What the cache of old contents came to, if there was one.
     pub delta_cache: Option<CacheStats>,
     /// Most memory a migration may take in this process, in bytes, next to the guest's.
@@ -84,6 +86,7 @@ pub fn completed_json(report: &Report, extra: &Extra) -> Value {
         "dirty_bytes_per_s": report.dirty.map(|rate| rate.0),
         "link_bytes_per_s": report.link.map(|rate| rate.0),
         "throttle_pct_max": report.throttle_most.as_fraction() * 100.0,
+        "throttle_by": extra.throttle_by.map(ThrottleBy::name),
         "vcpus": extra.vcpus.iter().map(vcpu_json).collect::<Vec<_>>(),
         "guest_slowdown_s": extra.guest_slowdown.map(|time| time.as_secs_f64()),
         "cpu_s": {
@@ -105,7 +108,7 @@ fn vcpu_json(vcpu: &Throttled) -> Value {
 }
 
 /// The line about vCPUs that were throttled, if one was.
-fn vcpus_text(vcpus: &[Throttled]) -> String {
+fn vcpus_text(vcpus: &[Throttled], by: Option<ThrottleBy>) -> String {
     if vcpus.iter().all(|vcpu| vcpu.most == Share::NONE) {
         return String::new();
     }
@@ -117,7 +120,12 @@ fn vcpus_text(vcpus: &[Throttled]) -> String {
         ),
     };
     let words: Vec<String> = vcpus.iter().enumerate().map(word).collect();
-    format!("throttled: {}\n", words.join(", "))
+    let by = match by {
+        None => "",
+        Some(ThrottleBy::Agent) => " by the agent",
+        Some(ThrottleBy::Cgroup) => " by cgroups",
+    };
+    format!("throttled{by}: {}\n", words.join(", "))
 }
 
 /// The object for a migration that did not complete; one that was cancelled freed its guest
@@ -212,7 +220,7 @@ pub fn completed_text(report: &Report, extra: &Extra) -> String {
         text +=
             &format!("rates: the guest wrote {dirty} of distinct pages, the link carried {link}\n");
     }
-    text += &vcpus_text(&extra.vcpus);
+    text += &vcpus_text(&extra.vcpus, extra.throttle_by);
     text += &format!(
         "CPU: source {:.2} s, target {:.2} s\n",
         extra.source_cpu.as_secs_f64(),

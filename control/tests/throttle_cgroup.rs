@@ -102,6 +102,12 @@ fn a_qemu_alone_in_its_group_is_slowed_as_a_whole() {
     );
     let mut throttle = tree.find(&[101, 102]).unwrap();
     assert_eq!(tree.read("cg/vm/cpu.max"), "max 100000");
+    assert!(throttle.slows_qemu() && !throttle.is_per_vcpu());
+    let said = format!(
+        "the quotas of {} (all vCPUs alike)",
+        tree.path("cg/vm").display()
+    );
+    assert_eq!(throttle.to_string(), said);
     throttle.apply(&all(500)).unwrap();
     assert_eq!(tree.read("cg/vm/cpu.max"), "10000 10000");
     throttle.apply(&all(990)).unwrap();
@@ -154,6 +160,12 @@ fn vcpus_in_groups_of_their_own_are_slowed_one_by_one() {
         assert_eq!(before, ["max 100000", "40000 100000", "max 100000"]);
 
         let mut throttle = tree.find(&[101, 102]).unwrap();
+        assert!(throttle.is_per_vcpu() && !throttle.slows_qemu());
+        assert!(
+            throttle
+                .to_string()
+                .ends_with("/vcpu1 (each vCPU by its own share)")
+        );
         throttle.apply(&each(&[800, 500])).unwrap();
         assert_eq!(limits(), ["2000 10000", "2000 10000", "max 100000"]);
         throttle.apply(&each(&[0, 900])).unwrap();
@@ -184,7 +196,67 @@ fn groups_that_are_not_the_guests_alone_are_refused() {
     let error = tree.find(&[101]).unwrap_err().to_string();
     assert!(error.contains("cpu.max nor cpu.cfs_quota_us"), "{error}");
     assert!(tree.find(&[]).is_err());
-    assert!(tree.find(&[999]).is_err(), "no such thread");
+    let error = tree.find(&[999]).unwrap_err().to_string();
+    assert!(
+        error.contains("thread 999 of QEMU process 100 is not seen"),
+        "{error}"
+    );
+
+    // What the kernel shows of a thread in another pid namespace.
+    let tree = Tree::new(true, &threads[..1]);
+    tree.write("cg/vm/cgroup.threads", "0\n101\n");
+    let error = tree.find(&[101]).unwrap_err().to_string();
+    assert!(error.contains("thread 0 in it"), "{error}");
+}
+
+#[test]
+fn a_group_whose_quota_cannot_be_written_is_refused() {
+    let tree = Tree::new(true, &[(PID, 101, "/vm")]);
+    let file = tree.path("cg/vm/cpu.max");
+    fs::remove_file(&file).unwrap();
+    // Nobody may open this one for writing, root neither.
+    std::os::unix::fs::symlink("/sys/kernel/uevent_seqnum", &file).unwrap();
+    let error = tree.find(&[101]).unwrap_err().to_string();
+    let group = tree.path("cg/vm");
+    let said = format!(
+        "cgroup {}: its cpu.max cannot be written: ",
+        group.display()
+    );
+    assert!(error.starts_with(&said), "{error}");
+    assert!(
+        error.contains("root") && error.ends_with("throttle by the agent"),
+        "{error}"
+    );
+
+    let tree = Tree::new(false, &[(PID, 101, "/vm")]);
+    fs::remove_file(tree.path("cg/vm/cpu.cfs_period_us")).unwrap();
+    let error = tree.find(&[101]).unwrap_err().to_string();
+    assert!(
+        error.contains("its cpu.cfs_period_us cannot be written"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_quota_in_force_is_not_written_again() {
+    let tree = Tree::new(true, &[(PID, 101, "/a"), (PID, 102, "/b")]);
+    let mut throttle = tree.find(&[101, 102]).unwrap();
+    throttle.apply(&each(&[500, 500])).unwrap();
+    tree.write("cg/a/cpu.max", "as it was");
+    throttle.apply(&each(&[500, 800])).unwrap();
+    assert_eq!(tree.read("cg/a/cpu.max"), "as it was");
+    assert_eq!(tree.read("cg/b/cpu.max"), "2000 10000");
+    throttle.release();
+    throttle.apply(&each(&[500, 500])).unwrap();
+    assert_eq!(tree.read("cg/a/cpu.max"), "5000 10000");
+}
+
+#[test]
+fn vcpus_that_share_a_thread_have_one_processor() {
+    let tree = Tree::new(true, &[(PID, PID, "/vm"), (PID, 101, "/vm")]);
+    let mut throttle = tree.find(&[101, 101]).unwrap();
+    throttle.apply(&all(500)).unwrap();
+    assert_eq!(tree.read("cg/vm/cpu.max"), "5000 10000");
 }
 
 #[test]

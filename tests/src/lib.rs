@@ -48,6 +48,7 @@
 //! anything takes on a slow machine.
 
 pub mod bed;
+pub mod cgroup;
 pub mod content;
 pub mod contract;
 pub mod ctl;
@@ -69,6 +70,7 @@ pub mod tmpfs;
 use core::time::Duration;
 
 pub use bed::Bed;
+pub use cgroup::Cgroup;
 pub use ctl::Ctl;
 pub use guest::{Content, Images, Pattern, Phases, Workload, guest_images};
 pub use hugepages::HugePages;

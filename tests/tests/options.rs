@@ -46,6 +46,7 @@ fn a_bad_value_names_the_option_and_the_way_out() -> Result<()> {
             "[possible values: predictive, classic, none]",
         ),
         ("--references=yes", "write auto, on or off"),
+        ("--throttle-by=qemu", "[possible values: agent, cgroup]"),
         ("--to=udp://1", "use tcp://HOST:PORT"),
     ] {
         let words: Vec<&str> = match option.starts_with("--to") {

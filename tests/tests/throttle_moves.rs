@@ -101,7 +101,7 @@ fn a_sender_that_is_killed_while_it_throttles_leaves_the_guest_at_full_speed() -
     // takes some 5 s, so that the guest has not moved before the kill.
     let options = ["--bandwidth", "10MiB/s", "--compress", "none"];
     let mut send = programs.send(&bed, &source, &uri, &options)?;
-    send.wait_stderr(|text| text.contains("throttled to 95 %").then_some(()))?;
+    send.wait_stderr(|text| text.contains("throttled to 9").then_some(()))?;
     let share = |time: Duration| -> Result<f64> {
         let (start, before) = (Instant::now(), ran(pid, tid)?);
         thread::sleep(time);
@@ -111,7 +111,7 @@ fn a_sender_that_is_killed_while_it_throttles_leaves_the_guest_at_full_speed() -
     let slow = share(Duration::from_millis(300))?;
     assert!(
         slow < 0.3,
-        "throttled to 95 %, it ran {slow:.2} of the time"
+        "throttled to 95 % or more, it ran {slow:.2} of the time"
     );
     send.signal(Signal::KILL)?;
     let killed = Instant::now();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use clap::Parser;
-use pagelift_control::qemu::direct::{DirectSource, SourceOptions};
+use clap::{Parser, ValueEnum};
+use pagelift_control::qemu::direct::{DirectSource, SourceOptions, ThrottleBy};
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{MigrationError, RunRight};
@@ -46,6 +46,9 @@ pub struct SendCommand {
     /// Give up, and leave the guest on the source, when a disk of it fails and QEMU stops it
     #[arg(long)]
     abort_on_error: bool,
+    /// Who throttles a guest that writes too fast
+    #[arg(long, value_enum, value_name = "WHO", default_value_t = Throttler::Agent)]
+    throttle_by: Throttler,
     /// Compare the digests of all memory before the hand-over; lengthens the blackout by the
     /// time to read all memory
     #[arg(long)]
@@ -57,6 +60,25 @@ pub struct SendCommand {
     /// What to print
     #[command(flatten)]
     output: Output,
+}
+
+/// Who throttles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Throttler {
+    /// The agent in QEMU: each vCPU, in milliseconds, and no longer than pagelift answers
+    Agent,
+    /// Quotas of the cgroups that the vCPUs are in, or that QEMU is alone in; takes root, and a
+    /// guard process that puts them back should pagelift be killed
+    Cgroup,
+}
+
+impl From<Throttler> for ThrottleBy {
+    fn from(throttler: Throttler) -> Self {
+        match throttler {
+            Throttler::Agent => Self::Agent,
+            Throttler::Cgroup => Self::Cgroup,
+        }
+    }
 }
 
 impl SendCommand {
@@ -91,6 +113,7 @@ impl SendCommand {
             qmp: self.qmp.clone(),
             abort_on_error: self.abort_on_error,
             buffer_disks: self.buffer_disks,
+            throttle_by: self.throttle_by.into(),
         }) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -98,6 +121,7 @@ impl SendCommand {
                 return Ok(self.output.not_started(error, Side::Source));
             }
         };
+        let (mut tracker, mut guest) = (prepared.tracker, prepared.guest);
         let memory = Arc::clone(&prepared.memory) as Arc<dyn ReadPages>;
         let channels = self.convergence.channels;
         let Effort {
@@ -115,12 +139,13 @@ impl SendCommand {
             "guest: {} of RAM; {channels} channels, at most {budget} of memory for the migration",
             memory.layout().pages().bytes(),
         ));
+        progress.say(&format!("throttle, if needed: {}", guest.throttled_by()));
         if let Some(rate) = self.bandwidth {
             link = link.capped(rate);
         }
-        let (mut tracker, mut guest) = (prepared.tracker, prepared.guest);
         let mut extra = Extra {
             memory_budget_bytes: budget.0,
+            throttle_by: Some(self.throttle_by.into()),
             ..Extra::default()
         };
         let cpu_before = process_cpu();

@@ -65,7 +65,8 @@ pub trait SourceGuest: Send {
 
     /// Processor time that each vCPU has used so far, in the order of their index. Asked at every
     /// harvest, and up to twenty times a second while the guest is throttled. `None`: it cannot be
-    /// told; all vCPUs are then throttled alike.
+    /// told; all vCPUs are then throttled alike. A guest whose vCPUs can only be throttled together
+    /// tells the mean of all, as that of a single one.
     fn vcpu_times(&mut self) -> Option<Vec<Duration>> {
         None
     }

@@ -32,17 +32,20 @@
 //! is under way the will has a `cont` as well, since a QEMU that completed would stay stopped;
 //! that is safe as long as the target has not been told that the guest is its own, and so the
 //! will is cleared, with the agent's answer, before it is told. Dirty tracking ends by itself:
-//! the kernel disarms it when the last reference to the userfaultfd goes.
+//! the kernel disarms it when the last reference to the userfaultfd goes. So does a throttle by
+//! the agent; quotas of cgroups are put back by a guard process of their own.
 
 mod disk_errors;
 mod rehearse;
 mod source;
 mod target;
+mod throttling;
 mod vcpus;
 mod watch;
 
 pub use source::{DirectSource, Prepared, SourceError, SourceOptions};
 pub use target::{DirectTarget, TargetError, TargetPrepared};
+pub use throttling::ThrottleBy;
 pub use vcpus::Throttled;
 
 use pagelift_engine::memory::{FileMemory, Layout, LayoutError, MemoryError, Region, RegionFile};

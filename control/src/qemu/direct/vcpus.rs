@@ -22,6 +22,8 @@ pub(super) struct Vcpus {
     /// The `schedstat` of each thread, in the order of their index; none if they cannot be told
     /// apart: several vCPUs share a thread, or QEMU's pid namespace has other numbers for them.
     times: Option<Vec<File>>,
+    /// Whether they can only be throttled together, as if they were one.
+    together: bool,
     throttled: Vec<Throttled>,
     /// The shares in force, and since when; none: all run.
     given: Vec<Share>,
@@ -29,10 +31,12 @@ pub(super) struct Vcpus {
 }
 
 impl Vcpus {
-    /// The vCPUs that run in `threads` of process `pid`.
-    pub(super) fn new(pid: u32, threads: Vec<u32>) -> Self {
+    /// The vCPUs that run in `threads` of process `pid`, and whether they can only be throttled
+    /// `together`.
+    pub(super) fn new(pid: u32, threads: &[u32], together: bool) -> Self {
         Self {
-            times: open_times(pid, &threads),
+            times: open_times(pid, threads),
+            together,
             throttled: vec![Throttled::default(); threads.len()],
             given: Vec::new(),
             since: Instant::now(),
@@ -47,6 +51,9 @@ impl Vcpus {
     /// Documentation/scheduler/sched-stats.rst). A thread that runs just now is behind by up to
     /// a tick of the kernel. `None` if they cannot be told apart, or one is gone. Costs about a
     /// microsecond each.
+    ///
+    /// Of vCPUs that can only be throttled together it is their mean, as that of a single one: one
+    /// quota for all bites when all of them together want more than it.
     pub(super) fn times(&self) -> Option<Vec<Duration>> {
         let time = |file: &File| {
             let mut text = [0; 64];
@@ -55,7 +62,17 @@ impl Vcpus {
             let ns = text.split(' ').next()?.parse().ok()?;
             Some(Duration::from_nanos(ns))
         };
-        self.times.as_ref()?.iter().map(time).collect()
+        let times: Vec<Duration> = self
+            .times
+            .as_ref()?
+            .iter()
+            .map(time)
+            .collect::<Option<_>>()?;
+        if !self.together {
+            return Some(times);
+        }
+        let count = u32::try_from(times.len()).ok().filter(|count| *count > 0)?;
+        Some(vec![times.iter().sum::<Duration>() / count])
     }
 
     /// From `now` on each vCPU has its share of `shares`; none: all run.
@@ -96,7 +113,7 @@ mod tests {
 
     #[test]
     fn shares_add_up_over_time() {
-        let mut vcpus = Vcpus::new(std::process::id(), vec![1, 2]);
+        let mut vcpus = Vcpus::new(std::process::id(), &[1, 2], false);
         let begin = Instant::now();
         let after = |ms| begin + Duration::from_millis(ms);
         vcpus.are_given(&[Share::permille(500), Share::NONE], begin);
@@ -112,11 +129,48 @@ mod tests {
     #[test]
     fn times_are_those_of_threads_that_can_be_told_apart() {
         let pid = std::process::id();
-        let times = Vcpus::new(pid, vec![pid]).times().expect("the main thread");
+        let times = Vcpus::new(pid, &[pid], false)
+            .times()
+            .expect("the main thread");
         assert_eq!(times.len(), 1);
         assert!(times[0] > Duration::ZERO);
-        assert_eq!(Vcpus::new(pid, vec![pid, pid]).times(), None);
+        assert_eq!(Vcpus::new(pid, &[pid, pid], false).times(), None);
         // Init belongs to another process.
-        assert_eq!(Vcpus::new(pid, vec![1]).times().is_some(), pid == 1);
+        assert_eq!(Vcpus::new(pid, &[1], false).times().is_some(), pid == 1);
+    }
+    #[test]
+    fn vcpus_that_are_throttled_together_count_as_their_mean() {
+        let pid = std::process::id();
+        let apart = Vcpus::new(pid, &[pid], false)
+            .times()
+            .expect("the main thread");
+        let vcpus = Vcpus::new(pid, &[pid], true);
+        let together = vcpus.times().expect("the main thread");
+        assert_eq!(together.len(), 1);
+        assert!(together[0] >= apart[0]);
+        assert_eq!(vcpus.count(), 1);
+        // A second thread that does nothing halves the mean.
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let idle = std::thread::spawn(move || {
+            sender.send(rustix::thread::gettid()).unwrap();
+            let _ = wait.recv();
+        });
+        let tid = receiver
+            .recv()
+            .unwrap()
+            .as_raw_nonzero()
+            .get()
+            .unsigned_abs();
+        let both = Vcpus::new(pid, &[pid, tid], true);
+        let each = Vcpus::new(pid, &[pid, tid], false);
+        let (low, mean, high) = (each.times(), both.times(), each.times());
+        let half = |times: Option<Vec<Duration>>| times.unwrap().iter().sum::<Duration>() / 2;
+        let mean = mean.unwrap();
+        assert_eq!(mean.len(), 1);
+        assert!(half(low) <= mean[0] && mean[0] <= half(high));
+        assert_eq!(both.count(), 2);
+        drop(done);
+        idle.join().unwrap();
     }
 }

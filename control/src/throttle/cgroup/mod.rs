@@ -5,6 +5,7 @@
 //! share; a QEMU that is alone in its cgroup is slowed as a whole, its monitor and migration
 //! threads with its vCPUs, and all its vCPUs alike. A cgroup that holds anything else is refused.
 //! The kernel allows no quota below 1 ms, so that large shares make for periods of up to 100 ms.
+//! A quota that is in force already is not written again: each write would refill it.
 //!
 //! A limit that was there before is scaled, and put back at the end. There is no lease: if
 //! pagelift is killed, a guard process puts the limits back at once; if pagelift hangs, or if
@@ -15,20 +16,23 @@ mod guard;
 mod mounts;
 mod quota;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::iter;
 use std::path::PathBuf;
 
 pub use mounts::CgroupMounts;
 
 use super::{Permille, Throttle, ThrottleError, ThrottlePlan};
 use guard::Guard;
-use quota::Quota;
+use quota::{Quota, Writes};
 
 /// Slows vCPUs by the quotas of the cgroups they are in.
 #[derive(Debug)]
 pub struct CgroupThrottle {
     groups: Vec<Group>,
     vcpus: usize,
+    slows_qemu: bool,
     /// There while quotas may differ from what they were.
     guard: Option<Guard>,
 }
@@ -38,14 +42,20 @@ pub struct CgroupThrottle {
 struct Group {
     quota: Quota,
     vcpus: Vec<usize>,
+    /// Threads that the vCPUs run in: each can use one processor.
+    threads: usize,
+    /// What was written last; none before a guard is there.
+    in_force: Option<Writes>,
 }
 
 impl CgroupThrottle {
     /// Finds the cgroups in which the threads `vcpu_threads` of the process `pid` are. Nothing is
-    /// changed yet. All ids are those of this pid namespace.
+    /// changed yet, but all that can be known to prevent it is looked at. All ids are those of
+    /// this pid namespace.
     ///
     /// # Errors
-    /// When a vCPU is in a cgroup whose quota cannot be set, or would hit others.
+    /// When a vCPU is in a cgroup whose quota cannot be set, or would hit others, and when no
+    /// guard can be started.
     pub fn find(
         mounts: &CgroupMounts,
         pid: u32,
@@ -72,16 +82,37 @@ impl CgroupThrottle {
                     ),
                 });
             }
+            let threads: BTreeSet<u32> = vcpus.iter().map(|&index| vcpu_threads[index]).collect();
             groups.push(Group {
                 quota: Quota::open(path)?,
                 vcpus: vcpus.clone(),
+                threads: threads.len(),
+                in_force: None,
             });
         }
+        // One that has nothing to put back, for a try.
+        let guard = Guard::start(iter::empty()).map_err(ThrottleError::Guard)?;
+        guard.finish();
+        // Its main loop, and with that the threads that it starts for a migration.
+        let main = mounts.group_of(pid, pid).ok();
+        let slows_qemu =
+            main.is_some_and(|main| vcpus_of.keys().any(|group| main.starts_with(group)));
         Ok(Self {
             groups,
             vcpus: vcpu_threads.len(),
+            slows_qemu,
             guard: None,
         })
+    }
+
+    /// Whether each vCPU can have a share of its own. If not, all plans must be for all alike.
+    pub fn is_per_vcpu(&self) -> bool {
+        self.groups.iter().all(|group| group.vcpus.len() == 1)
+    }
+
+    /// Whether the quotas hit QEMU's main loop as well, and so all that a monitor asks of it.
+    pub fn slows_qemu(&self) -> bool {
+        self.slows_qemu
     }
 
     fn write(&mut self, plan: &ThrottlePlan) -> Result<(), ThrottleError> {
@@ -94,19 +125,21 @@ impl CgroupThrottle {
         if self.guard.is_none() {
             for group in &mut self.groups {
                 group.quota.remember()?;
+                group.in_force = Some(group.quota.restoring());
             }
             let writes = self.groups.iter().flat_map(|group| group.quota.restoring());
             self.guard = Some(Guard::start(writes).map_err(ThrottleError::Guard)?);
         }
-        for (group, share) in self.groups.iter().zip(wanted) {
+        for (group, share) in self.groups.iter_mut().zip(wanted) {
             let writes = if share == Permille::ZERO {
                 group.quota.restoring()
             } else {
-                group
-                    .quota
-                    .limiting(share, group.vcpus.len(), plan.period())
+                group.quota.limiting(share, group.threads, plan.period())
             };
-            quota::write(&writes)?;
+            if group.in_force.as_ref() != Some(&writes) {
+                quota::write(&writes)?;
+                group.in_force = Some(writes);
+            }
         }
         Ok(())
     }
@@ -124,11 +157,28 @@ impl Throttle for CgroupThrottle {
         let Some(guard) = self.guard.take() else {
             return;
         };
-        for group in &self.groups {
+        for group in &mut self.groups {
             // The guard tries again; a cgroup that is gone limits nobody.
             let _ = quota::write(&group.quota.restoring());
+            group.in_force = None;
         }
         guard.finish();
+    }
+}
+
+/// In words for people: which cgroups, and whether vCPUs can have different shares.
+impl fmt::Display for CgroupThrottle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the quotas of ")?;
+        for (index, group) in self.groups.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            write!(f, "{comma}{}", group.quota.path().display())?;
+        }
+        f.write_str(match (self.vcpus, self.is_per_vcpu()) {
+            (1, _) => "",
+            (_, true) => " (each vCPU by its own share)",
+            (_, false) => " (all vCPUs alike)",
+        })
     }
 }
 

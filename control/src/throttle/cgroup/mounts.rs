@@ -78,7 +78,13 @@ impl CgroupMounts {
     /// files of a quota.
     pub(super) fn group_of(&self, pid: u32, tid: u32) -> Result<PathBuf, ThrottleError> {
         let file = self.proc.join(format!("{pid}/task/{tid}/cgroup"));
-        let text = read(&file)?;
+        let text = fs::read_to_string(&file).map_err(|error| {
+            ThrottleError::NoCgroup(format!(
+                "thread {tid} of QEMU process {pid} is not seen here ({}: {error}); run pagelift \
+                 in QEMU's pid namespace",
+                file.display()
+            ))
+        })?;
         let mut seen = Vec::new();
         for line in text.lines() {
             // cgroups(7): "hierarchy-ID:controller-list:cgroup-path"; version 2 has "0::path".
@@ -114,7 +120,7 @@ impl CgroupMounts {
         }
         Err(ThrottleError::NoCgroup(format!(
             "thread {tid}: {}; start QEMU in a cgroup of its own with the controller cpu \
-             (systemd-run --scope -p CPUAccounting=yes ...)",
+             (systemd-run --scope -p CPUWeight=100 ...)",
             seen.join(", ")
         )))
     }
@@ -131,9 +137,11 @@ impl CgroupMounts {
             })?;
         let text = read(&list)?;
         let own_threads = self.proc.join(format!("{pid}/task"));
-        // A thread that has just ended is nobody else's.
+        // A thread that has just ended is nobody else's; 0 is one of another pid namespace
+        // (cgroup-v2.rst, "cgroup.procs").
         let is_foreign = |tid: &&str| {
-            !own_threads.join(tid).exists() && self.proc.join(tid).join("cgroup").exists()
+            let exists = *tid == "0" || self.proc.join(tid).join("cgroup").exists();
+            exists && !own_threads.join(tid).exists()
         };
         if let Some(tid) = text.split_whitespace().find(is_foreign) {
             return Err(ThrottleError::Cgroup {

@@ -5,7 +5,7 @@
 //! All in microseconds; the kernel takes periods of 1 ms to 1 s and quotas from 1 ms on.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ const V1_QUOTA: &str = "cpu.cfs_quota_us";
 const V1_PERIOD: &str = "cpu.cfs_period_us";
 
 const QUOTA_US_MIN: u64 = 1_000;
+const PERIOD_US_MIN: u64 = 1_000;
 const PERIOD_US_MAX: u64 = 1_000_000;
 
 /// Texts to be written to files, one after the other.
@@ -56,9 +57,35 @@ pub(super) fn write(writes: &Writes) -> Result<(), ThrottleError> {
     Ok(())
 }
 
+/// Opens a file of the cgroup as a write does, and writes nothing.
+fn check_writable(group: &Path, name: &str) -> Result<(), ThrottleError> {
+    let opened = OpenOptions::new().write(true).open(group.join(name));
+    opened.map(drop).map_err(|error| {
+        let way_out = match error.kind() {
+            ErrorKind::ReadOnlyFilesystem => "mount the cgroup file system writable",
+            _ => "run pagelift as root, or as the user whom the cgroup is delegated to",
+        };
+        ThrottleError::Cgroup {
+            path: group.to_owned(),
+            reason: format!(
+                "its {name} cannot be written: {error}; {way_out}, or throttle by the agent"
+            ),
+        }
+    })
+}
+
 impl Quota {
+    /// The quota of a cgroup, which nothing is known to prevent from being set.
     pub(super) fn open(group: &Path) -> Result<Self, ThrottleError> {
         let is_v2 = group.join(V2_FILE).exists();
+        let files: &[&str] = if is_v2 {
+            &[V2_FILE]
+        } else {
+            &[V1_QUOTA, V1_PERIOD]
+        };
+        for name in files {
+            check_writable(group, name)?;
+        }
         Ok(Self {
             before: Limit::read(group, is_v2)?,
             group: group.to_owned(),
@@ -152,7 +179,7 @@ impl Limit {
         let period_us = period
             .as_micros()
             .max(shortest_us)
-            .min(u128::from(PERIOD_US_MAX));
+            .clamp(PERIOD_US_MIN.into(), PERIOD_US_MAX.into());
         let quota_us = (period_us * above / below).max(QUOTA_US_MIN.into());
         let as_u64 = |value: u128| u64::try_from(value).unwrap_or(u64::MAX);
         Self {
@@ -180,6 +207,8 @@ mod tests {
             (limit(Some(50_000), 100_000), 500, 1, 20, (5_000, 20_000)),
             // More than its vCPUs can use is no limit.
             (limit(Some(400_000), 100_000), 500, 2, 10, (10_000, 10_000)),
+            // Several vCPUs have a quota that is long enough before the period is.
+            (limit(None, 100_000), 300, 2, 0, (1_400, 1_000)),
             // A limit that is tiny already: the longest period.
             (limit(Some(1_000), 1_000_000), 990, 1, 1, (1_000, 1_000_000)),
         ];

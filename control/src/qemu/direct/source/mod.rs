@@ -2,7 +2,7 @@
 //!
 //! Invariants: QEMU's step is a value that each call takes and replaces, so that a guest which was
 //! handed over cannot be cancelled, nor one be handed over that was never stopped; a throttle is
-//! renewed well before its lease ends, and let go of once the guest stands still.
+//! let go of once the guest stands still.
 
 mod prepare;
 mod relay;
@@ -11,7 +11,7 @@ pub use prepare::{Prepared, SourceError, SourceOptions};
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use pagelift_engine::converge::{GuestCosts, Share};
 use pagelift_engine::migration::RunRight;
@@ -20,18 +20,14 @@ use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest};
 use self::relay::Relay;
 use super::disk_errors::DiskErrors;
 use super::rehearse;
-use super::vcpus::{Throttled, Vcpus};
+use super::throttling::Throttling;
+use super::vcpus::Throttled;
 use super::watch::ProcessWatch;
 use crate::agent_client::AgentClient;
 use crate::qemu::inspect::run_state;
 use crate::qemu::migration::{self, STEP_LIMIT};
 use crate::qemu::source::{CommitError, HandedOver, HandingOver, PausedSource, PreparedSource};
 use crate::qmp::{Qmp, Timestamp};
-use crate::throttle::{AgentThrottle, Permille, Shares, Throttle, ThrottlePlan};
-
-/// How long a throttle holds that is not renewed: that of a pagelift that hangs. One that is
-/// killed releases the guest at once.
-const THROTTLE_LEASE: Duration = Duration::from_millis(600);
 
 /// The guest on the source.
 #[derive(Debug)]
@@ -39,10 +35,9 @@ pub struct DirectSource {
     qmp: Qmp,
     qmp_path: PathBuf,
     agent: Arc<Mutex<AgentClient>>,
-    throttle: AgentThrottle,
-    /// The plan in force, and when it was given; it must be given again before its lease ends.
-    throttled: Option<(ThrottlePlan, Instant)>,
-    vcpus: Vcpus,
+    throttling: Throttling,
+    /// What a hand-over was last seen to cost.
+    costs: Option<GuestCosts>,
     watch: ProcessWatch,
     /// What a guest is watched for that is to stay when it happens.
     disk_errors: Option<DiskErrors>,
@@ -74,7 +69,12 @@ impl DirectSource {
 
     /// How each vCPU was throttled, in the order of their index.
     pub fn throttled(&self) -> Vec<Throttled> {
-        self.vcpus.throttled(Instant::now())
+        self.throttling.throttled()
+    }
+
+    /// What throttles it when it must be, in words: "the agent in QEMU", or cgroups by their names.
+    pub fn throttled_by(&self) -> String {
+        self.throttling.describe()
     }
 
     /// The commit: after it the guest cannot run here, and no will can make it.
@@ -96,33 +96,6 @@ impl DirectSource {
         lock(&self.agent)
             .clear_will()
             .map_err(|error| failed("voiding the last will", error))
-    }
-
-    fn apply_throttle(&mut self, plan: ThrottlePlan) -> Result<(), GuestError> {
-        self.throttle
-            .apply(&plan)
-            .map_err(|error| GuestError(error.to_string()))?;
-        self.throttled = Some((plan, Instant::now()));
-        Ok(())
-    }
-
-    fn release_throttle(&mut self) {
-        self.throttled = None;
-        self.throttle.release();
-        self.vcpus.are_given(&[], Instant::now());
-    }
-
-    /// Keeps the throttle in force, well before its lease ends.
-    fn renew_throttle(&mut self) -> Result<(), GuestError> {
-        match self.throttled.take() {
-            Some((plan, given)) if given.elapsed() >= THROTTLE_LEASE / 4 => {
-                self.apply_throttle(plan)
-            }
-            plan => {
-                self.throttled = plan;
-                Ok(())
-            }
-        }
     }
 
     /// Makes a guest go on of which it is not known whether QEMU had given it up; the target was
@@ -147,7 +120,7 @@ impl SourceGuest for DirectSource {
 
     fn check(&mut self) -> Result<(), GuestError> {
         if self.watch.is_alive() {
-            return self.renew_throttle();
+            return self.throttling.renew();
         }
         Err(GuestError(format!(
             "its QEMU, process {}, has ended",
@@ -161,30 +134,24 @@ impl SourceGuest for DirectSource {
     }
 
     fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
-        self.throttle_vcpus(&vec![share; self.vcpus.count()])
+        self.throttling.give_all(share)
     }
 
     fn vcpu_times(&mut self) -> Option<Vec<Duration>> {
-        self.vcpus.times()
+        self.throttling.times()
     }
 
     fn throttle_vcpus(&mut self, shares: &[Share]) -> Result<(), GuestError> {
-        if shares.iter().all(|share| *share == Share::NONE) {
-            self.release_throttle();
-            return Ok(());
-        }
-        let permille = |share: &Share| {
-            Permille::new(share.as_permille())
-                .ok_or_else(|| GuestError(format!("it cannot be throttled to {share}")))
-        };
-        let permilles = shares.iter().map(permille).collect::<Result<_, _>>()?;
-        self.apply_throttle(ThrottlePlan::suited(Shares::PerVcpu(permilles)))?;
-        self.vcpus.are_given(shares, Instant::now());
-        Ok(())
+        self.throttling.give(shares)
     }
 
     fn costs(&mut self) -> GuestCosts {
-        rehearse::costs(&self.qmp)
+        if let Some(costs) = self.throttling.costs(self.costs) {
+            return costs;
+        }
+        let costs = rehearse::costs(&self.qmp);
+        self.costs = Some(costs);
+        costs
     }
 
     fn stop(&mut self) -> Result<Duration, GuestError> {
@@ -195,6 +162,7 @@ impl SourceGuest for DirectSource {
             .parts
             .take()
             .ok_or_else(|| GuestError("it is not attached".into()))?;
+        self.throttling.before_stop();
         let (switching, stream) = prepared
             .begin_switchover()
             .map_err(|error| failed("QEMU's migrate", error))?;
@@ -207,7 +175,7 @@ impl SourceGuest for DirectSource {
             .wait_paused(STEP_LIMIT)
             .map_err(|error| failed("stopping it", error))?;
         // Not earlier: a guest at full speed would write more until it stands still.
-        self.release_throttle();
+        self.throttling.release();
         let ago = paused.stopped_at().map_or(Duration::ZERO, |at| {
             SystemTime::now()
                 .duration_since(at.system_time())

@@ -12,17 +12,17 @@ use pagelift_engine::units::{PAGE_BYTES, PageRange};
 use pagelift_engine::wire::Fact;
 use rustix::process::Pid;
 
-use super::{DirectSource, Step, THROTTLE_LEASE};
+use super::{DirectSource, Step};
 use crate::agent_client::{AgentClient, AgentError};
 use crate::qemu::direct::disk_errors::DiskErrors;
-use crate::qemu::direct::vcpus::Vcpus;
+use crate::qemu::direct::throttling::{self, ThrottleBy, Throttling};
 use crate::qemu::direct::watch::ProcessWatch;
 use crate::qemu::direct::{OpenMemoryError, facts, list, open_memory};
 use crate::qemu::inspect::RamBlock;
 use crate::qemu::source::SourceQemu;
 use crate::qemu::{MigrationError, Refusal, preflight, vcpu_threads};
 use crate::qmp::{Address, QmpError};
-use crate::throttle::AgentThrottle;
+use crate::throttle::ThrottleError;
 
 /// Which guest is to leave.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub struct SourceOptions {
     /// Whether to make disks that bypass the host's page cache go through it meanwhile; a guest
     /// with such disks is refused otherwise.
     pub buffer_disks: bool,
+    /// Who throttles it when it must be.
+    pub throttle_by: ThrottleBy,
 }
 
 /// Why a guest cannot leave. It runs on.
@@ -54,6 +56,9 @@ pub enum SourceError {
     /// Its RAM cannot be opened.
     #[error(transparent)]
     Memory(#[from] OpenMemoryError),
+    /// It cannot be throttled in the way asked for.
+    #[error(transparent)]
+    Throttle(#[from] ThrottleError),
     /// It went away.
     #[error("QEMU: {0}")]
     Gone(std::io::Error),
@@ -108,6 +113,8 @@ impl DirectSource {
         if !refusals.is_empty() {
             return Err(SourceError::Refused(refusals));
         }
+        let vcpus = vcpu_threads(source.qmp())?;
+        let quotas = throttling::find(options.throttle_by, guest.pid, &vcpus)?;
         let watch = ProcessWatch::new(guest.pid).map_err(SourceError::Gone)?;
         let blocks = guest.open_ram().map_err(MigrationError::from)?;
         let memory = Arc::new(open_memory(&blocks)?);
@@ -116,7 +123,6 @@ impl DirectSource {
         agent.hello()?;
         let tracker = tracker(&mut agent, &blocks)?;
         let qmp = source.qmp().clone();
-        let vcpus = vcpu_threads(&qmp)?;
         let planned = source.plan(options.buffer_disks)?;
         // Before anything is changed, so that a sender that is killed at any moment leaves QEMU's
         // settings and disks as they were.
@@ -129,9 +135,8 @@ impl DirectSource {
         let guest = Self {
             qmp,
             qmp_path,
-            vcpus: Vcpus::new(watch.pid(), vcpus.clone()),
-            throttle: AgentThrottle::new(Arc::clone(&agent), vcpus, THROTTLE_LEASE),
-            throttled: None,
+            throttling: Throttling::new(quotas, &agent, watch.pid(), vcpus),
+            costs: None,
             agent,
             watch,
             disk_errors,
