@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pagelift_engine::converge::{Decision, Observation, Policy};
+use pagelift_engine::converge::{Decision, Observation, Policy, Predictive, PredictiveConfig};
 use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::migration::{
     Batch, DATA_SILENCE, DOUBT, GuestLocation, MigrationError, PEER_SILENCE, RunRight, SentFrame,
@@ -379,4 +379,40 @@ fn a_guest_that_writes_nothing_costs_no_rounds() {
         pair.pass(Duration::from_millis(10));
     }
     assert_eq!(pair.source.status(pair.now).round, 1);
+}
+
+#[test]
+fn pings_that_waited_behind_pages_do_not_keep_a_guest_that_may_be_stopped() {
+    let mut pair = Pair::new(1);
+    let policy = Box::new(Predictive::new(PredictiveConfig::default()));
+    pair.source = Source::new(source_config(layout(&[PAGES]), policy), pair.now);
+    pair.begin();
+    // Three messages there and back would take longer than a blackout may.
+    for _ in 0..10 {
+        pair.tell_target();
+        pair.pass(Duration::from_millis(30));
+        pair.tell_source();
+    }
+    pair.carry_round();
+    let (nothing, rests) = (pages(PageRange::new(0, 0)), pair.now);
+    loop {
+        match pair.source.poll(pair.now) {
+            SourceStep::Harvest => pair.source.harvested(pair.now, &nothing).unwrap(),
+            SourceStep::Wait(_) => {
+                pair.tell_target();
+                pair.pass(Duration::from_millis(1));
+                pair.tell_source();
+            }
+            step => {
+                assert!(matches!(step, SourceStep::StopGuest), "{step:?}");
+                break;
+            }
+        }
+        let rested = pair.now.since(rests);
+        assert!(
+            rested < Duration::from_millis(200),
+            "it rests for {rested:?}"
+        );
+    }
+    assert!(pair.now.since(rests) > Duration::ZERO, "it had to rest");
 }

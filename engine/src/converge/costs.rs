@@ -9,7 +9,8 @@
 //!
 //! Pings that share the link with pages, or come while the sides set themselves up, measure more
 //! than the path, which is free when the messages of the hand-over go: of the first few, the
-//! quickest are believed.
+//! quickest are believed. If all of those were slow, the pings of a source that rests take their
+//! place (docs/decisions/032).
 
 use std::time::Duration;
 
@@ -133,9 +134,14 @@ impl Rehearsal {
         self.guest = costs;
     }
 
-    /// Whether another ping would tell more.
+    /// Whether another ping would tell more while pages are under way.
     pub fn wants_ping(&self) -> bool {
-        self.trips.len() < PINGS && self.asked.is_none()
+        self.trips.len() < PINGS && !self.awaits_pong()
+    }
+
+    /// Whether a ping is under way.
+    pub fn awaits_pong(&self) -> bool {
+        self.asked.is_some()
     }
 
     /// A ping goes out.
@@ -143,12 +149,16 @@ impl Rehearsal {
         self.asked = Some(now);
     }
 
-    /// The answer to a ping came in.
+    /// The answer to a ping came in: one of the first few, or quicker than the slowest of those.
     pub fn ponged(&mut self, now: Instant) {
-        if let Some(asked) = self.asked.take()
-            && self.trips.len() < PINGS
-        {
-            self.trips.push(now.since(asked));
+        let Some(asked) = self.asked.take() else {
+            return;
+        };
+        let trip = now.since(asked);
+        if self.trips.len() < PINGS {
+            self.trips.push(trip);
+        } else if let Some(slowest) = self.trips.iter_mut().max() {
+            *slowest = trip.min(*slowest);
         }
     }
 
@@ -226,6 +236,25 @@ mod tests {
         }
         assert_eq!(rehearsal.round_trip().likely(), Duration::from_millis(4));
         assert_eq!(rehearsal.trips.len(), PINGS);
+    }
+
+    #[test]
+    fn quicker_pings_take_the_place_of_slow_ones() {
+        let mut rehearsal = Rehearsal::default();
+        let mut ping = |n: u64, ms: u64| {
+            rehearsal.pinged(at_ms(n * 100));
+            assert!(rehearsal.awaits_pong());
+            rehearsal.ponged(at_ms(n * 100 + ms));
+            rehearsal.round_trip()
+        };
+        for n in 0..5 {
+            ping(n, 30);
+        }
+        assert!(ping(5, 40).high() > Duration::from_millis(30), "no news");
+        for n in 6..11 {
+            ping(n, 1);
+        }
+        assert!(ping(11, 30).high() < Duration::from_millis(2));
     }
 
     #[test]

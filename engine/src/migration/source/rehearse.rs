@@ -123,9 +123,21 @@ impl Source {
     /// Asks the target for an answer, as long as another one would tell more.
     pub(super) fn ping(&mut self, now: Instant) {
         if self.estimates.rehearsal.wants_ping() {
-            self.estimates.rehearsal.pinged(now);
-            self.say(now, Message::Ping);
+            self.ask(now);
         }
+    }
+
+    /// Asks the target for an answer over a path that is free. All that keeps the guest from
+    /// being stopped may be that the pings before had to wait behind pages.
+    pub(super) fn ping_at_rest(&mut self, now: Instant) {
+        if !self.estimates.rehearsal.awaits_pong() {
+            self.ask(now);
+        }
+    }
+
+    fn ask(&mut self, now: Instant) {
+        self.estimates.rehearsal.pinged(now);
+        self.say(now, Message::Ping);
     }
 
     /// What is known of pages, the last round's included although it is not all acknowledged.

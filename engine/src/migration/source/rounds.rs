@@ -64,6 +64,7 @@ impl Source {
             } else {
                 self.phase = Phase::Resting;
                 self.policy_due = now.after(REST);
+                self.ping_at_rest(now);
             }
         }
         Ok(())
