@@ -51,6 +51,7 @@ mod source_session;
 mod target_channel;
 mod target_driver;
 mod target_session;
+mod untold;
 mod vcpus;
 
 pub use cancel::CancelToken;

@@ -2,16 +2,16 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Step;
 use super::deltas::Deltas;
-use super::encode::{Packer, PageEncoder, Referrer, Sending};
+use super::encode::{Packer, PageEncoder, Referrer};
 use super::last_word::LastWord;
 use super::link::Gauge;
 use super::link_watch::LinkWatch;
 use super::rest::Rest;
 use super::shared::Shared;
+use super::untold::Untold;
 use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
 use crate::codec::reference::ReferenceSetting;
@@ -35,9 +35,6 @@ pub struct Packing {
     pub references: ReferenceSetting,
 }
 
-/// Waiting of less than this part of the work is not worth to be told from a lack of processors.
-const LITTLE: u32 = 32;
-
 /// The sending half of a data channel.
 pub struct SourceChannel {
     shared: Arc<Shared<Source>>,
@@ -50,8 +47,8 @@ pub struct SourceChannel {
     /// Body of a message, allocated once.
     body: Vec<u8>,
     rest: Rest,
-    /// Time without a processor, up to the last look at it.
-    delay: Duration,
+    /// What frames took that the chooser has not been told of.
+    untold: Untold,
     /// Since when there is nothing to send.
     idle_since: Option<Instant>,
     last_word: LastWord,
@@ -101,7 +98,7 @@ impl SourceChannel {
             batch: Batch::default(),
             body: Vec::new(),
             rest: Rest::new(limit, workers),
-            delay: Duration::ZERO,
+            untold: Untold::default(),
             idle_since: None,
             last_word: LastWord::default(),
         })
@@ -194,25 +191,20 @@ impl SourceChannel {
             waiting: took - send_cpu,
         };
         let encode_cpu = encoded_cpu.saturating_sub(begun);
-        // Nothing that it does before writing can wait.
-        let held_up = encoded_at.since(begun_at).saturating_sub(encode_cpu);
-        let mut waited = took - send_cpu;
-        let mut delayed = held_up;
-        if chooses && waited * LITTLE > encode_cpu + send_cpu {
-            // Without a processor it waited for none of the two that packing could help.
-            let before = std::mem::replace(&mut self.delay, clock.thread_delay());
-            let writing = self.delay.saturating_sub(before).saturating_sub(held_up);
-            waited = waited.saturating_sub(writing);
-            delayed = held_up + (took - send_cpu - waited);
+        self.encoder.sent(encode_cpu + took);
+        if chooses {
+            let before = encoded_at.since(begun_at);
+            let cpu = (encode_cpu, send_cpu);
+            if frame.raw + frame.lz4 + frame.zstd > 0 {
+                self.untold.add(begun_at, before, took, cpu);
+            } else {
+                self.untold.pass(before, took, cpu);
+            }
+            let packer = self.encoder.packer();
+            if self.untold.is_due(done) || packer.must_tell() {
+                packer.sent(&self.untold.tell(clock, held, done));
+            }
         }
-        self.encoder.sent(&Sending {
-            encode_cpu,
-            delayed,
-            send_cpu,
-            waited,
-            held,
-            done,
-        });
         if self.rest.is_limited() {
             self.rest.worked(done, cpu.saturating_sub(begun));
         }

@@ -93,7 +93,6 @@ impl PageEncoder {
         clock: &dyn Clock,
     ) -> Result<Encoded<'_>, MemoryError> {
         self.builder.begin(batch.round);
-        self.packer.begin();
         self.keeps_first = self.packer.page_is_dear();
         if let Some(deltas) = &self.deltas {
             deltas.enter_round(batch.round);
@@ -141,11 +140,10 @@ impl PageEncoder {
         })
     }
 
-    /// The frame that was encoded last is sent.
-    pub(super) fn sent(&mut self, sending: &Sending) {
-        self.packer.sent(sending);
+    /// The frame that was encoded last is sent, which took so long with its reading and encoding.
+    pub(super) fn sent(&mut self, time: Duration) {
         if let Some(referrer) = &mut self.referrer {
-            referrer.sent(sending.encode_cpu + sending.send_cpu + sending.waited);
+            referrer.sent(time);
         }
     }
 

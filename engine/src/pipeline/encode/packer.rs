@@ -20,6 +20,9 @@ const DEAR: u32 = 16;
 /// Most blocks of a frame: the last one need not be full.
 const MAX_BLOCKS: usize = MAX_FRAME_PAGES / MAX_BLOCK_PAGES + 1;
 
+/// Most blocks whose sending the chooser is told of together.
+const MOST_UNTOLD: usize = 8 * MAX_BLOCKS;
+
 /// Chooses and packs for one channel.
 #[derive(Debug)]
 pub(in super::super) struct Packer {
@@ -28,11 +31,11 @@ pub(in super::super) struct Packer {
     encoder: Option<BlockEncoder>,
     /// One packed block.
     packed: Box<[u8]>,
-    /// The blocks of the frame under way.
+    /// The blocks that the chooser has not been told of.
     blocks: Vec<Packed>,
 }
 
-/// A block of the frame under way.
+/// A block that the chooser has not been told of.
 #[derive(Clone, Copy, Debug)]
 struct Packed {
     choice: Choice,
@@ -49,7 +52,7 @@ impl Packed {
     }
 }
 
-/// How a frame was sent. Times are those of the channel's thread.
+/// How some frames were sent, one after the other. Times are those of the channel's thread.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Sending {
     /// Processor time before the sending: reading and encoding.
@@ -60,7 +63,7 @@ pub(in super::super) struct Sending {
     pub(in super::super) waited: Duration,
     /// Time without a processor, from the reading on.
     pub(in super::super) delayed: Duration,
-    /// What the connection held when it began.
+    /// What the connection held when the last one was written.
     pub(in super::super) held: Option<Held>,
     /// When it was done.
     pub(in super::super) done: Instant,
@@ -90,7 +93,7 @@ impl Packer {
             encoder: packs.then(|| BlockEncoder::new(chooser.codecs())),
             chooser,
             packed: vec![0; room].into(),
-            blocks: Vec::with_capacity(MAX_BLOCKS),
+            blocks: Vec::with_capacity(MOST_UNTOLD),
         }
     }
 
@@ -110,17 +113,29 @@ impl Packer {
         !self.chooses() || self.chooser.wire_time(PAGE_BYTES) >= KEEPING * DEAR
     }
 
-    /// Begins a frame.
-    pub(super) fn begin(&mut self) {
-        self.blocks.clear();
+    /// Whether another frame needs that the chooser is told of those before it.
+    pub(in super::super) fn must_tell(&self) -> bool {
+        self.blocks.len() + MAX_BLOCKS > MOST_UNTOLD
     }
 
     /// Packs a block of whole pages; `None` if they are to go raw.
     pub(super) fn pack(&mut self, pages: &[u8], clock: &dyn Clock) -> Option<(BlockFormat, &[u8])> {
+        let chooses = self.chooses();
         let encoder = self.encoder.as_mut()?;
         let choice = self.chooser.choose(pages);
         let codec = choice.codec();
         let input_bytes = pages.len() as u64;
+        if codec == Codec::Raw && choice.trial().is_none() {
+            // Nothing to measure: two looks at the processor's clock are 0.5 us.
+            self.blocks.push(Packed {
+                choice,
+                input_bytes,
+                wire_bytes: input_bytes,
+                encode: Duration::ZERO,
+                tried: None,
+            });
+            return None;
+        }
         let mut pack = |codec| {
             let begun = clock.thread_cpu();
             let packed = encoder.encode(codec, pages, &mut self.packed);
@@ -137,18 +152,21 @@ impl Packer {
             }
         });
         let (packed, encode) = pack(codec);
-        self.blocks.push(Packed {
-            choice,
-            input_bytes,
-            wire_bytes: bytes(packed),
-            encode,
-            tried,
-        });
+        if chooses {
+            self.blocks.push(Packed {
+                choice,
+                input_bytes,
+                wire_bytes: bytes(packed),
+                encode,
+                tried,
+            });
+        }
         Some((codec.format()?, &self.packed[..packed?]))
     }
 
-    /// The frame is sent: its blocks share what that took, by their size.
-    pub(super) fn sent(&mut self, sending: &Sending) {
+    /// Frames are sent: their blocks share what that took, by their size. Frames without any, of
+    /// zeros alone, say nothing of the link or of codecs.
+    pub(in super::super) fn sent(&mut self, sending: &Sending) {
         let inputs: u64 = self.blocks.iter().map(|block| block.input_bytes).sum();
         let encode: Duration = self.blocks.iter().map(Packed::packing).sum();
         let read = sending.encode_cpu.saturating_sub(encode);

@@ -129,7 +129,7 @@ fn carry(
     let sent: u64 = body.runs().map(|run| run.range.count.0).sum();
     assert_eq!(frame.pages(), sent + frame.unchanged);
     placer.place(&body, &clock, &mut Vec::new()).unwrap();
-    encoder.sent(&Sending {
+    encoder.packer().sent(&Sending {
         encode_cpu: Duration::from_micros(90),
         send_cpu: Duration::from_micros(50),
         waited: Duration::from_micros(10),
