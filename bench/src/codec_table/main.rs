@@ -11,7 +11,7 @@
 //! Both ends share this machine's processors, so what the target spends on unpacking is lost to
 //! the source, as it is not between two hosts.
 //!
-//! Prints Markdown; `docs/benchmarks.md` explains the columns.
+//! Prints Markdown; `docs/benchmarks/codec-settings.md` explains the columns.
 
 mod content;
 mod ends;

@@ -9,7 +9,7 @@
 //! all alike.
 //!
 //! Processes, namespaces and files go with the moves, on errors and signals too.
-//! `docs/benchmarks.md` explains the columns and holds results.
+//! `docs/benchmarks/busy-guests.md` explains the columns and holds results.
 
 mod engines;
 mod methods;

@@ -7,7 +7,7 @@
 //! (A B C, A B C, ...), so that what else the machine does hits all alike; the first round of
 //! a guest is not counted, because the host may give its memory to this machine only then.
 //!
-//! `docs/benchmarks.md` explains the columns.
+//! `docs/benchmarks/qemu-side-by-side.md` explains the columns.
 
 mod account;
 mod bounds;

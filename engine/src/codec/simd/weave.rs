@@ -31,7 +31,7 @@ const DELTA_ROOM: usize = WIDEST + 2;
 
 /// One delta under way, and the page that it makes.
 ///
-/// Invariants, which the kernels rely on: behind the delta's `length` bytes are [`DELTA_ROOM`]
+/// Invariants, which the kernels rely on: behind the delta's `length` bytes are `DELTA_ROOM`
 /// zeros, `at < length + WIDEST`, and `end <= PAGE_BYTES + PAGE_ROOM`.
 #[repr(C)]
 #[derive(Debug)]
