@@ -8,8 +8,9 @@ use pagelift_engine::wire::{
 };
 use std::fmt::Debug;
 
-/// Types of frames, to be chosen by a byte.
-const KINDS: [FrameType; 19] = [
+/// Types of frames, to be chosen by a byte. New ones come last, not where `FrameType::ALL` has
+/// them: the bytes of the corpus that is kept name them by their place here.
+const KINDS: [FrameType; FrameType::ALL.len()] = [
     FrameType::Hello,
     FrameType::Accept,
     FrameType::Refuse,
@@ -29,6 +30,7 @@ const KINDS: [FrameType; 19] = [
     FrameType::Pong,
     FrameType::Catalogue,
     FrameType::Missing,
+    FrameType::Settled,
 ];
 
 fn kind(byte: u8) -> FrameType {
