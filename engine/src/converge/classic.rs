@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use super::{Decision, Forecast, GiveUp, Observation, Policy, Share};
-use crate::units::{ByteCount, Instant, Rate};
+use crate::units::{ByteCount, Instant};
 
 /// Least time between two looks at the rates.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -145,12 +145,7 @@ impl Policy for Classic {
             return Decision::Stop;
         }
         if seen.elapsed >= self.config.timeout {
-            return Decision::GiveUp(GiveUp::TimedOut {
-                limit_s: self.config.timeout.as_secs_f64(),
-                left: forecast.bytes,
-                dirty: seen.dirty.unwrap_or(Rate(0)),
-                link: seen.link.unwrap_or(Rate(0)),
-            });
+            return Decision::GiveUp(GiveUp::timed_out(seen, self.config.timeout));
         }
         let throttle = if seen.round_ended {
             self.look(seen)

@@ -159,11 +159,26 @@ impl DirtyCurve {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
+    }
+
+    /// Of a guest that writes `per_s` new pages in every second of up to two.
+    pub(in crate::converge) fn steady(per_s: u64) -> DirtyCurve {
+        let mut curve = DirtyCurve::default();
+        for n in 1..5 {
+            let pages = PageCount(per_s * 2 / n);
+            curve.harvested(
+                Instant(0).after(ms(2000 / n)),
+                ms(2000 / n),
+                Share::NONE,
+                pages,
+            );
+        }
+        curve
     }
 
     /// Distinct pages of `set` pages that uniform writes at `writes_per_s` touch in `time`.

@@ -165,6 +165,16 @@ pub enum GiveUp {
 }
 
 impl GiveUp {
+    /// The `limit` of the time has come.
+    fn timed_out(seen: &Observation, limit: Duration) -> Self {
+        Self::TimedOut {
+            limit_s: limit.as_secs_f64(),
+            left: Forecast::of(seen).bytes,
+            dirty: seen.dirty.unwrap_or(Rate(0)),
+            link: seen.link.unwrap_or(Rate(0)),
+        }
+    }
+
     /// The costs beside the pages alone are above `limit`.
     fn too_long(seen: &Observation, limit: Duration) -> Self {
         Self::TooLong {

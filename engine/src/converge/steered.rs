@@ -23,7 +23,7 @@ use super::{
     Classic, ClassicConfig, Decision, DirtyCurve, Forecast, GiveUp, Observation, Policy,
     Predictive, PredictiveConfig, Share, StopWhenFits, StopWhenFitsConfig,
 };
-use crate::units::{PageCount, Rate};
+use crate::units::PageCount;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -94,12 +94,7 @@ impl Steered {
             AtDeadline::Force => Decision::Force,
             AtDeadline::StopTrying => self.rest(seen),
             AtDeadline::Cancel if self.fits(seen) => Decision::Stop,
-            AtDeadline::Cancel => Decision::GiveUp(GiveUp::TimedOut {
-                limit_s: self.limits.timeout().as_secs_f64(),
-                left: Forecast::of(seen).bytes,
-                dirty: seen.dirty.unwrap_or(Rate(0)),
-                link: seen.link.unwrap_or(Rate(0)),
-            }),
+            AtDeadline::Cancel => Decision::GiveUp(GiveUp::timed_out(seen, self.limits.timeout())),
         }
     }
 

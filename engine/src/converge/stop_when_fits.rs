@@ -105,12 +105,7 @@ impl Policy for StopWhenFits {
             return Decision::Stop;
         }
         if seen.elapsed >= self.config.timeout {
-            return Decision::GiveUp(GiveUp::TimedOut {
-                limit_s: self.config.timeout.as_secs_f64(),
-                left: forecast.bytes,
-                dirty: seen.dirty.unwrap_or(Rate(0)),
-                link: seen.link.unwrap_or(Rate(0)),
-            });
+            return Decision::GiveUp(GiveUp::timed_out(seen, self.config.timeout));
         }
         let stalled = if seen.round_ended {
             self.stalled(seen, &forecast)

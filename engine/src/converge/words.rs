@@ -119,20 +119,15 @@ impl fmt::Display for Prospect {
 
 #[cfg(test)]
 mod tests {
+    use super::super::curve::tests::steady;
     use super::super::forecast::tests::seen;
     use super::*;
-    use crate::units::{Instant, PageCount};
 
     const LIMIT: Duration = Duration::from_millis(50);
 
     /// Writes `per_s` new pages a second, and so does the guest that is seen.
     fn prospect(per_s: u64, left: u64) -> Prospect {
-        let mut curve = DirtyCurve::default();
-        for n in 1..5 {
-            let time = Duration::from_millis(2000 / n);
-            let pages = PageCount(per_s * 2 / n);
-            curve.harvested(Instant(0).after(time), time, Share::NONE, pages);
-        }
+        let curve = steady(per_s);
         let seen = Observation {
             dirty: Some(Rate(per_s * 4096)),
             ..seen(10_000, 5, left)

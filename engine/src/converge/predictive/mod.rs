@@ -34,7 +34,7 @@ use progress::Progress;
 use super::outlook::{HELD_SHARE, Held};
 use super::response::USUAL_MOST;
 use super::{Decision, DirtyCurve, Forecast, GiveUp, Observation, Outlook, Policy, Share};
-use crate::units::{ByteCount, Instant, PageCount, Rate};
+use crate::units::{Instant, PageCount, Rate};
 
 /// Limits of [`Predictive`].
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +125,7 @@ impl Predictive {
 
     /// The strongest throttle for the guest that was `seen`.
     pub(super) fn strongest(&self, seen: &Observation) -> Share {
-        seen.response.strongest(self.config.throttle_most)
+        self.plan(seen).strongest()
     }
 
     /// The limits, to be changed.
@@ -221,7 +221,7 @@ impl Predictive {
     /// is tried.
     fn without_hope(&mut self, seen: &Observation) -> Decision {
         let since = *self.hopeless_since.get_or_insert(seen.now);
-        let strongest = self.plan(seen).strongest();
+        let strongest = self.strongest(seen);
         let lost = |share| seen.response.lost(share).as_fraction();
         // What is known of the guest's demand changes a little from round to round.
         let tried = lost(self.throttle) > lost(strongest) - HYSTERESIS;
@@ -256,7 +256,7 @@ impl Predictive {
         // The limit at which the guest could be stopped right now.
         let would_do = upper_end(seen).unwrap_or(self.config.timeout);
         GiveUp::Hopeless {
-            throttle: self.plan(seen).strongest(),
+            throttle: self.strongest(seen),
             left: Forecast::of(seen).bytes,
             dirty: seen.dirty.unwrap_or(Rate(0)),
             link,
@@ -274,12 +274,7 @@ fn upper_end(seen: &Observation) -> Option<Duration> {
 impl Policy for Predictive {
     fn decide(&mut self, seen: &Observation) -> Decision {
         if seen.elapsed >= self.config.timeout {
-            return Decision::GiveUp(GiveUp::TimedOut {
-                limit_s: self.config.timeout.as_secs_f64(),
-                left: ByteCount(Forecast::of(seen).bytes.0),
-                dirty: seen.dirty.unwrap_or(Rate(0)),
-                link: seen.link.unwrap_or(Rate(0)),
-            });
+            return Decision::GiveUp(GiveUp::timed_out(seen, self.config.timeout));
         }
         if seen.round_ended {
             self.at_round_end(seen)

@@ -107,18 +107,13 @@ fn cost(outlook: &Outlook) -> f64 {
 mod tests {
     use super::*;
     use crate::converge::Response;
+    use crate::converge::curve::tests::steady;
     use crate::converge::forecast::tests::seen;
-    use crate::units::{Instant, PageCount};
 
     /// A guest that writes `per_s` new pages a second, has written 30,000 of them, and wants the
     /// part `demand` of its processors: what is best for it, and the strongest there is.
     fn best(per_s: u64, demand: f64, most: Option<u16>) -> (Option<Share>, Share) {
-        let mut curve = DirtyCurve::default();
-        for n in 1..5 {
-            let time = Duration::from_millis(2000 / n);
-            let pages = PageCount(per_s * 2 / n);
-            curve.harvested(Instant(0).after(time), time, Share::NONE, pages);
-        }
+        let curve = steady(per_s);
         let seen = Observation {
             response: Response::of_demand(demand),
             ..seen(10_000, 5, 30_000)
