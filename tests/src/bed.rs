@@ -6,8 +6,8 @@
 //! own, and what is left over can be found and named.
 //!
 //! [`Bed::finish`] asserts that nothing is left. A bed that is dropped, also by a panic, kills
-//! and removes whatever it finds instead. Declare the bed first: it is then dropped last. A program
-//! that a signal ends drops nothing; it has [`remove_all`].
+//! and removes whatever it finds instead. Declare the bed first: it is then dropped last. Programs
+//! that a signal may end drop nothing; they are [supervised](crate::supervise).
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
@@ -38,7 +38,7 @@ impl Bed {
     /// A fresh directory and a tag that no other live test has.
     pub fn new() -> Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let bed = Self::of_number(number);
+        let bed = Self::tagged(format!("plt-{}-{number}", std::process::id()));
         let dir = &bed.dir;
         // Only a dead process of the same id can have left one.
         let _ = fs::remove_dir_all(dir);
@@ -46,8 +46,7 @@ impl Bed {
         Ok(bed)
     }
 
-    fn of_number(number: u32) -> Self {
-        let tag = format!("plt-{}-{number}", std::process::id());
+    fn tagged(tag: String) -> Self {
         let dir = std::env::temp_dir().join(&tag);
         Self { tag, dir }
     }
@@ -212,11 +211,15 @@ impl Drop for Bed {
     }
 }
 
-/// Kills and removes all that beds of this process have left, the living ones' as well: for the
-/// way out on a signal, after which nothing is dropped.
-pub fn remove_all() {
-    for number in 0..NEXT.load(Ordering::Relaxed) {
-        drop(Bed::of_number(number));
+/// Kills and removes all that beds of a process have left, which itself must have ended.
+pub(crate) fn remove_all(pid: u32) {
+    let prefix = format!("plt-{pid}-");
+    // A bed's folder is made before all else of it, and goes last.
+    for path in entries(&std::env::temp_dir()) {
+        let tag = path.file_name().and_then(OsStr::to_str);
+        if let Some(tag) = tag.filter(|tag| tag.starts_with(&prefix)) {
+            drop(Bed::tagged(tag.to_owned()));
+        }
     }
 }
 

@@ -18,6 +18,7 @@
 //! | [`serial`] | console lines with the time at which they came |
 //! | [`mod@skip`] | tests that cannot run here say why and are counted |
 //! | [`snapshot`] | what a migration that did not happen must leave as it was |
+//! | [`supervise`] | a program that leaves nothing behind when a signal ends it |
 //! | [`ticks`] | the guest's account of itself, checked across hosts |
 //! | [`tmpfs`] | a small file system that fills up |
 //!
@@ -64,6 +65,7 @@ pub mod run;
 pub mod serial;
 pub mod skip;
 pub mod snapshot;
+pub mod supervise;
 pub mod ticks;
 pub mod tmpfs;
 
@@ -83,6 +85,7 @@ pub use run::{Finished, Run};
 pub use serial::SerialLog;
 pub use skip::Skip;
 pub use snapshot::Snapshot;
+pub use supervise::supervised;
 pub use ticks::{TickError, Ticks};
 pub use tmpfs::Tmpfs;
 

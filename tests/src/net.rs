@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::bed::Bed;
+use crate::process::MARK;
 use crate::skip::Skip;
 
 /// A TCP port of 127.0.0.1 that was free just now.
@@ -66,9 +67,9 @@ impl NetPair {
 
     fn set_up(&self, rate_bits_per_s: Option<u64>) -> Result<()> {
         let (source, target) = (self.namespace(Side::Source), self.namespace(Side::Target));
-        run("ip", ["netns", "add", &source])?;
-        run("ip", ["netns", "add", &target])?;
-        run(
+        self.run("ip", ["netns", "add", &source])?;
+        self.run("ip", ["netns", "add", &target])?;
+        self.run(
             "ip",
             [
                 "link", "add", DEVICE, "netns", &source, "type", "veth", "peer", "name", DEVICE,
@@ -93,7 +94,7 @@ impl NetPair {
         let burst_bytes = (bits_per_s / 8 / 100).max(128 << 10);
         let (rate, burst) = (format!("{bits_per_s}bit"), format!("{burst_bytes}b"));
         let namespace = self.namespace(side);
-        run(
+        self.run(
             "tc",
             [
                 "-n", &namespace, "qdisc", "add", "dev", DEVICE, "root", "tbf", "rate", &rate,
@@ -156,7 +157,29 @@ impl NetPair {
 
     fn ip(&self, side: Side, words: &[&str]) -> Result<()> {
         let namespace = self.namespace(side);
-        run("ip", ["-n", &namespace].iter().chain(words))
+        self.run("ip", ["-n", &namespace].iter().chain(words))
+    }
+
+    /// The command carries the bed's mark, so that none outlives the bed and makes things after it.
+    fn run<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        words: impl IntoIterator<Item = S>,
+    ) -> Result<()> {
+        let words: Vec<S> = words.into_iter().collect();
+        let output = Command::new(program)
+            .args(&words)
+            .env(MARK, &self.tag)
+            .output()?;
+        if !output.status.success() {
+            let said: Vec<_> = words
+                .iter()
+                .map(|word| word.as_ref().to_string_lossy())
+                .collect();
+            let why = String::from_utf8_lossy(&output.stderr);
+            bail!("{program} {}: {}", said.join(" "), why.trim());
+        }
+        Ok(())
     }
 }
 
@@ -164,21 +187,7 @@ impl Drop for NetPair {
     fn drop(&mut self) {
         for side in [Side::Source, Side::Target] {
             // Not there if setting up failed; the bed's leak check names what stays.
-            let _ = run("ip", ["netns", "del", &self.namespace(side)]);
+            let _ = self.run("ip", ["netns", "del", &self.namespace(side)]);
         }
     }
-}
-
-fn run<S: AsRef<OsStr>>(program: &str, words: impl IntoIterator<Item = S>) -> Result<()> {
-    let words: Vec<S> = words.into_iter().collect();
-    let output = Command::new(program).args(&words).output()?;
-    if !output.status.success() {
-        let said: Vec<_> = words
-            .iter()
-            .map(|word| word.as_ref().to_string_lossy())
-            .collect();
-        let why = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} {}: {}", said.join(" "), why.trim());
-    }
-    Ok(())
 }

@@ -26,7 +26,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use pagelift_bench::machine;
 use pagelift_engine::units::ByteCount;
-use pagelift_tests::{Bed, NetPair};
+use pagelift_tests::{Bed, NetPair, supervised};
 use serde::Serialize;
 
 use content::Content;
@@ -59,19 +59,14 @@ struct Cell {
     runs: Vec<Move>,
 }
 
-fn main() -> ExitCode {
+fn main() -> Result<ExitCode> {
     let options = Options::parse();
-    let done = match &options.end {
-        Some(end) => ends::run(end),
-        None => run(&options),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+    if let Some(end) = &options.end {
+        // One process of many, whose place is the bed of the one that measures.
+        ends::run(end)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    Ok(supervised(|| run(&options)))
 }
 
 fn run(options: &Options) -> Result<()> {

@@ -20,39 +20,23 @@ mod scenarios;
 mod slowdown;
 mod table;
 
-use std::process::{ExitCode, exit};
-use std::thread;
+use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use pagelift_tests::bed;
-use pagelift_tests::guest_images;
+use pagelift_tests::{guest_images, supervised};
 use serde_json::json;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use moves::Bench;
 use options::Options;
 use result::{Case, Move};
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("error: some guests or places are not as they must be, see above");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    supervised(|| run(&Options::parse()))
 }
 
-/// Whether all is right with the guests, moved or not.
-fn run(options: &Options) -> Result<bool> {
+fn run(options: &Options) -> Result<()> {
     let images = guest_images().context("the guest's images")?;
-    clean_up_on_signals()?;
     let bench = Bench {
         options,
         images: &images,
@@ -87,20 +71,9 @@ fn run(options: &Options) -> Result<bool> {
     if options.json {
         println!("{}", json!({ "conditions": conditions, "moves": all }));
     }
-    Ok(all.iter().all(|moved| moved.faults.is_empty()))
-}
-
-/// What a signal ends is not dropped, so its places are cleared here.
-fn clean_up_on_signals() -> Result<()> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            if let Some(signal) = signals.forever().next() {
-                bed::remove_all();
-                // The shell's way to say so.
-                exit(128 + signal);
-            }
-        })?;
+    ensure!(
+        all.iter().all(|moved| moved.faults.is_empty()),
+        "some guests or places are not as they must be, see above"
+    );
     Ok(())
 }

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use pagelift_tests::{Bed, guest_images};
+use pagelift_tests::{Bed, guest_images, supervised};
 use serde::Serialize;
 
 use bounds::Bounds;
@@ -44,13 +44,7 @@ struct GuestResults {
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    supervised(|| run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {

@@ -14,6 +14,7 @@ mod guest;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ use pagelift_engine::pipeline::{
 };
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, Rate};
 use pagelift_engine::wire::SessionId;
+use pagelift_tests::{Bed, supervised};
 use pagelift_transports::tcp::{TcpLink, TcpServer};
 
 /// Seed of content and changes.
@@ -54,10 +56,14 @@ struct Options {
     channels: u16,
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    supervised(|| run(&Options::parse()))
+}
+
+fn run(options: &Options) -> Result<()> {
     let pages = PageCount(options.memory.0 / PAGE_BYTES as u64);
-    let dir = tempfile::tempdir_in("/dev/shm").context("a folder in /dev/shm")?;
+    let bed = Bed::new()?;
+    let dir = bed.shm_dir("guests")?;
     let (guest, old) = (dir.path().join("guest"), dir.path().join("kept"));
     let changed = fill(&guest, &old, pages, options.changed)?;
     println!(
@@ -76,8 +82,12 @@ fn main() -> Result<()> {
     for compress in ["none", "auto"] {
         for kept in [false, true] {
             let setting = compress.parse().context("a way to compress")?;
-            let files = if kept { vec![old.clone()] } else { Vec::new() };
-            let (report, cpu) = travel(&options, &guest, &files, pages, setting)?;
+            let files = if kept {
+                vec![old.to_path_buf()]
+            } else {
+                Vec::new()
+            };
+            let (report, cpu) = travel(options, &guest, &files, pages, setting)?;
             println!(
                 "{compress:9} {:7} {:8.2} {:10.1} {:11} {:9} {:9} {:7.2}",
                 if kept { "all" } else { "nothing" },
