@@ -16,9 +16,9 @@ use crate::socket;
 /// Least room of a queue: less does not keep a link busy while a block is packed.
 const LEAST_ROOM_BYTES: u64 = 64 << 10;
 
-/// The part of the widest window that must be under way for the link to be what holds data up:
-/// with less on it, it is the receiver, which has not taken what arrived.
-const CLOSED: u64 = 2;
+/// A window counts as closed below this part of the widest: the receiver has not taken what has
+/// arrived.
+const CLOSED: u32 = 2;
 
 /// The gauge of a TCP connection.
 pub(crate) struct TcpGauge {
@@ -67,8 +67,7 @@ impl Gauge for TcpGauge {
             },
             busy: Duration::from_micros(info.tcpi_busy_time),
             window_limited: Duration::from_micros(info.tcpi_rwnd_limited),
-            window_closed: info.tcpi_notsent_bytes > 0
-                && under_way(&info) < u64::from(self.widest) / CLOSED,
+            window_closed: info.tcpi_notsent_bytes > 0 && info.tcpi_snd_wnd < self.widest / CLOSED,
         })
     }
 

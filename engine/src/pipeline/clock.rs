@@ -1,7 +1,9 @@
 //! Where the pipeline takes the time from.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::sync::LazyLock;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -24,6 +26,21 @@ pub trait Clock: Send + Sync {
     fn thread_delay(&self) -> Duration {
         Duration::ZERO
     }
+
+    /// Processor time that nobody has used, to 10 ms, since an origin of its own. `None` where
+    /// nobody can tell, or where this process may not use it.
+    fn unused(&self) -> Option<Unused> {
+        None
+    }
+}
+
+/// Processor time that nobody has used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unused {
+    /// Of all processors together.
+    pub time: Duration,
+    /// How many there are, at least 1.
+    pub processors: u16,
 }
 
 /// The system's monotonic clock, from the moment it was made.
@@ -55,11 +72,49 @@ impl Clock for SystemClock {
             delay_in(&text[..read.unwrap_or(0)])
         })
     }
+
+    fn unused(&self) -> Option<Unused> {
+        let (file, processors) = IDLE.as_ref()?;
+        let mut text = [0; 64];
+        let read = file.read_at(&mut text, 0).ok()?;
+        Some(Unused {
+            time: idle_in(&text[..read])?,
+            processors: *processors,
+        })
+    }
 }
 
 thread_local! {
     /// Kept open: reading it again then costs 1 us.
     static SCHEDSTAT: Option<File> = File::open("/proc/thread-self/schedstat").ok();
+}
+
+/// The account of idle time and the number of processors, if this process may use all of them:
+/// what is idle is then there for it. Kept open, as above.
+static IDLE: LazyLock<Option<(File, u16)>> = LazyLock::new(|| {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
+    let processors = processors_in(&online)?;
+    // Affinities count here, and quotas of cgroups.
+    let usable = available_parallelism().ok()?.get() >= processors.into();
+    let file = usable.then(|| File::open("/proc/uptime").ok());
+    Some((file??, processors))
+});
+
+/// How many processors a list such as `0-3,8` names (Documentation/admin-guide/cputopology.rst).
+fn processors_in(list: &str) -> Option<u16> {
+    list.trim().split(',').try_fold(0_u16, |sum, range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+        sum.checked_add(last.checked_sub(first)?.checked_add(1)?)
+    })
+}
+
+/// The second number of `/proc/uptime` (proc_uptime(5)): seconds that processors were idle, all
+/// together, with two decimals.
+fn idle_in(text: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(text).ok()?;
+    let idle: f64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Duration::try_from_secs_f64(idle).ok()
 }
 
 /// The second number of a `schedstat` file (proc(5)): nanoseconds waited on a run queue.
@@ -86,6 +141,27 @@ mod tests {
         assert_eq!(delay_in(b"123456 7890 12\n"), Duration::from_nanos(7890));
         for text in [&b""[..], b"12", b"1 x 3", b"\xff 2 3"] {
             assert_eq!(delay_in(text), Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn idle_time_is_the_second_number_too() {
+        assert_eq!(
+            idle_in(b"35322.09 17850.80\n"),
+            Some(Duration::from_millis(17_850_800))
+        );
+        for text in [&b""[..], b"12", b"1 x 3", b"1 -2", b"1 nan", b"\xff 2 3"] {
+            assert_eq!(idle_in(text), None);
+        }
+    }
+
+    #[test]
+    fn processors_are_counted_in_a_list_of_ranges() {
+        for (list, count) in [("0\n", 1), ("0-1\n", 2), ("0-3,8,10-11\n", 7)] {
+            assert_eq!(processors_in(list), Some(count), "{list}");
+        }
+        for list in ["", "\n", "a", "3-1", "0-", "0-65535", "0-40000,0-40000"] {
+            assert_eq!(processors_in(list), None, "{list}");
         }
     }
 }

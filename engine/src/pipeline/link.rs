@@ -46,7 +46,7 @@ pub struct Reading {
     pub busy: Duration,
     /// Of that, for how long the receiver's window did not let it.
     pub window_limited: Duration,
-    /// Whether data waits now although little is under way: the receiver does not read what it
+    /// Whether data waits now because the receiver's window has closed: it does not read what it
     /// has. An open window limits as well, where it is smaller than what the path could hold,
     /// but then the path is full of data.
     pub window_closed: bool,

@@ -56,7 +56,7 @@ mod vcpus;
 
 pub use cancel::CancelToken;
 pub use catalogue::CatalogueWorker;
-pub use clock::{Clock, SystemClock};
+pub use clock::{Clock, SystemClock, Unused};
 pub use control::ControlReader;
 pub use controls::{Controls, Settings};
 pub use deltas::Deltas;

@@ -89,7 +89,7 @@ impl SourceChannel {
         let referrer = references.map(|own| Referrer::new(own, packing.references, number));
         let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
         Ok(Self {
-            watch: LinkWatch::new(gauge, shared.now()),
+            watch: LinkWatch::new(gauge, shared.clock()),
             shared,
             memory,
             number,
@@ -209,9 +209,9 @@ impl SourceChannel {
             self.rest.worked(done, cpu.saturating_sub(begun));
         }
         let shared = &self.shared;
-        let conditions = self
-            .watch
-            .waited(done, took - send_cpu, || shared.look(Source::link_rate));
+        let conditions = self.watch.waited(done, took - send_cpu, clock, || {
+            shared.look(Source::link_rate)
+        });
         if let Some((conditions, target_full)) = conditions {
             frame.stages.target_full = target_full;
             self.encoder.packer().observe(done, conditions);

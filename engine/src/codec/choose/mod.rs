@@ -115,7 +115,7 @@ pub struct Outcome {
     pub done: Instant,
 }
 
-/// What the migration sees of the link, every 50 ms or so.
+/// What the migration sees of the link and the processors, every 50 ms or so.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LinkConditions {
     /// The rate at which the target places what all channels send, in bytes on the wire; `None`
@@ -127,6 +127,9 @@ pub struct LinkConditions {
     /// window held them up (`tcpi_rwnd_limited / tcpi_busy_time`, see tcp(7)): then the target
     /// is too slow, not the link, and packing would make it slower. 0 if unknown.
     pub target_limited: f64,
+    /// Share, 0 to 1, of this machine's processor time that nobody used, to a few per cent;
+    /// `None` if unknown.
+    pub idle: Option<f64>,
 }
 
 /// Chooses the codec of each block of one worker thread.

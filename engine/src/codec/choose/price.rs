@@ -28,7 +28,8 @@
 //! acknowledged enough to tell its rate, it is taken from what this thread got rid of.
 //!
 //! Where others want the processors, what the thread works takes longer than the work: its time is
-//! dearer, and counts as work where it would otherwise be waiting.
+//! dearer, and counts as work where it would otherwise be waiting. That is so where no processor is
+//! idle. Where some are, somebody was in the way for a moment, and more work would find room.
 
 use super::guess::Estimate;
 use super::queue::Queue;
@@ -58,6 +59,14 @@ const DOUBLING_S: f64 = 0.2;
 
 /// Most that a link is taken for, in bytes a second: above any memory's bandwidth.
 const MOST: f64 = 1e12;
+
+/// Share of the processors' time that nobody uses below which there is no room for more work, and
+/// the share above which there is. The times of which it is made are to 10 ms.
+const FULLY_USED: f64 = 0.05;
+const AMPLE: f64 = 0.15;
+
+/// Weight of a new measurement of that share.
+const IDLE_WEIGHT: f64 = 0.25;
 
 /// Processor time to send a byte until it is measured, in nanoseconds: TCP on loopback.
 const SEND_NS: f64 = 0.2;
@@ -109,6 +118,8 @@ pub(super) struct Price {
     observed: Option<Instant>,
     /// Share of the waiting that the target is to blame for.
     target_limited: f64,
+    /// Share of the processors' time that nobody used; `None` while it is unknown.
+    idle: Option<f64>,
 }
 
 impl Price {
@@ -127,6 +138,7 @@ impl Price {
             serial_ns: 0.0,
             observed: None,
             target_limited: 0.0,
+            idle: None,
         }
     }
 
@@ -150,7 +162,7 @@ impl Price {
         let waited = nanoseconds(outcome.waited) * (1.0 - self.target_limited);
         let tried = outcome.tried.map_or(Duration::ZERO, |tried| tried.encode);
         let worked = outcome.read + outcome.encode + tried + outcome.send;
-        let delayed = nanoseconds(outcome.delayed);
+        let delayed = nanoseconds(outcome.delayed) * self.crowded();
         let busy = nanoseconds(worked) * self.stretch + delayed;
         self.busy_ns += busy;
         self.waited_ns += waited;
@@ -181,6 +193,10 @@ impl Price {
 
     pub(super) fn observe(&mut self, now: Instant, link: LinkConditions) {
         self.target_limited = link.target_limited.clamp(0.0, 1.0);
+        self.idle = link.idle.map(|idle| {
+            let before = self.idle.unwrap_or(idle);
+            before + (idle - before) * IDLE_WEIGHT
+        });
         let total = self.busy_ns + self.waited_ns;
         if let Some(placed) = link.placed.filter(|placed| placed.0 > 0)
             && total > 0.0
@@ -199,12 +215,20 @@ impl Price {
         self.capacity = self.capacity.clamp(1.0, self.cap);
     }
 
+    /// How much of the time counts in which the thread was ready to work and had no processor, 0
+    /// to 1.
+    fn crowded(&self) -> f64 {
+        let room = (self.idle.unwrap_or(0.0) - FULLY_USED) / (AMPLE - FULLY_USED);
+        1.0 - room.clamp(0.0, 1.0)
+    }
+
     /// The share of the time, of `total`, in which the link had something to carry. It has nothing
-    /// only while all threads work at once, and their buffers are too small for that time.
+    /// only while all threads work at once, and their buffers are too small for that time: each
+    /// block that they hold is as good as one more thread.
     fn used_share(&self, total: f64) -> f64 {
         if self.serial_ns < total / 2.0 {
             return 1.0;
         }
-        1.0 - (self.busy_ns / total).powf(self.workers)
+        1.0 - (self.busy_ns / total).powf(self.workers + self.queue.room() / PACKED_BYTES)
     }
 }

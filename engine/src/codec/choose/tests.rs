@@ -215,8 +215,8 @@ fn a_slow_target_is_no_slow_link() {
                     Instant(block * 1_000_000),
                     LinkConditions {
                         placed: Some(Rate(200 << 20)),
-                        cap: None,
                         target_limited,
+                        ..LinkConditions::default()
                     },
                 );
             }
@@ -225,6 +225,56 @@ fn a_slow_target_is_no_slow_link() {
     };
     assert!(run(0.0) < 100, "a slow link: packed");
     assert!(run(1.0) > 3500, "a slow target: raw");
+}
+
+#[test]
+fn time_without_a_processor_makes_packing_dear_only_where_none_is_idle() {
+    // A link of 1.2 GB/s for two threads that work, wait for it, and are without a processor for a
+    // third of the time each.
+    let raw_of_idle = |idle| {
+        let mut chooser = Chooser::new(CompressSetting::Auto, 2, CpuLimit::default());
+        let mut raw = 0;
+        for block in 0..4000u64 {
+            let choice = chooser.choose_for(Kind::Text.class(), 1 << 18);
+            let (mb_per_s, ratio) = Kind::Text.truth(choice.codec());
+            raw += u32::from(choice.codec() == Codec::Raw);
+            let outcome = Outcome {
+                input_bytes: 1 << 18,
+                wire_bytes: ((1 << 18) as f64 / ratio) as u64,
+                read: Duration::from_micros(90),
+                encode: Duration::from_secs_f64((1 << 18) as f64 / mb_per_s / 1e6),
+                send: Duration::from_micros(50),
+                waited: Duration::from_micros(140),
+                delayed: Duration::from_micros(140),
+                done: Instant(block * 420_000),
+                unsent_bytes: Some(0),
+                buffer_bytes: Some(128 << 10),
+                tried: None,
+            };
+            chooser.record(choice, outcome);
+            if block % 119 == 0 {
+                let conditions = LinkConditions {
+                    placed: Some(Rate(1_200_000_000)),
+                    idle,
+                    ..LinkConditions::default()
+                };
+                chooser.observe(Instant(block * 420_000), conditions);
+            }
+        }
+        raw
+    };
+    for nothing_idle in [None, Some(0.0), Some(0.04)] {
+        let raw = raw_of_idle(nothing_idle);
+        assert!(
+            raw > 3500,
+            "{nothing_idle:?}: {raw} blocks of 4000 went raw"
+        );
+    }
+    let raw = raw_of_idle(Some(0.3));
+    assert!(
+        raw < 500,
+        "three tenths idle: {raw} blocks of 4000 went raw"
+    );
 }
 
 #[test]

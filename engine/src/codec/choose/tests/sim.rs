@@ -30,7 +30,7 @@ impl Kind {
     pub(super) const ALL: [Self; 4] = [Self::Text, Self::Code, Self::Heap, Self::Random];
 
     /// The class that samples of such pages have.
-    fn class(self) -> ContentClass {
+    pub(super) fn class(self) -> ContentClass {
         // A block whose bytes have as many values, evenly spread.
         let values = match self {
             Self::Text => 20,
@@ -43,7 +43,7 @@ impl Kind {
     }
 
     /// MB/s and ratio.
-    fn truth(self, codec: Codec) -> (f64, f64) {
+    pub(super) fn truth(self, codec: Codec) -> (f64, f64) {
         let level = match codec {
             Codec::Raw => return (f64::INFINITY, 1.0),
             Codec::Lz4 => 0,
