@@ -416,3 +416,28 @@ fn pings_that_waited_behind_pages_do_not_keep_a_guest_that_may_be_stopped() {
     }
     assert!(pair.now.since(rests) > Duration::ZERO, "it had to rest");
 }
+
+#[test]
+fn a_source_with_pages_left_asks_once_between_rounds_what_a_message_costs() {
+    let mut pair = Pair::new(100);
+    pair.begin();
+    // Until the first few pings are answered.
+    for _ in 0..10 {
+        pair.tell_target();
+        pair.pass(Duration::from_millis(30));
+        pair.tell_source();
+    }
+    for _ in 0..3 {
+        pair.carry_round();
+        assert!(matches!(pair.source.poll(pair.now), SourceStep::Harvest));
+        let written = pages(PageRange::new(0, 10));
+        pair.source.harvested(pair.now, &written).unwrap();
+        let said: Vec<_> = std::iter::from_fn(|| pair.source.poll_message()).collect();
+        let pings = said.iter().filter(|said| matches!(said, Message::Ping));
+        assert_eq!(pings.count(), 1, "{said:?}");
+        for message in said {
+            pair.target.handle_message(pair.now, message).unwrap();
+        }
+        pair.tell_source();
+    }
+}

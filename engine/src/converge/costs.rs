@@ -9,8 +9,8 @@
 //!
 //! Pings that share the link with pages, or come while the sides set themselves up, measure more
 //! than the path, which is free when the messages of the hand-over go: of the first few, the
-//! quickest are believed. If all of those were slow, the pings of a source that rests take their
-//! place (docs/decisions/032).
+//! quickest are believed. If those were slow, the pings between rounds take their place
+//! (docs/decisions/032).
 
 use std::time::Duration;
 

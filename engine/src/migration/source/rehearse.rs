@@ -129,7 +129,7 @@ impl Source {
 
     /// Asks the target for an answer over a path that is free. All that keeps the guest from
     /// being stopped may be that the pings before had to wait behind pages.
-    pub(super) fn ping_at_rest(&mut self, now: Instant) {
+    pub(super) fn ping_again(&mut self, now: Instant) {
         if !self.estimates.rehearsal.awaits_pong() {
             self.ask(now);
         }

@@ -59,12 +59,13 @@ impl Source {
         self.ask_policy(now, true)?;
         if self.phase == Phase::Harvesting {
             self.hold_back(now);
+            // What was sent has arrived for the most part, so that the path is free now.
+            self.ping_again(now);
             if self.left > 0 {
                 self.begin_round(now, Phase::Round);
             } else {
                 self.phase = Phase::Resting;
                 self.policy_due = now.after(REST);
-                self.ping_at_rest(now);
             }
         }
         Ok(())
