@@ -42,6 +42,9 @@ use std::time::Duration;
 /// buffer of about a block. (With two threads and no buffer it is a half.)
 const BALANCED: f64 = 0.65;
 
+/// By how much that share is larger where processors are idle: the work takes none from the target.
+const BALANCED_MORE: f64 = 0.1;
+
 /// Bytes of a packed block.
 const PACKED_BYTES: f64 = 128e3;
 
@@ -147,7 +150,8 @@ impl Price {
             self.queue.scarcity()
         } else {
             let power = self.workers - 1.0 + self.queue.room() / PACKED_BYTES;
-            (BALANCED / self.recent.working()).powf(power.min(STEEPEST))
+            let balanced = BALANCED + BALANCED_MORE * (1.0 - self.crowded());
+            (balanced / self.recent.working()).powf(power.min(STEEPEST))
         };
         let cpu = self.stretch * self.recent.dilation();
         Rates {
