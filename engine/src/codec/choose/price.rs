@@ -65,8 +65,8 @@ const MOST: f64 = 1e12;
 
 /// Share of the processors' time that nobody uses below which there is no room for more work, and
 /// the share above which there is. The times of which it is made are to 10 ms.
-const FULLY_USED: f64 = 0.05;
-const AMPLE: f64 = 0.15;
+const FULLY_USED: f64 = 0.15;
+const AMPLE: f64 = 0.25;
 
 /// Weight of a new measurement of that share.
 const IDLE_WEIGHT: f64 = 0.25;
