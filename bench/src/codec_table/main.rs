@@ -6,8 +6,9 @@
 //! rounds are another benchmark's. After each move all memory is compared; one that did not
 //! arrive whole is an error and not a figure.
 //!
-//! The settings of a link and content take turns, so that what else the machine does hits all
-//! alike, and the quickest run of each counts: whatever disturbs a run only makes it longer.
+//! The settings of a link and content take turns, each round beginning with another, so that what
+//! else the machine does, and what the move before left in its caches, hits all alike. The median
+//! run of each counts.
 //! Both ends share this machine's processors, so what the target spends on unpacking is lost to
 //! the source, as it is not between two hosts.
 //!
@@ -104,11 +105,11 @@ fn over(link: LinkRate, options: &Options) -> Result<Vec<Group>> {
             return Ok(Vec::new());
         }
     };
-    let bytes = options.memory(link);
     let groups = options
         .contents
         .iter()
         .map(|content| {
+            let bytes = options.memory(link, *content);
             group(&bed, &place, *content, bytes, options)
                 .map(|cells| Group {
                     link: link.to_string(),
@@ -150,7 +151,10 @@ fn group(
         })
         .collect();
     for run in 1..=options.runs() {
-        for (setting, cell) in options.settings.iter().zip(&mut cells) {
+        let count = options.settings.len();
+        for turn in 0..count {
+            let at = (turn + run as usize - 1) % count;
+            let (setting, cell) = (&options.settings[at], &mut cells[at]);
             let moved = bench
                 .run(*setting)
                 .with_context(|| format!("--compress {setting}"))?;

@@ -17,8 +17,8 @@ use crate::content::Content;
 #[derive(Debug, Parser)]
 #[command(name = "codec-table", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
-    /// Runs of each cell, in turn; the quickest counts
-    #[arg(long, value_name = "N", default_value_t = 3,
+    /// Runs of each cell, in turn; the median counts
+    #[arg(long, value_name = "N", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Rates of the link, or uncapped
@@ -41,7 +41,8 @@ pub(crate) struct Options {
         default_value = "none,lz4,zstd:-50,zstd:-20,zstd:1,zstd:3,zstd:7,auto"
     )]
     pub(crate) settings: Vec<CompressSetting>,
-    /// Memory to move; by default 64 MiB up to 200 Mbit/s, 256 MiB up to 2 Gbit/s, else 1 GiB
+    /// Memory to move; by default 64 MiB up to 200 Mbit/s, 256 MiB up to 2 Gbit/s, else 1 GiB, and
+    /// four times that if it is mostly zero
     #[arg(long, value_name = "SIZE", value_parser = whole_pages)]
     memory: Option<ByteCount>,
     /// Only see that it works: 16 MiB, once, over an uncapped link
@@ -148,15 +149,22 @@ impl Options {
         if self.quick { 1 } else { self.runs }
     }
 
-    /// Memory to move over such a link: so much that a raw move takes one to five seconds.
-    pub(crate) fn memory(&self, link: LinkRate) -> ByteCount {
+    /// Memory to move over such a link: so much that a raw move takes half a second to six seconds.
+    pub(crate) fn memory(&self, link: LinkRate, content: Content) -> ByteCount {
         if self.quick {
             return ByteCount(16 << 20);
         }
-        self.memory.unwrap_or_else(|| match link.bits_per_s() {
-            Some(..=200_000_000) => ByteCount(64 << 20),
-            Some(..=2_000_000_000) => ByteCount(256 << 20),
-            Some(_) | None => ByteCount(1 << 30),
+        self.memory.unwrap_or_else(|| {
+            let mib = match link.bits_per_s() {
+                Some(..=200_000_000) => 64,
+                Some(..=2_000_000_000) => 256,
+                Some(_) | None => 1024,
+            };
+            let times = match content {
+                Content::MostlyZero => 4,
+                Content::Mixed | Content::Incompressible => 1,
+            };
+            ByteCount((mib * times) << 20)
         })
     }
 }

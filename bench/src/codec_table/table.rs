@@ -18,7 +18,7 @@ pub(crate) fn render(results: &Results, runs: u32) -> String {
     let [before, after] = results.load;
     let mut text = format!(
         "{}; load {before:.1} before and {after:.1} at the end; everything but the two ends, \
-         interrupts included, kept {others:.2} CPUs busy. {} channels; the quickest of {runs} \
+         interrupts included, kept {others:.2} CPUs busy. {} channels; the median of {runs} \
          runs.\n",
         results.machine, results.channels,
     );
@@ -43,11 +43,11 @@ fn summary(groups: &[Group]) -> String {
             group.cells.iter().partition(|cell| cell.setting == "auto");
         let best = fixed
             .into_iter()
-            .min_by(|a, b| a.quickest_s().total_cmp(&b.quickest_s()));
+            .min_by(|a, b| a.median_s().total_cmp(&b.median_s()));
         let (Some(best), Some(auto)) = (best, auto.first()) else {
             continue;
         };
-        let (Some(best_move), Some(auto_move)) = (best.quickest(), auto.quickest()) else {
+        let (Some(best_move), Some(auto_move)) = (best.median(), auto.median()) else {
             continue;
         };
         let _ = writeln!(
@@ -56,9 +56,9 @@ fn summary(groups: &[Group]) -> String {
             group.link,
             group.content.name(),
             best.setting,
-            best.quickest_s(),
-            auto.quickest_s(),
-            (auto.quickest_s() / best.quickest_s() - 1.0) * 100.0,
+            best.median_s(),
+            auto.median_s(),
+            (auto.median_s() / best.median_s() - 1.0) * 100.0,
             spread(best, auto),
             mib(best_move.sent.wire_bytes),
             mib(auto_move.sent.wire_bytes),
@@ -78,23 +78,24 @@ fn summary(groups: &[Group]) -> String {
 fn heading(group: &Group) -> String {
     format!(
         "\n**{}, {} of memory**\n\n\
-         | content | setting | s | slowest run | wire MiB | ratio | CPU s source | target |\n\
-         |---|---|---|---|---|---|---|---|\n",
+         | content | setting | s | quickest | slowest | wire MiB | ratio | CPU s source | target |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
         group.link,
         ByteCount(group.memory_bytes)
     )
 }
 
 fn row(group: &Group, cell: &Cell) -> String {
-    let Some(moved) = cell.quickest() else {
+    let Some(moved) = cell.median() else {
         return String::new();
     };
     let sent = &moved.sent;
     format!(
-        "| {} | {} | {:.2} | {:.2} | {:.1} | {:.2} | {:.2} | {:.2} |\n",
+        "| {} | {} | {:.2} | {:.2} | {:.2} | {:.1} | {:.2} | {:.2} | {:.2} |\n",
         group.content.name(),
         cell.setting,
         sent.total_s,
+        cell.quickest_s(),
         cell.slowest_s(),
         mib(sent.wire_bytes),
         group.memory_bytes as f64 / sent.wire_bytes as f64,
@@ -104,13 +105,20 @@ fn row(group: &Group, cell: &Cell) -> String {
 }
 
 impl Cell {
-    fn quickest(&self) -> Option<&Move> {
-        let by_time = |a: &&Move, b: &&Move| a.sent.total_s.total_cmp(&b.sent.total_s);
-        self.runs.iter().min_by(by_time)
+    /// Of an even number of runs, the quicker of the two in the middle.
+    fn median(&self) -> Option<&Move> {
+        let mut runs: Vec<&Move> = self.runs.iter().collect();
+        runs.sort_by(|a, b| a.sent.total_s.total_cmp(&b.sent.total_s));
+        runs.get(runs.len().saturating_sub(1) / 2).copied()
+    }
+
+    fn median_s(&self) -> f64 {
+        self.median().map_or(f64::NAN, |moved| moved.sent.total_s)
     }
 
     fn quickest_s(&self) -> f64 {
-        self.quickest().map_or(f64::NAN, |moved| moved.sent.total_s)
+        let times = self.runs.iter().map(|moved| moved.sent.total_s);
+        times.fold(f64::INFINITY, f64::min)
     }
 
     fn slowest_s(&self) -> f64 {

@@ -31,6 +31,8 @@ pub(super) struct Untold {
     /// in writing.
     delay: Duration,
     held_up_since: Duration,
+    /// Processor time of frames without blocks, since the last time.
+    besides: Duration,
 }
 
 impl Untold {
@@ -53,7 +55,7 @@ impl Untold {
     }
 
     /// Passes over a frame without blocks, as [`add`](Self::add) has it: one of zeros alone says
-    /// nothing of the link or of codecs. It is too short to wait for the link.
+    /// nothing of codecs, and is too short to wait for the link. The link may idle meanwhile.
     pub(super) fn pass(
         &mut self,
         before: Duration,
@@ -62,6 +64,7 @@ impl Untold {
     ) {
         let delayed = before.saturating_sub(encode_cpu) + writing.saturating_sub(send_cpu);
         self.held_up_since += delayed;
+        self.besides += encode_cpu + send_cpu;
     }
 
     /// Whether it is time to tell.
@@ -81,6 +84,7 @@ impl Untold {
             waited = waited.saturating_sub(writing);
             delayed += self.waited - waited;
         }
+        let besides = self.besides;
         *self = Self {
             delay: self.delay,
             held_up_since: self.held_up_since,
@@ -91,6 +95,7 @@ impl Untold {
             delayed,
             send_cpu,
             waited,
+            besides,
             held,
             done,
         }
@@ -124,6 +129,7 @@ mod tests {
     fn frames_are_told_of_together_and_once() {
         let begin = Instant(1_000_000_000);
         let mut untold = Untold::default();
+        untold.pass(micros(70), micros(10), (micros(60), micros(5)));
         assert!(!untold.is_due(begin.after(Duration::from_secs(1))));
         for frame in 0..3u32 {
             let begun = begin.after(TOGETHER / 3 * frame);
@@ -137,8 +143,10 @@ mod tests {
         assert_eq!(sending.encode_cpu, micros(240));
         assert_eq!(sending.send_cpu, micros(15));
         assert_eq!(sending.waited + sending.delayed, Duration::ZERO);
+        assert_eq!(sending.besides, micros(65));
         assert!(!untold.is_due(done.after(TOGETHER)));
-        assert_eq!(untold.tell(&clock, None, done).encode_cpu, Duration::ZERO);
+        let nothing = untold.tell(&clock, None, done);
+        assert_eq!(nothing.encode_cpu + nothing.besides, Duration::ZERO);
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub struct Outcome {
     pub waited: Duration,
     /// In all of this, being ready to work while others had the processor.
     pub delayed: Duration,
+    /// Processor time, before this block, of frames that held none: of zeros alone.
+    pub besides: Duration,
     /// Bytes of earlier blocks that the connection held when the writing began, and had not
     /// sent (`SIOCOUTQNSD`, see linux/sockios.h); `None` if it cannot tell.
     pub unsent_bytes: Option<u64>,

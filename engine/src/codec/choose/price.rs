@@ -23,7 +23,10 @@
 //! price changes with what threads did over [some time](Recent), not from block to block: a buffer
 //! of a block cannot even out a dear and a cheap one.
 //!
-//! The link's capacity can only be measured while threads wait for it. Otherwise it is taken to
+//! The link's capacity can only be measured while threads wait for it: it is what flows, divided
+//! by the share of the time in which the link had something to carry. That is the model above once
+//! more, with the time spent on pages that need no block, such as zeros, among the work: what flows
+//! alone would make the link look the slower the more is packed. Where nobody waits, it is taken to
 //! be more than what flows, and the estimate grows until they wait again. Until the target has
 //! acknowledged enough to tell its rate, it is taken from what this thread got rid of.
 //!
@@ -54,19 +57,18 @@ const STEEPEST: f64 = 4.0;
 /// Share of the time spent waiting above which the link counts as full.
 const FULL: f64 = 0.03;
 
-/// Filling of a buffer below which it counts as empty.
-const EMPTY: f64 = 0.01;
-
 /// Time in which the estimate of a link that is not full doubles.
 const DOUBLING_S: f64 = 0.2;
 
 /// Most that a link is taken for, in bytes a second: above any memory's bandwidth.
 const MOST: f64 = 1e12;
 
-/// Share of the processors' time that nobody uses below which there is no room for more work, and
-/// the share above which there is. The times of which it is made are to 10 ms.
-const FULLY_USED: f64 = 0.15;
-const AMPLE: f64 = 0.25;
+/// Share of the processors' time that nobody uses below which there is no room for more work. The
+/// times of which it is made are to 10 ms.
+const FULLY_USED: f64 = 0.05;
+
+/// The share from which on there is.
+const AMPLE: f64 = 0.15;
 
 /// Weight of a new measurement of that share.
 const IDLE_WEIGHT: f64 = 0.25;
@@ -112,11 +114,9 @@ pub(super) struct Price {
     send_ns: f64,
     queue: Queue,
     recent: Recent,
-    /// Since the last observation.
+    /// Since the last observation: work, that on frames without blocks included, and waiting.
     busy_ns: f64,
     waited_ns: f64,
-    /// Of both, while they could not go on at once.
-    serial_ns: f64,
     /// When the target's rate was taken in last.
     observed: Option<Instant>,
     /// Share of the waiting that the target is to blame for.
@@ -138,7 +138,6 @@ impl Price {
             recent,
             busy_ns: 0.0,
             waited_ns: 0.0,
-            serial_ns: 0.0,
             observed: None,
             target_limited: 0.0,
             idle: None,
@@ -168,7 +167,7 @@ impl Price {
         let worked = outcome.read + outcome.encode + tried + outcome.send;
         let delayed = nanoseconds(outcome.delayed) * self.crowded();
         let busy = nanoseconds(worked) * self.stretch + delayed;
-        self.busy_ns += busy;
+        self.busy_ns += busy + nanoseconds(outcome.besides);
         self.waited_ns += waited;
         self.recent.spent(busy, delayed, waited, wire);
         if self.observed.is_none() {
@@ -182,9 +181,6 @@ impl Price {
         let Some(filling) = self.queue.seen(outcome) else {
             return;
         };
-        if must_wait && filling < EMPTY {
-            self.serial_ns += busy + waited;
-        }
         // A buffer that was never empty while the thread worked, and full when it wrote.
         let waiting = if must_wait {
             waited / (waited + busy)
@@ -213,7 +209,7 @@ impl Price {
                 let seconds = since.map_or(0.0, |since| now.since(since).as_secs_f64());
                 (self.capacity * (seconds / DOUBLING_S).min(4.0).exp2()).max(placed)
             };
-            (self.busy_ns, self.waited_ns, self.serial_ns) = (0.0, 0.0, 0.0);
+            (self.busy_ns, self.waited_ns) = (0.0, 0.0);
         }
         self.cap = link.cap.map_or(MOST, |cap| (cap.0 as f64).clamp(1.0, MOST));
         self.capacity = self.capacity.clamp(1.0, self.cap);
@@ -230,9 +226,6 @@ impl Price {
     /// only while all threads work at once, and their buffers are too small for that time: each
     /// block that they hold is as good as one more thread.
     fn used_share(&self, total: f64) -> f64 {
-        if self.serial_ns < total / 2.0 {
-            return 1.0;
-        }
         1.0 - (self.busy_ns / total).powf(self.workers + self.queue.room() / PACKED_BYTES)
     }
 }

@@ -204,10 +204,7 @@ fn a_slow_target_is_no_slow_link() {
                     send: Duration::from_micros(30),
                     waited: Duration::from_millis(1),
                     done: Instant(block * 1_000_000),
-                    unsent_bytes: None,
-                    buffer_bytes: None,
-                    tried: None,
-                    delayed: Duration::ZERO,
+                    ..Outcome::default()
                 },
             );
             if block % 50 == 49 {
@@ -225,6 +222,50 @@ fn a_slow_target_is_no_slow_link() {
     };
     assert!(run(0.0) < 100, "a slow link: packed");
     assert!(run(1.0) > 3500, "a slow target: raw");
+}
+
+#[test]
+fn time_spent_on_zeros_does_not_make_the_link_look_slow() {
+    // A block of 256 KiB among zeros, now and then: sent in 140 us, and waited for 60.
+    let raw_of = |besides: Duration| {
+        let mut chooser = Chooser::new(CompressSetting::Auto, 2, CpuLimit::default());
+        let mut raw = 0;
+        for block in 0..4000u64 {
+            let choice = chooser.choose_for(Kind::Code.class(), 1 << 18);
+            let (mb_per_s, ratio) = Kind::Code.truth(choice.codec());
+            raw += u32::from(choice.codec() == Codec::Raw);
+            let encode = (1 << 18) as f64 / mb_per_s / 1e6;
+            let wire_bytes = ((1 << 18) as f64 / ratio) as u64;
+            let now = Instant(block * 1_000_000);
+            let outcome = Outcome {
+                input_bytes: 1 << 18,
+                wire_bytes,
+                read: Duration::from_micros(90),
+                encode: Duration::from_secs_f64(encode),
+                send: Duration::from_micros(50),
+                waited: Duration::from_micros(60),
+                besides,
+                done: now,
+                unsent_bytes: Some(0),
+                buffer_bytes: Some(128 << 10),
+                ..Outcome::default()
+            };
+            chooser.record(choice, outcome);
+            if block % 50 == 0 {
+                // Of both channels, a block in each millisecond.
+                let conditions = LinkConditions {
+                    placed: Some(Rate(2000 * wire_bytes)),
+                    idle: Some(0.0),
+                    ..LinkConditions::default()
+                };
+                chooser.observe(now, conditions);
+            }
+        }
+        f64::from(raw) / 4000.0
+    };
+    let (alone, among_zeros) = (raw_of(Duration::ZERO), raw_of(Duration::from_micros(700)));
+    assert!(among_zeros > 0.95, "{among_zeros}");
+    assert!(alone < 0.7, "{alone}");
 }
 
 #[test]
@@ -249,7 +290,7 @@ fn time_without_a_processor_makes_packing_dear_only_where_none_is_idle() {
                 done: Instant(block * 420_000),
                 unsent_bytes: Some(0),
                 buffer_bytes: Some(128 << 10),
-                tried: None,
+                ..Outcome::default()
             };
             chooser.record(choice, outcome);
             if block % 119 == 0 {
@@ -341,10 +382,7 @@ fn real_pages_are_told_apart() {
             send: Duration::from_micros(30),
             waited: Duration::from_nanos(wire_bytes * 8),
             done: Instant(block as u64 * 1_000_000),
-            unsent_bytes: None,
-            buffer_bytes: None,
-            tried: None,
-            delayed: Duration::ZERO,
+            ..Outcome::default()
         };
         chooser.record(choice, outcome);
         let now = Instant(block as u64 * 1_000_000);

@@ -63,6 +63,8 @@ pub(in super::super) struct Sending {
     pub(in super::super) waited: Duration,
     /// Time without a processor, from the reading on.
     pub(in super::super) delayed: Duration,
+    /// Processor time of frames without blocks, between these.
+    pub(in super::super) besides: Duration,
     /// What the connection held when the last one was written.
     pub(in super::super) held: Option<Held>,
     /// When it was done.
@@ -174,6 +176,7 @@ impl Packer {
                 send: sending.send_cpu.mul_f64(share),
                 waited: sending.waited.mul_f64(share),
                 delayed: sending.delayed.mul_f64(share),
+                besides: sending.besides.mul_f64(share),
                 unsent_bytes: sending.held.map(|held| held.bytes),
                 buffer_bytes: sending.held.map(|held| held.room_bytes),
                 done: sending.done,

@@ -134,6 +134,7 @@ fn carry(
         send_cpu: Duration::from_micros(50),
         waited: Duration::from_micros(10),
         delayed: Duration::ZERO,
+        besides: Duration::ZERO,
         held: None,
         done: clock.now(),
     });
