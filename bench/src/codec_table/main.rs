@@ -60,14 +60,19 @@ struct Cell {
     runs: Vec<Move>,
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(end) = &options.end {
         // One process of many, whose place is the bed of the one that measures.
-        ends::run(end)?;
-        return Ok(ExitCode::SUCCESS);
+        return match ends::run(end) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
     }
-    Ok(supervised(|| run(&options)))
+    supervised(|| run(&options))
 }
 
 fn run(options: &Options) -> Result<()> {

@@ -77,13 +77,14 @@ impl LinkWatch {
     }
 
     /// Writing a frame has waited for so long. Now and then, takes the conditions of the link
-    /// and the processors together; `placed` is the rate of all channels. Returns them, and for
-    /// how much of the waiting since the last time the target is to blame.
+    /// together, and of the `processors` where somebody needs to know; `placed` is the rate of all
+    /// channels. Returns them, and for how much of the waiting since the last time the target is
+    /// to blame.
     pub(super) fn waited(
         &mut self,
         now: Instant,
         waited: Duration,
-        clock: &dyn Clock,
+        processors: Option<&dyn Clock>,
         placed: impl FnOnce() -> Option<Rate>,
     ) -> Option<(LinkConditions, Duration)> {
         self.waited += waited;
@@ -100,7 +101,7 @@ impl LinkWatch {
             let closed = f64::from(self.closed) / f64::from(self.looks);
             target_limited = limited.div_duration_f64(busy).min(closed);
         }
-        let unused = clock.unused();
+        let unused = processors.and_then(Clock::unused);
         let passed = now.since(self.together_at);
         let conditions = LinkConditions {
             placed: placed(),
@@ -186,7 +187,7 @@ mod tests {
                 let now = BEGIN.after(Duration::from_millis(10) * tick as u32);
                 assert!(watch.look(now, true).is_some());
                 let waited = Duration::from_millis(5);
-                if let Some((conditions, part)) = watch.waited(now, waited, &Silent, || None) {
+                if let Some((conditions, part)) = watch.waited(now, waited, None, || None) {
                     assert_eq!(conditions.idle, None);
                     let limited = conditions.target_limited;
                     assert_eq!(limited > 0.0, window_closed, "{limited}");
@@ -238,7 +239,7 @@ mod tests {
             watch.look(BEGIN.after(Duration::from_millis(tick)), true);
         }
         let (conditions, blamed) = watch
-            .waited(BEGIN.after(TOGETHER), TOGETHER, &Silent, || None)
+            .waited(BEGIN.after(TOGETHER), TOGETHER, None, || None)
             .unwrap();
         assert_eq!(conditions.target_limited, 0.25);
         assert_eq!(blamed, TOGETHER / 4);
@@ -252,7 +253,7 @@ mod tests {
         let mut idle = |intervals: u32, unused_ms| {
             clock.0.fetch_add(unused_ms, Ordering::Relaxed);
             let now = BEGIN.after(TOGETHER * intervals);
-            let (conditions, _) = watch.waited(now, Duration::ZERO, &clock, || None)?;
+            let (conditions, _) = watch.waited(now, Duration::ZERO, Some(&clock), || None)?;
             conditions.idle
         };
         assert_eq!(idle(1, 50), Some(0.25));

@@ -209,7 +209,8 @@ impl SourceChannel {
             self.rest.worked(done, cpu.saturating_sub(begun));
         }
         let shared = &self.shared;
-        let conditions = self.watch.waited(done, took - send_cpu, clock, || {
+        let processors = chooses.then_some(clock);
+        let conditions = self.watch.waited(done, took - send_cpu, processors, || {
             shared.look(Source::link_rate)
         });
         if let Some((conditions, target_full)) = conditions {
