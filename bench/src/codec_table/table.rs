@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use pagelift_bench::figures::middle;
 use pagelift_engine::units::ByteCount;
 
 use crate::ends::Pages;
@@ -105,15 +106,15 @@ fn row(group: &Group, cell: &Cell) -> String {
 }
 
 impl Cell {
-    /// Of an even number of runs, the quicker of the two in the middle.
+    /// The run whose time is the median.
     fn median(&self) -> Option<&Move> {
-        let mut runs: Vec<&Move> = self.runs.iter().collect();
-        runs.sort_by(|a, b| a.sent.total_s.total_cmp(&b.sent.total_s));
-        runs.get(runs.len().saturating_sub(1) / 2).copied()
+        let median_s = self.median_s();
+        let is_median = |moved: &&Move| moved.sent.total_s.total_cmp(&median_s).is_eq();
+        self.runs.iter().find(is_median)
     }
 
     fn median_s(&self) -> f64 {
-        self.median().map_or(f64::NAN, |moved| moved.sent.total_s)
+        middle(self.runs.iter().map(|moved| moved.sent.total_s))
     }
 
     fn quickest_s(&self) -> f64 {

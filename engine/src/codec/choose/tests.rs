@@ -224,43 +224,59 @@ fn a_slow_target_is_no_slow_link() {
     assert!(run(1.0) > 3500, "a slow target: raw");
 }
 
+/// How many of 4000 blocks of 256 KiB of `kind` went raw, one after each `period`: sent as
+/// `outcome` says, which lacks what the codec makes of a block, while the link was as `link` says
+/// at every `looks` blocks, for the bytes of the last.
+fn raw_of_4000(
+    kind: Kind,
+    period: Duration,
+    outcome: Outcome,
+    looks: u32,
+    link: impl Fn(u64) -> LinkConditions,
+) -> u32 {
+    let mut chooser = Chooser::new(CompressSetting::Auto, 2, CpuLimit::default());
+    let mut raw = 0;
+    for block in 0..4000 {
+        let choice = chooser.choose_for(kind.class(), 1 << 18);
+        let (mb_per_s, ratio) = kind.truth(choice.codec());
+        raw += u32::from(choice.codec() == Codec::Raw);
+        let wire_bytes = ((1 << 18) as f64 / ratio) as u64;
+        let now = Instant(0).after(period * block);
+        let outcome = Outcome {
+            input_bytes: 1 << 18,
+            wire_bytes,
+            read: Duration::from_micros(90),
+            encode: Duration::from_secs_f64((1 << 18) as f64 / mb_per_s / 1e6),
+            send: Duration::from_micros(50),
+            done: now,
+            unsent_bytes: Some(0),
+            buffer_bytes: Some(128 << 10),
+            ..outcome
+        };
+        chooser.record(choice, outcome);
+        if block % looks == 0 {
+            chooser.observe(now, link(wire_bytes));
+        }
+    }
+    raw
+}
+
 #[test]
 fn time_spent_on_zeros_does_not_make_the_link_look_slow() {
     // A block of 256 KiB among zeros, now and then: sent in 140 us, and waited for 60.
     let raw_of = |besides: Duration| {
-        let mut chooser = Chooser::new(CompressSetting::Auto, 2, CpuLimit::default());
-        let mut raw = 0;
-        for block in 0..4000u64 {
-            let choice = chooser.choose_for(Kind::Code.class(), 1 << 18);
-            let (mb_per_s, ratio) = Kind::Code.truth(choice.codec());
-            raw += u32::from(choice.codec() == Codec::Raw);
-            let encode = (1 << 18) as f64 / mb_per_s / 1e6;
-            let wire_bytes = ((1 << 18) as f64 / ratio) as u64;
-            let now = Instant(block * 1_000_000);
-            let outcome = Outcome {
-                input_bytes: 1 << 18,
-                wire_bytes,
-                read: Duration::from_micros(90),
-                encode: Duration::from_secs_f64(encode),
-                send: Duration::from_micros(50),
-                waited: Duration::from_micros(60),
-                besides,
-                done: now,
-                unsent_bytes: Some(0),
-                buffer_bytes: Some(128 << 10),
-                ..Outcome::default()
-            };
-            chooser.record(choice, outcome);
-            if block % 50 == 0 {
-                // Of both channels, a block in each millisecond.
-                let conditions = LinkConditions {
-                    placed: Some(Rate(2000 * wire_bytes)),
-                    idle: Some(0.0),
-                    ..LinkConditions::default()
-                };
-                chooser.observe(now, conditions);
-            }
-        }
+        let outcome = Outcome {
+            waited: Duration::from_micros(60),
+            besides,
+            ..Outcome::default()
+        };
+        // Of both channels, a block in each millisecond.
+        let link = |wire_bytes: u64| LinkConditions {
+            placed: Some(Rate(2000 * wire_bytes)),
+            idle: Some(0.0),
+            ..LinkConditions::default()
+        };
+        let raw = raw_of_4000(Kind::Code, Duration::from_millis(1), outcome, 50, link);
         f64::from(raw) / 4000.0
     };
     let (alone, among_zeros) = (raw_of(Duration::ZERO), raw_of(Duration::from_micros(700)));
@@ -273,36 +289,17 @@ fn time_without_a_processor_makes_packing_dear_only_where_none_is_idle() {
     // A link of 1.2 GB/s for two threads that work, wait for it, and are without a processor for a
     // third of the time each.
     let raw_of_idle = |idle| {
-        let mut chooser = Chooser::new(CompressSetting::Auto, 2, CpuLimit::default());
-        let mut raw = 0;
-        for block in 0..4000u64 {
-            let choice = chooser.choose_for(Kind::Text.class(), 1 << 18);
-            let (mb_per_s, ratio) = Kind::Text.truth(choice.codec());
-            raw += u32::from(choice.codec() == Codec::Raw);
-            let outcome = Outcome {
-                input_bytes: 1 << 18,
-                wire_bytes: ((1 << 18) as f64 / ratio) as u64,
-                read: Duration::from_micros(90),
-                encode: Duration::from_secs_f64((1 << 18) as f64 / mb_per_s / 1e6),
-                send: Duration::from_micros(50),
-                waited: Duration::from_micros(140),
-                delayed: Duration::from_micros(140),
-                done: Instant(block * 420_000),
-                unsent_bytes: Some(0),
-                buffer_bytes: Some(128 << 10),
-                ..Outcome::default()
-            };
-            chooser.record(choice, outcome);
-            if block % 119 == 0 {
-                let conditions = LinkConditions {
-                    placed: Some(Rate(1_200_000_000)),
-                    idle,
-                    ..LinkConditions::default()
-                };
-                chooser.observe(Instant(block * 420_000), conditions);
-            }
-        }
-        raw
+        let outcome = Outcome {
+            waited: Duration::from_micros(140),
+            delayed: Duration::from_micros(140),
+            ..Outcome::default()
+        };
+        let link = |_| LinkConditions {
+            placed: Some(Rate(1_200_000_000)),
+            idle,
+            ..LinkConditions::default()
+        };
+        raw_of_4000(Kind::Text, Duration::from_micros(420), outcome, 119, link)
     };
     for nothing_idle in [None, Some(0.0), Some(0.04)] {
         let raw = raw_of_idle(nothing_idle);
