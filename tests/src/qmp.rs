@@ -44,7 +44,9 @@ impl Qmp {
     /// Executes a command and gives what it returns. An error holds QEMU's class and text.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let request = json!({ "execute": command, "arguments": arguments });
-        writeln!(self.stream.get_mut(), "{request}")?;
+        // In one piece: QEMU executes `quit` at its last brace, and is gone when the rest comes.
+        let line = format!("{request}\n");
+        self.stream.get_mut().write_all(line.as_bytes())?;
         let deadline = Instant::now() + PATIENCE;
         while let Some(mut message) = self.read(deadline)? {
             if message.get("event").is_some() {

@@ -63,6 +63,12 @@ fn beds_at_once_do_not_take_each_other_for_their_own() -> Result<()> {
     let (one, other) = (Bed::new()?, Bed::new()?);
     let _ram = one.shm_file("ram", 4096)?;
     let mut child = one.command("sleep").arg("600").spawn()?;
+    // A parent goes on when its child has let go of its memory (execve(2), vfork(2)), a moment
+    // before the child has an environment of its own.
+    let deadline = Instant::now() + PATIENCE;
+    while process::marked(one.tag()).is_empty() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     assert_eq!(one.leftovers().len(), 2);
     other.finish();
     assert!(process::is_alive(child.id()));

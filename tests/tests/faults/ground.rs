@@ -198,6 +198,11 @@ impl<'a> Ground<'a> {
             Kind::Calm => "100MiB/s",
         };
         let mut options = vec!["--bandwidth", bandwidth, "--compress", compress];
+        if self.is_busy() {
+            // Half of what its pages take if it is not throttled, and several times what stopping
+            // it takes on a machine that has other work.
+            options.extend(["--downtime", "200ms"]);
+        }
         if self.disk.is_some() {
             options.push("--buffer-disks");
         }
