@@ -6,6 +6,7 @@
 //! concurrent write is harmless, because that write has marked the page dirty again.
 
 mod bitmap;
+mod buffer;
 mod copy;
 mod file;
 mod hugetlb;
@@ -13,6 +14,7 @@ mod layout;
 mod mapped;
 
 pub use bitmap::PageBitmap;
+pub use buffer::PageBuffer;
 pub use file::{FileMemory, RegionFile};
 pub use layout::{Layout, LayoutError, MAX_REGIONS, Region, Span};
 pub use mapped::MappedMemory;

@@ -14,13 +14,13 @@ use super::kept::KeptPages;
 use super::shared::Shared;
 use crate::codec::is_zero;
 use crate::codec::reference::fingerprint;
-use crate::memory::PageBitmap;
+use crate::memory::{PageBitmap, PageBuffer};
 use crate::migration::{CatalogueDemand, HEARTBEAT, Target};
 use crate::units::{ByteCount, PAGE_BYTES};
 use crate::wire::{CatalogueChunk, MAX_FINGERPRINTS, Message};
 
 /// Pages that are read at a time.
-const READ_PAGES: u64 = 32;
+const READ_PAGES: usize = 32;
 
 /// Most pages told of, so that what is held is bounded: 256 GiB of them, and 512 MiB.
 pub(super) const MOST_PAGES: u64 = 1 << 26;
@@ -35,7 +35,7 @@ pub struct CatalogueWorker {
     next: u64,
     /// Taken, and not sent.
     chunks: VecDeque<CatalogueChunk>,
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
 }
 
 impl std::fmt::Debug for CatalogueWorker {
@@ -55,14 +55,14 @@ impl CatalogueWorker {
             populated: None,
             next: 0,
             chunks: VecDeque::new(),
-            buffer: Vec::new(),
+            buffer: PageBuffer::new(READ_PAGES),
         }
     }
 
     /// Most memory it takes for that many pages.
     pub(super) fn footprint(pages: u64) -> ByteCount {
         let pages = pages.min(MOST_PAGES);
-        ByteCount(pages * 8 + pages.div_ceil(8) + READ_PAGES * PAGE_BYTES as u64)
+        ByteCount(pages * 8 + pages.div_ceil(8) + PageBuffer::footprint(READ_PAGES).0)
     }
 
     /// Takes the fingerprints of some pages, or sends some. Waits only for the connection.
@@ -116,11 +116,10 @@ impl CatalogueWorker {
             return false;
         }
         self.next = first + count;
-        self.buffer.resize(READ_PAGES as usize * PAGE_BYTES, 0);
         let mut fingerprints = Vec::with_capacity(count as usize);
         let mut at = first;
         while at < self.next {
-            let piece = READ_PAGES.min(self.next - at);
+            let piece = (self.next - at).min(READ_PAGES as u64);
             let pages = &mut self.buffer[..piece as usize * PAGE_BYTES];
             if self.kept.read(at, pages) {
                 fingerprints.extend(pages.chunks_exact(PAGE_BYTES).map(|page| {

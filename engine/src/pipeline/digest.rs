@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::codec::MemoryDigest;
-use crate::memory::{MemoryError, PageBitmap, ReadPages};
-use crate::units::{PAGE_BYTES, PageRange};
+use crate::memory::{MemoryError, PageBitmap, PageBuffer, ReadPages};
+use crate::units::PageRange;
 
 /// Pages that a thread takes at a time.
 const PIECE_PAGES: u64 = 64;
@@ -36,7 +36,7 @@ pub fn digest_memory_unless(
     let next = AtomicU64::new(0);
     let work = || -> Result<Option<MemoryDigest>, MemoryError> {
         let mut digest = MemoryDigest::default();
-        let mut buffer = vec![0; PIECE_PAGES as usize * PAGE_BYTES];
+        let mut buffer = PageBuffer::new(PIECE_PAGES as usize);
         loop {
             let first = next.fetch_add(SHARE_PAGES, Ordering::Relaxed);
             if first >= pages.0 {

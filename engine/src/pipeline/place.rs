@@ -9,7 +9,7 @@ use super::referred::Referred;
 use crate::codec::block::{BlockDecoder, MAX_BLOCK_PAGES};
 use crate::codec::xbzrle::BatchDecoder;
 use crate::codec::{BlockFormat, FILL_BYTES, Fill};
-use crate::memory::{ReadPages, WritePages};
+use crate::memory::{PageBuffer, ReadPages, WritePages};
 use crate::migration::{MigrationError, TargetStages};
 use crate::units::{Instant, PAGE_BYTES, PageRange};
 use crate::wire::{Encoding, PageRun, PagesBody};
@@ -28,7 +28,7 @@ pub(super) struct Placer {
     decoder: BlockDecoder,
     deltas: BatchDecoder,
     /// The block under way, or what fills pages, or the pages that deltas are applied to.
-    block: Box<[u8]>,
+    block: PageBuffer,
     /// Where the pages of the next run of the block are.
     block_at: usize,
     /// Since when the stage that is worked for now does so.
@@ -54,7 +54,7 @@ impl Placer {
             content,
             decoder: BlockDecoder::new(),
             deltas: BatchDecoder::new(),
-            block: vec![0; MAX_BLOCK_PAGES * PAGE_BYTES].into(),
+            block: PageBuffer::new(MAX_BLOCK_PAGES),
             block_at: 0,
             since: Instant::default(),
         }

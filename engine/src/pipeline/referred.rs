@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use super::kept::KeptPages;
 use crate::codec::reference::Secret;
-use crate::memory::ReadPages;
+use crate::memory::{PageBuffer, ReadPages};
 use crate::migration::MigrationError;
-use crate::units::{PAGE_BYTES, PageRange};
+use crate::units::PageRange;
 use crate::wire::{MAX_REFERENCE_PAGES, PageRun, Place, Reference};
 
 /// What a channel of a target finds references with; allocated once.
 pub(super) struct Referred {
     secret: Secret,
     kept: Arc<KeptPages>,
-    pages: Box<[u8]>,
+    pages: PageBuffer,
 }
 
 impl Referred {
@@ -22,7 +22,7 @@ impl Referred {
         Self {
             secret,
             kept,
-            pages: vec![0; MAX_REFERENCE_PAGES * PAGE_BYTES].into(),
+            pages: PageBuffer::new(MAX_REFERENCE_PAGES),
         }
     }
 

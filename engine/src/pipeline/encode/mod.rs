@@ -20,7 +20,7 @@ use super::clock::Clock;
 use super::deltas::Deltas;
 use crate::codec::cache::Outcome;
 use crate::codec::{BlockFormat, Fill, is_zero};
-use crate::memory::{MemoryError, ReadPages};
+use crate::memory::{MemoryError, PageBuffer, ReadPages};
 use crate::migration::{Batch, SentFrame};
 use crate::units::{PAGE_BYTES, PageIndex};
 use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES, PagesBuilder};
@@ -39,7 +39,7 @@ const WORTHY_DELTA: usize = PAGE_BYTES / 2;
 pub(super) struct PageEncoder {
     builder: PagesBuilder,
     /// Pages as they are read; what is sent of them is moved to the front.
-    data: Vec<u8>,
+    data: PageBuffer,
     block: Gathered,
     packer: Packer,
     /// One delta.
@@ -68,7 +68,7 @@ impl PageEncoder {
     pub(super) fn new(deltas: Option<Arc<Deltas>>, packer: Packer, reads: Encodings) -> Self {
         Self {
             builder: PagesBuilder::default(),
-            data: vec![0; MAX_FRAME_PAGES * PAGE_BYTES],
+            data: PageBuffer::new(MAX_FRAME_PAGES),
             block: Gathered::default(),
             packer,
             delta: Box::new([0; PAGE_BYTES]),
