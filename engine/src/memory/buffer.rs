@@ -70,7 +70,10 @@ mod tests {
             assert_eq!(buffer.len(), pages * PAGE_BYTES);
             assert!(buffer.iter().all(|byte| *byte == 0));
             buffer.fill(7);
-            assert_eq!(buffer.room.iter().filter(|b| **b == 7).count(), buffer.len());
+            assert_eq!(
+                buffer.room.iter().filter(|b| **b == 7).count(),
+                buffer.len()
+            );
             assert!(buffer.room.len() as u64 <= PageBuffer::footprint(pages).0);
         }
     }

@@ -37,28 +37,13 @@ pub struct Held {
     pub room_bytes: u64,
 }
 
-/// A look at the sending half of a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Reading {
-    /// What it holds.
-    pub held: Held,
-    /// For how long it had data to carry, since it was made.
-    pub busy: Duration,
-    /// Of that, for how long the receiver's window did not let it.
-    pub window_limited: Duration,
-    /// Whether data waits now because the receiver's window has closed: it does not read what it
-    /// has. An open window limits as well, where it is smaller than what the path could hold,
-    /// but then the path is full of data.
-    pub window_closed: bool,
-}
-
 /// Looks at the sending half of a connection. Costs a few system calls.
 ///
 /// A connection that cannot tell says `None`; how data is packed is then decided by how long
 /// writes have to wait.
 pub trait Gauge: Send {
-    /// How it is now.
-    fn look(&mut self) -> Option<Reading> {
+    /// What it holds now.
+    fn look(&mut self) -> Option<Held> {
         None
     }
 

@@ -1,12 +1,18 @@
-//! Watches the connection of a channel: what it holds, and whether the target or the link is to
-//! blame for waiting.
+//! Watches the connection of a channel: what it holds, what flows over it, and whether the target or
+//! the link is to blame for waiting.
+//!
+//! The target says how long its channel waited for something to do. Where it hardly waits it is the
+//! bottleneck, and to pack for it would make it slower still. A closed receive window would tell less:
+//! a window closes while a frame is placed, whoever is ahead, and one that is smaller than what the
+//! path holds limits a connection of which the target reads everything at once.
 
 use std::time::Duration;
 
 use super::clock::{Clock, Unused};
-use super::link::{Gauge, Held, Reading};
+use super::link::{Gauge, Held};
 use crate::codec::choose::LinkConditions;
-use crate::units::{Instant, Rate};
+use crate::units::{ByteCount, Instant, Rate};
+use crate::wire::Waited;
 
 /// How often the conditions of the link are taken together.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -18,23 +24,49 @@ const OFTEN: Duration = Duration::from_micros(250);
 /// Time between two looks where nobody needs to know what the connection holds.
 const SELDOM: Duration = Duration::from_millis(5);
 
+/// Share of its time that a target's channel waits from which on it is not to blame for anything.
+const UNBLAMED: f64 = 0.2;
+
 /// The watch over one connection.
 pub(super) struct LinkWatch {
     gauge: Box<dyn Gauge>,
     looked_at: Option<Instant>,
-    /// The last look that told anything, and what the connection held at the last one.
-    last: Reading,
+    /// What the connection held at the last look.
     held: Option<Held>,
-    /// When the conditions were last taken together, and how the connection was then, and the
-    /// processors.
-    together_at: Instant,
-    before: Reading,
-    unused: Option<Unused>,
-    /// Looks since then that told anything, and those that found the window closed.
-    looks: u32,
-    closed: u32,
-    /// Waiting for the connection since then.
+    /// How things stood when the conditions were last taken together, at first when the first frame
+    /// was written; `None` before.
+    together: Option<Together>,
+    /// Reading, encoding and writing frames since then, and the waiting in it.
+    active: Duration,
     waited: Duration,
+    /// How far the target is to blame, 0 to 1, as of its last word.
+    blame: f64,
+}
+
+/// How things stood at a moment.
+#[derive(Clone, Copy, Debug)]
+struct Together {
+    at: Instant,
+    unused: Option<Unused>,
+    told: Told,
+}
+
+/// What the target has said so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    /// Bytes on the wire that it has placed, over all channels.
+    pub(super) placed: ByteCount,
+    /// How long this channel waited there, if it says.
+    pub(super) waited: Option<Waited>,
+}
+
+/// What a frame took.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FrameTime {
+    /// From reading its pages until it was written.
+    pub(super) all: Duration,
+    /// Of that, waiting for the connection to take it.
+    pub(super) waited: Duration,
 }
 
 impl std::fmt::Debug for LinkWatch {
@@ -44,19 +76,16 @@ impl std::fmt::Debug for LinkWatch {
 }
 
 impl LinkWatch {
-    /// Watches by `gauge` from now on.
-    pub(super) fn new(gauge: Box<dyn Gauge>, clock: &dyn Clock) -> Self {
+    /// Watches by `gauge`.
+    pub(super) fn new(gauge: Box<dyn Gauge>) -> Self {
         Self {
             gauge,
             looked_at: None,
-            last: Reading::default(),
             held: None,
-            together_at: clock.now(),
-            before: Reading::default(),
-            unused: clock.unused(),
-            looks: 0,
-            closed: 0,
+            together: None,
+            active: Duration::ZERO,
             waited: Duration::ZERO,
+            blame: 0.0,
         }
     }
 
@@ -64,67 +93,71 @@ impl LinkWatch {
     /// somebody needs to know. What the connection held at the last look, if it can tell.
     pub(super) fn look(&mut self, now: Instant, often: bool) -> Option<Held> {
         let pause = if often { OFTEN } else { SELDOM };
-        if self.looked_at.is_some_and(|at| now.since(at) < pause) {
-            return self.held;
+        if self.looked_at.is_none_or(|at| now.since(at) >= pause) {
+            self.looked_at = Some(now);
+            self.held = self.gauge.look();
         }
-        self.looked_at = Some(now);
-        let reading = self.gauge.look();
-        self.held = reading.map(|reading| reading.held);
-        self.last = reading?;
-        self.looks += 1;
-        self.closed += u32::from(self.last.window_closed);
         self.held
     }
 
-    /// Writing a frame has waited for so long. Now and then, takes the conditions of the link
-    /// together, and of the `processors` where somebody needs to know; `placed` is the rate of all
-    /// channels. Returns them, and for how much of the waiting since the last time the target is
-    /// to blame.
-    pub(super) fn waited(
+    /// A frame was written. Now and then, takes the conditions of the link together, and of the
+    /// `processors` where somebody needs to know. Returns them, and for how much of the waiting
+    /// since the last time the target is to blame.
+    pub(super) fn sent(
         &mut self,
         now: Instant,
-        waited: Duration,
+        frame: FrameTime,
         processors: Option<&dyn Clock>,
-        placed: impl FnOnce() -> Option<Rate>,
+        told: impl FnOnce() -> Told,
     ) -> Option<(LinkConditions, Duration)> {
-        self.waited += waited;
-        if now.since(self.together_at) < TOGETHER {
+        self.active += frame.all;
+        self.waited += frame.waited;
+        let due = |before: &Together| now.since(before.at) >= TOGETHER;
+        if self.together.as_ref().is_some_and(|before| !due(before)) {
             return None;
         }
-        let busy = self.last.busy.saturating_sub(self.before.busy);
-        let limited = self
-            .last
-            .window_limited
-            .saturating_sub(self.before.window_limited);
-        let mut target_limited = 0.0;
-        if self.looks > 0 && !busy.is_zero() {
-            let closed = f64::from(self.closed) / f64::from(self.looks);
-            target_limited = limited.div_duration_f64(busy).min(closed);
+        let standing = Together {
+            at: now,
+            unused: processors.and_then(Clock::unused),
+            told: told(),
+        };
+        let (active, waited) = (
+            std::mem::take(&mut self.active),
+            std::mem::take(&mut self.waited),
+        );
+        // What went before the first frame says nothing of those that follow.
+        let before = self.together.replace(standing)?;
+        if let Some(share) = waited_since(before.told.waited, standing.told.waited) {
+            self.blame = 1.0 - (share / UNBLAMED).min(1.0);
         }
-        let unused = processors.and_then(Clock::unused);
-        let passed = now.since(self.together_at);
+        let placed = standing.told.placed.0.saturating_sub(before.told.placed.0);
         let conditions = LinkConditions {
-            placed: placed(),
+            placed: Rate::over(ByteCount(placed), active),
             cap: self.gauge.cap(),
-            target_limited,
-            idle: self.unused.zip(unused).map(|(then, now)| {
-                let time = now.time.saturating_sub(then.time);
-                time.div_duration_f64(passed * u32::from(now.processors))
+            target_limited: self.blame,
+            idle: before.unused.zip(standing.unused).map(|(then, end)| {
+                let time = end.time.saturating_sub(then.time);
+                time.div_duration_f64(now.since(before.at) * u32::from(end.processors))
             }),
         };
-        self.unused = unused;
-        let blamed = self.waited.mul_f64(target_limited);
-        self.together_at = now;
-        self.before = self.last;
-        (self.looks, self.closed, self.waited) = (0, 0, Duration::ZERO);
-        Some((conditions, blamed))
+        Some((conditions, waited.mul_f64(self.blame)))
     }
+}
+
+/// The share of its time in which a channel waited between two words of the target; `None` if it
+/// said nothing.
+fn waited_since(before: Option<Waited>, now: Option<Waited>) -> Option<f64> {
+    let (before, now) = (before.unwrap_or_default(), now?);
+    let elapsed = now.elapsed_us.checked_sub(before.elapsed_us)?;
+    let waited = now.waited_us.saturating_sub(before.waited_us);
+    (elapsed > 0).then(|| waited as f64 / elapsed as f64)
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use super::super::link::NoGauge;
     use super::*;
 
     /// Where so many milliseconds of four processors were not used.
@@ -142,120 +175,98 @@ mod tests {
         }
     }
 
-    /// The clock of a machine that tells nothing.
-    struct Silent;
-
-    impl Clock for Silent {
-        fn now(&self) -> Instant {
-            BEGIN
-        }
-    }
-
     const BEGIN: Instant = Instant(1_000_000_000);
 
-    /// A connection that is limited by the receiver's window, which is open or closed.
-    struct Limited {
-        busy: Duration,
-        window_closed: bool,
-    }
+    /// A frame that took one interval and waited for half of it.
+    const FRAME: FrameTime = FrameTime {
+        all: TOGETHER,
+        waited: Duration::from_millis(25),
+    };
 
-    impl Gauge for Limited {
-        fn look(&mut self) -> Option<Reading> {
-            self.busy += Duration::from_millis(10);
-            Some(Reading {
-                busy: self.busy,
-                window_limited: self.busy.mul_f64(0.8),
-                window_closed: self.window_closed,
-                held: Held {
-                    bytes: 1,
-                    room_bytes: 2,
-                },
-            })
+    /// The target's word after so many intervals, in which it waited for so many milliseconds.
+    fn told(intervals: u64, waited_ms: u64) -> Told {
+        Told {
+            placed: ByteCount(intervals * 1_000_000),
+            waited: Some(Waited {
+                channel: 0,
+                waited_us: waited_ms * 1000,
+                elapsed_us: intervals * 50_000,
+            }),
         }
     }
 
     #[test]
-    fn a_window_that_is_open_is_not_the_targets_fault() {
-        for window_closed in [true, false] {
-            let gauge = Box::new(Limited {
-                busy: Duration::ZERO,
-                window_closed,
-            });
-            let mut watch = LinkWatch::new(gauge, &Silent);
-            let mut blamed = Duration::ZERO;
-            for tick in 1..=100u64 {
-                let now = BEGIN.after(Duration::from_millis(10) * tick as u32);
-                assert!(watch.look(now, true).is_some());
-                let waited = Duration::from_millis(5);
-                if let Some((conditions, part)) = watch.waited(now, waited, None, || None) {
-                    assert_eq!(conditions.idle, None);
-                    let limited = conditions.target_limited;
-                    assert_eq!(limited > 0.0, window_closed, "{limited}");
-                    blamed += part;
-                }
+    fn a_target_that_hardly_waits_is_to_blame() {
+        let mut watch = LinkWatch::new(Box::new(NoGauge));
+        let mut blamed = |intervals: u32, told: Told| {
+            let now = BEGIN.after(TOGETHER * intervals);
+            let (conditions, blamed) = watch.sent(now, FRAME, None, || told)?;
+            assert_eq!(conditions.placed, Some(Rate(20_000_000)));
+            Some((conditions.target_limited, blamed.as_millis()))
+        };
+        assert_eq!(blamed(0, told(0, 0)), None, "nothing went before");
+        assert_eq!(blamed(1, told(1, 30)), Some((0.0, 0)));
+        assert_eq!(blamed(2, told(2, 30)), Some((1.0, 25)));
+        assert_eq!(blamed(3, told(3, 35)), Some((0.5, 12)));
+        let silent = Told {
+            placed: told(4, 0).placed,
+            ..told(3, 35)
+        };
+        assert_eq!(blamed(4, silent), Some((0.5, 12)), "as of its last word");
+    }
+
+    #[test]
+    fn a_target_that_says_nothing_is_not_blamed() {
+        let mut watch = LinkWatch::new(Box::new(NoGauge));
+        for interval in 0..3u32 {
+            let now = BEGIN.after(TOGETHER * interval);
+            let taken = watch.sent(now, FRAME, None, Told::default);
+            if let Some((conditions, blamed)) = taken {
+                assert_eq!(conditions.target_limited, 0.0);
+                assert_eq!(blamed, Duration::ZERO);
+                assert_eq!(conditions.idle, None);
             }
-            let share = blamed.as_secs_f64() / 0.5;
-            assert!(window_closed == (share > 0.7), "{share}");
         }
     }
 
     #[test]
     fn looks_are_spared_where_nobody_asks() {
-        let gauge = Box::new(Limited {
-            busy: Duration::ZERO,
-            window_closed: false,
-        });
-        let mut watch = LinkWatch::new(gauge, &Silent);
-        for step in 0..100 {
-            let now = BEGIN.after(Duration::from_millis(step));
-            assert!(watch.look(now, false).is_some());
-        }
-        assert_eq!(watch.looks, 20);
-        for step in 0..100 {
-            let now = BEGIN.after(Duration::from_micros(100_000 + 50 * step));
-            assert!(watch.look(now, true).is_some());
-        }
-        assert_eq!(watch.looks, 40);
-    }
-
-    #[test]
-    fn a_window_that_is_closed_now_and_then_is_blamed_now_and_then() {
-        /// Limited by its window always, which is closed at each fourth look.
-        struct Seldom(u64);
-        impl Gauge for Seldom {
-            fn look(&mut self) -> Option<Reading> {
+        /// Says how often it was looked at.
+        struct Counted(u64);
+        impl Gauge for Counted {
+            fn look(&mut self) -> Option<Held> {
                 self.0 += 1;
-                let busy = Duration::from_millis(self.0);
-                Some(Reading {
-                    busy,
-                    window_limited: busy,
-                    window_closed: self.0.is_multiple_of(4),
-                    ..Reading::default()
+                Some(Held {
+                    bytes: self.0,
+                    room_bytes: 1000,
                 })
             }
         }
-        let mut watch = LinkWatch::new(Box::new(Seldom(0)), &Silent);
-        for tick in 1..=40 {
-            watch.look(BEGIN.after(Duration::from_millis(tick)), true);
+        let mut watch = LinkWatch::new(Box::new(Counted(0)));
+        let mut looks = 0;
+        for step in 0..100 {
+            let now = BEGIN.after(Duration::from_millis(step));
+            looks = watch.look(now, false).unwrap().bytes;
         }
-        let (conditions, blamed) = watch
-            .waited(BEGIN.after(TOGETHER), TOGETHER, None, || None)
-            .unwrap();
-        assert_eq!(conditions.target_limited, 0.25);
-        assert_eq!(blamed, TOGETHER / 4);
+        assert_eq!(looks, 20);
+        for step in 0..100 {
+            let now = BEGIN.after(Duration::from_micros(100_000 + 50 * step));
+            looks = watch.look(now, true).unwrap().bytes;
+        }
+        assert_eq!(looks, 40);
     }
 
     #[test]
     fn idle_is_what_nobody_used_of_all_processors_since_the_last_time() {
         let clock = Unwanted(AtomicU64::new(1000));
-        let gauge = Box::new(super::super::link::NoGauge);
-        let mut watch = LinkWatch::new(gauge, &clock);
+        let mut watch = LinkWatch::new(Box::new(NoGauge));
         let mut idle = |intervals: u32, unused_ms| {
             clock.0.fetch_add(unused_ms, Ordering::Relaxed);
             let now = BEGIN.after(TOGETHER * intervals);
-            let (conditions, _) = watch.waited(now, Duration::ZERO, Some(&clock), || None)?;
+            let (conditions, _) = watch.sent(now, FRAME, Some(&clock), Told::default)?;
             conditions.idle
         };
+        assert_eq!(idle(0, 70), None, "the first frame is the beginning");
         assert_eq!(idle(1, 50), Some(0.25));
         assert_eq!(idle(2, 0), Some(0.0));
         assert_eq!(idle(4, 400), Some(1.0));

@@ -63,7 +63,7 @@ pub use deltas::Deltas;
 pub use digest::{digest_memory, digest_memory_unless};
 pub use guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest, Waker};
 pub use kept::KeptPages;
-pub use link::{Closer, Connection, Gauge, Held, Link, Listener, NoGauge, Reading};
+pub use link::{Closer, Connection, Gauge, Held, Link, Listener, NoGauge};
 pub use receive::{ReceiveJob, Received, receive};
 pub use reception::{Reception, TargetWorker};
 pub use send::{SendJob, SendOptions, send};

@@ -8,7 +8,7 @@ use super::deltas::Deltas;
 use super::encode::{Packer, PageEncoder, Referrer};
 use super::last_word::LastWord;
 use super::link::Gauge;
-use super::link_watch::LinkWatch;
+use super::link_watch::{FrameTime, LinkWatch, Told};
 use super::rest::Rest;
 use super::shared::Shared;
 use super::untold::Untold;
@@ -89,7 +89,7 @@ impl SourceChannel {
         let referrer = references.map(|own| Referrer::new(own, packing.references, number));
         let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
         Ok(Self {
-            watch: LinkWatch::new(gauge, shared.clock()),
+            watch: LinkWatch::new(gauge),
             shared,
             memory,
             number,
@@ -210,8 +210,15 @@ impl SourceChannel {
         }
         let shared = &self.shared;
         let processors = chooses.then_some(clock);
-        let conditions = self.watch.waited(done, took - send_cpu, processors, || {
-            shared.look(Source::link_rate)
+        let time = FrameTime {
+            all: done.since(begun_at),
+            waited: took - send_cpu,
+        };
+        let conditions = self.watch.sent(done, time, processors, || {
+            shared.look(|source| Told {
+                placed: source.placed_bytes(),
+                waited: source.target_waited(self.number),
+            })
         });
         if let Some((conditions, target_full)) = conditions {
             frame.stages.target_full = target_full;

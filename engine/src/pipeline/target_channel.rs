@@ -2,8 +2,10 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Step;
+use super::clock::Clock;
 use super::control::lost;
 use super::kept::KeptPages;
 use super::last_word::LastWord;
@@ -30,6 +32,7 @@ pub struct TargetChannel {
     stages: TargetStages,
     /// Whether a frame has come: waiting counts from then on.
     begun: bool,
+    delays: Delays,
     /// Since when the channel waits at a round's barrier.
     held_since: Option<Instant>,
     last_word: LastWord,
@@ -64,6 +67,7 @@ impl TargetChannel {
             reader,
             stages: TargetStages::default(),
             begun: false,
+            delays: Delays::default(),
             held_since: None,
             last_word: LastWord::default(),
         }
@@ -129,8 +133,9 @@ impl TargetChannel {
         let took = clock.now().since(began);
         if self.begun {
             let busy = clock.thread_cpu().saturating_sub(cpu).min(took);
+            let waiting = self.delays.taken_from(took - busy, clock);
             self.stages.receive.busy += busy;
-            self.stages.receive.waiting += took - busy;
+            self.stages.receive.waiting += waiting;
         }
         self.begun |= matches!(outcome, Ok(ReadOutcome::Frame(_)));
         outcome
@@ -147,7 +152,7 @@ impl TargetChannel {
         let now = self.shared.now();
         // Nobody waits for a frame; this thread sends the acknowledgement itself.
         Ok(self.shared.try_with(|target| {
-            target.worked(stages);
+            target.worked(self.number, stages);
             target.made(&body, &self.missing, now);
             let acknowledged = target.placed(self.number, bytes, now);
             (acknowledged || !self.missing.is_empty(), false)
@@ -167,9 +172,72 @@ impl TargetChannel {
         let now = self.shared.now();
         let stages = std::mem::take(&mut self.stages);
         self.shared.with(|target| {
-            target.worked(stages);
+            target.worked(self.number, stages);
             target.round_end(self.number, round, bytes, now)
         })?;
         Ok(true)
+    }
+}
+
+/// Time between two looks at how long the thread was without a processor.
+const DELAY_LOOK: Duration = Duration::from_millis(1);
+
+/// Tells waiting for data from waiting for a processor.
+#[derive(Debug, Default)]
+struct Delays {
+    looked_at: Instant,
+    /// Time without a processor up to then, and how much of it no waiting has been reduced by.
+    seen: Duration,
+    owed: Duration,
+}
+
+impl Delays {
+    /// What is left of `waiting`, a while of which the thread may have been ready to work. Delays
+    /// while it worked are taken from it as well: a thread that has no processor then could not have
+    /// done more.
+    fn taken_from(&mut self, waiting: Duration, clock: &dyn Clock) -> Duration {
+        let now = clock.now();
+        if now.since(self.looked_at) >= DELAY_LOOK {
+            self.looked_at = now;
+            let before = std::mem::replace(&mut self.seen, clock.thread_delay());
+            self.owed += self.seen.saturating_sub(before);
+        }
+        let delayed = self.owed.min(waiting);
+        self.owed -= delayed;
+        waiting - delayed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Milliseconds that have passed, half of them without a processor.
+    struct Crowded(AtomicU64);
+
+    impl Clock for Crowded {
+        fn now(&self) -> Instant {
+            Instant(1_000_000_000).after(Duration::from_millis(self.0.load(Ordering::Relaxed)))
+        }
+
+        fn thread_delay(&self) -> Duration {
+            Duration::from_millis(self.0.load(Ordering::Relaxed) / 2)
+        }
+    }
+
+    #[test]
+    fn waiting_for_a_processor_is_not_waiting_for_data() {
+        let clock = Crowded(AtomicU64::new(0));
+        let mut delays = Delays::default();
+        let mut left = |ms: u64, waiting: u64| {
+            clock.0.fetch_add(ms, Ordering::Relaxed);
+            let left = delays.taken_from(Duration::from_millis(waiting), &clock);
+            left.as_millis()
+        };
+        assert_eq!(left(10, 8), 3, "five of ten were without one");
+        assert_eq!(left(10, 2), 0);
+        assert_eq!(left(0, 4), 1, "three are owed");
+        assert_eq!(left(10, 10), 5);
     }
 }

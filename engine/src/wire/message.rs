@@ -23,6 +23,8 @@ pub enum Message {
     },
     /// See [`Ack`].
     Ack(Ack),
+    /// See [`Waited`].
+    Waited(Waited),
     /// No round follows `round`, whose pages may still be under way.
     LastRound {
         /// The last round.
@@ -76,6 +78,19 @@ pub struct Ack {
     pub frames: u64,
     /// Bytes those frames took on the wire.
     pub bytes: u64,
+}
+
+/// How long one data channel of the target has waited for something to do, of the time since it
+/// placed its first frame: for data, or for other channels to end the round. One that hardly waits
+/// is what holds the migration up. A source that does not know this message skips it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waited {
+    /// The channel.
+    pub channel: u16,
+    /// Time that it waited, in microseconds.
+    pub waited_us: u64,
+    /// Time since its first frame, in microseconds.
+    pub elapsed_us: u64,
 }
 
 /// A piece of a stream of opaque bytes.
@@ -132,6 +147,7 @@ impl Message {
             Self::Join(_) => FrameType::Join,
             Self::RoundEnd { .. } => FrameType::RoundEnd,
             Self::Ack(_) => FrameType::Ack,
+            Self::Waited(_) => FrameType::Waited,
             Self::LastRound { .. } => FrameType::LastRound,
             Self::Complete { .. } => FrameType::Complete,
             Self::Catalogue(_) => FrameType::Catalogue,
@@ -173,6 +189,11 @@ impl Message {
                 out.extend_from_slice(&ack.channel.to_le_bytes());
                 out.extend_from_slice(&ack.frames.to_le_bytes());
                 out.extend_from_slice(&ack.bytes.to_le_bytes());
+            }
+            Self::Waited(waited) => {
+                out.extend_from_slice(&waited.channel.to_le_bytes());
+                out.extend_from_slice(&waited.waited_us.to_le_bytes());
+                out.extend_from_slice(&waited.elapsed_us.to_le_bytes());
             }
             Self::Complete { digest } => {
                 if let Some(digest) = digest {
@@ -224,6 +245,11 @@ impl Message {
                 frames: cursor.u64()?,
                 bytes: cursor.u64()?,
             }),
+            FrameType::Waited => Self::Waited(Waited {
+                channel: cursor.u16()?,
+                waited_us: cursor.u64()?,
+                elapsed_us: cursor.u64()?,
+            }),
             FrameType::Complete if cursor.is_empty() => Self::Complete { digest: None },
             FrameType::Complete => Self::Complete {
                 digest: Some(cursor.u128()?),
@@ -267,6 +293,11 @@ mod tests {
                 channel: 1,
                 frames: 2,
                 bytes: 3,
+            }),
+            Message::Waited(Waited {
+                channel: 4,
+                waited_us: 5,
+                elapsed_us: u64::MAX,
             }),
             Message::Complete { digest: None },
             Message::Complete {
@@ -318,11 +349,11 @@ mod tests {
         fn no_input_panics(body in prop::collection::vec(any::<u8>(), 0..64)) {
             use FrameType::{
                 Abort, Ack, Catalogue, Complete, LastRound, Missing, Pages, Reattach, RoundEnd,
-                State,
+                State, Waited,
             };
             for kind in [
                 Abort, Ack, Catalogue, Complete, LastRound, Missing, Pages, Reattach, RoundEnd,
-                State,
+                State, Waited,
             ] {
                 let _ = Message::decode(kind, &body);
             }

@@ -27,7 +27,7 @@ pub use frame::{
 pub use hello::{
     Accept, Fact, Hello, Join, MAX_CHANNELS, MAX_FACTS, ReferenceTerms, Refuse, SessionId,
 };
-pub use message::{AbortCode, Ack, Message, StateChunk};
+pub use message::{AbortCode, Ack, Message, StateChunk, Waited};
 pub use pages::{MAX_FRAME_PAGES, PageRun, PagesBody, RUN_BYTES};
 pub use pages_builder::PagesBuilder;
 pub use reference::{MAX_REFERENCE_PAGES, Place, REFERENCE_BYTES, Reference};

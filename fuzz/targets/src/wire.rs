@@ -31,6 +31,7 @@ const KINDS: [FrameType; FrameType::ALL.len()] = [
     FrameType::Catalogue,
     FrameType::Missing,
     FrameType::Settled,
+    FrameType::Waited,
 ];
 
 fn kind(byte: u8) -> FrameType {

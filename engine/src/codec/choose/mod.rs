@@ -120,14 +120,13 @@ pub struct Outcome {
 /// What the migration sees of the link and the processors, every 50 ms or so.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LinkConditions {
-    /// The rate at which the target places what all channels send, in bytes on the wire; `None`
-    /// while it is unknown.
+    /// The rate at which the target has placed what all channels send since the last observation, in
+    /// bytes on the wire; `None` if it is unknown.
     pub placed: Option<Rate>,
     /// The most that may be sent, if that is limited.
     pub cap: Option<Rate>,
-    /// Share, 0 to 1, of the time the connections were busy in which the target's receive
-    /// window held them up (`tcpi_rwnd_limited / tcpi_busy_time`, see tcp(7)): then the target
-    /// is too slow, not the link, and packing would make it slower. 0 if unknown.
+    /// Share, 0 to 1, of the waiting for which the target is to blame: it has no time for more, and
+    /// packing would take more of it. 0 if unknown.
     pub target_limited: f64,
     /// Share, 0 to 1, of this machine's processor time that nobody used, to a few per cent;
     /// `None` if unknown.

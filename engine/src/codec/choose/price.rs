@@ -60,6 +60,11 @@ const FULL: f64 = 0.03;
 /// Time in which the estimate of a link that is not full doubles.
 const DOUBLING_S: f64 = 0.2;
 
+/// Time, and bytes, after which what flowed counts a third. Acknowledgements come every few frames, so
+/// that short times say little of a slow link.
+const FLOW_S: f64 = 0.4;
+const FLOW_BYTES: f64 = 64e6;
+
 /// Most that a link is taken for, in bytes a second: above any memory's bandwidth.
 const MOST: f64 = 1e12;
 
@@ -114,6 +119,7 @@ pub(super) struct Price {
     send_ns: f64,
     queue: Queue,
     recent: Recent,
+    flow: Flow,
     /// Since the last observation: work, that on frames without blocks included, and waiting.
     busy_ns: f64,
     waited_ns: f64,
@@ -136,6 +142,7 @@ impl Price {
             send_ns: SEND_NS,
             queue: Queue::new(),
             recent,
+            flow: Flow::default(),
             busy_ns: 0.0,
             waited_ns: 0.0,
             observed: None,
@@ -204,8 +211,10 @@ impl Price {
             let since = self.observed.replace(now);
             let placed = placed.0 as f64;
             self.capacity = if self.waited_ns > FULL * total {
-                placed / self.used_share(total)
+                self.flow.add(placed, self.busy_ns, self.waited_ns);
+                self.flow.rate() / self.used_share(self.flow.working())
             } else {
+                self.flow = Flow::default();
                 let seconds = since.map_or(0.0, |since| now.since(since).as_secs_f64());
                 (self.capacity * (seconds / DOUBLING_S).min(4.0).exp2()).max(placed)
             };
@@ -222,10 +231,41 @@ impl Price {
         1.0 - room.clamp(0.0, 1.0)
     }
 
-    /// The share of the time, of `total`, in which the link had something to carry. It has nothing
-    /// only while all threads work at once, and their buffers are too small for that time: each
-    /// block that they hold is as good as one more thread.
-    fn used_share(&self, total: f64) -> f64 {
-        1.0 - (self.busy_ns / total).powf(self.workers + self.queue.room() / PACKED_BYTES)
+    /// The share of the time in which the link has something to carry, while threads work for the
+    /// share `working` of it. It has nothing only while all threads work at once, and their buffers
+    /// are too small for that time: each block that they hold is as good as one more thread.
+    fn used_share(&self, working: f64) -> f64 {
+        1.0 - working.powf(self.workers + self.queue.room() / PACKED_BYTES)
+    }
+}
+
+/// What flowed over the link of late, over all connections, and how this thread spent that time:
+/// sums of which older parts fade.
+#[derive(Clone, Copy, Debug, Default)]
+struct Flow {
+    bytes: f64,
+    busy_ns: f64,
+    waited_ns: f64,
+}
+
+impl Flow {
+    /// So many bytes a second flowed while the thread worked and waited for so long.
+    fn add(&mut self, rate: f64, busy_ns: f64, waited_ns: f64) {
+        let seconds = (busy_ns + waited_ns) * 1e-9;
+        let bytes = rate * seconds;
+        let keep = (-(seconds / FLOW_S + bytes / FLOW_BYTES)).exp();
+        self.bytes = self.bytes * keep + bytes;
+        self.busy_ns = self.busy_ns * keep + busy_ns;
+        self.waited_ns = self.waited_ns * keep + waited_ns;
+    }
+
+    /// Bytes a second.
+    fn rate(&self) -> f64 {
+        self.bytes * 1e9 / (self.busy_ns + self.waited_ns)
+    }
+
+    /// The share of the time in which the thread worked.
+    fn working(&self) -> f64 {
+        self.busy_ns / (self.busy_ns + self.waited_ns)
     }
 }

@@ -50,6 +50,12 @@ impl Source {
                 self.phase = Phase::Arming;
             }
             (Message::Ack(ack), _) => self.handle_ack(now, &ack)?,
+            (Message::Waited(waited), _) => {
+                match self.channels.get_mut(usize::from(waited.channel)) {
+                    Some(channel) => channel.waited = Some(waited),
+                    None => return Err(misbehaved(&format!("of no channel {waited:?}"))),
+                }
+            }
             (Message::Catalogue(chunk), phase) if phase != Phase::Greeting => {
                 self.handle_catalogue(&chunk)?;
             }

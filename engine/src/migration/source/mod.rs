@@ -48,8 +48,10 @@ use super::volume::DataBytes;
 use super::watch::PeerWatch;
 use crate::converge::{BlackoutForecast, Estimates, Policy, Prospect, Response, Share};
 use crate::memory::{Layout, PageBitmap};
-use crate::units::{ByteCount, Instant, Rate};
-use crate::wire::{Encodings, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, VERSION};
+use crate::units::{ByteCount, Instant};
+use crate::wire::{
+    Encodings, Hello, MAX_FRAME_PAGES, Message, OLDEST_VERSION, SessionId, VERSION, Waited,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -76,6 +78,8 @@ enum Phase {
 struct Channel {
     ledger: Ledger,
     round_ended: bool,
+    /// What the target said last.
+    waited: Option<Waited>,
 }
 
 /// The source machine.
@@ -292,9 +296,14 @@ impl Source {
         self.target_reads
     }
 
-    /// Rate at which the target places data, in bytes on the wire; `None` while it is unknown.
-    pub fn link_rate(&self) -> Option<Rate> {
-        self.estimates.link.rate()
+    /// Bytes on the wire that the target has placed so far, over all channels.
+    pub fn placed_bytes(&self) -> ByteCount {
+        self.placed_bytes
+    }
+
+    /// How long that channel of the target has waited, if it says.
+    pub fn target_waited(&self, channel: u16) -> Option<Waited> {
+        self.channels.get(usize::from(channel))?.waited
     }
 
     /// Name of the migration.

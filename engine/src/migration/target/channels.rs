@@ -4,11 +4,13 @@
 //! every channel has ended that one; so no page of a round is placed before all of the round
 //! before.
 
-use super::{Phase, Target};
+use std::time::Duration;
+
+use super::{Phase, Target, micros};
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::migration::stages::TargetStages;
 use crate::units::{ByteCount, Instant};
-use crate::wire::{Ack, Encoding, Message, PagesBody};
+use crate::wire::{Ack, Encoding, Message, PagesBody, Waited};
 
 /// Frames placed on a channel before they are acknowledged together.
 const ACK_FRAMES: u64 = 4;
@@ -21,6 +23,9 @@ pub(super) struct Channel {
     placed_frames: u64,
     placed_bytes: u64,
     acked_frames: u64,
+    /// When its first frame was placed, and how long it has waited since.
+    begun: Option<Instant>,
+    waited: Duration,
 }
 
 impl Target {
@@ -78,6 +83,7 @@ impl Target {
         let Some(own) = self.channels.get_mut(usize::from(channel)) else {
             return false;
         };
+        own.begun.get_or_insert(now);
         own.placed_frames += 1;
         own.placed_bytes += bytes.0;
         let due = own.placed_frames - own.acked_frames >= ACK_FRAMES;
@@ -88,8 +94,11 @@ impl Target {
     }
 
     /// The stages of a channel have worked.
-    pub fn worked(&mut self, stages: TargetStages) {
+    pub fn worked(&mut self, channel: u16, stages: TargetStages) {
         self.stages += stages;
+        if let Some(own) = self.channels.get_mut(usize::from(channel)) {
+            own.waited += stages.receive.waiting + stages.place.waiting;
+        }
     }
 
     /// Channel number `channel` has carried all its pages of `round`, in a frame of `bytes`.
@@ -148,7 +157,15 @@ impl Target {
             frames: own.placed_frames,
             bytes: own.placed_bytes,
         };
+        let waited = own.begun.map(|begun| Waited {
+            channel,
+            waited_us: micros(own.waited),
+            elapsed_us: micros(now.since(begun)),
+        });
         self.say(now, Message::Ack(ack));
+        if let Some(waited) = waited {
+            self.say(now, Message::Waited(waited));
+        }
     }
 
     /// After the last round, goes on to the digest.

@@ -181,7 +181,7 @@ impl Target {
     pub fn running(&mut self, now: Instant, cpu: Duration) {
         if self.phase == Phase::Starting {
             self.phase = Phase::Running;
-            self.target_cpu_us = u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX);
+            self.target_cpu_us = micros(cpu);
             self.say_running(now);
         }
     }
@@ -220,4 +220,9 @@ impl Target {
             stages: self.stages,
         }
     }
+}
+
+/// A time as messages have it.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -80,11 +80,13 @@ pub enum FrameType {
     Ping = 0x40,
     /// I am.
     Pong = 0x41,
+    /// How long a data channel of the target has waited for data. May be skipped.
+    Waited = OPTIONAL | 0x12,
 }
 
 impl FrameType {
     /// Every type, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Hello,
         Self::Accept,
         Self::Refuse,
@@ -105,6 +107,7 @@ impl FrameType {
         Self::Abort,
         Self::Ping,
         Self::Pong,
+        Self::Waited,
     ];
 
     /// The type with this number, if there is one.

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::time::Duration;
 
-use pagelift_engine::pipeline::{Clock, Connection, Gauge, Held, Link, Listener, Reading};
+use pagelift_engine::pipeline::{Clock, Connection, Gauge, Held, Link, Listener};
 use pagelift_engine::units::Rate;
 
 use super::{ConnectionId, Direction, SimNetwork};
@@ -69,15 +69,12 @@ pub(super) struct SimGauge {
 }
 
 impl Gauge for SimGauge {
-    fn look(&mut self) -> Option<Reading> {
+    fn look(&mut self) -> Option<Held> {
         let net = self.network.lock();
         let wire = net.connections.get(self.id)?;
-        Some(Reading {
-            held: Held {
-                bytes: wire.pipes[self.direction as usize].under_way(),
-                room_bytes: net.config.buffer_bytes,
-            },
-            ..Reading::default()
+        Some(Held {
+            bytes: wire.pipes[self.direction as usize].under_way(),
+            room_bytes: net.config.buffer_bytes,
         })
     }
 
