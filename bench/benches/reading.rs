@@ -14,7 +14,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pagelift_bench::memory::{Mapping, memfd, random_bytes};
 use pagelift_engine::memory::{
-    FileMemory, Layout, MappedMemory, PageBitmap, ReadPages, Region, RegionFile,
+    FileMemory, Layout, MappedMemory, PageBitmap, PageBuffer, ReadPages, Region, RegionFile,
 };
 use pagelift_engine::units::{ByteCount, PageCount, PageRange};
 use rustix::mm::Advice;
@@ -46,16 +46,23 @@ fn reading(c: &mut Criterion) {
     group
         .throughput(Throughput::Bytes(LEN as u64))
         .sample_size(10);
-    for chunk in [PAGE, CHUNK] {
-        group.bench_function(BenchmarkId::new("pread", chunk), |b| {
-            b.iter(|| {
-                for offset in (0..LEN).step_by(chunk) {
-                    file.read_exact_at(&mut out[..chunk], offset as u64)
-                        .expect("pread");
-                    black_box(&out);
-                }
+    // Where a large allocation begins, and where the engine has its pages.
+    let mut off = PageBuffer::new(CHUNK / PAGE);
+    for (name, out) in [
+        ("pread-vec", &mut out[..]),
+        ("pread-half-page", &mut off[..]),
+    ] {
+        for chunk in [PAGE, CHUNK] {
+            group.bench_function(BenchmarkId::new(name, chunk), |b| {
+                b.iter(|| {
+                    for offset in (0..LEN).step_by(chunk) {
+                        file.read_exact_at(&mut out[..chunk], offset as u64)
+                            .expect("pread");
+                        black_box(&*out);
+                    }
+                });
             });
-        });
+        }
     }
     group.bench_function("copy-from-fresh-map/256k", |b| {
         b.iter(|| {
@@ -106,7 +113,7 @@ fn engine(c: &mut Criterion) {
     let start = std::ptr::with_exposed_provenance_mut(map.address() as usize);
     // SAFETY: the mapping is anonymous, outlives the view, and is not accessed otherwise.
     let mapped = unsafe { MappedMemory::new(layout(), vec![start]) };
-    let mut out = vec![0; CHUNK];
+    let mut out = PageBuffer::new(CHUNK / PAGE);
     let mut group = c.benchmark_group("engine");
     group
         .throughput(Throughput::Bytes(LEN as u64))

@@ -8,7 +8,7 @@
 //!
 //! The settings of a link and content take turns, each round beginning with another, so that what
 //! else the machine does, and what the move before left in its caches, hits all alike. The median
-//! run of each counts.
+//! run of each counts; `auto` is compared with the best of the others round by round.
 //! Both ends share this machine's processors, so what the target spends on unpacking is lost to
 //! the source, as it is not between two hosts.
 //!

@@ -41,8 +41,8 @@ pub(crate) struct Options {
         default_value = "none,lz4,zstd:-50,zstd:-20,zstd:1,zstd:3,zstd:7,auto"
     )]
     pub(crate) settings: Vec<CompressSetting>,
-    /// Memory to move; by default 64 MiB up to 200 Mbit/s, 256 MiB up to 2 Gbit/s, else 1 GiB, and
-    /// four times that if it is mostly zero
+    /// Memory to move; by default 64 MiB up to 200 Mbit/s, 512 MiB up to 2 Gbit/s, else 2 GiB, and
+    /// four times that if it is mostly zero, but at most 4 GiB
     #[arg(long, value_name = "SIZE", value_parser = whole_pages)]
     memory: Option<ByteCount>,
     /// Only see that it works: 16 MiB, once, over an uncapped link
@@ -85,6 +85,9 @@ pub(crate) enum End {
         host: Ipv4Addr,
     },
 }
+
+/// Most memory by default: there are two files of it.
+const MOST_MIB: u64 = 4096;
 
 /// What the link carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +152,7 @@ impl Options {
         if self.quick { 1 } else { self.runs }
     }
 
-    /// Memory to move over such a link: so much that a raw move takes half a second to six seconds.
+    /// Memory to move over such a link: so much that a raw move takes one to six seconds.
     pub(crate) fn memory(&self, link: LinkRate, content: Content) -> ByteCount {
         if self.quick {
             return ByteCount(16 << 20);
@@ -157,14 +160,14 @@ impl Options {
         self.memory.unwrap_or_else(|| {
             let mib = match link.bits_per_s() {
                 Some(..=200_000_000) => 64,
-                Some(..=2_000_000_000) => 256,
-                Some(_) | None => 1024,
+                Some(..=2_000_000_000) => 512,
+                Some(_) | None => 2048,
             };
             let times = match content {
                 Content::MostlyZero => 4,
                 Content::Mixed | Content::Incompressible => 1,
             };
-            ByteCount((mib * times) << 20)
+            ByteCount((mib * times).min(MOST_MIB) << 20)
         })
     }
 }

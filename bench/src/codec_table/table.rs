@@ -59,8 +59,8 @@ fn summary(groups: &[Group]) -> String {
             best.setting,
             best.median_s(),
             auto.median_s(),
-            (auto.median_s() / best.median_s() - 1.0) * 100.0,
-            spread(best, auto),
+            behind(best, auto),
+            range(best, auto),
             mib(best_move.sent.wire_bytes),
             mib(auto_move.sent.wire_bytes),
             used(&auto_move.sent.pages),
@@ -70,7 +70,7 @@ fn summary(groups: &[Group]) -> String {
         return lines;
     }
     format!(
-        "\n| link | content | best fixed | s | auto s | auto behind | spread | MiB | auto MiB \
+        "\n| link | content | best fixed | s | auto s | auto behind | in rounds | MiB | auto MiB \
          | auto used |\n\
          |---|---|---|---|---|---|---|---|---|---|\n{lines}"
     )
@@ -128,14 +128,23 @@ impl Cell {
     }
 }
 
-/// How much longer the slowest run of a setting took than its quickest, the larger of both.
-fn spread(best: &Cell, auto: &Cell) -> String {
-    if best.runs.len().min(auto.runs.len()) < 2 {
-        // One run says nothing of it.
-        return "?".into();
-    }
-    let of = |cell: &Cell| cell.slowest_s() / cell.quickest_s() - 1.0;
-    format!("{:.0} %", of(best).max(of(auto)) * 100.0)
+/// By how many per cent `auto` took longer than the best fixed setting in each round. What else the
+/// machine does changes from minute to minute and hits both runs of a round.
+fn rounds(best: &Cell, auto: &Cell) -> impl Iterator<Item = f64> {
+    let pairs = best.runs.iter().zip(&auto.runs);
+    pairs.map(|(best, auto)| (auto.sent.total_s / best.sent.total_s - 1.0) * 100.0)
+}
+
+/// The median round's.
+fn behind(best: &Cell, auto: &Cell) -> f64 {
+    middle(rounds(best, auto))
+}
+
+/// The least and the most of all rounds.
+fn range(best: &Cell, auto: &Cell) -> String {
+    let least = rounds(best, auto).fold(f64::INFINITY, f64::min);
+    let most = rounds(best, auto).fold(f64::NEG_INFINITY, f64::max);
+    format!("{least:+.0} to {most:+.0}")
 }
 
 /// What carried the pages that were not filled with one word.

@@ -46,7 +46,7 @@ use std::time::Duration;
 const BALANCED: f64 = 0.65;
 
 /// By how much that share is larger where processors are idle: the work takes none from the target.
-const BALANCED_MORE: f64 = 0.1;
+const BALANCED_MORE: f64 = 0.2;
 
 /// Bytes of a packed block.
 const PACKED_BYTES: f64 = 128e3;
@@ -174,7 +174,7 @@ impl Price {
         let worked = outcome.read + outcome.encode + tried + outcome.send;
         let delayed = nanoseconds(outcome.delayed) * self.crowded();
         let busy = nanoseconds(worked) * self.stretch + delayed;
-        self.busy_ns += busy + nanoseconds(outcome.besides);
+        self.busy_ns += busy + nanoseconds(outcome.besides) * self.stretch;
         self.waited_ns += waited;
         self.recent.spent(busy, delayed, waited, wire);
         if self.observed.is_none() {
