@@ -7,10 +7,10 @@ use pagelift_engine::converge::{Decision, Observation, Policy, Predictive, Predi
 use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::migration::{
     Batch, DATA_SILENCE, DOUBT, GuestLocation, MigrationError, PEER_SILENCE, RunRight, SentFrame,
-    Source, SourceStep, Target, TargetStep, Work,
+    Source, SourceStep, Target, TargetStages, TargetStep, Work,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, PageRange};
-use pagelift_engine::wire::{AbortCode, Encoding, Encodings, Message};
+use pagelift_engine::wire::{AbortCode, Encoding, Encodings, Message, Waited};
 
 mod machines;
 mod support;
@@ -440,4 +440,27 @@ fn a_source_with_pages_left_asks_once_between_rounds_what_a_message_costs() {
         }
         pair.tell_source();
     }
+}
+
+#[test]
+fn the_target_says_with_its_acknowledgements_how_long_a_channel_waited() {
+    let mut pair = Pair::new(1);
+    pair.begin();
+    assert_eq!(pair.source.target_waited(0), None);
+    assert!(matches!(pair.carry(), Work::Pages));
+    pair.pass(Duration::from_millis(100));
+    let mut stages = TargetStages::default();
+    stages.receive.waiting = Duration::from_millis(30);
+    pair.target.worked(0, stages);
+    pair.carry_round();
+    let waited = pair.source.target_waited(0).expect("it has placed pages");
+    assert_eq!((waited.waited_us, waited.elapsed_us), (30_000, 100_000));
+    assert!(pair.source.placed_bytes() >= ByteCount(200));
+
+    let of_nobody = Message::Waited(Waited {
+        channel: 1,
+        ..waited
+    });
+    let error = pair.source.handle_message(pair.now, of_nobody);
+    assert!(matches!(error, Err(MigrationError::PeerMisbehaved(_))));
 }

@@ -208,7 +208,7 @@ fn what_is_missing_is_told_before_it_is_acknowledged_and_goes_whole_in_the_next_
     pair.carry_round();
     let told = pair.tell_source();
     assert!(
-        matches!(&told[..], [Message::Missing(runs), .., Message::Ack(_)]
+        matches!(&told[..], [Message::Missing(runs), .., Message::Ack(_), Message::Waited(_)]
             if runs[..] == [PageRange::new(3, 2)]),
         "{told:?}"
     );

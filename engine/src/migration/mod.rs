@@ -15,7 +15,7 @@
 //!     RoundEnd on every one        ------->  barrier: the next round waits for all
 //!          <-------------------------------  Missing (before the Ack: what a reference named
 //!                                             is not there; goes again in the next round)
-//!          <-------------------------------  Ack (windowed, per channel)
+//!          <-------------------------------  Ack (windowed, per channel), Waited
 //!   stop the guest, last harvest
 //!   LastRound, Pages.., RoundEnd   ------->  place
 //!          <-------------------------------  Complete (with the digest, in verify mode)
