@@ -17,9 +17,9 @@ use crate::wire::Waited;
 /// How often the conditions of the link are taken together.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// Time between two looks where somebody needs to know: a look takes 2 us, a frame of zeros that
-/// is read and marked 80.
-const OFTEN: Duration = Duration::from_micros(250);
+/// Time between two looks where somebody needs to know: a look takes 2 to 4 us, a frame of zeros
+/// that is read and marked 80.
+const OFTEN: Duration = Duration::from_millis(1);
 
 /// Time between two looks where nobody needs to know what the connection holds.
 const SELDOM: Duration = Duration::from_millis(5);
@@ -250,7 +250,7 @@ mod tests {
         }
         assert_eq!(looks, 20);
         for step in 0..100 {
-            let now = BEGIN.after(Duration::from_micros(100_000 + 50 * step));
+            let now = BEGIN.after(Duration::from_micros(100_000 + 200 * step));
             looks = watch.look(now, true).unwrap().bytes;
         }
         assert_eq!(looks, 40);

@@ -10,8 +10,8 @@ use super::encode::Sending;
 use super::link::Held;
 use crate::units::Instant;
 
-/// Time after which the chooser is told: a frame of raw pages takes longer.
-const TOGETHER: Duration = Duration::from_micros(300);
+/// Time after which the chooser is told: a frame or two of raw pages on a fast link.
+const TOGETHER: Duration = Duration::from_millis(1);
 
 /// Waiting of less than this part of the work is not worth to be told from a lack of processors.
 const LITTLE: u32 = 32;

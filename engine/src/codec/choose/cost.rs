@@ -122,9 +122,14 @@ impl CostTable {
         *blocks = blocks.wrapping_add(1);
     }
 
-    /// The codec that was measured longest ago, or never, if that is at least `blocks` blocks
-    /// of this kind. Raw needs no measuring.
-    pub(super) fn stalest(&self, cell: Cell, blocks: u32) -> Option<usize> {
+    /// Of the codecs that are `worth` it, the one that was measured longest ago, or never, if that is
+    /// at least `blocks` blocks of this kind. Raw needs no measuring.
+    pub(super) fn stalest(
+        &self,
+        cell: Cell,
+        blocks: u32,
+        worth: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
         let age = |index: usize| {
             let average = &self.averages[index][cell.index()];
             if average.measurements == 0 {
@@ -134,7 +139,7 @@ impl CostTable {
             }
         };
         (0..self.menu.len())
-            .filter(|index| self.menu[*index] != Codec::Raw)
+            .filter(|index| self.menu[*index] != Codec::Raw && worth(*index))
             .max_by_key(|index| age(*index))
             .filter(|index| age(*index) >= blocks)
     }
@@ -309,14 +314,14 @@ mod tests {
         let mut costs = CostTable::new(&MENU);
         costs.measured(0, cell(), estimate(9.0, 9.0));
         assert_eq!(costs.estimate(0, cell()), estimate(0.0, 1.0));
-        assert_eq!(costs.stalest(cell(), 10), Some(1));
+        assert_eq!(costs.stalest(cell(), 10, |_| true), Some(1));
         costs.measured(1, cell(), estimate(1.0, 0.5));
-        assert_eq!(costs.stalest(cell(), 10), Some(1), "still cold");
+        assert_eq!(costs.stalest(cell(), 10, |_| true), Some(1), "still cold");
         costs.measured(1, cell(), estimate(1.0, 0.5));
-        assert_eq!(costs.stalest(cell(), 10), None);
+        assert_eq!(costs.stalest(cell(), 10, |_| true), None);
         for _ in 0..10 {
             costs.chosen(cell());
         }
-        assert_eq!(costs.stalest(cell(), 10), Some(1));
+        assert_eq!(costs.stalest(cell(), 10, |_| true), Some(1));
     }
 }

@@ -54,6 +54,10 @@ const TRIAL_SHARE: f64 = 0.01;
 /// Blocks after which an estimate is worth a trial.
 const STALE_BLOCKS: u32 = 256;
 
+/// How many times as dear as the best codec one may seem that is worth a trial. On a fast link most
+/// cost more than that, and their tables would take the place of pages in the processor's cache.
+const MAY_WIN: f64 = 2.0;
+
 /// The choice for one block, to be given back with what came of it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
@@ -218,9 +222,11 @@ impl Chooser {
             }
         }
         let bytes = bytes as f64;
-        let trial = self.costs.stalest(cell, STALE_BLOCKS).filter(|trial| {
-            let cost_ns = rates.packing(self.costs.estimate(*trial, cell)) * bytes;
-            *trial != best && cost_ns <= self.trial_credit_ns
+        let estimate = |index: usize| self.costs.estimate(index, cell);
+        let may_win = |index: usize| rates.cost(estimate(index)) <= best_cost * MAY_WIN;
+        let trial = self.costs.stalest(cell, STALE_BLOCKS, may_win);
+        let trial = trial.filter(|trial| {
+            *trial != best && rates.packing(estimate(*trial)) * bytes <= self.trial_credit_ns
         });
         let choice = choice(best, trial);
         self.costs.chosen(cell);
