@@ -112,8 +112,9 @@ impl LinkWatch {
     ) -> Option<(LinkConditions, Duration)> {
         self.active += frame.all;
         self.waited += frame.waited;
-        let due = |before: &Together| now.since(before.at) >= TOGETHER;
-        if self.together.as_ref().is_some_and(|before| !due(before)) {
+        if let Some(before) = &self.together
+            && now.since(before.at) < TOGETHER
+        {
             return None;
         }
         let standing = Together {
