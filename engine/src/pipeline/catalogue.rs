@@ -107,11 +107,11 @@ impl CatalogueWorker {
     fn take_some(&mut self, end: u64) -> bool {
         let kept = &self.kept;
         let populated = self.populated.get_or_insert_with(|| kept.populated());
-        let Some(run) = populated.next_run(self.next, u64::MAX) else {
+        let Some(run) = populated.next_run(self.next, MAX_FINGERPRINTS as u64) else {
             return false;
         };
         let first = run.first.0;
-        let count = (run.end().min(end).saturating_sub(first)).min(MAX_FINGERPRINTS as u64);
+        let count = run.end().min(end).saturating_sub(first);
         if count == 0 {
             return false;
         }
