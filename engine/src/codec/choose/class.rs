@@ -32,17 +32,20 @@ impl ContentClass {
     /// The class of a block, which is at least a page long.
     pub fn of(pages: &[u8]) -> Self {
         debug_assert!(pages.len() >= PAGE_BYTES, "a block holds pages");
-        let mut counts = [0u16; 256];
         let stride = pages.len() / WORDS;
-        for word in 0..WORDS {
+        // Gathered before they are counted, so that the processor waits for many of them at once.
+        let mut sample = [[0u8; WORD_BYTES]; WORDS];
+        for (word, bytes) in sample.iter_mut().enumerate() {
             // Not always at the same place of a page, where a header may be.
             let jitter = (word * 0x9e5) % stride.max(1);
             let at = word * stride + jitter / WORD_BYTES * WORD_BYTES;
-            if let Some(bytes) = pages.get(at..at + WORD_BYTES) {
-                for byte in bytes {
-                    counts[usize::from(*byte)] += 1;
-                }
+            if let Some(from) = pages.get(at..at + WORD_BYTES) {
+                bytes.copy_from_slice(from);
             }
+        }
+        let mut counts = [0u16; 256];
+        for byte in sample.as_flattened() {
+            counts[usize::from(*byte)] += 1;
         }
         Self::of_counts(&counts)
     }
