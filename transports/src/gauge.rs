@@ -4,7 +4,7 @@
 //! holds back counts like a queue: the fuller of the two says how far the link is behind.
 
 use std::net::TcpStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pagelift_engine::pipeline::{Gauge, Held};
 use pagelift_engine::units::Rate;
@@ -53,6 +53,13 @@ impl Gauge for TcpGauge {
             Some(paced) if filling(paced) > filling(queue) => paced,
             _ => queue,
         })
+    }
+
+    /// `tcpi_busy_time` (linux/tcp.h), in microseconds, of which the kernel counts ticks of 1 to 10 ms.
+    fn carried(&mut self) -> Option<Duration> {
+        let info = socket::tcp_info(&self.stream).ok()?;
+        // Kernels before 4.10 leave it 0.
+        (info.tcpi_busy_time > 0).then(|| Duration::from_micros(info.tcpi_busy_time))
     }
 
     fn cap(&self) -> Option<Rate> {
@@ -105,6 +112,28 @@ mod tests {
         );
         far.read_exact(&mut vec![0; written]).unwrap();
         assert_eq!(gauge.look().unwrap().bytes, 0);
+    }
+
+    #[test]
+    fn time_counts_while_something_is_under_way() {
+        // Several ticks of the kernel's.
+        const WHILE: Duration = Duration::from_millis(50);
+        let (near, mut far) = pair();
+        let mut gauge = TcpGauge::new(near.try_clone().unwrap(), None);
+        assert_eq!(gauge.carried(), None, "nothing was written");
+        let written = stuff(&near);
+        std::thread::sleep(WHILE);
+        let before = gauge.carried().unwrap();
+        std::thread::sleep(WHILE);
+        assert!(gauge.carried().unwrap() >= before + WHILE / 2);
+        far.read_exact(&mut vec![0; written]).unwrap();
+        // The last acknowledgement may be on its way.
+        let stands = || {
+            let before = gauge.carried();
+            std::thread::sleep(WHILE);
+            gauge.carried() == before
+        };
+        assert!(std::iter::repeat_with(stands).take(20).any(|stands| stands));
     }
 
     #[test]

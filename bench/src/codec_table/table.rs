@@ -60,7 +60,7 @@ fn summary(groups: &[Group]) -> String {
             best.median_s(),
             auto.median_s(),
             behind(best, auto),
-            range(best, auto),
+            middle_half(best, auto),
             mib(best_move.sent.wire_bytes),
             mib(auto_move.sent.wire_bytes),
             used(&auto_move.sent.pages),
@@ -70,7 +70,7 @@ fn summary(groups: &[Group]) -> String {
         return lines;
     }
     format!(
-        "\n| link | content | best fixed | s | auto s | auto behind | in rounds | MiB | auto MiB \
+        "\n| link | content | best fixed | s | auto s | auto behind | half of rounds | MiB | auto MiB \
          | auto used |\n\
          |---|---|---|---|---|---|---|---|---|---|\n{lines}"
     )
@@ -140,11 +140,16 @@ fn behind(best: &Cell, auto: &Cell) -> f64 {
     middle(rounds(best, auto))
 }
 
-/// The least and the most of all rounds.
-fn range(best: &Cell, auto: &Cell) -> String {
-    let least = rounds(best, auto).fold(f64::INFINITY, f64::min);
-    let most = rounds(best, auto).fold(f64::NEG_INFINITY, f64::max);
-    format!("{least:+.0} to {most:+.0}")
+/// The least and the most of the rounds in the middle: without the lowest and the highest quarter.
+fn middle_half(best: &Cell, auto: &Cell) -> String {
+    let mut rounds: Vec<f64> = rounds(best, auto).collect();
+    rounds.sort_by(f64::total_cmp);
+    let aside = rounds.len() / 4;
+    match &rounds[aside..rounds.len() - aside] {
+        [] => String::new(),
+        [first, .., last] => format!("{first:+.0} to {last:+.0}"),
+        [only] => format!("{only:+.0}"),
+    }
 }
 
 /// What carried the pages that were not filled with one word.

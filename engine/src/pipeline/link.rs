@@ -47,6 +47,12 @@ pub trait Gauge: Send {
         None
     }
 
+    /// For how long, since it was opened, it has had something to carry: bytes that the other side has
+    /// not acknowledged.
+    fn carried(&mut self) -> Option<Duration> {
+        None
+    }
+
     /// The most that may be sent over all connections of the link together.
     fn cap(&self) -> Option<Rate> {
         None

@@ -48,6 +48,8 @@ pub(super) struct LinkWatch {
 struct Together {
     at: Instant,
     unused: Option<Unused>,
+    /// For how long the connection had carried something.
+    carried: Option<Duration>,
     told: Told,
 }
 
@@ -120,6 +122,7 @@ impl LinkWatch {
         let standing = Together {
             at: now,
             unused: processors.and_then(Clock::unused),
+            carried: processors.and_then(|_| self.gauge.carried()),
             told: told(),
         };
         let (active, waited) = (
@@ -134,6 +137,13 @@ impl LinkWatch {
         let placed = standing.told.placed.0.saturating_sub(before.told.placed.0);
         let conditions = LinkConditions {
             placed: Rate::over(ByteCount(placed), active),
+            carrying: before
+                .carried
+                .zip(standing.carried)
+                .and_then(|(then, end)| {
+                    let share = end.saturating_sub(then).div_duration_f64(active);
+                    share.is_finite().then_some(share.min(1.0))
+                }),
             cap: self.gauge.cap(),
             target_limited: self.blame,
             idle: before.unused.zip(standing.unused).map(|(then, end)| {
@@ -255,6 +265,29 @@ mod tests {
             looks = watch.look(now, true).unwrap().bytes;
         }
         assert_eq!(looks, 40);
+    }
+
+    #[test]
+    fn a_connection_carries_something_for_a_share_of_the_active_time() {
+        /// Carried something for so many milliseconds.
+        struct Carried(std::sync::Arc<AtomicU64>);
+        impl Gauge for Carried {
+            fn carried(&mut self) -> Option<Duration> {
+                Some(Duration::from_millis(self.0.load(Ordering::Relaxed)))
+            }
+        }
+        let (clock, carried) = (Unwanted(AtomicU64::new(0)), std::sync::Arc::default());
+        let mut watch = LinkWatch::new(Box::new(Carried(std::sync::Arc::clone(&carried))));
+        let mut carrying = |intervals: u32, more_ms| {
+            carried.fetch_add(more_ms, Ordering::Relaxed);
+            let now = BEGIN.after(TOGETHER * intervals);
+            let (conditions, _) = watch.sent(now, FRAME, Some(&clock), Told::default)?;
+            conditions.carrying
+        };
+        assert_eq!(carrying(0, 70), None, "what went before says nothing");
+        assert_eq!(carrying(1, 25), Some(0.5));
+        assert_eq!(carrying(2, 0), Some(0.0));
+        assert_eq!(carrying(4, 80), Some(1.0), "after a rest");
     }
 
     #[test]

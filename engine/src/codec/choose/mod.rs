@@ -127,6 +127,9 @@ pub struct LinkConditions {
     /// The rate at which the target has placed what all channels send since the last observation, in
     /// bytes on the wire; `None` if it is unknown.
     pub placed: Option<Rate>,
+    /// Share, 0 to 1, of the time in which this thread's connection had something to carry; `None` if
+    /// it cannot tell.
+    pub carrying: Option<f64>,
     /// The most that may be sent, if that is limited.
     pub cap: Option<Rate>,
     /// Share, 0 to 1, of the waiting for which the target is to blame: it has no time for more, and

@@ -26,7 +26,9 @@
 //! The link's capacity can only be measured while threads wait for it: it is what flows, divided
 //! by the share of the time in which the link had something to carry. That is the model above once
 //! more, with the time spent on pages that need no block, such as zeros, among the work: what flows
-//! alone would make the link look the slower the more is packed. Where nobody waits, it is taken to
+//! alone would make the link look the slower the more is packed. It takes threads to work at random;
+//! where they take turns, one packing while the other's bytes are carried, the connections' own
+//! account of when they had something to carry says so. Where nobody waits, it is taken to
 //! be more than what flows, and the estimate grows until they wait again. Until the target has
 //! acknowledged enough to tell its rate, it is taken from what this thread got rid of.
 //!
@@ -211,8 +213,10 @@ impl Price {
             let since = self.observed.replace(now);
             let placed = placed.0 as f64;
             self.capacity = if self.waited_ns > FULL * total {
-                self.flow.add(placed, self.busy_ns, self.waited_ns);
-                self.flow.rate() / self.used_share(self.flow.working())
+                let carrying = link.carrying.unwrap_or(0.0);
+                self.flow
+                    .add(placed, self.busy_ns, self.waited_ns, carrying);
+                self.flow.rate() / self.used_share()
             } else {
                 self.flow = Flow::default();
                 let seconds = since.map_or(0.0, |since| now.since(since).as_secs_f64());
@@ -231,11 +235,14 @@ impl Price {
         1.0 - room.clamp(0.0, 1.0)
     }
 
-    /// The share of the time in which the link has something to carry, while threads work for the
-    /// share `working` of it. It has nothing only while all threads work at once, and their buffers
-    /// are too small for that time: each block that they hold is as good as one more thread.
-    fn used_share(&self, working: f64) -> f64 {
-        1.0 - working.powf(self.workers + self.queue.room() / PACKED_BYTES)
+    /// The share of the time in which the link had something to carry. It has nothing only while all
+    /// threads work at once, and their buffers are too small for that time: each block that they hold
+    /// is as good as one more thread. Where threads take turns it has more than this says, as much as
+    /// all connections one after the other at most.
+    fn used_share(&self) -> f64 {
+        let power = self.workers + self.queue.room() / PACKED_BYTES;
+        let by_chance = 1.0 - self.flow.working().powf(power);
+        by_chance.max((self.workers * self.flow.carrying()).min(1.0))
     }
 }
 
@@ -246,17 +253,21 @@ struct Flow {
     bytes: f64,
     busy_ns: f64,
     waited_ns: f64,
+    /// Of these, how long its connection had something to carry, as far as that is known.
+    carried_ns: f64,
 }
 
 impl Flow {
-    /// So many bytes a second flowed while the thread worked and waited for so long.
-    fn add(&mut self, rate: f64, busy_ns: f64, waited_ns: f64) {
+    /// So many bytes a second flowed while the thread worked and waited for so long, and its
+    /// connection was `carrying` something for such a share of that.
+    fn add(&mut self, rate: f64, busy_ns: f64, waited_ns: f64, carrying: f64) {
         let seconds = (busy_ns + waited_ns) * 1e-9;
         let bytes = rate * seconds;
         let keep = (-(seconds / FLOW_S + bytes / FLOW_BYTES)).exp();
         self.bytes = self.bytes * keep + bytes;
         self.busy_ns = self.busy_ns * keep + busy_ns;
         self.waited_ns = self.waited_ns * keep + waited_ns;
+        self.carried_ns = self.carried_ns * keep + carrying * (busy_ns + waited_ns);
     }
 
     /// Bytes a second.
@@ -267,5 +278,10 @@ impl Flow {
     /// The share of the time in which the thread worked.
     fn working(&self) -> f64 {
         self.busy_ns / (self.busy_ns + self.waited_ns)
+    }
+
+    /// The share of the time in which its connection had something to carry; 0 if unknown.
+    fn carrying(&self) -> f64 {
+        self.carried_ns / (self.busy_ns + self.waited_ns)
     }
 }

@@ -285,6 +285,44 @@ fn time_spent_on_zeros_does_not_make_the_link_look_slow() {
 }
 
 #[test]
+fn a_link_that_is_full_while_threads_take_turns_is_not_taken_for_a_faster_one() {
+    // Two threads that work for two thirds of their time, and a link that carries 600 MB/s. What a
+    // MiB on the wire is worth, by the share of the time in which a connection carries something.
+    let worth = |carrying| {
+        let mut chooser = Chooser::new(CompressSetting::Auto, 2, CpuLimit::default());
+        let bytes = 1 << 18;
+        for block in 0..2000 {
+            let choice = chooser.choose_for(ContentClass::RANDOM, bytes);
+            let now = Instant(block * 300_000);
+            let outcome = Outcome {
+                input_bytes: bytes as u64,
+                wire_bytes: bytes as u64,
+                read: Duration::from_micros(200),
+                waited: Duration::from_micros(100),
+                done: now,
+                ..Outcome::default()
+            };
+            chooser.record(choice, outcome);
+            if block % 167 == 0 {
+                let link = LinkConditions {
+                    placed: Some(Rate(600_000_000)),
+                    carrying,
+                    ..LinkConditions::default()
+                };
+                chooser.observe(now, link);
+            }
+        }
+        chooser.wire_time(1 << 20)
+    };
+    let [unknown, idles, full] = [None, Some(0.2), Some(0.5)].map(worth);
+    assert_eq!(unknown, idles, "the model says more");
+    assert!(
+        full > unknown.mul_f64(1.1),
+        "{full:?}, and before {unknown:?}"
+    );
+}
+
+#[test]
 fn time_without_a_processor_makes_packing_dear_only_where_none_is_idle() {
     // A link of 1.2 GB/s for two threads that work, wait for it, and are without a processor for a
     // third of the time each.

@@ -238,6 +238,8 @@ struct Worker {
     state: State,
     /// Bytes in its socket.
     queued: f64,
+    /// Seconds in which it held any, since the last observation.
+    carried: f64,
 }
 
 pub(super) fn simulate(
@@ -253,6 +255,7 @@ pub(super) fn simulate(
                 chooser: Chooser::new(setting, workers, limit),
                 state: State::Rests,
                 queued: 0.0,
+                carried: 0.0,
             })
             .collect(),
         stream,
@@ -373,9 +376,11 @@ impl Sim<'_> {
         if over {
             return false;
         }
-        let carried = (until - self.now).max(0.0) * share;
+        let time = (until - self.now).max(0.0);
+        let carried = time * share;
         self.now = until;
         for worker in &mut self.workers {
+            worker.carried += if worker.queued > 0.0 { time } else { 0.0 };
             // Less than a byte is a matter of rounding.
             let left = worker.queued - carried;
             let left = if left < 1.0 { 0.0 } else { left };
@@ -420,12 +425,14 @@ impl Sim<'_> {
             return;
         }
         let placed = Rate((self.placed / elapsed) as u64);
-        let conditions = LinkConditions {
-            placed: (self.now >= self.link.told_at).then_some(placed),
-            ..LinkConditions::default()
-        };
         for worker in &mut self.workers {
             let now = Instant((self.now * 1e9) as u64);
+            let carried = std::mem::take(&mut worker.carried);
+            let conditions = LinkConditions {
+                placed: (self.now >= self.link.told_at).then_some(placed),
+                carrying: self.link.shows_queue.then_some(carried / elapsed),
+                ..LinkConditions::default()
+            };
             worker.chooser.observe(now, conditions);
         }
         (self.placed, self.observed_at) = (0.0, self.now);
