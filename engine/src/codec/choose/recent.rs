@@ -1,9 +1,9 @@
 //! How a worker thread spent its time of late, and what its connection let through.
 //!
 //! Sums over the last [`MEMORY_NS`] of the thread's time, older parts of which fade. In the
-//! beginning they hold a guess, which counts for [`GUESS_NS`]: that of a slow link. It is wrong on a
-//! fast one for some milliseconds, in which packing costs little; raw bytes that went into the
-//! buffers of a slow link can never be taken back.
+//! beginning they hold a guess, which counts for [`GUESS_NS`]: that of a rather slow link. It is
+//! wrong on a fast one for some milliseconds, in which packing costs little; raw bytes that went
+//! into the buffers of a slow link can never be taken back.
 
 /// Time that the sums hold, in nanoseconds: a stalled write is a part of it, and a change of the
 /// link shows soon.
