@@ -23,13 +23,13 @@
 //! price changes with what threads did over [some time](Recent), not from block to block: a buffer
 //! of a block cannot even out a dear and a cheap one.
 //!
-//! The link's capacity can only be measured while threads wait for it: it is what flows, divided
-//! by the share of the time in which the link had something to carry. That is the model above once
+//! The link's capacity can only be measured while threads wait for it: it is what flows, divided by
+//! the share of the time in which the link had something to carry. That is the model above once
 //! more, with the time spent on pages that need no block, such as zeros, among the work: what flows
-//! alone would make the link look the slower the more is packed. It takes threads to work at random;
-//! where they take turns, one packing while the other's bytes are carried, the connections' own
-//! account of when they had something to carry says so. Where nobody waits, it is taken to
-//! be more than what flows, and the estimate grows until they wait again. Until the target has
+//! alone would make the link look the slower the more is packed. It takes threads to work at
+//! random; where they take turns, one packing while the other's bytes are carried, the connections'
+//! own account of when they had something to carry says so. Where nobody waits, it is taken to be
+//! more than what flows, and the estimate grows until they wait again. Until the target has
 //! acknowledged enough to tell its rate, it is taken from what this thread got rid of.
 //!
 //! Where others want the processors, what the thread works takes longer than the work: its time is
