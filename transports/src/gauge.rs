@@ -56,7 +56,7 @@ impl Gauge for TcpGauge {
     }
 
     /// `tcpi_busy_time` (linux/tcp.h), in microseconds, of which the kernel counts ticks of 1 to 10 ms.
-    fn carried(&mut self) -> Option<Duration> {
+    fn carried(&self) -> Option<Duration> {
         let info = socket::tcp_info(&self.stream).ok()?;
         // Kernels before 4.10 leave it 0.
         (info.tcpi_busy_time > 0).then(|| Duration::from_micros(info.tcpi_busy_time))
@@ -119,7 +119,7 @@ mod tests {
         // Several ticks of the kernel's.
         const WHILE: Duration = Duration::from_millis(50);
         let (near, mut far) = pair();
-        let mut gauge = TcpGauge::new(near.try_clone().unwrap(), None);
+        let gauge = TcpGauge::new(near.try_clone().unwrap(), None);
         assert_eq!(gauge.carried(), None, "nothing was written");
         let written = stuff(&near);
         std::thread::sleep(WHILE);

@@ -49,7 +49,7 @@ pub trait Gauge: Send {
 
     /// For how long, since it was opened, it has had something to carry: bytes that the other side has
     /// not acknowledged.
-    fn carried(&mut self) -> Option<Duration> {
+    fn carried(&self) -> Option<Duration> {
         None
     }
 

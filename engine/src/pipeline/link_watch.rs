@@ -166,6 +166,7 @@ fn waited_since(before: Option<Waited>, now: Option<Waited>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::super::link::NoGauge;
@@ -204,6 +205,17 @@ mod tests {
                 elapsed_us: intervals * 50_000,
             }),
         }
+    }
+
+    /// The conditions after a frame that ends so many intervals from the beginning.
+    fn taken_after(
+        watch: &mut LinkWatch,
+        intervals: u32,
+        processors: &Unwanted,
+    ) -> Option<LinkConditions> {
+        let now = BEGIN.after(TOGETHER * intervals);
+        let (conditions, _) = watch.sent(now, FRAME, Some(processors), Told::default)?;
+        Some(conditions)
     }
 
     #[test]
@@ -270,19 +282,17 @@ mod tests {
     #[test]
     fn a_connection_carries_something_for_a_share_of_the_active_time() {
         /// Carried something for so many milliseconds.
-        struct Carried(std::sync::Arc<AtomicU64>);
+        struct Carried(Arc<AtomicU64>);
         impl Gauge for Carried {
-            fn carried(&mut self) -> Option<Duration> {
+            fn carried(&self) -> Option<Duration> {
                 Some(Duration::from_millis(self.0.load(Ordering::Relaxed)))
             }
         }
-        let (clock, carried) = (Unwanted(AtomicU64::new(0)), std::sync::Arc::default());
-        let mut watch = LinkWatch::new(Box::new(Carried(std::sync::Arc::clone(&carried))));
+        let (clock, carried) = (Unwanted(AtomicU64::new(0)), Arc::default());
+        let mut watch = LinkWatch::new(Box::new(Carried(Arc::clone(&carried))));
         let mut carrying = |intervals: u32, more_ms| {
             carried.fetch_add(more_ms, Ordering::Relaxed);
-            let now = BEGIN.after(TOGETHER * intervals);
-            let (conditions, _) = watch.sent(now, FRAME, Some(&clock), Told::default)?;
-            conditions.carrying
+            taken_after(&mut watch, intervals, &clock)?.carrying
         };
         assert_eq!(carrying(0, 70), None, "what went before says nothing");
         assert_eq!(carrying(1, 25), Some(0.5));
@@ -296,9 +306,7 @@ mod tests {
         let mut watch = LinkWatch::new(Box::new(NoGauge));
         let mut idle = |intervals: u32, unused_ms| {
             clock.0.fetch_add(unused_ms, Ordering::Relaxed);
-            let now = BEGIN.after(TOGETHER * intervals);
-            let (conditions, _) = watch.sent(now, FRAME, Some(&clock), Told::default)?;
-            conditions.idle
+            taken_after(&mut watch, intervals, &clock)?.idle
         };
         assert_eq!(idle(0, 70), None, "the first frame is the beginning");
         assert_eq!(idle(1, 50), Some(0.25));

@@ -10,8 +10,8 @@ use super::encode::Sending;
 use super::link::Held;
 use crate::units::Instant;
 
-/// Time after which the chooser is told: five frames of raw pages at 10 Gbit/s. To ask for the delay takes
-/// 3 us.
+/// Time after which the chooser is told: five frames of raw pages at 10 Gbit/s. To ask for the delay
+/// takes 1 to 3 us.
 const TOGETHER: Duration = Duration::from_millis(2);
 
 /// Waiting of less than this part of the work is not worth to be told from a lack of processors.
