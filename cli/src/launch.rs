@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pagelift_control::qemu::command_line;
+use pagelift_control::driver::qemu::command_line;
 
 /// File name of the agent.
 const AGENT: &str = "libpagelift_agent.so";

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use pagelift_control::qemu::direct::{ThrottleBy, Throttled};
+use pagelift_control::driver::qemu::direct::{ThrottleBy, Throttled};
 use pagelift_engine::codec::cache::CacheStats;
 use pagelift_engine::converge::Share;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};

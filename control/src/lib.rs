@@ -3,13 +3,13 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`agent_client`] | the client of the agent that is loaded into QEMU |
-//! | [`qemu`] | what guest this is, whether it can move, its hand-over, and direct mode |
+//! | [`driver`] | what guest this is, whether it can move, its hand-over, and direct mode |
 //! | [`qmp`] | QEMU's monitor: commands, events, descriptors |
 //! | [`throttle`] | who can slow the guest's vCPUs down, and how |
 //!
 //! The data path is the engine's: nothing here sees the content of a page.
 
 pub mod agent_client;
-pub mod qemu;
+pub mod driver;
 pub mod qmp;
 pub mod throttle;

@@ -10,8 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use host::handover::{Relay, prepared};
 use host::{LIMIT, RAM_BYTES, TestQemu, has_qemu};
-use pagelift_control::qemu::TargetQemu;
-use pagelift_control::qemu::return_path::Shut;
+use pagelift_control::driver::qemu::TargetQemu;
+use pagelift_control::driver::qemu::return_path::Shut;
 use pagelift_control::qmp::Timestamp;
 
 fn now() -> Timestamp {

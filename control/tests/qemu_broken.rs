@@ -13,9 +13,9 @@ use host::handover::{
     Halfway, assert_runs_as, assert_unharmed, halfway, hand_over, prepared, switch, verdict,
 };
 use host::{LIMIT, TestQemu, has_qemu, settings, state};
-use pagelift_control::qemu::relay::downstream;
-use pagelift_control::qemu::return_path::Shut;
-use pagelift_control::qemu::{CommitError, MigrationError};
+use pagelift_control::driver::qemu::relay::downstream;
+use pagelift_control::driver::qemu::return_path::Shut;
+use pagelift_control::driver::qemu::{CommitError, MigrationError};
 
 #[test]
 fn paused_guest_stays_paused_after_cancel() {

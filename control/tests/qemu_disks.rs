@@ -4,7 +4,7 @@
 mod host;
 
 use host::{TestQemu, has_qemu};
-use pagelift_control::qemu::{SourceQemu, preflight};
+use pagelift_control::driver::qemu::{SourceQemu, preflight};
 use pagelift_control::qmp::Qmp;
 use serde_json::{Value, json};
 

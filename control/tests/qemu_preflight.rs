@@ -7,8 +7,8 @@ mod host;
 use std::fs::File;
 
 use host::{RAM_BYTES, TestQemu, has_qemu};
-use pagelift_control::qemu::preflight::{self, Refusal};
-use pagelift_control::qemu::{Guest, InspectError};
+use pagelift_control::driver::qemu::preflight::{self, Refusal};
+use pagelift_control::driver::qemu::{Guest, InspectError};
 use pagelift_control::qmp::Qmp;
 use serde_json::{Value, json};
 

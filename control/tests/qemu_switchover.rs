@@ -8,7 +8,7 @@ use std::fs;
 
 use host::handover::hand_over;
 use host::{TestQemu, has_qemu, settings, state};
-use pagelift_control::qemu::TargetQemu;
+use pagelift_control::driver::qemu::TargetQemu;
 use serde_json::json;
 
 #[test]

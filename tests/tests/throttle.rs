@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pagelift_control::agent_client::{AgentClient, AgentError};
-use pagelift_control::qemu::vcpu_threads;
+use pagelift_control::driver::qemu::vcpu_threads;
 use pagelift_control::qmp::{Address, Qmp};
 use pagelift_control::throttle::{AgentThrottle, Permille, Shares, Throttle, ThrottlePlan};
 use pagelift_tests::bed::ShmFile;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Parser;
-use pagelift_control::qemu::direct::DirectTarget;
+use pagelift_control::driver::qemu::direct::DirectTarget;
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages, WritePages};
 use pagelift_engine::migration::{DOUBT, GuestLocation, MigrationError};

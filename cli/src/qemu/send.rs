@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use pagelift_control::qemu::direct::{DirectSource, SourceOptions, ThrottleBy};
+use pagelift_control::driver::qemu::direct::{DirectSource, SourceOptions, ThrottleBy};
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{MigrationError, RunRight};

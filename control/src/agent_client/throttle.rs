@@ -17,7 +17,7 @@ impl AgentClient {
     /// given 1 ms in place of less); a stop is never longer than 10 ms. Takes
     /// the place of what was asked before; threads not named any more run at once.
     ///
-    /// The ids are those that QEMU knows: [`vcpu_threads`](crate::qemu::vcpu_threads).
+    /// The ids are those that QEMU knows: [`vcpu_threads`](crate::driver::qemu::vcpu_threads).
     ///
     /// The agent releases all by itself unless this or [`renew`](Self::renew) is called again
     /// within `lease` (10 ms to 60 s, counted in milliseconds), or when this connection ends.

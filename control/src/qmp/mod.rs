@@ -4,7 +4,7 @@
 //! one line, with events in between whenever QEMU has something to tell (QEMU's "QMP protocol
 //! specification"). This module connects, negotiates, executes commands, passes file descriptors
 //! and hands out events. It knows no command's meaning but the few it needs for that; what a
-//! migration does with them is in [`qemu`](crate::qemu).
+//! migration does with them is in [`qemu`](crate::driver::qemu).
 //!
 //! A [`Qmp`] is a handle that may be cloned: any number of threads may execute commands while
 //! others wait for events. One thread reads the socket; it ends with the last handle.

@@ -15,7 +15,7 @@ impl Qmp {
     /// All vCPU threads must exist here and be of one process. A QEMU in another pid namespace
     /// names threads that are not ours: when such a number is taken here by another program the
     /// answer is wrong, so whoever maps its memory compares addresses too
-    /// (as [`Guest`](crate::qemu::Guest) does).
+    /// (as [`Guest`](crate::driver::qemu::Guest) does).
     ///
     /// # Errors
     /// When QEMU names no threads, or they are not to be found, or not those of one process.

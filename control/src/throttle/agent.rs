@@ -22,7 +22,7 @@ pub struct AgentThrottle {
 
 impl AgentThrottle {
     /// Throttles the vCPUs with the thread ids `threads`, in the order of their index
-    /// ([`vcpu_threads`](crate::qemu::vcpu_threads)), for `lease` from each plan on: 10 ms to
+    /// ([`vcpu_threads`](crate::driver::qemu::vcpu_threads)), for `lease` from each plan on: 10 ms to
     /// 60 s; half a second survives a busy host and lets the guest go soon.
     pub fn new(agent: Arc<Mutex<AgentClient>>, threads: Vec<u32>, lease: Duration) -> Self {
         Self {

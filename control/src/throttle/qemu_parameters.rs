@@ -19,7 +19,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Permille, Throttle, ThrottleError, ThrottlePlan};
-use crate::qemu::settings::set_auto_converge;
+use crate::driver::qemu::settings::set_auto_converge;
 use crate::qmp::{Qmp, QmpError};
 
 /// What is changed, and put back at the end.

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pagelift_control::agent_client::{AgentClient, AgentError};
-use pagelift_control::qemu::command_line;
+use pagelift_control::driver::qemu::command_line;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-use pagelift_control::qemu::relay::{downstream, upstream};
-use pagelift_control::qemu::return_path::Shut;
-use pagelift_control::qemu::{
+use pagelift_control::driver::qemu::relay::{downstream, upstream};
+use pagelift_control::driver::qemu::return_path::Shut;
+use pagelift_control::driver::qemu::{
     HandedOver, HandingOver, LoadingTarget, PausedSource, PreparedSource, RamBlock, SourceQemu,
     SwitchingSource, TargetQemu,
 };

@@ -1,8 +1,8 @@
 //! What QEMU says, by any of its ways.
 
 use pagelift_agent_protocol::monitor::{Line, classify};
-use pagelift_control::qemu::ramblock;
-use pagelift_control::qemu::return_path::ReturnPath;
+use pagelift_control::driver::qemu::ramblock;
+use pagelift_control::driver::qemu::return_path::ReturnPath;
 use pagelift_control::qmp::Event;
 use serde_json::{Map, Value};
 

@@ -24,9 +24,11 @@ use super::throttling::Throttling;
 use super::vcpus::Throttled;
 use super::watch::ProcessWatch;
 use crate::agent_client::AgentClient;
-use crate::qemu::inspect::run_state;
-use crate::qemu::migration::{self, STEP_LIMIT};
-use crate::qemu::source::{CommitError, HandedOver, HandingOver, PausedSource, PreparedSource};
+use crate::driver::qemu::inspect::run_state;
+use crate::driver::qemu::migration::{self, STEP_LIMIT};
+use crate::driver::qemu::source::{
+    CommitError, HandedOver, HandingOver, PausedSource, PreparedSource,
+};
 use crate::qmp::{Qmp, Timestamp};
 
 /// The guest on the source.

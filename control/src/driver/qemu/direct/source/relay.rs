@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 
 use pagelift_engine::pipeline::{Parts, StateSender};
 
-use crate::qemu::direct::Preamble;
-use crate::qemu::relay;
+use crate::driver::qemu::direct::Preamble;
+use crate::driver::qemu::relay;
 
 /// The two threads that pass QEMU's stream on, and its answers back.
 #[derive(Debug)]

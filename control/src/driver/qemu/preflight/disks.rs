@@ -1,7 +1,7 @@
-//! Disks that write guest memory after it was marked dirty: see [`disks`](crate::qemu::disks).
+//! Disks that write guest memory after it was marked dirty: see [`disks`](crate::driver::qemu::disks).
 
 use super::Refusal;
-use crate::qemu::disks::{self, Disk};
+use crate::driver::qemu::disks::{self, Disk};
 use crate::qmp::{Qmp, QmpError};
 
 /// Block drivers that hand guest memory to hardware or to another process in any case.

@@ -12,10 +12,12 @@ use pagelift_engine::wire::{Fact, StateChunk};
 
 use super::watch::ProcessWatch;
 use super::{OpenMemoryError, Preamble, facts, list, open_memory};
-use crate::qemu::migration::STEP_LIMIT;
-use crate::qemu::return_path::Shut;
-use crate::qemu::target::{HeldTarget, LoadedTarget, LoadingTarget, RunningTarget, TargetQemu};
-use crate::qemu::{MigrationError, Refusal, preflight, relay};
+use crate::driver::qemu::migration::STEP_LIMIT;
+use crate::driver::qemu::return_path::Shut;
+use crate::driver::qemu::target::{
+    HeldTarget, LoadedTarget, LoadingTarget, RunningTarget, TargetQemu,
+};
+use crate::driver::qemu::{MigrationError, Refusal, preflight, relay};
 use crate::qmp::{Address, QmpError, Timestamp};
 
 /// Why a QEMU cannot take a guest.

@@ -8,7 +8,7 @@
 use serde_json::{Value, json};
 
 use super::Refusal;
-use crate::qemu::backend;
+use crate::driver::qemu::backend;
 use crate::qmp::{Qmp, QmpError};
 
 /// Where QEMU keeps its devices: with an id, without one, and made by the board or by -drive.

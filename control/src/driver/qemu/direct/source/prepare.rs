@@ -14,13 +14,13 @@ use rustix::process::Pid;
 
 use super::{DirectSource, Step};
 use crate::agent_client::{AgentClient, AgentError};
-use crate::qemu::direct::disk_errors::DiskErrors;
-use crate::qemu::direct::throttling::{self, ThrottleBy, Throttling};
-use crate::qemu::direct::watch::ProcessWatch;
-use crate::qemu::direct::{OpenMemoryError, facts, list, open_memory};
-use crate::qemu::inspect::RamBlock;
-use crate::qemu::source::SourceQemu;
-use crate::qemu::{MigrationError, Refusal, preflight, vcpu_threads};
+use crate::driver::qemu::direct::disk_errors::DiskErrors;
+use crate::driver::qemu::direct::throttling::{self, ThrottleBy, Throttling};
+use crate::driver::qemu::direct::watch::ProcessWatch;
+use crate::driver::qemu::direct::{OpenMemoryError, facts, list, open_memory};
+use crate::driver::qemu::inspect::RamBlock;
+use crate::driver::qemu::source::SourceQemu;
+use crate::driver::qemu::{MigrationError, Refusal, preflight, vcpu_threads};
 use crate::qmp::{Address, QmpError};
 use crate::throttle::ThrottleError;
 

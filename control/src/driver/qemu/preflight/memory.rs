@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::Refusal;
-use crate::qemu::backend::Backend;
-use crate::qemu::inspect::Guest;
+use crate::driver::qemu::backend::Backend;
+use crate::driver::qemu::inspect::Guest;
 use crate::qmp::{Qmp, QmpError};
 
 pub(super) fn check(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {

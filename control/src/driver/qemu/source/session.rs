@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::SourceFailure;
-use crate::qemu::disks::Buffered;
-use crate::qemu::inspect::run_state;
-use crate::qemu::migration::{self, MigrationError, STEP_LIMIT};
-use crate::qemu::settings::Settings;
+use crate::driver::qemu::disks::Buffered;
+use crate::driver::qemu::inspect::run_state;
+use crate::driver::qemu::migration::{self, MigrationError, STEP_LIMIT};
+use crate::driver::qemu::settings::Settings;
 use crate::qmp::{Events, Qmp, Timestamp};
 
 /// A source from `plan` on.

@@ -7,9 +7,9 @@ use std::io::Write;
 
 use super::session::Session;
 use super::{MigrationError, SourceFailure};
-use crate::qemu::disks::Buffered;
-use crate::qemu::migration::{self, STEP_LIMIT};
-use crate::qemu::return_path::SHUT_SUCCESS;
+use crate::driver::qemu::disks::Buffered;
+use crate::driver::qemu::migration::{self, STEP_LIMIT};
+use crate::driver::qemu::return_path::SHUT_SUCCESS;
 use crate::qmp::Timestamp;
 
 /// Why a commit did not end with a guest handed over.

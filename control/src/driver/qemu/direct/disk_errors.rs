@@ -8,7 +8,7 @@
 //! QEMU may limit the rate of these events, so the one that stopped the guest may go unnamed:
 //! after every `STOP` the run state is asked for.
 
-use crate::qemu::inspect::run_state;
+use crate::driver::qemu::inspect::run_state;
 use crate::qmp::{Event, Events, Qmp, QmpError};
 
 /// Run state of a guest that was stopped so.
