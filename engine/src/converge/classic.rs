@@ -166,7 +166,7 @@ impl Policy for Classic {
 
 #[cfg(test)]
 mod tests {
-    use super::super::forecast::tests::seen;
+    use super::super::forecast::downtime::tests::seen;
     use super::*;
     use crate::units::PageCount;
 

@@ -122,7 +122,7 @@ impl Policy for StopWhenFits {
 
 #[cfg(test)]
 mod tests {
-    use super::super::forecast::tests::seen;
+    use super::super::forecast::downtime::tests::seen;
     use super::super::{FixedCosts, Span};
     use super::*;
 

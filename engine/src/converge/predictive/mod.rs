@@ -21,6 +21,8 @@
 //! The question is asked anew at every round, so the throttle decays when the guest calms down.
 //! Pure: everything it knows comes out of observations.
 
+#[cfg(test)]
+mod calm_tests;
 mod plan;
 mod progress;
 #[cfg(test)]
@@ -31,8 +33,8 @@ use std::time::Duration;
 use plan::Plan;
 use progress::Progress;
 
-use super::outlook::{HELD_SHARE, Held};
-use super::response::USUAL_MOST;
+use super::forecast::rounds::{HELD_SHARE, Held};
+use super::throttle::response::USUAL_MOST;
 use super::{Decision, DirtyCurve, Forecast, GiveUp, Observation, Outlook, Policy, Share};
 use crate::units::{Instant, PageCount, Rate};
 

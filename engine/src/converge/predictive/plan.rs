@@ -20,8 +20,8 @@
 
 use std::time::Duration;
 
-use crate::converge::outlook::{Held, Manner};
-use crate::converge::response::USUAL_MOST;
+use crate::converge::forecast::rounds::{Held, Manner};
+use crate::converge::throttle::response::USUAL_MOST;
 use crate::converge::{DirtyCurve, Observation, Outlook, Share};
 
 /// Shares of work that are compared, as steps of the most allowed.
@@ -107,8 +107,8 @@ fn cost(outlook: &Outlook) -> f64 {
 mod tests {
     use super::*;
     use crate::converge::Response;
-    use crate::converge::curve::tests::steady;
-    use crate::converge::forecast::tests::seen;
+    use crate::converge::estimate::curve::tests::steady;
+    use crate::converge::forecast::downtime::tests::seen;
 
     /// A guest that writes `per_s` new pages a second, has written 30,000 of them, and wants the
     /// part `demand` of its processors: what is best for it, and the strongest there is.

@@ -93,7 +93,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::converge::forecast::tests::seen;
+    use crate::converge::forecast::downtime::tests::seen;
 
     #[test]
     fn a_plateau_takes_patience_and_a_smaller_round_ends_it() {

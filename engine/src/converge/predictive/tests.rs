@@ -1,6 +1,6 @@
 //! Whole migrations of invented guests under the policy.
 
-use super::super::fluid::Workload;
+use super::super::trace::fluid::Workload;
 use super::super::{COVERAGE, Classic, ClassicConfig, Ended, Run};
 use super::*;
 

@@ -10,17 +10,20 @@
 //! Decisions within a round are recorded only if they change something, or if a user has changed
 //! the limits: the line of a decision that was the first one under new limits has them as well.
 
+#[cfg(test)]
+pub(super) mod fluid;
 mod recorded;
+mod replay;
 #[cfg(test)]
 mod tests;
 
 pub use recorded::Recorded;
+pub use replay::{Ended, Model, Run, replay};
 
 use std::fmt;
 use std::time::Duration;
 
-use super::span::Span;
-use super::{Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Response, Share};
+use super::{Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Response, Share, Span};
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
 /// More than any migration has, so that sums of such numbers are still numbers: a year, in

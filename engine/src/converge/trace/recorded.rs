@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use super::Trace;
-use crate::converge::replay::Model;
+use super::{Model, Trace};
 use crate::converge::{DirtyCurve, FixedCosts, Limits, Response, Share};
 use crate::units::{PAGE_BYTES, Rate};
 

@@ -1,8 +1,8 @@
 //! Traces that read back, and guests that are run again.
 
+use super::fluid::Workload;
+use super::replay::{Model, replay};
 use super::*;
-use crate::converge::fluid::Workload;
-use crate::converge::replay::{Model, replay};
 use crate::converge::{
     Ended, Policy, Predictive, PredictiveConfig, Run, Steered, StopWhenFits, StopWhenFitsConfig,
 };

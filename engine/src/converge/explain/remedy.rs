@@ -4,8 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::outlook::Manner;
-use super::{DirtyCurve, Forecast, Observation, Outlook, Share};
+use crate::converge::forecast::rounds::Manner;
+use crate::converge::{DirtyCurve, Forecast, Observation, Outlook, Share};
 use crate::units::Rate;
 
 /// A migration that would take longer is not proposed.
@@ -100,8 +100,8 @@ impl fmt::Display for Remedy {
 
 #[cfg(test)]
 mod tests {
-    use super::super::forecast::tests::seen;
     use super::*;
+    use crate::converge::forecast::downtime::tests::seen;
     use crate::units::{Instant, PageCount};
 
     /// Writes `per_s` new pages a second.

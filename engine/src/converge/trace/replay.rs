@@ -10,12 +10,11 @@
 
 use std::time::Duration;
 
-use super::page_cost::RoundSent;
-use super::span::finite;
-use super::trace::Record;
-use super::{
+use super::Record;
+use crate::converge::estimate::interval::finite;
+use crate::converge::{
     BlackoutForecast, Decision, Estimates, FixedCosts, Forecast, Limits, Observation, Policy,
-    Response, Share,
+    Response, RoundSent, Share,
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 

@@ -8,14 +8,14 @@
 //! when it is [`HALF_LIFE`] old, so that the curve follows a guest that changes.
 //!
 //! Time is the guest's own: a round of one second in which a throttle takes 60 % of its work is
-//! 0.4 s of guest time. (What takes how much is [`Response`](super::Response)'s question.)
+//! 0.4 s of guest time. (What takes how much is [`Response`](crate::converge::Response)'s question.)
 //!
 //! How far the harvests lie from the curve, and how far the nearest one is from the time asked
 //! for, is its uncertainty. Cost: about a microsecond a question, no allocation after set-up.
 
 use std::time::Duration;
 
-use super::Share;
+use crate::converge::Share;
 use crate::units::{Instant, PageCount};
 
 /// Harvests that are kept.
@@ -159,7 +159,7 @@ impl DirtyCurve {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::converge) mod tests {
     use super::*;
 
     fn ms(ms: u64) -> Duration {

@@ -2,31 +2,31 @@
 
 use std::time::Duration;
 
-use super::replay::Model;
-use super::{FixedCosts, Policy, Response, Run, Share, Span};
+use super::replay::{Model, Run, replay};
+use crate::converge::{FixedCosts, Policy, Response, Share, Span};
 
 /// A guest and its link.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Workload {
+pub(in crate::converge) struct Workload {
     /// Pages and writes per second of a hot set, and of the rest.
-    pub(super) sets: [(f64, f64); 2],
+    pub(in crate::converge) sets: [(f64, f64); 2],
     /// The guest all but stops writing after this time.
-    pub(super) calm_from: Option<Duration>,
+    pub(in crate::converge) calm_from: Option<Duration>,
     /// The part of its processors that it wants.
-    pub(super) demand: f64,
+    pub(in crate::converge) demand: f64,
     /// Bytes per second of the link.
-    pub(super) link: f64,
+    pub(in crate::converge) link: f64,
     /// The link's rate wavers by this much.
-    pub(super) noise: f64,
+    pub(in crate::converge) noise: f64,
     /// Seconds that a scattered page costs the processors.
-    pub(super) page_s: f64,
+    pub(in crate::converge) page_s: f64,
     /// Median of what a blackout costs beside its pages, and how it is spread.
-    pub(super) fixed: (Duration, f64),
+    pub(in crate::converge) fixed: (Duration, f64),
 }
 
 impl Workload {
     /// Uniform writes over `pages`, on a link of 100 MB/s.
-    pub(super) fn uniform(pages: u32, writes_per_s: f64) -> Self {
+    pub(in crate::converge) fn uniform(pages: u32, writes_per_s: f64) -> Self {
         let rest = (f64::from(pages), writes_per_s);
         Self {
             sets: [(1.0, 0.0), rest],
@@ -40,7 +40,7 @@ impl Workload {
     }
 
     /// Any guest.
-    pub(super) fn seeded(seed: u64) -> Self {
+    pub(in crate::converge) fn seeded(seed: u64) -> Self {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9).wrapping_add(1));
         let mut set = |most_pages: f64| {
             let pages = most_pages.powf(0.3 + 0.7 * random.unit());
@@ -68,7 +68,7 @@ impl Workload {
     }
 
     /// The guest, with a seed for all that wavers.
-    pub(super) fn model(self, seed: u64) -> Fluid {
+    pub(in crate::converge) fn model(self, seed: u64) -> Fluid {
         let mut random = Random(seed);
         let rehearsed: Vec<_> = (0..5).map(|_| self.fixed_once(&mut random)).collect();
         Fluid {
@@ -87,14 +87,14 @@ impl Workload {
     }
 
     /// Runs `policy` over the guest.
-    pub(super) fn run(self, policy: &mut dyn Policy, seed: u64) -> Run {
-        super::replay(&mut self.model(seed), policy)
+    pub(in crate::converge) fn run(self, policy: &mut dyn Policy, seed: u64) -> Run {
+        replay(&mut self.model(seed), policy)
     }
 }
 
 /// A workload that wavers.
 #[derive(Clone, Debug)]
-pub(super) struct Fluid {
+pub(in crate::converge) struct Fluid {
     workload: Workload,
     costs: FixedCosts,
     random: Random,

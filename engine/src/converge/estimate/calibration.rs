@@ -14,8 +14,7 @@
 
 use std::time::Duration;
 
-use super::Jitter;
-use super::span::Span;
+use super::{Jitter, Span};
 use crate::units::Instant;
 
 /// What stopping and starting a guest costs, on both sides, beside messages between them.

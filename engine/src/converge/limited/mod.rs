@@ -15,10 +15,15 @@
 //! Whoever changes a limit wants another try: the policy begins to try again. Pure, like every
 //! policy: a change is an argument.
 
+mod ramp;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
+use ramp::Ramp;
+
 use super::limits::{AtDeadline, Limits, PolicyKind};
-use super::ramp::Ramp;
 use super::{
     Classic, ClassicConfig, Decision, DirtyCurve, Forecast, GiveUp, Observation, Policy,
     Predictive, PredictiveConfig, Share, StopWhenFits, StopWhenFitsConfig,
@@ -259,6 +264,3 @@ impl Chosen {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

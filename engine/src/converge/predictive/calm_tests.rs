@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fluid::Workload;
+use super::super::trace::fluid::Workload;
 use super::{Decision, Predictive, PredictiveConfig, Share};
 
 /// What the policy decided at the first end of a round that began after the guest had calmed

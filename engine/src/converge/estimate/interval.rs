@@ -13,10 +13,10 @@ pub const COVERAGE: f64 = 0.9;
 
 /// Standard deviations to either side of the middle that hold [`COVERAGE`] of a normal
 /// distribution (its quantile at 0.95).
-pub(super) const DEVIATIONS: f64 = 1.645;
+pub(in crate::converge) const DEVIATIONS: f64 = 1.645;
 
 /// After this time the scheduler takes a processor from a thread for another one (CONFIG_HZ=250).
-pub(super) const TICK: Duration = Duration::from_millis(4);
+pub(in crate::converge) const TICK: Duration = Duration::from_millis(4);
 
 /// What is likely, and what holds the truth in nine of ten cases: `low <= likely <= high`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Span {
     }
 
     /// A constant: low, likely and high.
-    pub(super) const fn in_order([low, likely, high]: [Duration; 3]) -> Self {
+    pub(in crate::converge) const fn in_order([low, likely, high]: [Duration; 3]) -> Self {
         Self { low, likely, high }
     }
 
@@ -110,7 +110,7 @@ impl Span {
 }
 
 /// A time span in seconds that may be too long for a [`Duration`]: at most a year.
-pub(super) fn finite(seconds: f64) -> Duration {
+pub(in crate::converge) fn finite(seconds: f64) -> Duration {
     // NaN becomes zero: `clamp` keeps it, and the conversion refuses it.
     Duration::try_from_secs_f64(seconds.clamp(0.0, 3.2e7)).unwrap_or_default()
 }

@@ -16,7 +16,7 @@ use super::Share;
 const SLEEPERS_MOST: Share = Share::permille(980);
 
 /// The strongest throttle that is taken unless a user says otherwise, if less does not do.
-pub(super) const USUAL_MOST: Share = Share::permille(950);
+pub(in crate::converge) const USUAL_MOST: Share = Share::permille(950);
 
 /// Least demand that is believed: a guest that wants less is as good as idle, and what it does
 /// under a throttle is decided by its housekeeping.

@@ -2,77 +2,38 @@
 
 use std::time::Duration;
 
-use super::costs::FixedCosts;
-use super::page_cost::PageTime;
-use super::span::{DEVIATIONS, Span, finite};
-use super::{Response, Share};
-use crate::units::{ByteCount, Instant, PageCount, Rate};
+use crate::converge::estimate::interval::{DEVIATIONS, finite};
+use crate::converge::{Observation, PageTime, Span};
+use crate::units::{ByteCount, Rate};
 
-/// Less than this part of the pages written is never expected to go again.
-const AGAIN_LEAST: f64 = 0.3;
+/// Standard deviation of the logarithm of a page's time, if only the link's rate is known.
+const LINK_SIGMA: f64 = 0.1;
 
-/// What a policy may know at one moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Observation {
-    /// The moment.
-    pub now: Instant,
-    /// Time since the migration began.
-    pub elapsed: Duration,
-    /// The round that just ended, or is under way; from 1.
-    pub round: u32,
-    /// Whether a round just ended: `left` is then the whole set to send, freshly harvested.
-    pub round_ended: bool,
-    /// Pages known to need sending.
-    pub left: PageCount,
-    /// Pages among those left that were not sent in the round, but held back.
-    pub held: PageCount,
-    /// Those of the held ones that were written meanwhile, and are among the harvested.
-    pub held_written: PageCount,
-    /// Bytes sent and not yet placed by the target.
-    pub in_flight: ByteCount,
-    /// Mean bytes on the wire of a page that is sent again, of the last rounds.
-    pub bytes_per_page: f64,
-    /// The same of all pages of the round that just ended, or of the one before.
-    pub round_page_bytes: f64,
-    /// Time of a page that is sent again, until it is acknowledged; `None`: the link's rate
-    /// decides.
-    pub page_time: Option<PageTime>,
-    /// Rate at which the target places data; `None` before anything was placed.
-    pub link: Option<Rate>,
-    /// Rate at which the guest writes distinct pages, over the last round; `None` before the
-    /// first harvest.
-    pub dirty: Option<Rate>,
-    /// What a blackout costs beside its pages.
-    pub fixed: FixedCosts,
-    /// Distinct pages written between the last two harvests.
-    pub harvested: PageCount,
-    /// Time between the last two harvests.
-    pub interval: Duration,
-    /// Share of its time that the guest was kept from running meanwhile.
-    pub throttled: Share,
-    /// What a throttle takes of its work.
-    pub response: Response,
-    /// Bytes placed by the target so far.
-    pub placed: ByteCount,
+/// The parts of a blackout, each with its uncertainty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlackoutForecast {
+    /// From the guest's standstill until it is known here.
+    pub stop: Span,
+    /// Harvesting the last dirty pages.
+    pub harvest: Span,
+    /// Sending the last pages, until it is known here that all are placed.
+    pub pages: Span,
+    /// Saving, sending and loading device state.
+    pub state: Span,
+    /// Giving up here and starting there.
+    pub hand_over: Span,
+}
+
+impl BlackoutForecast {
+    /// The whole blackout.
+    pub fn total(&self) -> Span {
+        [self.harvest, self.pages, self.state, self.hand_over]
+            .into_iter()
+            .fold(self.stop, Span::then)
+    }
 }
 
 impl Observation {
-    /// The part of the pages written in a round, without those held back, that must go again: some
-    /// were written before their turn, and went as they had become.
-    pub fn again(&self) -> f64 {
-        let written = self.harvested.0.saturating_sub(self.held_written.0);
-        let again = self.left.0.saturating_sub(self.held.0);
-        if written == 0 || !self.round_ended {
-            return 1.0;
-        }
-        (again as f64 / written as f64).clamp(AGAIN_LEAST, 1.0)
-    }
-
-    /// The share of its work that the guest lost to its throttle between the last two harvests.
-    pub fn lost(&self) -> Share {
-        self.response.lost(self.throttled)
-    }
-
     /// Time of a page that is sent again; `None` if nothing is known of the link.
     fn time_of_page(&self) -> Option<PageTime> {
         let by_link = |link: Rate| PageTime {
@@ -113,33 +74,6 @@ impl Observation {
             }
         }
         Some(fitting)
-    }
-}
-
-/// Standard deviation of the logarithm of a page's time, if only the link's rate is known.
-const LINK_SIGMA: f64 = 0.1;
-
-/// The parts of a blackout, each with its uncertainty.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BlackoutForecast {
-    /// From the guest's standstill until it is known here.
-    pub stop: Span,
-    /// Harvesting the last dirty pages.
-    pub harvest: Span,
-    /// Sending the last pages, until it is known here that all are placed.
-    pub pages: Span,
-    /// Saving, sending and loading device state.
-    pub state: Span,
-    /// Giving up here and starting there.
-    pub hand_over: Span,
-}
-
-impl BlackoutForecast {
-    /// The whole blackout.
-    pub fn total(&self) -> Span {
-        [self.harvest, self.pages, self.state, self.hand_over]
-            .into_iter()
-            .fold(self.stop, Span::then)
     }
 }
 
@@ -201,8 +135,10 @@ impl Forecast {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::converge) mod tests {
     use super::*;
+    use crate::converge::{FixedCosts, Response, Share};
+    use crate::units::{Instant, PageCount};
 
     /// A round end with `left` pages and a link of 100 MB/s.
     pub(in crate::converge) fn seen(at_ms: u64, round: u32, left: u64) -> Observation {

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use super::span::finite;
-use super::{DirtyCurve, Observation, Share};
+use crate::converge::estimate::interval::finite;
+use crate::converge::{DirtyCurve, Observation, Share};
 
 /// Length of a round from which on some of what is written in it goes only once.
 const HARVESTED_WITHIN: Duration = Duration::from_millis(200);
@@ -18,7 +18,7 @@ const HORIZON: u32 = 60;
 /// Share of what may be left at the stop that held-back pages may take up. The rest is for what the
 /// guest writes in the shortest rounds; with a larger share there is hardly room for that, with a
 /// smaller one rounds are longer than they need to be (docs/decisions/025).
-pub(super) const HELD_SHARE: f64 = 0.8;
+pub(in crate::converge) const HELD_SHARE: f64 = 0.8;
 
 /// What to expect under a throttle.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,7 +35,7 @@ pub struct Outlook {
 
 /// Pages that are held back, and how they are written.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
+pub(in crate::converge) struct Held {
     pages: f64,
     /// Rate at which each of them is written, per second of the guest's time.
     rate: f64,
@@ -43,7 +43,7 @@ pub(super) struct Held {
 
 impl Held {
     /// What the harvest shows.
-    pub(super) fn seen(seen: &Observation) -> Self {
+    pub(in crate::converge) fn seen(seen: &Observation) -> Self {
         let pages = seen.held.0 as f64;
         if pages == 0.0 {
             return Self::default();
@@ -67,13 +67,13 @@ impl Held {
 
 /// How the rounds are predicted, beside the curve.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Manner {
+pub(in crate::converge) struct Manner {
     /// Pages that are held back.
-    pub(super) held: Held,
+    pub(in crate::converge) held: Held,
     /// Standard deviations that the guest is expected to write more than the curve says.
-    pub(super) caution: f64,
+    pub(in crate::converge) caution: f64,
     /// How much more the rounds are taken to leave.
-    pub(super) doubt: f64,
+    pub(in crate::converge) doubt: f64,
 }
 
 impl Default for Manner {
@@ -90,7 +90,7 @@ impl Default for Manner {
 impl Outlook {
     /// The outlook for a guest that writes as `curve` says and is throttled by `share` from `seen`
     /// on, if a blackout of `limit` is allowed, by the upper end of its forecast.
-    pub(super) fn of(
+    pub(in crate::converge) fn of(
         curve: &DirtyCurve,
         seen: &Observation,
         limit: Duration,

@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::span::{DEVIATIONS, Span, TICK, finite};
+use super::interval::{DEVIATIONS, Span, TICK, finite};
 
 /// Weight of the history when a sample comes in: the last fifty or so count.
 const MEMORY: f64 = 0.98;

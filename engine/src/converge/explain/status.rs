@@ -6,9 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::outlook::Manner;
-use super::span::Span;
-use super::{DirtyCurve, Forecast, Observation, Outlook, Share};
+use crate::converge::forecast::rounds::Manner;
+use crate::converge::{DirtyCurve, Forecast, Observation, Outlook, Share, Span};
 use crate::units::{ByteCount, Rate};
 
 /// Shares whose outlook is looked at, in permille, beside the one in force.
@@ -119,9 +118,9 @@ impl fmt::Display for Prospect {
 
 #[cfg(test)]
 mod tests {
-    use super::super::curve::tests::steady;
-    use super::super::forecast::tests::seen;
     use super::*;
+    use crate::converge::estimate::curve::tests::steady;
+    use crate::converge::forecast::downtime::tests::seen;
 
     const LIMIT: Duration = Duration::from_millis(50);
 

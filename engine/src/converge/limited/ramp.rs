@@ -6,8 +6,7 @@
 
 use std::time::Duration;
 
-use super::limits::Limits;
-use super::{Forecast, Observation};
+use crate::converge::{Forecast, Limits, Observation};
 use crate::units::Instant;
 
 /// Steps from the least to the most.
@@ -78,9 +77,9 @@ impl Ramp {
 
 #[cfg(test)]
 mod tests {
-    use super::super::forecast::tests::seen;
-    use super::super::limits::Downtime;
     use super::*;
+    use crate::converge::Downtime;
+    use crate::converge::forecast::downtime::tests::seen;
 
     fn limits(deadline_s: u64) -> Limits {
         let ms = Duration::from_millis;

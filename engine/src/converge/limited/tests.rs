@@ -1,7 +1,6 @@
-use super::super::fluid::Workload;
-use super::super::forecast::tests::seen;
-use super::super::replay::{Ended, Model, replay};
-use super::super::{Downtime, Record, Recorded, Trace};
+use super::super::forecast::downtime::tests::seen;
+use super::super::trace::fluid::Workload;
+use super::super::{Downtime, Ended, Model, Record, Recorded, Trace, replay};
 use super::*;
 use crate::units::PageCount;
 

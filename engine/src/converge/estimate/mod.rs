@@ -1,0 +1,100 @@
+//! Estimates: what a migration measures of its guest and its link while it runs.
+
+mod calibration;
+pub(super) mod curve;
+pub(super) mod interval;
+mod link_rate;
+mod page_cost;
+mod scheduling_delay;
+
+use std::time::Duration;
+
+pub use calibration::{FixedCosts, GuestCosts, Rehearsal};
+pub use curve::DirtyCurve;
+pub use interval::{COVERAGE, Span};
+pub use link_rate::LinkRate;
+pub use page_cost::{PageCosts, PageTime, RoundSent};
+pub use scheduling_delay::Jitter;
+
+use super::Share;
+use crate::units::{Instant, PAGE_BYTES, PageCount, Rate};
+
+/// Everything that is estimated during a migration.
+#[derive(Clone, Debug, Default)]
+pub struct Estimates {
+    /// See [`LinkRate`].
+    pub link: LinkRate,
+    /// See [`PageCosts`].
+    pub pages: PageCosts,
+    /// See [`Rehearsal`].
+    pub rehearsal: Rehearsal,
+    /// See [`DirtyCurve`].
+    pub curve: DirtyCurve,
+    /// When the dirty set was harvested last.
+    harvested_at: Option<Instant>,
+    /// Distinct pages of the last harvest, and the time they were written in.
+    last_harvest: PageCount,
+    last_interval: Duration,
+    /// Distinct pages written per second over the last round, in bytes.
+    dirty: Option<Rate>,
+}
+
+impl Estimates {
+    /// Tracking began; everything written from now on will be harvested.
+    pub fn armed(&mut self, now: Instant) {
+        self.harvested_at = Some(now);
+    }
+
+    /// `pages` distinct pages were written since the last harvest, by a guest that lost the share
+    /// `lost` of its work to a throttle.
+    pub fn harvested(&mut self, now: Instant, pages: PageCount, lost: Share) {
+        if let Some(before) = self.harvested_at.replace(now) {
+            self.last_harvest = pages;
+            self.last_interval = now.since(before);
+            self.dirty = Rate::over(pages.bytes(), self.last_interval).or(self.dirty);
+            self.curve.harvested(now, self.last_interval, lost, pages);
+        }
+    }
+
+    /// Distinct pages of the last harvest.
+    pub fn last_harvest(&self) -> PageCount {
+        self.last_harvest
+    }
+
+    /// Time in which the pages of the last harvest were written.
+    pub fn last_interval(&self) -> Duration {
+        self.last_interval
+    }
+
+    /// Distinct pages that the guest has written since the last harvest, at the rate of the last
+    /// round.
+    pub fn written_since_harvest(&self, now: Instant) -> PageCount {
+        let since = self.harvested_at.map_or(Duration::ZERO, |at| now.since(at));
+        let rate = self.dirty.map_or(0, |rate| rate.0);
+        PageCount((rate as f64 * since.as_secs_f64()) as u64 / PAGE_BYTES as u64)
+    }
+
+    /// Rate of distinct pages written, over the last round.
+    pub fn dirty(&self) -> Option<Rate> {
+        self.dirty
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_ms(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
+    }
+
+    #[test]
+    fn the_dirty_rate_counts_distinct_pages_over_the_round() {
+        let mut estimates = Estimates::default();
+        estimates.armed(at_ms(0));
+        estimates.harvested(at_ms(500), PageCount(1000), Share::NONE);
+        assert_eq!(estimates.dirty(), Some(Rate(1000 * 4096 * 2)));
+        let later = estimates.written_since_harvest(at_ms(750));
+        assert_eq!(later, PageCount(500));
+    }
+}

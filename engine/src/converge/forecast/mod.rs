@@ -1,0 +1,7 @@
+//! Forecasts: the downtime if the guest were stopped now, and the rounds to come under a throttle.
+
+pub(super) mod downtime;
+pub(super) mod rounds;
+
+pub use downtime::{BlackoutForecast, Forecast};
+pub use rounds::Outlook;

@@ -1,0 +1,7 @@
+//! How strongly a guest is throttled, and what that takes of its work.
+
+pub(super) mod response;
+mod share;
+
+pub use response::Response;
+pub use share::Share;
