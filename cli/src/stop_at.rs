@@ -16,8 +16,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use pagelift_engine::converge::{GuestCosts, Share};
+use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::migration::{RunRight, SourceStatus};
-use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, TargetGuest};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// The variable.

@@ -12,6 +12,8 @@
 //! | [`wire`] | frames and messages: bytes to values and back, nothing else |
 //! | [`migration`] | the source and target machines, the right to run, the report |
 //! | [`converge`] | forecasts, and the policy that decides when to stop the guest |
+//! | [`guest`] | what the engine asks of the program that runs the guest |
+//! | [`transport`] | what it asks of the program that carries bytes |
 //! | [`pipeline`] | the threads that run a machine over a real link |
 //! | [`sys`] | typed kernel interfaces |
 //!
@@ -23,9 +25,11 @@
 pub mod codec;
 pub mod converge;
 pub mod dirty;
+pub mod guest;
 pub mod memory;
 pub mod migration;
 pub mod pipeline;
 pub mod sys;
+pub mod transport;
 pub mod units;
 pub mod wire;

@@ -19,8 +19,9 @@ use pagelift_engine::converge::{Decision, Observation, Policy};
 use pagelift_engine::memory::{Layout, MemoryError, PageBitmap, ReadPages, WritePages};
 use pagelift_engine::migration::{Source, SourceConfig, SourceStep, Target, TargetConfig};
 use pagelift_engine::pipeline::{
-    Deltas, KeptPages, NoGauge, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
+    Deltas, KeptPages, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
 };
+use pagelift_engine::transport::NoGauge;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 use pagelift_engine::wire::{Encodings, FrameReader, Message, ReadOutcome, SessionId};
 

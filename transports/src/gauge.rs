@@ -6,7 +6,7 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use pagelift_engine::pipeline::{Gauge, Held};
+use pagelift_engine::transport::{Gauge, Held};
 use pagelift_engine::units::Rate;
 use socket2::SockRef;
 

@@ -1,7 +1,7 @@
 //! What carries pagelift's frames.
 //!
-//! A transport implements the engine's [`Link`](pagelift_engine::pipeline::Link) and
-//! [`Listener`](pagelift_engine::pipeline::Listener): it opens connections that carry bytes in
+//! A transport implements the engine's [`Link`](pagelift_engine::transport::Link) and
+//! [`Listener`](pagelift_engine::transport::Listener): it opens connections that carry bytes in
 //! order, and knows nothing of what they mean. [`Endpoint`] reads the URIs that users write.
 //!
 //! | module | carries by |

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pagelift_engine::pipeline::Held;
+use pagelift_engine::transport::Held;
 use pagelift_engine::units::{ByteCount, Rate};
 
 /// How far ahead of the capped rate a sender may run. Long enough for a thread that slept too

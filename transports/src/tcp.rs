@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use pagelift_engine::pipeline::{Closer, Connection, Link, Listener};
+use pagelift_engine::transport::{Closer, Connection, Link, Listener};
 use pagelift_engine::units::Rate;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{SockRef, TcpKeepalive};

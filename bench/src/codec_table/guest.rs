@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use pagelift_engine::converge::Share;
+use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
 use pagelift_engine::migration::RunRight;
-use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount};
 
 /// The memory in a file, all of it one region.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pagelift_engine::converge::Share;
+use pagelift_engine::guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest};
 use pagelift_engine::migration::RunRight;
-use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, StateSender, TargetGuest};
 
 /// It on the source.
 #[derive(Debug, Default)]

@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use pagelift_engine::converge::{GuestCosts, Share};
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
+use pagelift_engine::guest::{GuestError, Parts, SourceGuest, StateSender};
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{Failure, GuestLocation, Report, RunRight};
-use pagelift_engine::pipeline::{
-    CancelToken, GuestError, Parts, SendJob, SendOptions, SourceGuest, StateSender, process_cpu,
-    send,
-};
+use pagelift_engine::pipeline::{CancelToken, SendJob, SendOptions, process_cpu, send};
 use pagelift_engine::sys::Userfaultfd;
 use pagelift_engine::units::PageRange;
 use pagelift_transports::tcp::TcpLink;

@@ -7,11 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use crossbeam_channel::Receiver;
+use pagelift_engine::guest::{GuestError, Parts, TargetGuest};
 use pagelift_engine::memory::{ReadPages, WritePages};
 use pagelift_engine::migration::RunRight;
-use pagelift_engine::pipeline::{
-    CancelToken, GuestError, KeptPages, Parts, ReceiveJob, TargetGuest, receive,
-};
+use pagelift_engine::pipeline::{CancelToken, KeptPages, ReceiveJob, receive};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
 use pagelift_engine::wire::StateChunk;
 use pagelift_transports::tcp::TcpServer;

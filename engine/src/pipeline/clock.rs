@@ -125,8 +125,13 @@ fn delay_in(text: &[u8]) -> Duration {
     Duration::from_nanos(delay_ns.unwrap_or(0))
 }
 
+/// CPU time this process has used.
+pub fn process_cpu() -> Duration {
+    cpu_time(ClockId::ProcessCPUTime)
+}
+
 /// What a clock of the processor says.
-pub(super) fn cpu_time(clock: ClockId) -> Duration {
+fn cpu_time(clock: ClockId) -> Duration {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0))

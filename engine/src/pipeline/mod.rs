@@ -11,7 +11,7 @@
 //!     SourceChannel                            TargetChannel
 //!     take a batch, read, find zeros, send     receive, check, place, acknowledge
 //!   one thread for control: ControlReader    one thread for control: ControlReader
-//!   one that waits to be told: Interrupt
+//!   one thread: CancelWatchdog
 //!                                            one thread: CatalogueWorker
 //!                                              tell of pages that are here already
 //! ```
@@ -25,61 +25,36 @@
 //! use is bounded by [`memory_budget`] and does not depend on the guest's writes.
 
 mod cancel;
-mod catalogue;
 mod clock;
 mod control;
 mod controls;
-mod deltas;
 mod digest;
-mod encode;
-mod guest;
-mod interrupt;
-mod kept;
-mod last_word;
-mod link;
-mod link_watch;
-mod place;
-mod receive;
-mod reception;
-mod referred;
-mod rest;
-mod send;
+mod disconnect_grace;
 mod shared;
-mod source_channel;
-mod source_driver;
-mod source_session;
-mod target_channel;
-mod target_driver;
-mod target_session;
-mod untold;
-mod vcpus;
+mod source;
+mod target;
 
 pub use cancel::CancelToken;
-pub use catalogue::CatalogueWorker;
-pub use clock::{Clock, SystemClock, Unused};
+pub use clock::{Clock, SystemClock, Unused, process_cpu};
 pub use control::ControlReader;
 pub use controls::{Controls, Settings};
-pub use deltas::Deltas;
 pub use digest::{digest_memory, digest_memory_unless};
-pub use guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest, Waker};
-pub use kept::KeptPages;
-pub use link::{Closer, Connection, Gauge, Held, Link, Listener, NoGauge};
-pub use receive::{ReceiveJob, Received, receive};
-pub use reception::{Reception, TargetWorker};
-pub use send::{SendJob, SendOptions, send};
 pub use shared::{Machine, Shared};
-pub use source_channel::{Packing, SourceChannel};
-pub use source_driver::SourceDriver;
-pub use source_session::{SourceParts, SourceSession, SourceWorker};
-pub use target_channel::TargetChannel;
-pub use target_driver::{TargetDriver, process_cpu};
-pub use target_session::TargetSession;
+pub use source::{
+    Deltas, Packing, SendJob, SendOptions, SourceChannel, SourceDriver, SourceParts, SourceSession,
+    SourceWorker, send,
+};
+pub use target::{
+    Acceptor, CatalogueWorker, KeptPages, ReceiveJob, Received, TargetChannel, TargetDriver,
+    TargetSession, TargetWorker, receive,
+};
 
 use crate::codec::CompressSetting;
 use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};
 use crate::codec::choose::{Chooser, CpuLimit};
 use crate::codec::reference::{self, ReferenceSetting};
 use crate::codec::xbzrle::BATCH_BYTES;
+use crate::guest;
 use crate::memory::{Layout, PageBuffer};
 use crate::units::{ByteCount, Instant, PAGE_BYTES};
 use crate::wire::{MAX_BODY_BYTES, MAX_REFERENCE_PAGES};

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::clock::Clock;
+use crate::guest::StateSender;
 use crate::migration::{MigrationError, Source, Target};
-use crate::units::Instant;
+use crate::units::{ByteCount, Instant};
 use crate::wire::{FrameWriter, Message, StateChunk};
 
 /// What both machines have in common.
@@ -232,6 +233,15 @@ impl ControlWriter {
             let mut once = Some(message.clone());
             move || once.take()
         })
+    }
+
+    /// A sender of device state over this connection, which tells `sent` of the bytes that went.
+    pub(super) fn state_sender(
+        &self,
+        sent: impl Fn(ByteCount) + Send + Sync + 'static,
+    ) -> StateSender {
+        let writer = self.clone();
+        StateSender::new(move |chunk| writer.write(&Message::State(chunk)), sent)
     }
 
     /// Sends messages as long as `next` gives some. The connection is locked first, so that the

@@ -3,7 +3,8 @@
 use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
-use pagelift_engine::pipeline::{Clock, Connection, Link, Listener};
+use pagelift_engine::pipeline::Clock;
+use pagelift_engine::transport::{Connection, Link, Listener};
 use pagelift_engine::units::{Instant, Rate};
 
 use super::{Direction, NetworkConfig, SimClock, SimNetwork, SimRng};

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use pagelift_engine::converge::Share;
 use pagelift_engine::dirty::{DirtyError, DirtySource};
+use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::memory::{Layout, MemoryError, PageBitmap, ReadPages, Region, WritePages};
 use pagelift_engine::migration::RunRight;
-use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 
 const PAGES: u64 = 4096;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use pagelift_engine::pipeline::{Closer, Connection, Link};
+use pagelift_engine::transport::{Closer, Connection, Link};
 use pagelift_engine::units::Rate;
 use pagelift_transports::tcp::TcpLink;
 

@@ -11,9 +11,9 @@ use pagelift_engine::converge::{Policy, Share};
 use pagelift_engine::memory::WritePages;
 use pagelift_engine::migration::{Failure, Report, RunRight, SourceStatus};
 use pagelift_engine::pipeline::{
-    CancelToken, Controls, KeptPages, Link, ReceiveJob, SendJob, SendOptions, Settings, receive,
-    send,
+    CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, Settings, receive, send,
 };
+use pagelift_engine::transport::Link;
 use pagelift_engine::wire::SessionId;
 use pagelift_transports::tcp::{TcpLink, TcpServer};
 

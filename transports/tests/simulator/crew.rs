@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::pipeline::{
-    CatalogueWorker, Listener, Reception, SourceSession, SourceWorker, Step, TargetWorker,
+    Acceptor, CatalogueWorker, SourceSession, SourceWorker, Step, TargetWorker,
 };
+use pagelift_engine::transport::Listener;
 use pagelift_engine::units::Instant;
 use pagelift_transports::sim::{ConnectionId, Direction, SimNetwork, SimRng};
 
@@ -65,7 +66,7 @@ pub struct Crew {
     pub network: SimNetwork,
     pub watcher: Arc<Watcher>,
     pub listener: TapListener,
-    pub reception: Arc<Reception>,
+    pub acceptor: Arc<Acceptor>,
     pub faults: RefCell<Faults>,
     pub knobs: RefCell<Knobs>,
     pub source_writer: Arc<Mutex<Writer>>,
@@ -96,7 +97,7 @@ pub struct CrewParts {
     pub network: SimNetwork,
     pub watcher: Arc<Watcher>,
     pub listener: TapListener,
-    pub reception: Arc<Reception>,
+    pub acceptor: Arc<Acceptor>,
     pub faults: Faults,
     pub knobs: Knobs,
     pub source_writer: Arc<Mutex<Writer>>,
@@ -111,7 +112,7 @@ impl Crew {
             network: parts.network,
             watcher: parts.watcher,
             listener: parts.listener,
-            reception: parts.reception,
+            acceptor: parts.acceptor,
             faults: RefCell::new(parts.faults),
             knobs: RefCell::new(parts.knobs),
             source_writer: parts.source_writer,
@@ -181,7 +182,7 @@ impl Crew {
         while let Ok(Some(connection)) = self.listener.accept(Duration::ZERO) {
             let number = self.accepted.replace(self.accepted.get() + 1);
             any = true;
-            if let Some(worker) = self.reception.take_in(connection) {
+            if let Some(worker) = self.acceptor.take_in(connection) {
                 self.slots.borrow_mut().push(Slot {
                     connection: number,
                     worker: Some(Worker::Target(worker)),

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::converge::Share;
+use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::migration::RunRight;
-use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::units::Instant;
 
 use super::crew;

@@ -81,7 +81,7 @@ pub fn run(
                 }
                 if let Some(result) = &ended.target {
                     truth.note(|| format!("the target ends: {}", short(result)));
-                    crew.reception.close();
+                    crew.acceptor.close();
                     worked = true;
                 }
             }

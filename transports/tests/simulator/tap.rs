@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pagelift_engine::pipeline::{Connection, Link, Listener};
+use pagelift_engine::transport::{Connection, Link, Listener};
 use pagelift_engine::wire::{FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE};
 use pagelift_transports::sim::{ConnectionId, SimLink, SimListener, SimNetwork};
 

@@ -201,7 +201,7 @@ impl World {
                 watcher: Arc::clone(&watcher),
                 accepted: Mutex::new(0),
             },
-            reception: Arc::clone(target_session.reception()),
+            acceptor: Arc::clone(target_session.acceptor()),
             faults,
             knobs,
             source_writer: Arc::clone(&self.source_writer),

@@ -3,7 +3,8 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::time::Duration;
 
-use pagelift_engine::pipeline::{Clock, Connection, Gauge, Held, Link, Listener};
+use pagelift_engine::pipeline::Clock;
+use pagelift_engine::transport::{Connection, Gauge, Held, Link, Listener};
 use pagelift_engine::units::Rate;
 
 use super::{ConnectionId, Direction, SimNetwork};

@@ -9,7 +9,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pagelift_engine::pipeline::{Clock, Closer, Connection};
+use pagelift_engine::pipeline::Clock;
+use pagelift_engine::transport::{Closer, Connection};
 use pagelift_engine::units::{ByteCount, Instant, Rate};
 
 use self::ends::{SimGauge, SimStream};

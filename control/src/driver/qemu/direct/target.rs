@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use pagelift_engine::guest::{GuestError, Parts, StateSender, TargetGuest};
 use pagelift_engine::memory::FileMemory;
 use pagelift_engine::migration::RunRight;
-use pagelift_engine::pipeline::{GuestError, Parts, StateSender, TargetGuest};
 use pagelift_engine::wire::{Fact, StateChunk};
 
 use super::watch::ProcessWatch;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pagelift_engine::converge::{GuestCosts, Share, Span};
-use pagelift_engine::pipeline::GuestError;
+use pagelift_engine::guest::GuestError;
 
 use super::vcpus::{Throttled, Vcpus};
 use crate::agent_client::AgentClient;

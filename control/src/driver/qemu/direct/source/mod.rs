@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use pagelift_engine::converge::{GuestCosts, Share};
+use pagelift_engine::guest::{GuestError, Parts, SourceGuest};
 use pagelift_engine::migration::RunRight;
-use pagelift_engine::pipeline::{GuestError, Parts, SourceGuest};
 
 use self::relay::Relay;
 use super::disk_errors::DiskErrors;

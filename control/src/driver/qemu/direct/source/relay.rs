@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-use pagelift_engine::pipeline::{Parts, StateSender};
+use pagelift_engine::guest::{Parts, StateSender};
 
 use crate::driver::qemu::direct::Preamble;
 use crate::driver::qemu::relay;

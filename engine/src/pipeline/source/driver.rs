@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::Step;
-use super::cancel::CancelToken;
-use super::control::lost;
-use super::digest::digest_memory_unless;
-use super::guest::{GuestError, Parts, SourceGuest, StateSender, Waker, state_queue};
-use super::shared::Shared;
 use super::vcpus::Vcpus;
 use crate::converge::Share;
 use crate::dirty::DirtySource;
+use crate::guest::{GuestError, Parts, SourceGuest, Waker, state_queue};
 use crate::memory::{PageBitmap, ReadPages};
 use crate::migration::{
     Failure, GuestLocation, MigrationError, RunRight, Source, SourceStep, StoppedRight,
 };
+use crate::pipeline::Step;
+use crate::pipeline::cancel::CancelToken;
+use crate::pipeline::control::lost;
+use crate::pipeline::digest::digest_memory_unless;
+use crate::pipeline::shared::Shared;
 use crate::units::Instant;
 use crate::wire::{Message, StateChunk};
 
@@ -68,12 +68,11 @@ impl<'a> SourceDriver<'a> {
         let (replies, incoming) = state_queue();
         let (count, wake) = (Arc::clone(&shared), Arc::clone(&shared));
         guest.attach(Parts {
-            state: StateSender {
-                writer: shared.control().clone(),
-                sent: Arc::new(move |bytes| count.with(|source| source.count_state_bytes(bytes))),
-            },
+            state: shared
+                .control()
+                .state_sender(move |bytes| count.with(|source| source.count_state_bytes(bytes))),
             incoming,
-            waker: Waker(Arc::new(move || wake.wake())),
+            waker: Waker::new(move || wake.wake()),
         });
         let harvest = PageBitmap::new(memory.layout().pages());
         let right = Right::Running(right);

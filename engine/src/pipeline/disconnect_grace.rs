@@ -1,4 +1,4 @@
-//! Lets the control connection say why a data connection was lost.
+//! Waits before the loss of a data connection counts.
 //!
 //! A side that ends the migration says why on the control connection and then closes all of
 //! them. The other side may see the end of a data connection first; its own reason, "the
@@ -16,9 +16,9 @@ const PAUSE: Duration = HEARTBEAT;
 
 /// The loss of a data connection, if it is lost.
 #[derive(Debug, Default)]
-pub(super) struct LastWord(Option<(Instant, MigrationError)>);
+pub(super) struct DisconnectGrace(Option<(Instant, MigrationError)>);
 
-impl LastWord {
+impl DisconnectGrace {
     /// The connection is lost because of `error`.
     pub(super) fn lost(&mut self, now: Instant, error: MigrationError) -> Step {
         let until = now.after(PAUSE);
@@ -52,7 +52,7 @@ mod tests {
     fn a_loss_counts_after_a_pause_unless_something_else_came_first() {
         let start = Instant(1_000_000_000);
         let lost = || {
-            let mut word = LastWord::default();
+            let mut word = DisconnectGrace::default();
             assert!(word.step(start, false).is_none(), "all is well");
             assert_eq!(
                 word.lost(start, MigrationError::Cancelled),

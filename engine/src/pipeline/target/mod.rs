@@ -1,21 +1,37 @@
-//! Receives a guest over a link: the threads of the target.
+//! The target: receives a guest over a link.
+//!
+//! [`receive`] starts the threads and waits for them. The [acceptor](Acceptor) finds out what each
+//! connection is for; the [session](TargetSession) steps the [driver](TargetDriver), which does what
+//! the machine asks for; each data [channel](TargetChannel) receives pages and places them.
+
+mod acceptor;
+mod catalogue;
+mod channel;
+mod driver;
+mod kept;
+pub(super) mod placer;
+pub(super) mod referred;
+mod session;
+
+pub use acceptor::{Acceptor, TargetWorker};
+pub use catalogue::CatalogueWorker;
+pub use channel::TargetChannel;
+pub use driver::TargetDriver;
+pub use kept::KeptPages;
+pub use session::TargetSession;
 
 use std::sync::Arc;
 use std::thread::{self, Scope};
 use std::time::Duration;
 
-use super::cancel::CancelToken;
-use super::catalogue::CatalogueWorker;
-use super::clock::SystemClock;
-use super::guest::TargetGuest;
-use super::kept::KeptPages;
-use super::link::Listener;
-use super::reception::Reception;
-use super::shared::Shared;
-use super::target_session::TargetSession;
 use super::{Step, run_worker};
+use crate::guest::TargetGuest;
 use crate::memory::{ReadPages, WritePages};
 use crate::migration::{Failure, MigrationError, Target, TargetConfig, TargetStatus};
+use crate::pipeline::cancel::CancelToken;
+use crate::pipeline::clock::SystemClock;
+use crate::pipeline::shared::Shared;
+use crate::transport::Listener;
 use crate::wire::{Encodings, Fact};
 
 /// How long one wait for a new connection lasts, and the coordinator's longest wait.
@@ -70,7 +86,7 @@ pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
         references: Some(job.kept.terms()),
         reads: Encodings::readable(),
     };
-    let target = Target::new(config, super::Clock::now(&*clock));
+    let target = Target::new(config, super::clock::Clock::now(&*clock));
     let shared = Arc::new(Shared::new(target, clock));
     let kept = Arc::new(job.kept);
     let mut catalogue = CatalogueWorker::new(Arc::clone(&shared), Arc::clone(&kept));
@@ -84,10 +100,10 @@ pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
         job.cancel,
         threads,
     )?;
-    let reception = Arc::clone(session.reception());
+    let acceptor = Arc::clone(session.acceptor());
     thread::scope(|scope| {
         scope.spawn(|| run_worker(&shared, || catalogue.step()));
-        scope.spawn(|| accept(scope, &shared, &reception, job.listener));
+        scope.spawn(|| accept(scope, &shared, &acceptor, job.listener));
         let result = loop {
             let seen = shared.version();
             let step = session.step();
@@ -101,7 +117,7 @@ pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
                 Err(failure) => break Err(failure),
             }
         };
-        reception.close();
+        acceptor.close();
         result.map(|()| Received {
             status: shared.look(Target::status),
             verified: session.verify(),
@@ -113,14 +129,14 @@ pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
 fn accept<'scope>(
     scope: &'scope Scope<'scope, '_>,
     shared: &'scope Shared<Target>,
-    reception: &Arc<Reception>,
+    acceptor: &Arc<Acceptor>,
     listener: &dyn Listener,
 ) {
-    while !reception.has_ended() {
+    while !acceptor.has_ended() {
         match listener.accept(ACCEPT_TICK) {
             Ok(None) => {}
             Ok(Some(connection)) => {
-                if let Some(mut worker) = reception.take_in(connection) {
+                if let Some(mut worker) = acceptor.take_in(connection) {
                     scope.spawn(move || run_worker(shared, || worker.step()));
                 }
             }

@@ -1,25 +1,25 @@
 //! One receiving, step by step: the coordinator, until nobody asks for it any more.
 //!
-//! What becomes of the connections that come in is [`reception`](super::reception)'s. Like the
-//! other workers it never waits: a thread or the simulator steps it.
+//! Connections that come in belong to the [`Acceptor`]. Like the other workers it never waits: a
+//! thread or the simulator steps it.
 
 use std::sync::Arc;
 
-use super::Step;
-use super::cancel::CancelToken;
-use super::guest::TargetGuest;
+use super::acceptor::Acceptor;
+use super::driver::TargetDriver;
 use super::kept::KeptPages;
-use super::reception::Reception;
-use super::shared::Shared;
-use super::target_driver::TargetDriver;
+use crate::guest::TargetGuest;
 use crate::memory::{ReadPages, WritePages};
 use crate::migration::{DOUBT, Failure, GuestLocation, Target};
+use crate::pipeline::Step;
+use crate::pipeline::cancel::CancelToken;
+use crate::pipeline::shared::Shared;
 use crate::units::Instant;
 
 /// The coordinator of a receiving.
 #[derive(Debug)]
 pub struct TargetSession<'a> {
-    reception: Arc<Reception>,
+    acceptor: Arc<Acceptor>,
     driver: TargetDriver<'a>,
     cancel: CancelToken,
     /// The guest runs here; until when a source that did not hear so may ask.
@@ -55,7 +55,7 @@ impl<'a> TargetSession<'a> {
             guest: GuestLocation::Source,
         })?;
         Ok(Self {
-            reception: Arc::new(Reception::new(shared, pages, content, kept, state)),
+            acceptor: Arc::new(Acceptor::new(shared, pages, content, kept, state)),
             driver,
             cancel,
             lingers_until: None,
@@ -64,13 +64,13 @@ impl<'a> TargetSession<'a> {
     }
 
     /// Where connections go in.
-    pub fn reception(&self) -> &Arc<Reception> {
-        &self.reception
+    pub fn acceptor(&self) -> &Arc<Acceptor> {
+        &self.acceptor
     }
 
     /// Whether the source asked for digests to be compared.
     pub fn verify(&self) -> bool {
-        self.reception.shared().look(Target::verify)
+        self.acceptor.shared().look(Target::verify)
     }
 
     /// Does one thing. [`Step::Done`]: the guest runs here, and the source knows it or has had
@@ -79,7 +79,7 @@ impl<'a> TargetSession<'a> {
     /// # Errors
     /// When the guest did not arrive.
     pub fn step(&mut self) -> Result<Step, Failure> {
-        let shared = Arc::clone(self.reception.shared());
+        let shared = Arc::clone(self.acceptor.shared());
         if let Some(until) = self.lingers_until {
             let is_lost = shared.look(Target::is_lost);
             let over = shared.look(Target::is_settled) || shared.now() >= until;

@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::Step;
-use super::cancel::CancelToken;
-use super::control::{ControlReader, lost};
-use super::controls::Controls;
-use super::guest::SourceGuest;
-use super::interrupt::Interrupt;
-use super::link::{Connection, Link};
-use super::shared::Shared;
-use super::source_channel::{Packing, SourceChannel};
-use super::source_driver::SourceDriver;
+use super::cancel_watchdog::CancelWatchdog;
+use super::channel::{Packing, SourceChannel};
+use super::driver::SourceDriver;
 use crate::dirty::DirtySource;
+use crate::guest::SourceGuest;
 use crate::memory::ReadPages;
 use crate::migration::{Failure, MigrationError, REATTACH, Report, RunRight, Source};
+use crate::pipeline::Step;
+use crate::pipeline::cancel::CancelToken;
+use crate::pipeline::control::{ControlReader, lost};
+use crate::pipeline::controls::Controls;
+use crate::pipeline::shared::Shared;
+use crate::transport::{Connection, Link};
 use crate::units::{Instant, Rate};
 use crate::wire::{FrameReader, StateChunk};
 
@@ -69,7 +69,7 @@ pub struct SourceSession<'a> {
     /// The cap that is.
     bandwidth: Option<Rate>,
     cancel: CancelToken,
-    interrupt: Arc<Interrupt>,
+    watchdog: Arc<CancelWatchdog>,
     stage: Stage,
 }
 
@@ -126,7 +126,7 @@ impl<'a> SourceSession<'a> {
             bandwidth: parts.controls.settings().bandwidth,
             controls: parts.controls,
             changes: 0,
-            interrupt: Arc::default(),
+            watchdog: Arc::default(),
             stage: Stage::Connecting,
         }
     }
@@ -205,7 +205,7 @@ impl<'a> SourceSession<'a> {
             what: "cannot connect to the target",
             source,
         })?;
-        self.interrupt.connected(connection.closer.clone());
+        self.watchdog.connected(connection.closer.clone());
         Ok(connection)
     }
 
@@ -226,7 +226,7 @@ impl<'a> SourceSession<'a> {
     fn settle(&mut self, error: MigrationError) -> Result<Step, Failure> {
         let handed_over = self.shared.look(Source::has_handed_over);
         let error = if !handed_over && self.cancel.is_cancelled() {
-            self.interrupt.noticed();
+            self.watchdog.noticed();
             self.cancel.noticed();
             as_cancelled(error)
         } else {
@@ -258,8 +258,8 @@ impl<'a> SourceSession<'a> {
     }
 
     /// Where the connections are closed if a cancellation is not noticed.
-    pub(super) fn interrupt(&self) -> &Arc<Interrupt> {
-        &self.interrupt
+    pub(super) fn watchdog(&self) -> &Arc<CancelWatchdog> {
+        &self.watchdog
     }
 
     /// The report of a guest that has moved.
@@ -269,7 +269,7 @@ impl<'a> SourceSession<'a> {
 
     /// Closes all connections: the workers come to their end.
     pub fn close(&mut self) {
-        self.interrupt.close();
+        self.watchdog.close();
         self.shared.wake();
     }
 }

@@ -1,19 +1,17 @@
 //! The target's coordinator: does what the machine asks for.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use rustix::time::ClockId;
 
-use super::Step;
-use super::clock::cpu_time;
-use super::control::lost;
-use super::digest::digest_memory;
-use super::guest::{GuestError, Parts, StateSender, TargetGuest, Waker, state_queue};
-use super::shared::Shared;
+use crate::guest::{GuestError, Parts, TargetGuest, Waker, state_queue};
 use crate::memory::{MemoryError, PageBitmap, ReadPages, WritePages};
 use crate::migration::{Failure, GuestLocation, MigrationError, Target, TargetStep};
+use crate::pipeline::Step;
+use crate::pipeline::clock::process_cpu;
+use crate::pipeline::control::lost;
+use crate::pipeline::digest::digest_memory;
+use crate::pipeline::shared::Shared;
 use crate::units::Instant;
 use crate::wire::{Message, StateChunk};
 
@@ -49,12 +47,9 @@ impl<'a> TargetDriver<'a> {
         let wake = Arc::clone(&shared);
         guest
             .attach(Parts {
-                state: StateSender {
-                    writer: shared.control().clone(),
-                    sent: Arc::new(|_| ()),
-                },
+                state: shared.control().state_sender(|_| ()),
                 incoming,
-                waker: Waker(Arc::new(move || wake.wake())),
+                waker: Waker::new(move || wake.wake()),
             })
             .map_err(guest_failed)?;
         Ok((
@@ -168,11 +163,6 @@ impl<'a> TargetDriver<'a> {
         }
         Failure { error, guest }
     }
-}
-
-/// CPU time this process has used.
-pub fn process_cpu() -> Duration {
-    cpu_time(ClockId::ProcessCPUTime)
 }
 
 fn guest_failed(error: GuestError) -> MigrationError {

@@ -4,16 +4,16 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Step;
-use super::clock::Clock;
-use super::control::lost;
 use super::kept::KeptPages;
-use super::last_word::LastWord;
-use super::place::Placer;
+use super::placer::Placer;
 use super::referred::Referred;
-use super::shared::Shared;
 use crate::memory::{ReadPages, WritePages};
 use crate::migration::{HEARTBEAT, MigrationError, Target, TargetStages};
+use crate::pipeline::Step;
+use crate::pipeline::clock::Clock;
+use crate::pipeline::control::lost;
+use crate::pipeline::disconnect_grace::DisconnectGrace;
+use crate::pipeline::shared::Shared;
 use crate::units::{ByteCount, Instant, PageRange};
 use crate::wire::{
     FrameError, FrameHeader, FrameReader, FrameType, HEADER_BYTES, MAX_FRAME_PAGES, Message,
@@ -35,7 +35,7 @@ pub struct TargetChannel {
     delays: Delays,
     /// Since when the channel waits at a round's barrier.
     held_since: Option<Instant>,
-    last_word: LastWord,
+    disconnect_grace: DisconnectGrace,
 }
 
 impl std::fmt::Debug for TargetChannel {
@@ -69,7 +69,7 @@ impl TargetChannel {
             begun: false,
             delays: Delays::default(),
             held_since: None,
-            last_word: LastWord::default(),
+            disconnect_grace: DisconnectGrace::default(),
         }
     }
 
@@ -91,7 +91,7 @@ impl TargetChannel {
         if self.shared.look(Target::is_over) {
             return Ok(Step::Done);
         }
-        if let Some(step) = self.last_word.step(self.shared.now(), false) {
+        if let Some(step) = self.disconnect_grace.step(self.shared.now(), false) {
             return step;
         }
         let now = self.shared.now();
@@ -110,7 +110,7 @@ impl TargetChannel {
                 return Ok(Step::Done);
             }
             Err(error @ (FrameError::Closed | FrameError::Io(_))) => {
-                return Ok(self.last_word.lost(self.shared.now(), error.into()));
+                return Ok(self.disconnect_grace.lost(self.shared.now(), error.into()));
             }
             Err(error) => return Err(error.into()),
         };

@@ -1,4 +1,6 @@
-//! Connections that come in to a target: each says what it is for, and is served for that.
+//! Accepts connections on the target.
+//!
+//! The first message of a connection says what it is for, and it is served for that.
 //!
 //! A stranger, and one of another migration, is dropped and does not disturb the migration. At
 //! most [`MAX_CONNECTIONS`] are open at a time, each of which must speak within [`FIRST_FRAME`].
@@ -11,14 +13,14 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::Step;
-use super::control::ControlReader;
+use super::channel::TargetChannel;
 use super::kept::KeptPages;
-use super::link::{Closer, Connection};
-use super::shared::Shared;
-use super::target_channel::TargetChannel;
 use crate::memory::{ReadPages, WritePages};
 use crate::migration::{MigrationError, Target};
+use crate::pipeline::Step;
+use crate::pipeline::control::ControlReader;
+use crate::pipeline::shared::Shared;
+use crate::transport::{Closer, Connection};
 use crate::units::Instant;
 use crate::wire::{FrameReader, MAX_CHANNELS, Message, ReadOutcome, StateChunk};
 
@@ -29,7 +31,7 @@ const FIRST_FRAME: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = MAX_CHANNELS as usize + 8;
 
 /// Takes connections in and finds out what each is for.
-pub struct Reception {
+pub struct Acceptor {
     shared: Arc<Shared<Target>>,
     pages: Arc<dyn WritePages>,
     content: Arc<dyn ReadPages>,
@@ -43,13 +45,13 @@ pub struct Reception {
     ended: AtomicBool,
 }
 
-impl std::fmt::Debug for Reception {
+impl std::fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reception").finish_non_exhaustive()
+        f.debug_struct("Acceptor").finish_non_exhaustive()
     }
 }
 
-impl Reception {
+impl Acceptor {
     /// Nothing has come in yet. Pages go to `pages`, device state to `state`.
     pub(super) fn new(
         shared: Arc<Shared<Target>>,
@@ -88,7 +90,7 @@ impl Reception {
         closers.push((number, closer));
         drop(closers);
         Some(TargetWorker {
-            reception: Arc::clone(self),
+            acceptor: Arc::clone(self),
             number,
             stage: Stage::New {
                 tx,
@@ -146,7 +148,7 @@ impl Reception {
 /// then the coordinator still has to say why, and closes all of them.
 #[derive(Debug)]
 pub struct TargetWorker {
-    reception: Arc<Reception>,
+    acceptor: Arc<Acceptor>,
     number: u64,
     stage: Stage,
 }
@@ -177,7 +179,7 @@ impl std::fmt::Debug for Stage {
 impl TargetWorker {
     /// Does one thing. What goes wrong ends the migration if it must, and the worker is done.
     pub fn step(&mut self) -> Step {
-        if self.reception.has_ended() {
+        if self.acceptor.has_ended() {
             return Step::Done;
         }
         match &mut self.stage {
@@ -193,7 +195,7 @@ impl TargetWorker {
             Stage::Control(reader) => match reader.step() {
                 Ok(step) => step,
                 Err(error) => {
-                    self.reception.control_failed(reader, error);
+                    self.acceptor.control_failed(reader, error);
                     Step::Done
                 }
             },
@@ -207,7 +209,7 @@ impl TargetWorker {
 
     fn wait_for_first(&self) -> Step {
         match &self.stage {
-            Stage::New { deadline, .. } if self.reception.shared.now() < *deadline => Step::Quiet,
+            Stage::New { deadline, .. } if self.acceptor.shared.now() < *deadline => Step::Quiet,
             _ => Step::Done,
         }
     }
@@ -217,23 +219,23 @@ impl TargetWorker {
         let Stage::New { tx, reader, .. } = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Step::Done;
         };
-        let (reception, shared) = (&self.reception, &self.reception.shared);
+        let (acceptor, shared) = (&self.acceptor, &self.acceptor.shared);
         match message {
-            Message::Hello(_) if !reception.greeted.swap(true, Ordering::AcqRel) => {
-                let mut control = reception.read_control(tx, reader);
+            Message::Hello(_) if !acceptor.greeted.swap(true, Ordering::AcqRel) => {
+                let mut control = acceptor.read_control(tx, reader);
                 if let Err(error) = control.take(message) {
-                    reception.control_failed(&control, error);
+                    acceptor.control_failed(&control, error);
                     return Step::Done;
                 }
                 self.stage = Stage::Control(control);
             }
             Message::Reattach(id) if shared.look(|target| target.accepts_reattach(id)) => {
-                let control = reception.read_control(tx, reader);
+                let control = acceptor.read_control(tx, reader);
                 let now = shared.now();
                 shared.with(|target| target.reattached(now));
                 if let Err(source) = shared.flush_messages() {
                     let what = "the control connection was lost";
-                    reception.control_failed(&control, MigrationError::Link { what, source });
+                    acceptor.control_failed(&control, MigrationError::Link { what, source });
                     return Step::Done;
                 }
                 self.stage = Stage::Control(control);
@@ -246,9 +248,9 @@ impl TargetWorker {
                 }
                 self.stage = Stage::Data(Box::new(TargetChannel::new(
                     Arc::clone(shared),
-                    Arc::clone(&reception.pages),
-                    Arc::clone(&reception.content),
-                    Arc::clone(&reception.kept),
+                    Arc::clone(&acceptor.pages),
+                    Arc::clone(&acceptor.content),
+                    Arc::clone(&acceptor.kept),
                     join.channel,
                     reader,
                 )));
@@ -261,8 +263,8 @@ impl TargetWorker {
 
 impl Drop for TargetWorker {
     fn drop(&mut self) {
-        if !self.reception.shared.look(Target::is_over) {
-            self.reception.leave(self.number);
+        if !self.acceptor.shared.look(Target::is_over) {
+            self.acceptor.leave(self.number);
         }
     }
 }

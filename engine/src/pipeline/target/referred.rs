@@ -10,7 +10,7 @@ use crate::units::PageRange;
 use crate::wire::{MAX_REFERENCE_PAGES, PageRun, Place, Reference};
 
 /// What a channel of a target finds references with; allocated once.
-pub(super) struct Referred {
+pub(in crate::pipeline) struct Referred {
     secret: Secret,
     kept: Arc<KeptPages>,
     pages: PageBuffer,
@@ -18,7 +18,7 @@ pub(super) struct Referred {
 
 impl Referred {
     /// References to `kept`, and to the guest's own pages.
-    pub(super) fn new(secret: Secret, kept: Arc<KeptPages>) -> Self {
+    pub(in crate::pipeline) fn new(secret: Secret, kept: Arc<KeptPages>) -> Self {
         Self {
             secret,
             kept,
@@ -31,7 +31,7 @@ impl Referred {
     ///
     /// # Errors
     /// When the guest's memory cannot be read.
-    pub(super) fn find(
+    pub(in crate::pipeline) fn find(
         &mut self,
         run: &PageRun<'_>,
         guest: &dyn ReadPages,

@@ -1,21 +1,21 @@
 //! What the engine asks of whoever runs the guest.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::shared::ControlWriter;
 use crate::converge::{GuestCosts, Share};
 use crate::migration::RunRight;
 use crate::units::ByteCount;
-use crate::wire::{Message, StateChunk};
+use crate::wire::StateChunk;
 
 /// Pieces of device state that may wait for the guest to take them.
-pub(super) const QUEUED_CHUNKS: usize = 64;
+pub(crate) const QUEUED_CHUNKS: usize = 64;
 
 /// Longest piece of device state in one frame.
-pub(super) const STATE_CHUNK_BYTES: usize = 64 << 10;
+pub(crate) const STATE_CHUNK_BYTES: usize = 64 << 10;
 
 /// Why a guest did not do what was asked, in words for people: the thing, the reason, the way
 /// out.
@@ -157,9 +157,14 @@ pub struct Parts {
 
 /// Makes the coordinator look again.
 #[derive(Clone)]
-pub struct Waker(pub(super) Arc<dyn Fn() + Send + Sync>);
+pub struct Waker(Arc<dyn Fn() + Send + Sync>);
 
 impl Waker {
+    /// Calls `wake` each time.
+    pub(crate) fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wake))
+    }
+
     /// Makes it look.
     pub fn wake(&self) {
         (self.0)();
@@ -175,8 +180,8 @@ impl std::fmt::Debug for Waker {
 /// Sends opaque bytes to the guest's other half.
 #[derive(Clone)]
 pub struct StateSender {
-    pub(super) writer: ControlWriter,
-    pub(super) sent: Arc<dyn Fn(ByteCount) + Send + Sync>,
+    send: Arc<dyn Fn(StateChunk) -> io::Result<()> + Send + Sync>,
+    sent: Arc<dyn Fn(ByteCount) + Send + Sync>,
 }
 
 impl std::fmt::Debug for StateSender {
@@ -186,25 +191,35 @@ impl std::fmt::Debug for StateSender {
 }
 
 impl StateSender {
+    /// Sends each chunk by `send`; tells `sent` how many bytes of state have gone.
+    pub(crate) fn new(
+        send: impl Fn(StateChunk) -> io::Result<()> + Send + Sync + 'static,
+        sent: impl Fn(ByteCount) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            send: Arc::new(send),
+            sent: Arc::new(sent),
+        }
+    }
+
     /// Sends `bytes`, in as many pieces as it takes; `last` if none follow. Waits while the
     /// connection is full.
     ///
     /// # Errors
     /// When the connection is lost.
-    pub fn send(&self, bytes: &[u8], last: bool) -> std::io::Result<()> {
+    pub fn send(&self, bytes: &[u8], last: bool) -> io::Result<()> {
+        let send = |last, bytes: &[u8]| {
+            (self.send)(StateChunk {
+                last,
+                bytes: bytes.to_vec(),
+            })
+        };
         let mut pieces = bytes.chunks(STATE_CHUNK_BYTES).peekable();
         if pieces.peek().is_none() {
-            self.writer.write(&Message::State(StateChunk {
-                last,
-                bytes: Vec::new(),
-            }))?;
+            send(last, &[])?;
         }
         while let Some(piece) = pieces.next() {
-            let last = last && pieces.peek().is_none();
-            self.writer.write(&Message::State(StateChunk {
-                last,
-                bytes: piece.to_vec(),
-            }))?;
+            send(last && pieces.peek().is_none(), piece)?;
         }
         (self.sent)(ByteCount(bytes.len() as u64));
         Ok(())
@@ -212,6 +227,6 @@ impl StateSender {
 }
 
 /// A bounded queue of the other side's device state.
-pub(super) fn state_queue() -> (Sender<StateChunk>, Receiver<StateChunk>) {
+pub(crate) fn state_queue() -> (Sender<StateChunk>, Receiver<StateChunk>) {
     bounded(QUEUED_CHUNKS)
 }

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use super::clock::Clock;
 use super::encode::Sending;
-use super::link::Held;
+use crate::pipeline::clock::Clock;
+use crate::transport::Held;
 use crate::units::Instant;
 
 /// Time after which the chooser is told: five frames of raw pages at 10 Gbit/s. To ask for the delay

@@ -7,9 +7,9 @@
 
 use std::time::Duration;
 
-use super::guest::{GuestError, SourceGuest};
 use crate::converge::{LookKind, Response, Share, VcpuLook, VcpuThrottle};
 use crate::dirty::DirtySource;
+use crate::guest::{GuestError, SourceGuest};
 use crate::units::{Instant, PageCount};
 
 /// The time between two looks, in units of what the last one took.
@@ -169,9 +169,9 @@ impl Vcpus {
 mod tests {
     use super::*;
     use crate::dirty::{ManualTracker, VcpuMarker};
+    use crate::guest::Parts;
     use crate::memory::PageBitmap;
     use crate::migration::RunRight;
-    use crate::pipeline::Parts;
     use crate::units::PageRange;
 
     const PAGES: u64 = 1 << 20;

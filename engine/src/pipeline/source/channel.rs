@@ -3,20 +3,20 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use super::Step;
 use super::deltas::Deltas;
 use super::encode::{Packer, PageEncoder, Referrer};
-use super::last_word::LastWord;
-use super::link::Gauge;
 use super::link_watch::{FrameTime, LinkWatch, Told};
 use super::rest::Rest;
-use super::shared::Shared;
 use super::untold::Untold;
 use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
 use crate::codec::reference::ReferenceSetting;
 use crate::memory::ReadPages;
 use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, StageTime, Work};
+use crate::pipeline::Step;
+use crate::pipeline::disconnect_grace::DisconnectGrace;
+use crate::pipeline::shared::Shared;
+use crate::transport::Gauge;
 use crate::units::{ByteCount, Instant};
 use crate::wire::{FrameType, FrameWriter, Join, Message};
 
@@ -51,7 +51,7 @@ pub struct SourceChannel {
     untold: Untold,
     /// Since when there is nothing to send.
     idle_since: Option<Instant>,
-    last_word: LastWord,
+    disconnect_grace: DisconnectGrace,
 }
 
 impl std::fmt::Debug for SourceChannel {
@@ -100,7 +100,7 @@ impl SourceChannel {
             rest: Rest::new(limit, workers),
             untold: Untold::default(),
             idle_since: None,
-            last_word: LastWord::default(),
+            disconnect_grace: DisconnectGrace::default(),
         })
     }
 
@@ -115,11 +115,11 @@ impl SourceChannel {
     /// When memory cannot be read or the connection is lost.
     pub fn step(&mut self) -> Result<Step, MigrationError> {
         let is_over = self.shared.look(Source::is_over);
-        if let Some(step) = self.last_word.step(self.shared.now(), is_over) {
+        if let Some(step) = self.disconnect_grace.step(self.shared.now(), is_over) {
             return step;
         }
         self.work().or_else(|error| match error {
-            MigrationError::Link { .. } => Ok(self.last_word.lost(self.shared.now(), error)),
+            MigrationError::Link { .. } => Ok(self.disconnect_grace.lost(self.shared.now(), error)),
             other => Err(other),
         })
     }

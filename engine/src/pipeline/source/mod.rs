@@ -1,29 +1,46 @@
-//! Sends a guest over a link: the threads of the source.
+//! The source: sends a guest over a link.
+//!
+//! [`send`] starts the threads and waits for them. The [session](SourceSession) opens connections
+//! and steps the [driver](SourceDriver), which does what the machine asks for; each data
+//! [channel](SourceChannel) takes pages, encodes and sends them.
+
+mod cancel_watchdog;
+mod channel;
+mod deltas;
+mod driver;
+mod encode;
+mod link_watch;
+mod rest;
+mod session;
+mod untold;
+mod vcpus;
+
+pub use channel::{Packing, SourceChannel};
+pub use deltas::Deltas;
+pub use driver::SourceDriver;
+pub use session::{SourceParts, SourceSession, SourceWorker};
 
 use std::num::{NonZero, NonZeroU16};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::clock::SystemClock;
-use super::controls::Controls;
-use super::deltas::Deltas;
-use super::guest::SourceGuest;
-use super::interrupt::Interrupt;
-use super::link::Link;
-use super::shared::Shared;
-use super::source_channel::Packing;
-use super::source_session::{SourceParts, SourceSession, SourceWorker};
+use self::cancel_watchdog::CancelWatchdog;
 use super::{Step, run_worker};
 use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
 use crate::codec::reference::{ReferenceSetting, most_kept};
 use crate::converge::Policy;
 use crate::dirty::DirtySource;
+use crate::guest::SourceGuest;
 use crate::memory::ReadPages;
 use crate::migration::{
     Failure, MigrationError, Report, RunRight, Source, SourceConfig, SourceStatus,
 };
+use crate::pipeline::clock::SystemClock;
+use crate::pipeline::controls::Controls;
+use crate::pipeline::shared::Shared;
+use crate::transport::Link;
 use crate::wire::{Encodings, Fact, MAX_FRAME_PAGES, SessionId};
 
 /// Longest wait of the coordinator, so that progress is told several times a second.
@@ -116,7 +133,7 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
             needs: Encodings::needed_by(compress),
             policy: job.options.policy,
         },
-        super::Clock::now(&*clock),
+        super::clock::Clock::now(&*clock),
     );
     let shared = Arc::new(Shared::new(source, clock));
     let controls = job.controls.clone();
@@ -137,10 +154,10 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         digest_threads: thread::available_parallelism().map_or(1, NonZero::get),
     };
     let mut session = SourceSession::new(Arc::clone(&shared), parts);
-    let interrupt = Arc::clone(session.interrupt());
-    listen(&controls, &shared, &interrupt);
+    let watchdog = Arc::clone(session.watchdog());
+    listen(&controls, &shared, &watchdog);
     let mut threads = Vec::new();
-    match watchman(&shared, &interrupt, &controls) {
+    match start_watchdog(&shared, &watchdog, &controls) {
         Ok(thread) => threads.push(thread),
         Err(error) => shared.fail(error),
     }
@@ -161,7 +178,7 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         }
     };
     controls.forget();
-    interrupt.over();
+    watchdog.over();
     session.close();
     for thread in threads {
         // A panic has been reported by the panic hook; the migration is over anyway.
@@ -182,28 +199,28 @@ fn start(
         .map_err(no_thread)
 }
 
-/// Has the coordinator and its watchman woken by what `controls` are told.
-fn listen(controls: &Controls, shared: &Arc<Shared<Source>>, interrupt: &Arc<Interrupt>) {
+/// Has the coordinator and its watchdog woken by what `controls` are told.
+fn listen(controls: &Controls, shared: &Arc<Shared<Source>>, watchdog: &Arc<CancelWatchdog>) {
     let coordinator = Arc::clone(shared);
     controls.on_change(move || coordinator.wake());
-    let (coordinator, watchman) = (Arc::clone(shared), Arc::clone(interrupt));
+    let (coordinator, watchdog) = (Arc::clone(shared), Arc::clone(watchdog));
     controls.cancel_token().on_cancel(move || {
-        watchman.wake();
+        watchdog.wake();
         coordinator.wake();
     });
 }
 
-/// Has a cancellation heeded that the coordinator does not notice.
-fn watchman(
+/// Starts the thread that closes the connections if the coordinator does not notice a cancellation.
+fn start_watchdog(
     shared: &Arc<Shared<Source>>,
-    interrupt: &Arc<Interrupt>,
+    watchdog: &Arc<CancelWatchdog>,
     controls: &Controls,
 ) -> Result<JoinHandle<()>, MigrationError> {
-    let (shared, interrupt) = (Arc::clone(shared), Arc::clone(interrupt));
+    let (shared, watchdog) = (Arc::clone(shared), Arc::clone(watchdog));
     let cancel = controls.cancel_token().clone();
     thread::Builder::new()
         .name("pagelift-stop".into())
-        .spawn(move || interrupt.watch(&shared, &cancel))
+        .spawn(move || watchdog.watch(&shared, &cancel))
         .map_err(no_thread)
 }
 

@@ -4,13 +4,13 @@ use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clock::Clock;
 use super::referred::Referred;
 use crate::codec::block::{BlockDecoder, MAX_BLOCK_PAGES};
 use crate::codec::xbzrle::BatchDecoder;
 use crate::codec::{BlockFormat, FILL_BYTES, Fill};
 use crate::memory::{PageBuffer, ReadPages, WritePages};
 use crate::migration::{MigrationError, TargetStages};
+use crate::pipeline::clock::Clock;
 use crate::units::{Instant, PAGE_BYTES, PageRange};
 use crate::wire::{Encoding, PageRun, PagesBody};
 
@@ -19,7 +19,7 @@ use crate::wire::{Encoding, PageRun, PagesBody};
 const BATCH_PAGES: usize = 16;
 
 /// Decodes and places for one channel, in buffers that are allocated once.
-pub(super) struct Placer {
+pub(in crate::pipeline) struct Placer {
     memory: Arc<dyn WritePages>,
     /// The same memory, to apply deltas to.
     content: Arc<dyn ReadPages>,
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Placer {
 
 impl Placer {
     /// Places in `memory`, which can be read back as `content`.
-    pub(super) fn new(
+    pub(in crate::pipeline) fn new(
         memory: Arc<dyn WritePages>,
         content: Arc<dyn ReadPages>,
         references: Option<Referred>,
@@ -65,7 +65,7 @@ impl Placer {
     ///
     /// # Errors
     /// When memory cannot be read or written, or what is packed in a run is malformed.
-    pub(super) fn place(
+    pub(in crate::pipeline) fn place(
         &mut self,
         body: &PagesBody<'_>,
         clock: &dyn Clock,

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use super::super::clock::Clock;
-use super::super::link::Held;
 use crate::codec::block::{BlockEncoder, MAX_BLOCK_PAGES};
 use crate::codec::choose::{Choice, Chooser, CpuLimit, LinkConditions, Outcome, Tried};
 use crate::codec::{BlockFormat, Codec, CompressSetting};
+use crate::pipeline::clock::Clock;
+use crate::transport::Held;
 use crate::units::{Instant, PAGE_BYTES};
 use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES};
 

@@ -3,8 +3,8 @@
 use super::*;
 use crate::codec::reference::{ReferenceSetting, Secret, fingerprint};
 use crate::migration::References;
-use crate::pipeline::kept::KeptPages;
-use crate::pipeline::referred::Referred;
+use crate::pipeline::KeptPages;
+use crate::pipeline::target::referred::Referred;
 
 const SESSION: u128 = 5;
 const NONCE: u128 = 77;

@@ -9,13 +9,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Step;
 use super::kept::KeptPages;
-use super::shared::Shared;
 use crate::codec::is_zero;
 use crate::codec::reference::fingerprint;
 use crate::memory::{PageBitmap, PageBuffer};
 use crate::migration::{CatalogueDemand, HEARTBEAT, Target};
+use crate::pipeline::Step;
+use crate::pipeline::shared::Shared;
 use crate::units::{ByteCount, PAGE_BYTES};
 use crate::wire::{CatalogueChunk, MAX_FINGERPRINTS, Message};
 

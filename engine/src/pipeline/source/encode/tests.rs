@@ -7,7 +7,7 @@ use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
 use crate::memory::{Layout, PageBitmap, Region, WritePages};
 use crate::pipeline::clock::SystemClock;
-use crate::pipeline::place::Placer;
+use crate::pipeline::target::placer::Placer;
 use crate::units::{ByteCount, PageCount, PageRange};
 use crate::wire::PagesBody;
 use proptest::prelude::*;

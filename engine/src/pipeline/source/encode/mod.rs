@@ -16,12 +16,12 @@ mod worth;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::clock::Clock;
 use super::deltas::Deltas;
 use crate::codec::cache::Outcome;
 use crate::codec::{BlockFormat, Fill, is_zero};
 use crate::memory::{MemoryError, PageBuffer, ReadPages};
 use crate::migration::{Batch, SentFrame};
+use crate::pipeline::clock::Clock;
 use crate::units::{PAGE_BYTES, PageIndex};
 use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES, PagesBuilder};
 use gather::Gathered;

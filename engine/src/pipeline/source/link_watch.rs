@@ -8,9 +8,9 @@
 
 use std::time::Duration;
 
-use super::clock::{Clock, Unused};
-use super::link::{Gauge, Held};
 use crate::codec::choose::LinkConditions;
+use crate::pipeline::clock::{Clock, Unused};
+use crate::transport::{Gauge, Held};
 use crate::units::{ByteCount, Instant, Rate};
 use crate::wire::Waited;
 
@@ -169,8 +169,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::super::link::NoGauge;
     use super::*;
+    use crate::transport::NoGauge;
 
     /// Where so many milliseconds of four processors were not used.
     struct Unwanted(AtomicU64);

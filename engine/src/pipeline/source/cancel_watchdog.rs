@@ -1,4 +1,4 @@
-//! Sees to it that a cancellation is heeded while the coordinator sits in a call.
+//! Closes the connections when a cancellation is not noticed in time.
 //!
 //! The coordinator notices a cancellation between two steps. A step may take longer: a control
 //! message that a full connection does not take, say. Then the connections are closed, so that
@@ -8,10 +8,10 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::cancel::CancelToken;
-use super::link::Closer;
-use super::shared::Shared;
 use crate::migration::Source;
+use crate::pipeline::cancel::CancelToken;
+use crate::pipeline::shared::Shared;
+use crate::transport::Closer;
 
 /// How often the flag is looked at, which a signal handler may set without waking anybody.
 const FLAG_TICK: Duration = Duration::from_millis(20);
@@ -22,9 +22,9 @@ const GRACE: Duration = Duration::from_millis(30);
 /// How long it may take to tell the target, when the guest is free already.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// What the coordinator and its watchman share.
+/// What the coordinator and the watchdog thread share.
 #[derive(Debug, Default)]
-pub(super) struct Interrupt {
+pub(super) struct CancelWatchdog {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -39,7 +39,7 @@ struct State {
     is_over: bool,
 }
 
-impl Interrupt {
+impl CancelWatchdog {
     /// A connection was made.
     pub(super) fn connected(&self, closer: Closer) {
         self.lock().closers.push(closer);
@@ -51,7 +51,7 @@ impl Interrupt {
         self.changed.notify_all();
     }
 
-    /// The coordinator has ended: its watchman goes.
+    /// The coordinator has ended: the watchdog thread ends.
     pub(super) fn over(&self) {
         self.lock().is_over = true;
         self.changed.notify_all();
@@ -68,7 +68,7 @@ impl Interrupt {
         closers.iter().for_each(Closer::close);
     }
 
-    /// The watchman's work, until the coordinator ends.
+    /// Runs in the watchdog thread until the coordinator ends.
     pub(super) fn watch(&self, shared: &Shared<Source>, cancel: &CancelToken) {
         let mut state = self.lock();
         while !state.is_over && !cancel.is_cancelled() {
