@@ -1,5 +1,5 @@
 //! The two ends of a move, each a process of its own: the engine as `pagelift-send` and
-//! `pagelift-receive` set it up, around a guest that stands still.
+//! `pagelift-receive` set it up, around a guest of this program.
 //!
 //! The memory is not compared on the way, which would lengthen every move by the same; whoever
 //! started the two compares it afterwards.
@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use pagelift_engine::codec::CompressSetting;
-use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{Predictive, PredictiveConfig};
 use pagelift_engine::dirty::ManualTracker;
@@ -22,13 +21,13 @@ use pagelift_engine::pipeline::{
     CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, process_cpu, receive, send,
 };
 use pagelift_engine::wire::SessionId;
-use pagelift_transports::auto_channels;
 use pagelift_transports::tcp::{TcpLink, TcpServer};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::guest::{self, Still};
-use crate::options::End;
+use crate::guest::{self, Local};
+use crate::options::{End, Sending};
+use crate::writer::Writer;
 
 /// What the target says first, one line of JSON.
 #[derive(Debug, Serialize, Deserialize)]
@@ -46,7 +45,7 @@ pub(crate) struct Sent {
     pub(crate) wire_bytes: u64,
     /// Pages by what carried them.
     pub(crate) pages: Pages,
-    /// CPU time of the source's process from the handshake on.
+    /// CPU time of the source's process from the handshake on, the guest's vCPU left out.
     pub(crate) source_cpu_s: f64,
     /// CPU time of the target's process.
     pub(crate) target_cpu_s: f64,
@@ -75,40 +74,51 @@ pub(crate) fn run(end: &End) -> Result<()> {
             host,
             port,
             compress,
-        } => source(memory, *host, *port, *compress),
+            sending,
+        } => source(memory, (*host, *port), *compress, sending),
         End::Target { memory, host } => target(memory, *host),
     }
 }
 
-fn source(path: &Path, host: Ipv4Addr, port: u16, compress: CompressSetting) -> Result<()> {
+fn source(
+    path: &Path,
+    (host, port): (Ipv4Addr, u16),
+    compress: CompressSetting,
+    sending: &Sending,
+) -> Result<()> {
     let memory = Arc::new(guest::memory(path)?);
     let mut tracker = ManualTracker::new(ReadPages::layout(&*memory).pages());
     let link = TcpLink::resolve(&host.to_string(), port)?;
+    let mut guest = match sending.guest_writes {
+        Some(rate) => Local::writing(Writer::start(path, tracker.marker(), rate)?),
+        None => Local::default(),
+    };
     let cpu_before = process_cpu();
     let report = send(SendJob {
         link: &link,
         memory,
         dirty: &mut tracker,
-        guest: &mut Still::default(),
+        guest: &mut guest,
         right: RunRight::claim(),
-        options: send_options(compress),
+        options: send_options(compress, sending),
         controls: Controls::default(),
         progress: &mut |_| {},
     })?;
-    say(&sent(&report, process_cpu().saturating_sub(cpu_before)))
+    let cpu = process_cpu().saturating_sub(cpu_before);
+    say(&sent(&report, cpu.saturating_sub(guest.cpu())))
 }
 
-fn send_options(compress: CompressSetting) -> SendOptions {
+fn send_options(compress: CompressSetting, sending: &Sending) -> SendOptions {
     SendOptions {
         // A target takes one migration only, so no other one can have the name.
         session: SessionId(std::process::id().into()),
-        channels: auto_channels(),
+        channels: sending.channels(),
         verify: false,
         facts: Vec::new(),
         compress,
-        // Nothing is sent twice.
+        // Pages that are sent twice say more of codecs if they go whole.
         deltas: None,
-        cpu: CpuLimit::default(),
+        cpu: sending.cpu_limit.unwrap_or_default(),
         // Equal pages would go by reference whatever the codec.
         references: ReferenceSetting::Off,
         policy: Box::new(Predictive::new(PredictiveConfig::default())),
@@ -141,7 +151,7 @@ fn target(path: &Path, host: Ipv4Addr) -> Result<()> {
         pages: Arc::clone(&memory) as Arc<dyn WritePages>,
         content: memory,
         kept: KeptPages::new(None, 0),
-        guest: &mut Still::default(),
+        guest: &mut Local::default(),
         facts: Vec::new(),
         cancel: CancelToken::default(),
         progress: &mut |_| {},

@@ -1,4 +1,4 @@
-//! A guest that stands still: nothing writes its memory, and its device state is empty.
+//! A guest without devices: nothing but a [`Writer`], if there is one, writes its memory.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +9,8 @@ use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
 use pagelift_engine::migration::RunRight;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount};
+
+use crate::writer::Writer;
 
 /// The memory in a file, all of it one region.
 pub(crate) fn memory(path: &Path) -> Result<FileMemory> {
@@ -27,25 +29,49 @@ pub(crate) fn memory(path: &Path) -> Result<FileMemory> {
 
 /// Either half of the guest; knows its other half once a migration has begun.
 #[derive(Debug, Default)]
-pub(crate) struct Still(Option<Parts>);
+pub(crate) struct Local {
+    parts: Option<Parts>,
+    writer: Option<Writer>,
+    /// CPU time that the writer used.
+    writer_cpu: Duration,
+}
 
-impl Still {
+impl Local {
+    /// A guest that runs.
+    pub(crate) fn writing(writer: Writer) -> Self {
+        Self {
+            writer: Some(writer),
+            ..Self::default()
+        }
+    }
+
+    /// CPU time that the guest used until it was stopped.
+    pub(crate) fn cpu(&self) -> Duration {
+        self.writer_cpu
+    }
+
     fn parts(&self) -> Result<&Parts, GuestError> {
-        let parts = self.0.as_ref();
+        let parts = self.parts.as_ref();
         parts.ok_or_else(|| GuestError("no migration has begun".into()))
     }
 }
 
-impl SourceGuest for Still {
+impl SourceGuest for Local {
     fn attach(&mut self, parts: Parts) {
-        self.0 = Some(parts);
+        self.parts = Some(parts);
     }
 
-    fn throttle(&mut self, _share: Share) -> Result<(), GuestError> {
+    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+        if let Some(writer) = &self.writer {
+            writer.throttle(share);
+        }
         Ok(())
     }
 
     fn stop(&mut self) -> Result<Duration, GuestError> {
+        if let Some(writer) = self.writer.take() {
+            self.writer_cpu = writer.stop().map_err(|error| GuestError(error.to_string()))?;
+        }
         Ok(Duration::ZERO)
     }
 
@@ -63,9 +89,9 @@ impl SourceGuest for Still {
     }
 }
 
-impl TargetGuest for Still {
+impl TargetGuest for Local {
     fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
-        self.0 = Some(parts);
+        self.parts = Some(parts);
         Ok(())
     }
 

@@ -4,7 +4,8 @@
 //! a token bucket), move memory by the engine's `send` and `receive` over TCP, as `pagelift-send`
 //! and `pagelift-receive` do. The guest stands still, so that a move is one pass over its memory;
 //! rounds are another benchmark's. After each move all memory is compared; one that did not
-//! arrive whole is an error and not a figure.
+//! arrive whole is an error and not a figure. With `--guest-writes` the guest writes instead, with
+//! `--burners` the machine has other work as well.
 //!
 //! The settings of a link and content take turns, each round beginning with another, so that what
 //! else the machine does, and what the move before left in its caches, hits all alike. The median
@@ -15,11 +16,13 @@
 //! Prints Markdown; `docs/benchmarks/codec-settings.md` explains the columns.
 
 mod content;
+mod burners;
 mod ends;
 mod guest;
 mod moves;
 mod options;
 mod table;
+mod writer;
 
 use std::process::ExitCode;
 
@@ -30,6 +33,7 @@ use pagelift_engine::units::ByteCount;
 use pagelift_tests::{Bed, NetPair, supervised};
 use serde::Serialize;
 
+use burners::Burners;
 use content::Content;
 use moves::{Bench, Move, Place};
 use options::{LinkRate, Options};
@@ -77,6 +81,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let load_before = machine::load();
+    let _burners = Burners::start(options.burners);
     let mut groups = Vec::new();
     for link in options.links() {
         groups.extend(over(link, options)?);
@@ -84,7 +89,7 @@ fn run(options: &Options) -> Result<()> {
     ensure!(!groups.is_empty(), "no link could be made");
     let results = Results {
         machine: machine::Kind::here(),
-        channels: pagelift_transports::auto_channels(),
+        channels: options.sending.channels(),
         load: [load_before, machine::load()],
         groups,
     };
@@ -146,9 +151,10 @@ fn group(
         memory: memory.path(),
         bytes,
         digest: moves::digest(memory.path())?,
+        sending: &options.sending,
     };
-    let mut cells: Vec<Cell> = options
-        .settings
+    let settings = options.settings();
+    let mut cells: Vec<Cell> = settings
         .iter()
         .map(|setting| Cell {
             setting: setting.to_string(),
@@ -156,13 +162,13 @@ fn group(
         })
         .collect();
     for run in 1..=options.runs() {
-        let count = options.settings.len();
+        let count = settings.len();
         for turn in 0..count {
             let at = (turn + run as usize - 1) % count;
-            let (setting, cell) = (&options.settings[at], &mut cells[at]);
+            let (setting, cell) = (&settings[at], &mut cells[at]);
             let moved = bench
-                .run(*setting)
-                .with_context(|| format!("--compress {setting}"))?;
+                .run(setting)
+                .with_context(|| setting.to_string())?;
             eprintln!(
                 "{}, run {run}, {setting}: {:.3} s, {}",
                 content.name(),

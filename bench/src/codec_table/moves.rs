@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use pagelift_bench::machine;
 use pagelift_bench::memory::touch;
-use pagelift_engine::codec::{CompressSetting, MemoryDigest};
+use pagelift_engine::codec::MemoryDigest;
 use pagelift_engine::pipeline::digest_memory;
 use pagelift_engine::units::ByteCount;
 use pagelift_tests::{Bed, NetPair, Side};
@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use crate::ends::{Listening, Sent};
 use crate::guest;
+use crate::options::{Sending, Setting};
 
 /// Where the two ends are.
 #[derive(Debug)]
@@ -29,8 +30,11 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    fn command(&self, bed: &Bed, side: Side) -> Result<Command> {
-        let program = std::env::current_exe().context("finding this program")?;
+    fn command(&self, bed: &Bed, side: Side, setting: &Setting) -> Result<Command> {
+        let program = match &setting.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().context("finding this program")?,
+        };
         Ok(match self {
             Self::Namespaces(net) => net.command(bed, side, program),
             Self::Loopback => bed.command(program),
@@ -56,8 +60,10 @@ pub(crate) struct Bench<'a> {
     pub(crate) memory: &'a Path,
     /// Its size.
     pub(crate) bytes: ByteCount,
-    /// Its digest.
+    /// Its digest, unless the guest writes to it.
     pub(crate) digest: MemoryDigest,
+    /// What the source does beside packing.
+    pub(crate) sending: &'a Sending,
 }
 
 /// One move, measured.
@@ -75,20 +81,21 @@ impl Bench<'_> {
     ///
     /// # Errors
     /// When it did not arrive whole: then there is nothing to measure.
-    pub(crate) fn run(&self, setting: CompressSetting) -> Result<Move> {
+    pub(crate) fn run(&self, setting: &Setting) -> Result<Move> {
         let arrived = self.bed.shm_file("target", self.bytes.0)?;
         touch(self.bytes.0 as usize);
         let host = self.place.target().to_string();
-        let mut command = self.place.command(self.bed, Side::Target)?;
+        let mut command = self.place.command(self.bed, Side::Target, setting)?;
         command.args(["target", "--host", &host, "--memory"]);
         let mut target = Process::start(command.arg(arrived.path()))?;
         let Listening { port } = target.hear()?;
 
         let (cpu_before, start) = (machine::cpu_seconds(), Instant::now());
-        let mut command = self.place.command(self.bed, Side::Source)?;
+        let mut command = self.place.command(self.bed, Side::Source, setting)?;
         command
             .args(["source", "--host", &host, "--port", &port.to_string()])
-            .args(["--compress", &setting.to_string(), "--memory"])
+            .args(self.sending.words())
+            .args(["--compress", &setting.compress.to_string(), "--memory"])
             .arg(self.memory);
         let mut source = Process::start(&mut command)?;
         let sent: Sent = source.hear()?;
@@ -97,8 +104,12 @@ impl Bench<'_> {
         let window_s = start.elapsed().as_secs_f64();
         let machine_cpu_s = machine::cpu_seconds() - cpu_before;
 
+        let sent_digest = match self.sending.guest_writes {
+            Some(_) => digest(self.memory)?,
+            None => self.digest,
+        };
         ensure!(
-            digest(arrived.path())? == self.digest,
+            digest(arrived.path())? == sent_digest,
             "what arrived is not what was sent"
         );
         let others_s = machine_cpu_s - sent.source_cpu_s - sent.target_cpu_s;

@@ -5,9 +5,11 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use pagelift_engine::codec::CompressSetting;
+use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
+use pagelift_transports::auto_channels;
 
 use crate::content::Content;
 
@@ -41,6 +43,15 @@ pub(crate) struct Options {
         default_value = "none,lz4,zstd:-50,zstd:-20,zstd:1,zstd:3,zstd:7,auto"
     )]
     pub(crate) settings: Vec<CompressSetting>,
+    /// Another build of this program, whose auto takes turns with the settings, as `before`
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
+    /// What the source does
+    #[command(flatten)]
+    pub(crate) sending: Sending,
+    /// Threads of this program that keep a processor busy each during all moves
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) burners: u16,
     /// Memory to move; by default 64 MiB up to 200 Mbit/s, 512 MiB up to 2 Gbit/s, else 2 GiB, and
     /// four times that if it is mostly zero, but at most 4 GiB
     #[arg(long, value_name = "SIZE", value_parser = whole_pages)]
@@ -54,6 +65,57 @@ pub(crate) struct Options {
     /// One end of a move, as the program starts it
     #[command(subcommand)]
     pub(crate) end: Option<End>,
+}
+
+/// What the source does beside packing.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Sending {
+    /// Data connections; as many as pagelift-send takes by default if it is left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub(crate) channels: Option<u16>,
+    /// How much of the processors the source may use, as `--cpu-limit` of `pagelift-send` has it
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) cpu_limit: Option<CpuLimit>,
+    /// Pages that the guest writes, in bytes of whole pages; its vCPU then keeps a processor busy
+    #[arg(long, value_name = "RATE")]
+    pub(crate) guest_writes: Option<Rate>,
+}
+
+impl Sending {
+    /// Data connections.
+    pub(crate) fn channels(&self) -> u16 {
+        self.channels.unwrap_or_else(auto_channels)
+    }
+
+    /// The same as words of a command line.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words = vec!["--channels".to_owned(), self.channels().to_string()];
+        if let Some(limit) = self.cpu_limit {
+            words.extend(["--cpu-limit".to_owned(), limit.to_string()]);
+        }
+        if let Some(rate) = self.guest_writes {
+            words.extend(["--guest-writes".to_owned(), format!("{}B/s", rate.0)]);
+        }
+        words
+    }
+}
+
+/// What moves the memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// The way to compress.
+    pub(crate) compress: CompressSetting,
+    /// Another build of this program, if it is not this one.
+    pub(crate) program: Option<PathBuf>,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.program {
+            Some(_) => f.write_str("before"),
+            None => self.compress.fmt(f),
+        }
+    }
 }
 
 /// What the program does when it has started itself as one end of a move.
@@ -74,6 +136,9 @@ pub(crate) enum End {
         /// The codec setting.
         #[arg(long)]
         compress: CompressSetting,
+        /// The rest.
+        #[command(flatten)]
+        sending: Sending,
     },
     /// Receives memory into a file.
     Target {
@@ -145,6 +210,19 @@ impl Options {
         } else {
             self.links.clone()
         }
+    }
+
+    /// What takes turns.
+    pub(crate) fn settings(&self) -> Vec<Setting> {
+        let settings = self.settings.iter().map(|compress| Setting {
+            compress: *compress,
+            program: None,
+        });
+        let before = self.before.iter().map(|program| Setting {
+            compress: CompressSetting::Auto,
+            program: Some(program.clone()),
+        });
+        settings.chain(before).collect()
     }
 
     /// Runs of each cell.

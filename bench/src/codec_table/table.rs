@@ -44,6 +44,7 @@ fn summary(groups: &[Group]) -> String {
             group.cells.iter().partition(|cell| cell.setting == "auto");
         let best = fixed
             .into_iter()
+            .filter(|cell| cell.setting != "before")
             .min_by(|a, b| a.median_s().total_cmp(&b.median_s()));
         let (Some(best), Some(auto)) = (best, auto.first()) else {
             continue;

@@ -1,5 +1,6 @@
 //! How much of the processors the engine may use.
 
+use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
@@ -32,6 +33,17 @@ impl CpuLimit {
             .percent
             .map_or(f64::INFINITY, |percent| percent.get().into());
         (100.0 * f64::from(workers) / percent).max(1.0)
+    }
+}
+
+impl fmt::Display for CpuLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.threads, self.percent) {
+            (None, None) => f.write_str("none"),
+            (Some(threads), None) => threads.fmt(f),
+            (None, Some(percent)) => write!(f, "{percent}%"),
+            (Some(threads), Some(percent)) => write!(f, "{threads},{percent}%"),
+        }
     }
 }
 
@@ -77,6 +89,9 @@ mod tests {
         assert_eq!(limit("2").percent, None);
         assert_eq!(limit("150%").percent, NonZeroU16::new(150));
         assert_eq!(limit("2,150%"), limit("150%, 2"));
+        for text in ["2", "150%", "2,150%"] {
+            assert_eq!(limit(text).to_string(), text);
+        }
     }
 
     #[test]
