@@ -70,7 +70,9 @@ impl SourceGuest for Local {
 
     fn stop(&mut self) -> Result<Duration, GuestError> {
         if let Some(writer) = self.writer.take() {
-            self.writer_cpu = writer.stop().map_err(|error| GuestError(error.to_string()))?;
+            self.writer_cpu = writer
+                .stop()
+                .map_err(|error| GuestError(error.to_string()))?;
         }
         Ok(Duration::ZERO)
     }

@@ -15,8 +15,8 @@
 //!
 //! Prints Markdown; `docs/benchmarks/codec-settings.md` explains the columns.
 
-mod content;
 mod burners;
+mod content;
 mod ends;
 mod guest;
 mod moves;
@@ -166,9 +166,7 @@ fn group(
         for turn in 0..count {
             let at = (turn + run as usize - 1) % count;
             let (setting, cell) = (&settings[at], &mut cells[at]);
-            let moved = bench
-                .run(setting)
-                .with_context(|| setting.to_string())?;
+            let moved = bench.run(setting).with_context(|| setting.to_string())?;
             eprintln!(
                 "{}, run {run}, {setting}: {:.3} s, {}",
                 content.name(),
