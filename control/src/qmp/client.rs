@@ -16,10 +16,7 @@ use serde_json::{Value, json};
 use super::address::Address;
 use super::error::QmpError;
 use super::events::Events;
-use super::shared::{End, Shared, read_line};
-
-/// Longest line that is taken from QEMU, in bytes.
-pub const MAX_LINE_BYTES: usize = 16 << 20;
+use super::inbox::{End, Inbox, read_line};
 
 /// How long QEMU may take to greet: a monitor that another client holds never does.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
@@ -37,7 +34,7 @@ pub struct Qmp {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
     socket: OwnedFd,
     address: Address,
     /// Number of the next command; holding it is the right to write to the socket.
@@ -87,7 +84,7 @@ impl Qmp {
             }
             Err(error) => return Err(connect_failed(error)),
         };
-        let shared = Arc::new(Shared::new(name.clone()));
+        let inbox = Arc::new(Inbox::new(name.clone()));
         let mut reader = BufReader::new(File::from(socket.try_clone().map_err(connect_failed)?));
         loop {
             match read_line(&mut reader) {
@@ -98,9 +95,9 @@ impl Qmp {
                         return Err(no_greeting());
                     }
                 }
-                Ok(_) => return Err(shared.broken(&End::Malformed("it does not greet".into()))),
+                Ok(_) => return Err(inbox.broken(&End::Malformed("it does not greet".into()))),
                 Err(End::Lost(_)) if started.elapsed() >= limit => return Err(no_greeting()),
-                Err(end) => return Err(shared.broken(&end)),
+                Err(end) => return Err(inbox.broken(&end)),
             }
         }
         set_socket_timeout(&socket, Timeout::Recv, None).map_err(|e| connect_failed(e.into()))?;
@@ -109,12 +106,12 @@ impl Qmp {
         let reader = std::thread::Builder::new()
             .name("qmp".into())
             .spawn({
-                let shared = Arc::clone(&shared);
-                move || shared.read_all(reader)
+                let inbox = Arc::clone(&inbox);
+                move || inbox.read_all(reader)
             })
             .map_err(connect_failed)?;
         let inner = Arc::new(Inner {
-            shared,
+            inbox,
             socket,
             address: address.clone(),
             next_id: Mutex::new(1),
@@ -181,7 +178,7 @@ impl Qmp {
     /// A reader of the events from now on.
     pub fn events(&self) -> Events {
         let mut events = Events {
-            shared: Arc::clone(&self.inner.shared),
+            inbox: Arc::clone(&self.inner.inbox),
             next: 0,
         };
         events.skip_to_now();
@@ -202,24 +199,24 @@ impl Qmp {
     ) -> Result<Value, QmpError> {
         let deadline = Instant::now() + limit;
         let id = self.send(command, arguments, fd)?;
-        let shared = &self.inner.shared;
-        let mut state = shared.lock();
+        let inbox = &self.inner.inbox;
+        let mut state = inbox.lock();
         let mut answer = loop {
             if let Some(answer) = state.answers.get_mut(&id).and_then(Option::take) {
                 state.answers.remove(&id);
                 break answer;
             }
             if let Some(end) = &state.end {
-                let error = shared.broken(end);
+                let error = inbox.broken(end);
                 state.answers.remove(&id);
                 return Err(error);
             }
-            state = match shared.wait(state, deadline) {
+            state = match inbox.wait(state, deadline) {
                 Some(state) => state,
                 None => {
-                    shared.lock().answers.remove(&id);
+                    inbox.lock().answers.remove(&id);
                     return Err(QmpError::Timeout {
-                        address: shared.address.clone(),
+                        address: inbox.address.clone(),
                         what: format!("the answer to {command}"),
                         waited: limit,
                     });
@@ -255,16 +252,16 @@ impl Qmp {
         }
         let mut line = line.to_string();
         line.push('\n');
-        inner.shared.lock().answers.insert(id, None);
+        inner.inbox.lock().answers.insert(id, None);
         send_all(inner.socket.as_fd(), line.as_bytes(), fd).map_err(|error| {
-            let mut state = inner.shared.lock();
+            let mut state = inner.inbox.lock();
             state.answers.remove(&id);
             // Part of a line may be out: nothing that follows it would be understood.
             let end = End::Lost(error.to_string());
             let end = state.end.get_or_insert(end).clone();
             drop(state);
             let _already_closed = rustix::net::shutdown(&inner.socket, Shutdown::Both);
-            inner.shared.broken(&end)
+            inner.inbox.broken(&end)
         })?;
         Ok(id)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::events::MAX_EVENTS;
+use super::event::MAX_EVENTS;
 
 /// Why a QMP call failed.
 #[derive(Debug, thiserror::Error)]

@@ -22,11 +22,14 @@
 mod address;
 mod client;
 mod error;
+mod event;
 mod events;
+mod inbox;
 mod process;
-mod shared;
 
 pub use address::Address;
-pub use client::{COMMAND_TIMEOUT, GREETING_TIMEOUT, MAX_LINE_BYTES, Qmp};
+pub use client::{COMMAND_TIMEOUT, GREETING_TIMEOUT, Qmp};
 pub use error::QmpError;
-pub use events::{Event, Events, MAX_EVENTS, Timestamp};
+pub use event::{Event, MAX_EVENTS, Timestamp};
+pub use events::Events;
+pub use inbox::MAX_LINE_BYTES;

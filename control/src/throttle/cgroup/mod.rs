@@ -12,6 +12,7 @@
 //! the guard is killed with it (`KillMode=control-group` of a systemd unit does that), they stay.
 //! The agent has neither gap.
 
+mod files;
 mod guard;
 mod mounts;
 mod quota;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::files::{file_error, read};
 use super::quota;
 use crate::throttle::ThrottleError;
 
@@ -159,17 +160,6 @@ impl CgroupMounts {
             }
         }
         Ok(())
-    }
-}
-
-pub(super) fn read(path: &Path) -> Result<String, ThrottleError> {
-    fs::read_to_string(path).map_err(|source| file_error(path, source))
-}
-
-pub(super) fn file_error(path: &Path, source: std::io::Error) -> ThrottleError {
-    ThrottleError::File {
-        path: path.to_owned(),
-        source,
     }
 }
 

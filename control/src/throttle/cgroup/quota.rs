@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::mounts::{file_error, read};
+use super::files::{file_error, read};
 use crate::throttle::{Permille, ThrottleError};
 
 const V2_FILE: &str = "cpu.max";

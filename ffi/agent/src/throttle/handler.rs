@@ -1,32 +1,14 @@
-//! The throttle's signal handler, and QEMU's word on who holds its big lock.
+//! The throttle's signal handler.
 
-#![allow(
-    unsafe_code,
-    reason = "installs a signal handler; calls a function of QEMU's"
-)]
+#![allow(unsafe_code, reason = "installs a signal handler")]
 
 use std::io;
-use std::mem::transmute;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{c_int, c_void, siginfo_t};
 
-use super::slot;
+use super::{big_lock, slot};
 use crate::signal_mask::SIGNAL;
-
-/// QEMU's function that tells whether the calling thread holds the big lock, or null.
-static HOLDS_BIG_LOCK: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-
-/// Whether this thread holds QEMU's big lock; no if QEMU does not tell.
-pub(super) fn holds_big_lock() -> bool {
-    let function = HOLDS_BIG_LOCK.load(Ordering::Relaxed);
-    if function.is_null() {
-        return false;
-    }
-    // SAFETY: QEMU declares the function of either name as `bool f(void)`. It reads a
-    // variable of the calling thread and nothing else, which may be done anywhere.
-    unsafe { transmute::<*mut c_void, extern "C" fn() -> bool>(function)() }
-}
 
 /// Installs the handler, once for the life of the process: were it ever removed, a signal on
 /// its way would end QEMU.
@@ -53,14 +35,7 @@ pub(super) fn install() -> Result<(), String> {
             "signal {SIGNAL} has another handler in this QEMU; find the library that uses it"
         ));
     }
-    for name in [c"bql_locked", c"qemu_mutex_iothread_locked"] {
-        // SAFETY: the name ends with a zero; RTLD_DEFAULT searches what is loaded already.
-        let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-        if !function.is_null() {
-            HOLDS_BIG_LOCK.store(function, Ordering::Relaxed);
-            break;
-        }
-    }
+    big_lock::find();
     // SAFETY: as above. The empty mask lets QEMU's own kick end a stop.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = on_signal;

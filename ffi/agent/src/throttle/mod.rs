@@ -27,6 +27,7 @@
 
 #[cfg(test)]
 mod bench;
+mod big_lock;
 mod handler;
 mod rhythm;
 mod slot;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pagelift_agent_protocol::MAX_THREADS;
 
-use super::handler;
+use super::big_lock;
 use super::rhythm::{Rhythm, STOP_NS_MAX};
 use super::timer::{self, Timer};
 
@@ -181,7 +181,7 @@ impl Slot {
             self.arm(self.next_look(rhythm, debt_ns, ran_ns));
             return;
         }
-        if handler::holds_big_lock() {
+        if big_lock::is_held() {
             self.arm(LOCK_RETRY_NS);
             return;
         }

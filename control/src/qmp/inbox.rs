@@ -1,4 +1,5 @@
-//! What the reading thread and the callers share: answers, events, and the end.
+//! What a connection has received: answers, events, and the reason for its end. The reading
+//! thread fills it, the callers wait on it.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Read};
@@ -7,21 +8,23 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
-use super::client::MAX_LINE_BYTES;
 use super::error::QmpError;
-use super::events::{Event, MAX_EVENTS};
+use super::event::{Event, MAX_EVENTS};
 
-/// State of one connection.
+/// Longest line that is taken from QEMU, in bytes.
+pub const MAX_LINE_BYTES: usize = 16 << 20;
+
+/// What was received on one connection.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Inbox {
     /// The socket, as the user named it.
     pub(super) address: String,
-    state: Mutex<State>,
+    state: Mutex<Received>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct Received {
     /// Answers by the number of their command; `None` until they come.
     pub(super) answers: HashMap<u64, Option<Map<String, Value>>>,
     pub(super) events: VecDeque<Event>,
@@ -38,7 +41,7 @@ pub(super) enum End {
     Malformed(String),
 }
 
-impl Shared {
+impl Inbox {
     pub(super) fn new(address: String) -> Self {
         Self {
             address,
@@ -47,7 +50,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Received> {
         // No code that may panic runs under the lock but a caller's event predicate, which does
         // not change the state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -56,9 +59,9 @@ impl Shared {
     /// Waits for a change; `None` once `deadline` has passed.
     pub(super) fn wait<'a>(
         &'a self,
-        state: MutexGuard<'a, State>,
+        state: MutexGuard<'a, Received>,
         deadline: Instant,
-    ) -> Option<MutexGuard<'a, State>> {
+    ) -> Option<MutexGuard<'a, Received>> {
         let left = deadline.checked_duration_since(Instant::now())?;
         let (state, _) = self
             .changed
