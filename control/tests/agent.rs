@@ -1,4 +1,4 @@
-//! The agent in a real QEMU: what it lends, whom it serves, and its last will.
+//! The agent in a real QEMU: what it lends, whom it serves, and its rollback script.
 //!
 //! These tests need `qemu-system-x86_64` in PATH and are skipped without. QEMU is started as
 //! a user starts it, through `command_line::run`, in a process of its own: the test binary
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use agent_support::{Vm, have_qemu, role_command, uffd, wait_until};
 use pagelift_agent_protocol::{
-    ErrorCode, FEATURE_SHORT_PERIODS, FEATURE_THROTTLE, FEATURE_USERFAULTFD, FEATURE_WILL,
+    ErrorCode, FEATURE_ROLLBACK, FEATURE_SHORT_PERIODS, FEATURE_THROTTLE, FEATURE_USERFAULTFD,
     HEADER_BYTES, Header, Reply, VERSION, socket_name,
 };
 use pagelift_control::agent_client::{AgentClient, AgentError};
@@ -30,7 +30,7 @@ fn lends_a_userfaultfd_that_dies_with_its_last_holder() {
     assert_eq!((hello.version, hello.pid), (VERSION, vm.pid()));
     assert_eq!(
         hello.features,
-        FEATURE_USERFAULTFD | FEATURE_WILL | FEATURE_THROTTLE | FEATURE_SHORT_PERIODS
+        FEATURE_USERFAULTFD | FEATURE_ROLLBACK | FEATURE_THROTTLE | FEATURE_SHORT_PERIODS
     );
 
     let lent = client.userfaultfd().unwrap();
@@ -72,36 +72,41 @@ fn serves_one_client_and_names_it_to_the_second() {
 }
 
 #[test]
-fn runs_the_last_will_of_a_killed_client() {
+fn runs_the_rollback_script_of_a_killed_client() {
     let Some(mut vm) = Vm::start(&[]) else { return };
     vm.execute("stop");
     let mut client = vm.spawn_client("keep");
     assert_eq!(vm.status(), "paused");
     client.kill();
-    wait_until("the will to resume the guest", || vm.status() == "running");
+    wait_until("the script to resume the guest", || {
+        vm.status() == "running"
+    });
     assert!(vm.standard_error().contains(r#"no-such-command"} failed"#));
 }
 
 #[test]
-fn forgets_a_will_that_was_cleared() {
+fn forgets_a_script_that_was_cleared() {
     let Some(mut vm) = Vm::start(&[]) else { return };
     vm.execute("stop");
     let mut client = vm.spawn_client("clear");
     client.kill();
-    // Wills run before the next client is served: if there were one, it is done by now.
+    // Scripts run before the next client is served: if there were one, it is done by now.
     vm.next_client();
     assert_eq!(vm.status(), "paused");
 }
 
 #[test]
-fn a_will_without_a_monitor_leaves_the_agent_serving() {
+fn a_script_without_a_monitor_leaves_the_agent_serving() {
     let Some(mut vm) = Vm::start(&[]) else { return };
     let mut client = AgentClient::connect(vm.pid()).unwrap();
     let gone = vm.path("no-such.sock");
-    client.set_will(&gone, &["{}".to_owned()]).unwrap();
+    client.set_rollback(&gone, &["{}".to_owned()]).unwrap();
     drop(client);
     vm.next_client();
-    assert!(vm.standard_error().contains("last will not run"));
+    assert!(
+        vm.standard_error()
+            .contains("the rollback script does not run")
+    );
     vm.execute("query-status");
 }
 
@@ -115,9 +120,13 @@ fn works_under_the_sandbox_of_libvirt() {
     let mut client = AgentClient::connect(vm.pid()).unwrap();
     client.userfaultfd().unwrap();
     let cont = r#"{"execute":"cont"}"#.to_owned();
-    client.set_will(&vm.path("will.sock"), &[cont]).unwrap();
+    client
+        .set_rollback(&vm.path("rollback.sock"), &[cont])
+        .unwrap();
     drop(client);
-    wait_until("the will to resume the guest", || vm.status() == "running");
+    wait_until("the script to resume the guest", || {
+        vm.status() == "running"
+    });
 }
 
 #[test]
@@ -169,7 +178,7 @@ fn only_root_and_the_user_of_qemu_are_served() {
         return;
     };
     let said = hello_of_nobody(&vm).unwrap();
-    assert!(said.contains("Hello {"), "{said}");
+    assert!(said.contains("AgentInfo {"), "{said}");
     // Without privileges the kernel's last offer is for user mode; tracking works with it.
     let lent = AgentClient::connect(vm.pid())
         .unwrap()

@@ -218,17 +218,17 @@ fn source_dies_before_commit() {
 }
 
 #[test]
-fn will_brings_the_guest_back() {
+fn the_rollback_script_brings_the_guest_back() {
     if !has_qemu() {
         return;
     }
     let source = TestQemu::start(&[]);
     let before = settings(&source);
     let prepared = prepared(&source);
-    let will = prepared.will();
+    let script = prepared.rollback_script();
     let execute = || {
         let qmp = source.second();
-        for line in &will {
+        for line in &script {
             let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
             let command = line["execute"].as_str().unwrap().to_owned();
             let arguments = line["arguments"].take();

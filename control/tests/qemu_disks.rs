@@ -98,9 +98,9 @@ fn settings(qmp: &Qmp) -> [Value; 2] {
         .map(|query| qmp.execute(query, Value::Null).unwrap())
 }
 
-/// The will is told before anything is changed: whenever its author dies, it undoes what is done.
+/// The rollback script is known before anything is changed: whenever pagelift dies, it undoes what is done.
 #[test]
-fn the_last_will_puts_disks_back() {
+fn the_rollback_script_puts_disks_back() {
     if !has_qemu() {
         return;
     }
@@ -113,9 +113,9 @@ fn the_last_will_puts_disks_back() {
     let settings_before = settings(&second);
     let source = SourceQemu::connect(&qemu.address()).unwrap();
     let planned = source.plan(true).unwrap();
-    let will = planned.will();
+    let script = planned.rollback_script();
     let carry_out = || {
-        for line in &will {
+        for line in &script {
             let line: Value = serde_json::from_str(line).unwrap();
             let command = line["execute"].as_str().unwrap();
             // Some lines are for a migration that has begun; QEMU may refuse them.
@@ -126,7 +126,7 @@ fn the_last_will_puts_disks_back() {
     };
     carry_out();
     let prepared = planned.prepare().unwrap();
-    assert_eq!(prepared.will(), will);
+    assert_eq!(prepared.rollback_script(), script);
     assert_eq!(count_direct(&second), 0);
     assert_ne!(settings(&second), settings_before);
     carry_out();

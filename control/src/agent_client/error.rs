@@ -55,10 +55,10 @@ pub enum AgentError {
         /// The reason and the way out.
         text: String,
     },
-    /// The will cannot be expressed.
-    #[error("this last will cannot be set: {0}")]
-    BadWill(#[source] DecodeError),
-    /// The throttle cannot be expressed.
+    /// The rollback script breaks a limit of the protocol.
+    #[error("this rollback script cannot be set: {0}")]
+    BadRollback(#[source] DecodeError),
+    /// The throttle breaks a limit of the protocol.
     #[error("this throttle cannot be set: {0}")]
     BadThrottle(#[source] DecodeError),
     /// The other end does not keep to the protocol.

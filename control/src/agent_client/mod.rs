@@ -1,14 +1,15 @@
 //! The client's side of the agent inside QEMU.
 //!
 //! An [`AgentClient`] is one connection; the agent serves one at a time. As long as it lives
-//! the will set over it is kept, and when it ends the will runs unless cleared before, no
-//! matter how it ends: `drop`, an error, `kill -9`. So clear the will before you drop it.
+//! the agent keeps the rollback script that was set over it. When it ends, however it ends
+//! (`drop`, an error, `kill -9`), the agent runs the script unless it was cleared before. So
+//! clear the script before you drop the client.
 //!
 //! What the connection asserts: the process at the other end has the id that was asked for,
 //! by the kernel's word (`SO_PEERCRED`), since anybody could have bound the agent's name.
 //!
 //! Every call takes at most [`TIMEOUT`] and is answered in microseconds ordinarily; the agent
-//! answers late only while it runs the last will of the client before.
+//! answers late only while it runs the rollback script of the client before.
 
 mod error;
 mod throttle;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 pub use error::AgentError;
 use pagelift_agent_protocol::{
-    ErrorCode, HEADER_BYTES, Header, Hello, Reply, Request, Will, socket_name,
+    AgentInfo, ErrorCode, HEADER_BYTES, Header, Reply, Request, RollbackScript, socket_name,
 };
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
@@ -30,7 +31,7 @@ use rustix::net::{
     SocketFlags, SocketType, connect, recvmsg, send, socket_with,
 };
 
-/// Longest time that one call waits for the agent: more than the 10 s of a last will.
+/// Longest time that one call waits for the agent: more than the 10 s of a rollback script.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A userfaultfd of QEMU's address space, its API not negotiated yet.
@@ -113,7 +114,7 @@ impl AgentClient {
     ///
     /// # Errors
     /// As every request: a refusal, a broken connection, no answer in time.
-    pub fn hello(&mut self) -> Result<Hello, AgentError> {
+    pub fn hello(&mut self) -> Result<AgentInfo, AgentError> {
         match self.call(&Request::Hello)? {
             (Reply::Hello(hello), _) => {
                 self.features = Some(hello.features);
@@ -139,38 +140,39 @@ impl AgentClient {
     }
 
     /// Has the agent run `commands` at QEMU's monitor `qmp_path` when this connection ends
-    /// with the will still set. Replaces an earlier will.
+    /// with the script still set. Replaces an earlier script.
     ///
     /// `qmp_path` is an absolute path of a unix socket that QEMU itself can open, the one
     /// this client uses or another that is free when the client is gone. Each command is the
     /// JSON text of one QMP command on one line; one that fails does not stop the next.
     ///
-    /// A will that resumes the guest must be cleared before the target may be given the right
+    /// A script that resumes the guest must be cleared before the target may be given the right
     /// to run: afterwards it would make the guest run twice. In `pre-switchover` the command
     /// `migrate_cancel` is enough and safest, as it resumes the guest itself; `cont` resumes
     /// a source whose migration has completed, too.
     ///
     /// # Errors
-    /// [`AgentError::BadWill`] beyond the limits of the protocol (path 107 bytes, 64 commands,
-    /// 16 KiB each, 64 KiB together), and as every request. After any other error the will may
-    /// or may not be set.
-    pub fn set_will(&mut self, qmp_path: &Path, commands: &[String]) -> Result<(), AgentError> {
+    /// [`AgentError::BadRollback`] beyond the limits of the protocol (path 107 bytes, 64 commands,
+    /// 16 KiB each, 64 KiB together), and as every request. After any other error the script
+    /// may or may not be set.
+    pub fn set_rollback(&mut self, qmp_path: &Path, commands: &[String]) -> Result<(), AgentError> {
         let path = qmp_path.as_os_str().as_bytes().to_vec();
-        let will = Will::new(path, commands.to_vec()).map_err(AgentError::BadWill)?;
-        match self.call(&Request::SetWill(will))? {
-            (Reply::WillSet, _) => Ok(()),
-            (other, _) => Err(self.unexpected("SET_WILL", &other)),
+        let script =
+            RollbackScript::new(path, commands.to_vec()).map_err(AgentError::BadRollback)?;
+        match self.call(&Request::SetRollback(script))? {
+            (Reply::RollbackSet, _) => Ok(()),
+            (other, _) => Err(self.unexpected("SET_ROLLBACK", &other)),
         }
     }
 
-    /// Makes the agent forget the will. After `Ok` it will not run, whatever happens.
+    /// Makes the agent forget the rollback script. After `Ok` it will not run, whatever happens.
     ///
     /// # Errors
-    /// As every request. The will may or may not be void then.
-    pub fn clear_will(&mut self) -> Result<(), AgentError> {
-        match self.call(&Request::ClearWill)? {
-            (Reply::WillCleared, _) => Ok(()),
-            (other, _) => Err(self.unexpected("CLEAR_WILL", &other)),
+    /// As every request. The script may or may not be void then.
+    pub fn clear_rollback(&mut self) -> Result<(), AgentError> {
+        match self.call(&Request::ClearRollback)? {
+            (Reply::RollbackCleared, _) => Ok(()),
+            (other, _) => Err(self.unexpected("CLEAR_ROLLBACK", &other)),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pagelift_agent_protocol::{
-    DecodeError, FEATURE_SHORT_PERIODS, Lease, Reply, Request, ThreadShare, Throttle,
+    DecodeError, FEATURE_SHORT_PERIODS, Lease, Reply, Request, ThreadShare, ThrottleRequest,
 };
 
 use super::{AgentClient, AgentError};
@@ -50,7 +50,7 @@ impl AgentClient {
         // What no u32 holds is beyond the limits.
         let period_us = u32::try_from(period.as_micros()).unwrap_or(u32::MAX);
         let throttle = lease_of(lease)
-            .and_then(|lease| Throttle::new(shares, period_us, lease))
+            .and_then(|lease| ThrottleRequest::new(shares, period_us, lease))
             .map_err(AgentError::BadThrottle)?;
         self.call_throttle(throttle)
     }
@@ -72,10 +72,10 @@ impl AgentClient {
     /// # Errors
     /// As every request. The lease ends the throttle then.
     pub fn release(&mut self) -> Result<(), AgentError> {
-        self.call_throttle(Throttle::none())
+        self.call_throttle(ThrottleRequest::none())
     }
 
-    fn call_throttle(&mut self, throttle: Throttle) -> Result<(), AgentError> {
+    fn call_throttle(&mut self, throttle: ThrottleRequest) -> Result<(), AgentError> {
         match self.call(&Request::Throttle(throttle))? {
             (Reply::Throttled, _) => Ok(()),
             (other, _) => Err(self.unexpected("THROTTLE", &other)),

@@ -9,7 +9,7 @@ use crate::agent_client::AgentClient;
 
 /// Stops the vCPUs' threads by the agent.
 ///
-/// The agent serves one connection, which the last will needs as well: it is shared. A plan
+/// The agent serves one connection, which the rollback script needs as well: it is shared. A plan
 /// must be applied again before its lease is over, best three times within it. When pagelift
 /// dies, and when this is dropped, the guest is released.
 #[derive(Debug)]

@@ -47,17 +47,17 @@ fn roles() {
         },
         Ok(role @ ("keep" | "clear")) => {
             let dir = PathBuf::from(text(DIR));
-            let will_path = dir.join("will.sock");
+            let script_path = dir.join("rollback.sock");
             // As a client does that uses the monitor itself until it is killed.
-            let _monitor = UnixStream::connect(&will_path).unwrap();
+            let _monitor = UnixStream::connect(&script_path).unwrap();
             let mut client = connect().unwrap();
             let commands = [
                 r#"{"execute":"no-such-command"}"#.to_owned(),
                 r#"{"execute":"cont"}"#.to_owned(),
             ];
-            client.set_will(&will_path, &commands).unwrap();
+            client.set_rollback(&script_path, &commands).unwrap();
             if role == "clear" {
-                client.clear_will().unwrap();
+                client.clear_rollback().unwrap();
             }
             fs::write(dir.join("ready"), "").unwrap();
             thread::sleep(PATIENCE);
@@ -157,7 +157,7 @@ impl Vm {
         }
         args.extend(["-pidfile".into(), at("pid")]);
         args.extend(["-qmp".into(), monitor("qmp.sock")]);
-        args.extend(["-qmp".into(), monitor("will.sock")]);
+        args.extend(["-qmp".into(), monitor("rollback.sock")]);
         args.extend(extra.iter().map(|arg| (*arg).to_owned()));
         let errors = fs::File::create(dir.path().join("stderr")).unwrap();
         let child = role_command("run")
@@ -218,7 +218,7 @@ impl Vm {
         status["status"].as_str().unwrap().to_owned()
     }
 
-    /// Starts a client process that leaves a will, and waits until it has.
+    /// Starts a client process that sets a rollback script, and waits until it has.
     pub(super) fn spawn_client(&self, role: &str) -> Client {
         let child = role_command(role)
             .env(PID, self.pid.to_string())
@@ -228,10 +228,10 @@ impl Vm {
             .unwrap();
         let mut client = Client(child);
         let ready = self.path("ready");
-        wait_until("the client to leave its will", || {
+        wait_until("the client to set its script", || {
             ready.exists() || client.0.try_wait().unwrap().is_some()
         });
-        assert!(ready.exists(), "the client left its will");
+        assert!(ready.exists(), "the client set its script");
         client
     }
 

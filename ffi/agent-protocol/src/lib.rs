@@ -24,14 +24,14 @@
 //! |---|---|---|
 //! | 0x0001 | HELLO | empty |
 //! | 0x0002 | GET_USERFAULTFD | empty |
-//! | 0x0003 | SET_WILL | u16 p, p bytes path, u16 n, n times (u32 c, c bytes command) |
-//! | 0x0004 | CLEAR_WILL | empty |
+//! | 0x0003 | SET_ROLLBACK | u16 p, p bytes path, u16 n, n times (u32 c, c bytes command) |
+//! | 0x0004 | CLEAR_ROLLBACK | empty |
 //! | 0x0005 | THROTTLE | u32 period us, u32 lease ms, u16 n, n times (u32 thread, u16 permille) |
 //! | 0x0006 | RENEW | u32 lease ms |
 //! | 0x8001 | reply to HELLO | u16 version, u16 zero, u32 process id, u64 feature bits |
 //! | 0x8002 | reply to GET_USERFAULTFD | u32 flags; one descriptor as `SCM_RIGHTS` |
-//! | 0x8003 | reply to SET_WILL | empty |
-//! | 0x8004 | reply to CLEAR_WILL | empty |
+//! | 0x8003 | reply to SET_ROLLBACK | empty |
+//! | 0x8004 | reply to CLEAR_ROLLBACK | empty |
 //! | 0x8005 | reply to THROTTLE | empty |
 //! | 0x8006 | reply to RENEW | empty |
 //! | 0xffff | error, in place of any reply | u16 code, then the text to the end, UTF-8 |
@@ -61,13 +61,13 @@ use std::ops::RangeInclusive;
 mod bytes;
 mod message;
 pub mod monitor;
+mod rollback;
 mod throttle;
-mod will;
 
 pub use bytes::DecodeError;
-pub use message::{ErrorCode, ErrorReply, Hello, Reply, Request, Userfaultfd};
-pub use throttle::{Lease, ThreadShare, Throttle};
-pub use will::Will;
+pub use message::{AgentInfo, ErrorCode, ErrorReply, LentUserfaultfd, Reply, Request};
+pub use rollback::RollbackScript;
+pub use throttle::{Lease, ThreadShare, ThrottleRequest};
 
 /// First four bytes of every message, as a little-endian number: "PLAG".
 pub const MAGIC: u32 = 0x4741_4c50;
@@ -84,10 +84,10 @@ pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
 /// Longest path of a unix socket in bytes: `sun_path` less its final zero, unix(7).
 pub const MAX_PATH_BYTES: usize = 107;
 
-/// Most commands in one will.
+/// Most commands in one rollback script.
 pub const MAX_COMMANDS: usize = 64;
 
-/// Longest command of a will, in bytes.
+/// Longest command of a rollback script, in bytes.
 pub const MAX_COMMAND_BYTES: usize = 16 << 10;
 
 /// Longest text of an error in bytes; longer ones are cut at a character when encoded.
@@ -109,8 +109,8 @@ pub const LEASE_MS: RangeInclusive<u32> = 10..=60_000;
 /// Feature bit of HELLO: the agent answers GET_USERFAULTFD.
 pub const FEATURE_USERFAULTFD: u64 = 1 << 0;
 
-/// Feature bit of HELLO: the agent keeps a last will.
-pub const FEATURE_WILL: u64 = 1 << 1;
+/// Feature bit of HELLO: the agent keeps a rollback script.
+pub const FEATURE_ROLLBACK: u64 = 1 << 1;
 
 /// Feature bit of HELLO: the agent throttles threads.
 pub const FEATURE_THROTTLE: u64 = 1 << 2;

@@ -2,13 +2,13 @@
 
 use crate::MAX_ERROR_TEXT_BYTES;
 use crate::bytes::{DecodeError, Reader, frame};
-use crate::throttle::{Lease, Throttle};
-use crate::will::Will;
+use crate::rollback::RollbackScript;
+use crate::throttle::{Lease, ThrottleRequest};
 
 const HELLO: u16 = 0x0001;
 const GET_USERFAULTFD: u16 = 0x0002;
-const SET_WILL: u16 = 0x0003;
-const CLEAR_WILL: u16 = 0x0004;
+const SET_ROLLBACK: u16 = 0x0003;
+const CLEAR_ROLLBACK: u16 = 0x0004;
 const THROTTLE: u16 = 0x0005;
 const RENEW: u16 = 0x0006;
 const REPLY: u16 = 0x8000;
@@ -20,16 +20,16 @@ const FLAG_USER_MODE_ONLY: u32 = 1 << 0;
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Who is there?
+    /// Asks for the agent's version and features.
     Hello,
     /// A userfaultfd of QEMU's address space.
     GetUserfaultfd,
-    /// Keep this will, in place of an earlier one.
-    SetWill(Will),
-    /// Forget the will.
-    ClearWill,
+    /// Keep this rollback script, in place of an earlier one.
+    SetRollback(RollbackScript),
+    /// Forget the rollback script.
+    ClearRollback,
     /// Stop these threads for a share of the time, in place of what was asked before.
-    Throttle(Throttle),
+    Throttle(ThrottleRequest),
     /// Go on throttling for so long.
     Renew(Lease),
 }
@@ -40,8 +40,8 @@ impl Request {
         match self {
             Self::Hello => frame(HELLO, &[]),
             Self::GetUserfaultfd => frame(GET_USERFAULTFD, &[]),
-            Self::SetWill(will) => frame(SET_WILL, &will.encode()),
-            Self::ClearWill => frame(CLEAR_WILL, &[]),
+            Self::SetRollback(script) => frame(SET_ROLLBACK, &script.encode()),
+            Self::ClearRollback => frame(CLEAR_ROLLBACK, &[]),
             Self::Throttle(throttle) => frame(THROTTLE, &throttle.encode()),
             Self::Renew(lease) => frame(RENEW, &lease.millis().to_le_bytes()),
         }
@@ -57,9 +57,9 @@ impl Request {
         let request = match kind {
             HELLO => Self::Hello,
             GET_USERFAULTFD => Self::GetUserfaultfd,
-            SET_WILL => Self::SetWill(Will::decode(&mut reader)?),
-            CLEAR_WILL => Self::ClearWill,
-            THROTTLE => Self::Throttle(Throttle::decode(&mut reader)?),
+            SET_ROLLBACK => Self::SetRollback(RollbackScript::decode(&mut reader)?),
+            CLEAR_ROLLBACK => Self::ClearRollback,
+            THROTTLE => Self::Throttle(ThrottleRequest::decode(&mut reader)?),
             RENEW => Self::Renew(Lease::new(reader.u32()?)?),
             _ => return Err(DecodeError::UnknownType(kind)),
         };
@@ -72,13 +72,13 @@ impl Request {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// Who the agent is.
-    Hello(Hello),
+    Hello(AgentInfo),
     /// A userfaultfd travels with this message.
-    Userfaultfd(Userfaultfd),
-    /// The will is kept.
-    WillSet,
-    /// There is no will any more.
-    WillCleared,
+    Userfaultfd(LentUserfaultfd),
+    /// The rollback script is kept.
+    RollbackSet,
+    /// There is no rollback script any more.
+    RollbackCleared,
     /// The threads are throttled as asked.
     Throttled,
     /// The throttling goes on.
@@ -89,7 +89,7 @@ pub enum Reply {
 
 /// The agent's answer to HELLO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hello {
+pub struct AgentInfo {
     /// The newest version of the protocol that the agent speaks.
     pub version: u16,
     /// QEMU's process id as QEMU sees it, which differs from outside a pid namespace.
@@ -100,7 +100,7 @@ pub struct Hello {
 
 /// What is known of the userfaultfd that travels with the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Userfaultfd {
+pub struct LentUserfaultfd {
     /// The kernel gave only one with `UFFD_USER_MODE_ONLY`. Asynchronous write-protect
     /// tracking works with it; faults raised inside the kernel (by KVM or vhost, say) are not
     /// delivered, so that post-copy does not.
@@ -190,8 +190,8 @@ impl Reply {
                 };
                 frame(REPLY | GET_USERFAULTFD, &flags.to_le_bytes())
             }
-            Self::WillSet => frame(REPLY | SET_WILL, &[]),
-            Self::WillCleared => frame(REPLY | CLEAR_WILL, &[]),
+            Self::RollbackSet => frame(REPLY | SET_ROLLBACK, &[]),
+            Self::RollbackCleared => frame(REPLY | CLEAR_ROLLBACK, &[]),
             Self::Throttled => frame(REPLY | THROTTLE, &[]),
             Self::Renewed => frame(REPLY | RENEW, &[]),
             Self::Error(error) => {
@@ -217,17 +217,17 @@ impl Reply {
                 let version = reader.u16()?;
                 // Reserved: zero today, not looked at, so that it may gain a meaning.
                 reader.u16()?;
-                Self::Hello(Hello {
+                Self::Hello(AgentInfo {
                     version,
                     pid: reader.u32()?,
                     features: reader.u64()?,
                 })
             }
-            k if k == REPLY | GET_USERFAULTFD => Self::Userfaultfd(Userfaultfd {
+            k if k == REPLY | GET_USERFAULTFD => Self::Userfaultfd(LentUserfaultfd {
                 user_mode_only: reader.u32()? & FLAG_USER_MODE_ONLY != 0,
             }),
-            k if k == REPLY | SET_WILL => Self::WillSet,
-            k if k == REPLY | CLEAR_WILL => Self::WillCleared,
+            k if k == REPLY | SET_ROLLBACK => Self::RollbackSet,
+            k if k == REPLY | CLEAR_ROLLBACK => Self::RollbackCleared,
             k if k == REPLY | THROTTLE => Self::Throttled,
             k if k == REPLY | RENEW => Self::Renewed,
             ERROR => {

@@ -40,7 +40,7 @@ impl Lease {
 
 /// The throttle that is to be in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Throttle {
+pub struct ThrottleRequest {
     threads: Vec<ThreadShare>,
     /// Zero when there is no thread.
     period_us: u32,
@@ -48,7 +48,7 @@ pub struct Throttle {
     lease: Option<Lease>,
 }
 
-impl Throttle {
+impl ThrottleRequest {
     /// Throttles `threads`, stopping each once in `period_us` microseconds. None of them is
     /// the same as [`none`](Self::none).
     ///

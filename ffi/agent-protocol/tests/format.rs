@@ -1,9 +1,10 @@
 //! The format, byte by byte, and its refusal of everything malformed.
 
 use pagelift_agent_protocol::{
-    DecodeError, ErrorCode, ErrorReply, FEATURE_WILL, HEADER_BYTES, Header, Hello, LEASE_MS, Lease,
-    MAX_COMMAND_BYTES, MAX_ERROR_TEXT_BYTES, MAX_PAYLOAD_BYTES, MAX_THREADS, PERIOD_US, Reply,
-    Request, ThreadShare, Throttle, Userfaultfd, Will, socket_name,
+    AgentInfo, DecodeError, ErrorCode, ErrorReply, FEATURE_ROLLBACK, HEADER_BYTES, Header,
+    LEASE_MS, Lease, LentUserfaultfd, MAX_COMMAND_BYTES, MAX_ERROR_TEXT_BYTES, MAX_PAYLOAD_BYTES,
+    MAX_THREADS, PERIOD_US, Reply, Request, RollbackScript, ThreadShare, ThrottleRequest,
+    socket_name,
 };
 
 fn split(bytes: &[u8]) -> (Header, &[u8]) {
@@ -13,8 +14,8 @@ fn split(bytes: &[u8]) -> (Header, &[u8]) {
     (header, payload)
 }
 
-fn will() -> Will {
-    Will::new(
+fn rollback_script() -> RollbackScript {
+    RollbackScript::new(
         b"/run/q".to_vec(),
         vec![r#"{"execute":"cont"}"#.into(), "{}".into()],
     )
@@ -28,37 +29,37 @@ fn share(tid: u32, stopped_permille: u16) -> ThreadShare {
     }
 }
 
-fn throttle(threads: Vec<ThreadShare>) -> Result<Throttle, DecodeError> {
-    Throttle::new(threads, 5_000, Lease::new(300).unwrap())
+fn throttle(threads: Vec<ThreadShare>) -> Result<ThrottleRequest, DecodeError> {
+    ThrottleRequest::new(threads, 5_000, Lease::new(300).unwrap())
 }
 
 fn requests() -> Vec<Request> {
     vec![
         Request::Hello,
         Request::GetUserfaultfd,
-        Request::SetWill(will()),
-        Request::ClearWill,
+        Request::SetRollback(rollback_script()),
+        Request::ClearRollback,
         Request::Throttle(throttle(vec![share(7, 0), share(u32::MAX, 990)]).unwrap()),
-        Request::Throttle(Throttle::none()),
+        Request::Throttle(ThrottleRequest::none()),
         Request::Renew(Lease::new(10).unwrap()),
     ]
 }
 
 fn replies() -> Vec<Reply> {
     vec![
-        Reply::Hello(Hello {
+        Reply::Hello(AgentInfo {
             version: 1,
             pid: 4711,
-            features: FEATURE_WILL | 1 << 63,
+            features: FEATURE_ROLLBACK | 1 << 63,
         }),
-        Reply::Userfaultfd(Userfaultfd {
+        Reply::Userfaultfd(LentUserfaultfd {
             user_mode_only: true,
         }),
-        Reply::Userfaultfd(Userfaultfd {
+        Reply::Userfaultfd(LentUserfaultfd {
             user_mode_only: false,
         }),
-        Reply::WillSet,
-        Reply::WillCleared,
+        Reply::RollbackSet,
+        Reply::RollbackCleared,
         Reply::Throttled,
         Reply::Renewed,
         Reply::Error(ErrorReply {
@@ -79,11 +80,12 @@ fn messages_have_the_documented_bytes() {
         b"PLAG\x01\x00\x01\x00\x00\x00\x00\x00"
     );
     assert_eq!(
-        Request::SetWill(Will::new(b"/q".to_vec(), vec!["{}".into()]).unwrap()).encode(),
+        Request::SetRollback(RollbackScript::new(b"/q".to_vec(), vec!["{}".into()]).unwrap())
+            .encode(),
         b"PLAG\x01\x00\x03\x00\x0c\x00\x00\x00\x02\x00/q\x01\x00\x02\x00\x00\x00{}"
     );
     assert_eq!(
-        Reply::Hello(Hello {
+        Reply::Hello(AgentInfo {
             version: 1,
             pid: 0x0102_0304,
             features: 3
@@ -200,9 +202,10 @@ fn types_of_the_other_direction_and_of_the_future_are_unknown() {
 }
 
 #[test]
-fn a_will_keeps_its_limits_in_both_directions() {
+fn a_rollback_script_keeps_its_limits_in_both_directions() {
     let one = || vec!["{}".to_owned()];
-    let refused = |path: &[u8], commands: Vec<String>| Will::new(path.to_vec(), commands).is_err();
+    let refused =
+        |path: &[u8], commands: Vec<String>| RollbackScript::new(path.to_vec(), commands).is_err();
     assert!(refused(b"", one()));
     assert!(refused(&[b'/'; 108], one()));
     assert!(!refused(&[b'/'; 107], one()));
@@ -219,7 +222,7 @@ fn a_will_keeps_its_limits_in_both_directions() {
     );
     assert!(!refused(b"/q", vec!["x".repeat(MAX_COMMAND_BYTES); 3]));
 
-    // The same rules hold for bytes that no `Will` produced.
+    // The same rules hold for bytes that no `RollbackScript` produced.
     for payload in [
         &b"\x00\x00\x01\x00\x02\x00\x00\x00{}"[..], // no path
         b"\x02\x00/q\x00\x00",                      // no command
@@ -238,7 +241,7 @@ fn a_throttle_keeps_its_limits_in_both_directions() {
     let lease = Lease::new(*LEASE_MS.end()).unwrap();
     assert!(Lease::new(LEASE_MS.start() - 1).is_err());
     assert!(Lease::new(LEASE_MS.end() + 1).is_err());
-    let of_period = |period_us| Throttle::new(vec![share(1, 1)], period_us, lease);
+    let of_period = |period_us| ThrottleRequest::new(vec![share(1, 1)], period_us, lease);
     assert!(of_period(PERIOD_US.start() - 1).is_err());
     assert!(of_period(PERIOD_US.end() + 1).is_err());
     assert!(of_period(*PERIOD_US.start()).is_ok());
@@ -253,11 +256,11 @@ fn a_throttle_keeps_its_limits_in_both_directions() {
     assert!(throttle(many(MAX_THREADS)).is_ok());
     assert!(throttle(many(MAX_THREADS + 1)).is_err());
 
-    assert_eq!(throttle(vec![]), Ok(Throttle::none()));
+    assert_eq!(throttle(vec![]), Ok(ThrottleRequest::none()));
     let released = b"\x01\x02\x03\x04\x05\x06\x07\x08\x00\x00";
     assert_eq!(
         Request::decode(5, released),
-        Ok(Request::Throttle(Throttle::none())),
+        Ok(Request::Throttle(ThrottleRequest::none())),
         "period and lease of a release mean nothing"
     );
     for payload in [

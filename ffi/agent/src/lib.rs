@@ -1,4 +1,5 @@
-//! The library preloaded into QEMU: lends a userfaultfd and keeps the last will.
+//! The library preloaded into QEMU: lends a userfaultfd, keeps a rollback script
+//! and throttles vCPUs.
 //!
 //! Only a process itself can open a userfaultfd of its address space, and only QEMU's monitor
 //! can resume its guest. So pagelift puts this small library into QEMU with `LD_PRELOAD`
@@ -22,10 +23,10 @@
 //! ends every registration and write protection: QEMU runs on untracked, nothing has to clean
 //! up (userfaultfd(2), "close").
 //!
-//! # The last will
-//! A client that stops the guest for the hand-over first leaves a will, as in MQTT: QMP
-//! commands that the agent runs at QEMU's monitor should the connection end with the will
-//! still set. See `will`.
+//! # The rollback script
+//! Before a client changes anything in QEMU, it sets a rollback script, comparable to the last
+//! will of MQTT: QMP commands that the agent runs at QEMU's monitor if the connection ends while
+//! the script is still set. See `rollback`.
 //!
 //! # The throttle
 //! A client that waits for the guest to write less has vCPUs stopped for a share of the time.
@@ -44,18 +45,18 @@
 //! - `mmap` of anything but a large writable shared file costs a few compares and the system
 //!   call: no lock, no allocation.
 //! - All descriptors are close-on-exec. One client at a time; memory is bounded by one message
-//!   (76 KiB) and one monitor line (1 MiB), time in a will by `will::TOTAL`.
+//!   (76 KiB) and one monitor line (1 MiB), time in a rollback by `rollback::TOTAL`.
 //! - The system calls it makes are among those that QEMU's own `-sandbox` leaves it.
 
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 mod interpose;
+mod rollback;
 mod server;
 mod signal_mask;
 mod socket;
 mod throttle;
 mod userfault;
-mod will;
 
 /// Says one line on QEMU's standard error, where it is found in its log.
 fn complain(text: std::fmt::Arguments<'_>) {

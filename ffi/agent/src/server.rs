@@ -2,7 +2,8 @@
 //!
 //! The client's socket is read without blocking and its messages are put together here, so
 //! that a client that stalls inside a message does not keep a second one from hearing that
-//! the agent is busy. While a will runs nobody is served; who connects waits in the backlog.
+//! the agent is busy. While a rollback script runs nobody is served; a new connection waits in
+//! the backlog.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -13,13 +14,13 @@ use std::thread;
 use std::time::Duration;
 
 use pagelift_agent_protocol::{
-    DecodeError, ErrorCode, ErrorReply, FEATURE_SHORT_PERIODS, FEATURE_THROTTLE,
-    FEATURE_USERFAULTFD, FEATURE_WILL, HEADER_BYTES, Header, Hello, Reply, Request, Userfaultfd,
-    VERSION, Will, socket_name,
+    AgentInfo, DecodeError, ErrorCode, ErrorReply, FEATURE_ROLLBACK, FEATURE_SHORT_PERIODS,
+    FEATURE_THROTTLE, FEATURE_USERFAULTFD, HEADER_BYTES, Header, LentUserfaultfd, Reply, Request,
+    RollbackScript, VERSION, socket_name,
 };
 
-use crate::throttle::Throttler;
-use crate::{complain, signal_mask, socket, userfault, will};
+use crate::throttle::ThreadThrottler;
+use crate::{complain, rollback, signal_mask, socket, userfault};
 
 /// Its frames are small and its buffers are on the heap.
 const STACK_BYTES: usize = 256 << 10;
@@ -71,8 +72,8 @@ struct Client {
     pid: libc::pid_t,
     /// Bytes received and not yet made into a request: less than one message.
     received: Vec<u8>,
-    will: Option<Will>,
-    throttler: Throttler,
+    rollback: Option<RollbackScript>,
+    throttler: ThreadThrottler,
 }
 
 /// The connection is over.
@@ -156,12 +157,13 @@ impl Server {
             stream,
             pid: peer.pid,
             received: Vec::new(),
-            will: None,
-            throttler: Throttler::default(),
+            rollback: None,
+            throttler: ThreadThrottler::default(),
         });
     }
 
-    /// Reads what the client sent and answers it; runs the will of one that is gone.
+    /// Reads what the client sent and answers it; runs the rollback script of one that is
+    /// gone.
     fn hear_client(&mut self) {
         let Some(client) = &mut self.client else {
             return;
@@ -171,18 +173,18 @@ impl Server {
                 return;
             };
             let Client {
-                will,
+                rollback,
                 pid,
                 mut throttler,
                 ..
             } = client;
-            // A will takes its time.
+            // The script takes its time.
             throttler.release();
-            if let Some(will) = will {
+            if let Some(script) = rollback {
                 complain(format_args!(
-                    "the client, pid {pid}, is gone: running its last will"
+                    "the client, pid {pid}, is gone: running its rollback script"
                 ));
-                will::run(&will);
+                rollback::run(&script);
             }
         }
     }
@@ -227,22 +229,22 @@ impl Client {
 
     fn answer(&mut self, request: Result<Request, DecodeError>, own_pid: u32) -> Result<(), Gone> {
         let reply = match request {
-            Ok(Request::Hello) => Reply::Hello(Hello {
+            Ok(Request::Hello) => Reply::Hello(AgentInfo {
                 version: VERSION,
                 pid: own_pid,
                 features: FEATURE_USERFAULTFD
-                    | FEATURE_WILL
+                    | FEATURE_ROLLBACK
                     | FEATURE_THROTTLE
                     | FEATURE_SHORT_PERIODS,
             }),
             Ok(Request::GetUserfaultfd) => return self.answer_userfaultfd(),
-            Ok(Request::SetWill(will)) => {
-                self.will = Some(will);
-                Reply::WillSet
+            Ok(Request::SetRollback(script)) => {
+                self.rollback = Some(script);
+                Reply::RollbackSet
             }
-            Ok(Request::ClearWill) => {
-                self.will = None;
-                Reply::WillCleared
+            Ok(Request::ClearRollback) => {
+                self.rollback = None;
+                Reply::RollbackCleared
             }
             Ok(Request::Throttle(throttle)) => match self.throttler.apply(&throttle) {
                 Ok(()) => Reply::Throttled,
@@ -260,7 +262,7 @@ impl Client {
     fn answer_userfaultfd(&self) -> Result<(), Gone> {
         match userfault::open() {
             Ok(userfault) => {
-                let reply = Reply::Userfaultfd(Userfaultfd {
+                let reply = Reply::Userfaultfd(LentUserfaultfd {
                     user_mode_only: userfault.is_user_mode_only,
                 });
                 // Our copy is closed on return: the client's is the last reference.

@@ -16,8 +16,8 @@ use crate::verdict::{Outcome, Place};
 /// or, if it was never greeted, for another one.
 const PATIENT: Duration = Duration::from_secs(3);
 
-/// How long the agent may take for a last will after the sender is gone.
-const WILL: Duration = Duration::from_secs(3);
+/// How long the agent may take for a rollback script after the sender is gone.
+const ROLLBACK: Duration = Duration::from_secs(3);
 
 /// A guest and its story.
 #[derive(Debug)]
@@ -172,7 +172,7 @@ impl<'a> Guest<'a> {
                     break Place::Source;
                 } else if !self.qemu.is_running() {
                     break Place::Lost;
-                } else if struck.elapsed() > ended + WILL {
+                } else if struck.elapsed() > ended + ROLLBACK {
                     break Place::Neither;
                 }
             } else if struck.elapsed() > PATIENCE {

@@ -26,7 +26,7 @@ impl Guest<'_> {
         Ticks::check(&self.ground.workload, &story)?;
         let pid = self.qemu.qemu_pid()?;
         ensure!(!process::is_tracked(pid)?, "it is still tracked");
-        // A last will takes its time.
+        // A rollback script takes its time.
         let deadline = Instant::now() + PATIENCE;
         while !self.disks(false)?.is_empty() {
             ensure!(Instant::now() < deadline, "a disk is still buffered");

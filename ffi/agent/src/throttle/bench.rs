@@ -13,9 +13,9 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pagelift_agent_protocol::{Lease, ThreadShare, Throttle};
+use pagelift_agent_protocol::{Lease, ThreadShare, ThrottleRequest};
 
-use super::{Throttler, timer};
+use super::{ThreadThrottler, timer};
 
 /// What a thread got done.
 struct Done {
@@ -73,13 +73,13 @@ fn periods() {
                 }
                 work(time)
             });
-            let mut throttler = Throttler::default();
+            let mut throttler = ThreadThrottler::default();
             let thread = ThreadShare {
                 tid: tid.recv().unwrap(),
                 stopped_permille: permille,
             };
             let lease = Lease::new(60_000).unwrap();
-            let throttle = Throttle::new(vec![thread], period_us, lease).unwrap();
+            let throttle = ThrottleRequest::new(vec![thread], period_us, lease).unwrap();
             throttler.apply(&throttle).unwrap();
             go.store(true, Ordering::Release);
             let done = worker.join().unwrap();

@@ -35,7 +35,7 @@ mod timer;
 
 use std::time::{Duration, Instant};
 
-use pagelift_agent_protocol::{ErrorCode, ErrorReply, Lease, ThreadShare, Throttle};
+use pagelift_agent_protocol::{ErrorCode, ErrorReply, Lease, ThreadShare, ThrottleRequest};
 
 use crate::signal_mask::{SIGNAL, mask_of};
 use rhythm::Rhythm;
@@ -46,18 +46,18 @@ const SIGNAL_MASK_LOOKS: u32 = 4;
 
 /// What is throttled for one client. Released when dropped.
 #[derive(Default)]
-pub(crate) struct Throttler {
+pub(crate) struct ThreadThrottler {
     /// Slots in use, without order.
     active: Vec<&'static Slot>,
     lease_end: Option<Instant>,
 }
 
-impl Throttler {
+impl ThreadThrottler {
     /// Puts `throttle` in the place of what was before.
     ///
     /// # Errors
     /// With `NoThread` all is as it was; with anything else nothing is throttled any more.
-    pub(crate) fn apply(&mut self, throttle: &Throttle) -> Result<(), ErrorReply> {
+    pub(crate) fn apply(&mut self, throttle: &ThrottleRequest) -> Result<(), ErrorReply> {
         let threads: Vec<&ThreadShare> = throttle
             .threads()
             .iter()
@@ -158,7 +158,7 @@ impl Throttler {
     }
 }
 
-impl Drop for Throttler {
+impl Drop for ThreadThrottler {
     fn drop(&mut self) {
         self.release();
     }

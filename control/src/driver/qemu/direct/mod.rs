@@ -12,7 +12,7 @@
 //!   save_state()  migrate-continue; device state flows
 //!                                                   target's QEMU loads, says SHUT (kept back)
 //!   engine: Ready
-//!   give_up()     SHUT to the source's QEMU, its `completed`, will cleared
+//!   give_up()     SHUT to the source's QEMU, its `completed`, script cleared
 //!   engine: HandOver
 //!                                                   run(): cont
 //! ```
@@ -26,12 +26,12 @@
 //!
 //! # If pagelift is killed
 //!
-//! The agent in QEMU holds a last will from the start and runs it when pagelift's connection
-//! ends: `migrate_cancel` brings the guest back from every state before the commit, and QEMU's
-//! settings are put back. While the commit
-//! is under way the will has a `cont` as well, since a QEMU that completed would stay stopped;
-//! that is safe as long as the target has not been told that the guest is its own, and so the
-//! will is cleared, with the agent's answer, before it is told. Dirty tracking ends by itself:
+//! The agent in QEMU holds a rollback script from the start and runs it when pagelift's
+//! connection ends: `migrate_cancel` brings the guest back from every state before the commit,
+//! and QEMU's settings are put back. While the commit is under way the script has a `cont` as
+//! well, since a QEMU that completed would stay stopped. That is safe as long as the target has
+//! not been told that the guest is its own; so the script is cleared, with the agent's answer,
+//! before the target is told. Dirty tracking ends by itself:
 //! the kernel disarms it when the last reference to the userfaultfd goes. So does a throttle by
 //! the agent; quotas of cgroups are put back by a guard process of their own.
 

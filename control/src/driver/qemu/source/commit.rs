@@ -46,13 +46,13 @@ impl HandingOver {
         Self(session)
     }
 
-    /// As [`PreparedSource::will`](super::PreparedSource::will), for the time of the commit: a
+    /// As [`PreparedSource::rollback_script`](super::PreparedSource::rollback_script), for the time of the commit: a
     /// QEMU that had completed is made to go on as well, if the guest was running. It is refused
     /// until QEMU has made up its mind.
     ///
     /// Harmless only as long as the target has not been told to run the guest.
-    pub fn will(&self) -> Vec<String> {
-        self.0.will(true)
+    pub fn rollback_script(&self) -> Vec<String> {
+        self.0.rollback_script(true)
     }
 
     /// Gives the guest up: tells QEMU that the target has all (`SHUT` 0), and waits for its

@@ -122,10 +122,10 @@ impl SourceQemu {
 }
 
 impl PlannedSource {
-    /// As [`PreparedSource::will`]: somebody else who has it before anything is changed can undo
+    /// As [`PreparedSource::rollback_script`]: somebody else who has it before anything is changed can undo
     /// all of it, whenever we die.
-    pub fn will(&self) -> Vec<String> {
-        self.0.will(false)
+    pub fn rollback_script(&self) -> Vec<String> {
+        self.0.rollback_script(false)
     }
 
     /// Changes what has to be changed.
@@ -147,8 +147,8 @@ impl PreparedSource {
     /// during the commit makes QEMU decide, which [`HandingOver::commit`] then reports. Only the
     /// first line matters for the guest; the others put settings back and are refused until the
     /// cancelled migration is gone.
-    pub fn will(&self) -> Vec<String> {
-        self.0.will(false)
+    pub fn rollback_script(&self) -> Vec<String> {
+        self.0.rollback_script(false)
     }
 
     /// Starts QEMU's migration; the second value is our end of its stream.

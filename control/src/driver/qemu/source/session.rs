@@ -79,7 +79,7 @@ impl Session {
     }
 
     /// Commands for somebody else to undo with; with `resume`, also a migration that completed.
-    pub(super) fn will(&self, resume: bool) -> Vec<String> {
+    pub(super) fn rollback_script(&self, resume: bool) -> Vec<String> {
         let mut lines = vec![json!({ "execute": "migrate_cancel" }).to_string()];
         if resume && self.was_running {
             lines.push(json!({ "execute": "cont" }).to_string());

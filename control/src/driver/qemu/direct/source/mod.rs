@@ -79,11 +79,11 @@ impl DirectSource {
         self.throttling.describe()
     }
 
-    /// The commit: after it the guest cannot run here, and no will can make it.
+    /// The commit: after it the guest cannot run here, and no rollback script can make it.
     fn commit(&mut self, handing: HandingOver) -> Result<(), GuestError> {
         // If we die between QEMU's `completed` and the hand-over, the guest would run nowhere.
         // The target has not been told yet, so it may go on here.
-        let left = lock(&self.agent).set_will(&self.qmp_path, &handing.will());
+        let left = lock(&self.agent).set_rollback(&self.qmp_path, &handing.rollback_script());
         if let Err(error) = left {
             self.step = Step::HandingOver(handing);
             return Err(failed("preparing the commit", error));
@@ -94,10 +94,10 @@ impl DirectSource {
             // Not told the target, it stays with us; `resume` finds out what QEMU does.
             Err(error @ CommitError::Unknown(_)) => return Err(failed("the commit", error)),
         }
-        // A will that may still run could start the guest a second time: then it is ours still.
+        // A script that may still run could start the guest a second time: then it is ours still.
         lock(&self.agent)
-            .clear_will()
-            .map_err(|error| failed("voiding the last will", error))
+            .clear_rollback()
+            .map_err(|error| failed("clearing the rollback script", error))
     }
 
     /// Makes a guest go on of which it is not known whether QEMU had given it up; the target was
@@ -223,9 +223,9 @@ impl SourceGuest for DirectSource {
         if let Some(relay) = self.relay.take() {
             relay.end();
         }
-        // What follows is tidying up; the guest is where it belongs. A will that is not cleared
-        // would do nothing but cancel a migration that is over.
-        let _ = lock(&self.agent).clear_will();
+        // What follows is tidying up; the guest is where it belongs. A script that is not
+        // cleared would do nothing but cancel a migration that is over.
+        let _ = lock(&self.agent).clear_rollback();
         let _ = match std::mem::replace(&mut self.step, Step::Undone) {
             Step::Prepared(prepared) => prepared.cancel(),
             Step::Committed(handed_over) => handed_over.finish(),

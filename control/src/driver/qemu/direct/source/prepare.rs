@@ -126,10 +126,10 @@ impl DirectSource {
         let planned = source.plan(options.buffer_disks)?;
         // Before anything is changed, so that a sender that is killed at any moment leaves QEMU's
         // settings and disks as they were.
-        agent.set_will(&qmp_path, &planned.will())?;
+        agent.set_rollback(&qmp_path, &planned.rollback_script())?;
         let prepared = planned.prepare().inspect_err(|_| {
-            // All is as it was; the will would only keep the monitor busy for a moment.
-            let _ = agent.clear_will();
+            // All is as it was; the script would only keep the monitor busy for a moment.
+            let _ = agent.clear_rollback();
         })?;
         let agent = Arc::new(Mutex::new(agent));
         let guest = Self {

@@ -1,18 +1,18 @@
-//! Carries out a last will: runs the commands at QEMU's own monitor.
+//! Runs a rollback script: its commands, one by one, at QEMU's own monitor.
 //!
 //! The agent connects to the monitor's socket like any client, although it lives in the same
 //! process: QEMU's main loop answers, and the agent's thread waits. The monitor serves one
 //! client at a time, and may still hold the connection of the client that died: a connection
 //! is refused or hangs in the backlog without a greeting until then, so the agent tries again
 //! until its time is over. A monitor that another program (libvirt, say) keeps for itself is
-//! never free: a will needs one that is pagelift's alone. Whoever connects to it first after
+//! never free: a rollback script needs one that is pagelift's alone. Whoever connects to it first after
 //! the client's death goes before the agent.
 //!
 //! A command that fails is tried again for a while ([`PERSISTENCE`]): right after
 //! `migrate_cancel` QEMU refuses `cont` ("Migration is not finalized yet") and new capabilities
 //! ("There's a migration process in progress") until its migration thread is done. One that goes
-//! on failing does not stop the next ones: a will lists what may help. Everything together takes
-//! at most [`TOTAL`]; a reader that waits for the agent meanwhile must be willing to wait longer.
+//! on failing does not stop the next ones: a script lists what may help. Everything together takes
+//! at most [`TOTAL`]; a client that waits for the agent meanwhile must allow for more.
 
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -22,12 +22,12 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pagelift_agent_protocol::Will;
+use pagelift_agent_protocol::RollbackScript;
 use pagelift_agent_protocol::monitor::{Line, classify};
 
 use crate::{complain, socket};
 
-/// Longest time for the whole will.
+/// Longest time for the whole script.
 pub(crate) const TOTAL: Duration = Duration::from_secs(10);
 
 /// How long a command that fails is tried again.
@@ -39,29 +39,29 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Longest line taken from the monitor in bytes; QEMU's greeting and replies are far shorter.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Carries out `will`, whatever fails; says on standard error what did.
-pub(crate) fn run(will: &Will) {
-    let path = Path::new(OsStr::from_bytes(will.qmp_path()));
+/// Runs `script` to its end, whatever fails; failures go to standard error.
+pub(crate) fn run(script: &RollbackScript) {
+    let path = Path::new(OsStr::from_bytes(script.qmp_path()));
     let deadline = Instant::now() + TOTAL;
     let mut monitor = match Monitor::connect_until(path, deadline) {
         Ok(monitor) => monitor,
         Err(error) => {
             complain(format_args!(
-                "last will not run, monitor {}: {error}",
+                "the rollback script does not run, monitor {}: {error}",
                 path.display()
             ));
             return;
         }
     };
-    for command in will.commands() {
+    for command in script.commands() {
         match monitor.persist(command) {
             Ok((Line::Return, _)) => {}
             Ok((_, reply)) => complain(format_args!(
-                "last will: {command} failed: {}",
+                "rollback script: {command} failed: {}",
                 reply.trim_end()
             )),
             Err(error) => {
-                complain(format_args!("last will ended at {command}: {error}"));
+                complain(format_args!("rollback script ended at {command}: {error}"));
                 return;
             }
         }

@@ -1,18 +1,18 @@
-//! The last will: what the agent runs at QEMU's monitor when its client is gone.
+//! The rollback script: what the agent runs at QEMU's monitor when its client is gone.
 
 use crate::bytes::{DecodeError, Reader};
 use crate::{MAX_COMMAND_BYTES, MAX_COMMANDS, MAX_PATH_BYTES, MAX_PAYLOAD_BYTES};
 
-/// What the agent is to do when the client's connection ends without notice.
+/// QMP commands that undo a migration whose client is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Will {
+pub struct RollbackScript {
     qmp_path: Vec<u8>,
     commands: Vec<String>,
 }
 
-impl Will {
-    /// A will: at QEMU's monitor socket `qmp_path`, run `commands`, each the JSON text of one
-    /// QMP command on one line.
+impl RollbackScript {
+    /// A script that runs `commands` at QEMU's monitor socket `qmp_path`, each the JSON text of
+    /// one QMP command on one line.
     ///
     /// # Errors
     /// When a part breaks the limits of the format.
@@ -41,14 +41,14 @@ impl Will {
                 return Err(DecodeError::Field("command", "must be one line of text"));
             }
         }
-        let will = Self { qmp_path, commands };
-        if will.encode().len() > MAX_PAYLOAD_BYTES {
+        let script = Self { qmp_path, commands };
+        if script.encode().len() > MAX_PAYLOAD_BYTES {
             return Err(DecodeError::Field(
-                "will",
+                "rollback script",
                 "must fit in 64 KiB; use fewer commands",
             ));
         }
-        Ok(will)
+        Ok(script)
     }
 
     /// Absolute path of the monitor's unix socket: at most [`MAX_PATH_BYTES`], without a zero.
