@@ -15,7 +15,7 @@ use host::handover::{
 use host::{LIMIT, TestQemu, has_qemu, settings, state};
 use pagelift_control::driver::qemu::relay::downstream;
 use pagelift_control::driver::qemu::return_path::Shut;
-use pagelift_control::driver::qemu::{CommitError, MigrationError};
+use pagelift_control::driver::qemu::{CommitError, QemuMigrationError};
 
 #[test]
 fn paused_guest_stays_paused_after_cancel() {
@@ -107,7 +107,7 @@ fn cancelled_in_every_phase() {
     paused.cancel().unwrap();
     assert_runs_as(&source, &before);
     let error = loading.wait_loaded(LIMIT).unwrap_err();
-    assert!(matches!(error, MigrationError::Ended { .. }), "{error}");
+    assert!(matches!(error, QemuMigrationError::Ended { .. }), "{error}");
 
     let mut target = TestQemu::start_target(&[]);
     let (handing, loading, shut, _) = verdict(halfway(&source, &target));
@@ -158,7 +158,7 @@ fn target_dies_in_every_phase() {
         ..
     } = halfway(&source, &target);
     target.kill();
-    assert!(matches!(loading.wait_loaded(LIMIT), Err(MigrationError::Qmp(e)) if e.is_lost()));
+    assert!(matches!(loading.wait_loaded(LIMIT), Err(QemuMigrationError::Qmp(e)) if e.is_lost()));
     let handing = paused.continue_device_state().unwrap();
     assert_eq!(relay.verdict.join().unwrap(), None);
     handing.cancel().unwrap();

@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use pagelift_control::driver::qemu::relay::{downstream, upstream};
 use pagelift_control::driver::qemu::return_path::Shut;
 use pagelift_control::driver::qemu::{
-    HandedOver, HandingOver, LoadingTarget, PausedSource, PreparedSource, RamBlock, SourceQemu,
-    SwitchingSource, TargetQemu,
+    CommittedSource, HandingOver, LoadingTarget, PausedSource, PreparedSource, RamBlock,
+    SourceQemu, SwitchingSource, TargetQemu,
 };
 
 use super::{LIMIT, TestQemu, settings, state};
@@ -122,7 +122,11 @@ pub(crate) fn verdict(halfway: Halfway) -> (HandingOver, LoadingTarget, Option<S
     (handing, loading, shut, relay)
 }
 
-pub(crate) fn hand_over(source: &TestQemu, target: &TestQemu, stay_paused: bool) -> HandedOver {
+pub(crate) fn hand_over(
+    source: &TestQemu,
+    target: &TestQemu,
+    stay_paused: bool,
+) -> CommittedSource {
     let halfway = halfway(source, target);
     assert_eq!(halfway.was_running, !stay_paused);
     assert_eq!(halfway.paused.stopped_at().is_some(), !stay_paused);

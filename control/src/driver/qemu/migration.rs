@@ -22,7 +22,7 @@ const STREAM_NAME: &str = "pagelift-stream";
 
 /// Why a step of a hand-over failed.
 #[derive(Debug, thiserror::Error)]
-pub enum MigrationError {
+pub enum QemuMigrationError {
     /// The source's QEMU says `completed`: its guest must not run any more.
     #[error("the guest has been handed over already; it cannot be taken back")]
     AlreadyHandedOver,
@@ -80,14 +80,14 @@ fn is_final(status: &str) -> bool {
 /// Waits for `wanted`; `note` sees every event on the way.
 ///
 /// # Errors
-/// [`MigrationError::Ended`] when the migration ends otherwise.
+/// [`QemuMigrationError::Ended`] when the migration ends otherwise.
 pub(super) fn wait_status(
     qmp: &Qmp,
     events: &mut Events,
     wanted: &str,
     limit: Duration,
     mut note: impl FnMut(&str, Option<Timestamp>),
-) -> Result<Reached, MigrationError> {
+) -> Result<Reached, QemuMigrationError> {
     let what = format!("the migration status {wanted:?}");
     let reached = events.wait(&what, limit, |event| {
         note(&event.name, event.at);
@@ -101,14 +101,14 @@ pub(super) fn wait_status(
         return Ok(reached);
     }
     let (_, reason) = status(qmp)?;
-    Err(MigrationError::Ended {
+    Err(QemuMigrationError::Ended {
         status: reached.status,
         reason,
     })
 }
 
 /// Waits for the migration to end, however it does; the status it ended with.
-pub(super) fn wait_final(qmp: &Qmp, events: &mut Events) -> Result<String, MigrationError> {
+pub(super) fn wait_final(qmp: &Qmp, events: &mut Events) -> Result<String, QemuMigrationError> {
     // The last event may have been read before, so ask first.
     let (now, _) = status(qmp)?;
     if now == "none" || is_final(&now) {
@@ -153,7 +153,7 @@ pub(super) fn resume(qmp: &Qmp) -> Result<(), QmpError> {
 }
 
 /// Makes a socket pair and gives QEMU one end; our end, and the URI of QEMU's.
-pub(super) fn open_stream(qmp: &Qmp) -> Result<(UnixStream, String), MigrationError> {
+pub(super) fn open_stream(qmp: &Qmp) -> Result<(UnixStream, String), QemuMigrationError> {
     let (ours, theirs) = UnixStream::pair()?;
     qmp.getfd(STREAM_NAME, theirs.as_fd())?;
     Ok((ours, format!("fd:{STREAM_NAME}")))

@@ -12,7 +12,7 @@
 //! | [`SwitchingSource`] QEMU's migration runs | [`LoadingTarget`] takes QEMU's stream |
 //! | [`PausedSource`] guest stopped, RAM final | |
 //! | [`HandingOver`] device state flows | [`LoadedTarget`] complete, but stopped |
-//! | [`HandedOver`] cannot run any more | [`RunningTarget`] runs |
+//! | [`CommittedSource`] cannot run any more | [`RunningTarget`] runs |
 //!
 //! Between the two the [`relay`] passes QEMU's own stream through as opaque bytes, and keeps back
 //! the one message that commits.
@@ -35,10 +35,10 @@ pub mod vcpus;
 
 pub use disks::DiskError;
 pub use inspect::{DeviceBlock, Guest, InspectError, QemuVersion, RamBlock};
-pub use migration::MigrationError;
+pub use migration::QemuMigrationError;
 pub use preflight::Refusal;
 pub use source::{
-    CommitError, HandedOver, HandingOver, PausedSource, PlannedSource, PreparedSource,
+    CommitError, CommittedSource, HandingOver, PausedSource, PlannedSource, PreparedSource,
     SourceFailure, SourceQemu, SwitchingSource,
 };
 pub use target::{HeldTarget, LoadedTarget, LoadingTarget, RunningTarget, TargetQemu};

@@ -47,7 +47,7 @@ pub enum Side {
 
 /// The values as they were, of all that has to be changed, and what they are changed to.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Settings {
+pub struct MigrationSettings {
     /// `migrate-set-capabilities`' list.
     capabilities: Vec<Value>,
     /// `migrate-set-parameters`' arguments.
@@ -56,7 +56,7 @@ pub struct Settings {
     wanted_parameters: Map<String, Value>,
 }
 
-impl Settings {
+impl MigrationSettings {
     /// Looks up what has to be changed, and changes nothing.
     ///
     /// # Errors

@@ -20,8 +20,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::inspect::{Guest, QemuVersion, run_state};
-use super::migration::{self, MigrationError, STEP_LIMIT};
-use super::settings::{Settings, Side};
+use super::migration::{self, QemuMigrationError, STEP_LIMIT};
+use super::settings::{MigrationSettings, Side};
 use crate::qmp::{Address, Events, Qmp, QmpError, Timestamp};
 
 /// The first version whose `migrate-incoming` takes `exit-on-error`.
@@ -45,7 +45,7 @@ pub struct TargetQemu {
 #[derive(Debug)]
 #[must_use]
 pub struct HeldTarget {
-    session: Session,
+    session: TargetSession,
     /// The guest would have started by itself, before it was held.
     autostart: bool,
     version: QemuVersion,
@@ -54,20 +54,20 @@ pub struct HeldTarget {
 /// QEMU takes the stream.
 #[derive(Debug)]
 #[must_use]
-pub struct LoadingTarget(Session);
+pub struct LoadingTarget(TargetSession);
 
 /// QEMU has the whole guest, stopped. It must not run before the source has given it up.
 #[derive(Debug)]
 #[must_use]
 pub struct LoadedTarget {
-    session: Session,
+    session: TargetSession,
     loaded_at: Option<Timestamp>,
 }
 
 /// The guest is the target's.
 #[derive(Debug)]
 pub struct RunningTarget {
-    session: Session,
+    session: TargetSession,
     resumed_at: Option<Timestamp>,
 }
 
@@ -76,7 +76,7 @@ impl TargetQemu {
     ///
     /// # Errors
     /// When the monitor does not answer or the guest cannot be described.
-    pub fn connect(address: &Address) -> Result<Self, MigrationError> {
+    pub fn connect(address: &Address) -> Result<Self, QemuMigrationError> {
         let qmp = Qmp::connect(address)?;
         let guest = Guest::inspect(&qmp)?;
         Ok(Self { qmp, guest })
@@ -96,15 +96,15 @@ impl TargetQemu {
     ///
     /// # Errors
     /// When this QEMU does not wait for a migration, or refuses; nothing is changed then.
-    pub fn hold(self) -> Result<HeldTarget, MigrationError> {
+    pub fn hold(self) -> Result<HeldTarget, QemuMigrationError> {
         let found = run_state(&self.qmp)?;
         if found != "inmigrate" {
             let needed = "inmigrate";
-            return Err(MigrationError::WrongState { found, needed });
+            return Err(QemuMigrationError::WrongState { found, needed });
         }
-        let settings = Settings::plan(&self.qmp, Side::Target)?;
+        let settings = MigrationSettings::plan(&self.qmp, Side::Target)?;
         settings.apply(&self.qmp)?;
-        let session = Session {
+        let session = TargetSession {
             events: self.qmp.events(),
             qmp: self.qmp,
             settings: Some(settings),
@@ -123,7 +123,7 @@ impl HeldTarget {
     ///
     /// # Errors
     /// When QEMU refuses, as it does after another incoming migration.
-    pub fn begin_incoming(mut self) -> Result<(LoadingTarget, UnixStream), MigrationError> {
+    pub fn begin_incoming(mut self) -> Result<(LoadingTarget, UnixStream), QemuMigrationError> {
         match self.begin() {
             Ok(stream) => Ok((LoadingTarget(self.session), stream)),
             Err(error) => {
@@ -138,7 +138,7 @@ impl HeldTarget {
     ///
     /// # Errors
     /// As QMP's.
-    pub fn cancel(mut self) -> Result<(), MigrationError> {
+    pub fn cancel(mut self) -> Result<(), QemuMigrationError> {
         if self.autostart {
             // While QEMU waits for a migration this only sets what it does afterwards.
             self.session.qmp.execute("cont", Value::Null)?;
@@ -146,7 +146,7 @@ impl HeldTarget {
         self.session.restore()
     }
 
-    fn begin(&mut self) -> Result<UnixStream, MigrationError> {
+    fn begin(&mut self) -> Result<UnixStream, QemuMigrationError> {
         let qmp = &self.session.qmp;
         let (ours, uri) = migration::open_stream(qmp)?;
         let mut arguments = json!({ "uri": uri });
@@ -167,14 +167,14 @@ impl LoadingTarget {
     ///
     /// # Errors
     /// When loading fails, the guest starts by itself, or `limit` passes; QEMU is ended then.
-    pub fn wait_loaded(mut self, limit: Duration) -> Result<LoadedTarget, MigrationError> {
+    pub fn wait_loaded(mut self, limit: Duration) -> Result<LoadedTarget, QemuMigrationError> {
         let mut started = false;
         let session = &mut self.0;
         let note = |name: &str, _| started |= name == "RESUME";
         let waited =
             migration::wait_status(&session.qmp, &mut session.events, "completed", limit, note);
         let error = match waited {
-            Ok(_) if started => MigrationError::StartedByItself,
+            Ok(_) if started => QemuMigrationError::StartedByItself,
             Ok(reached) => {
                 return Ok(LoadedTarget {
                     session: self.0,
@@ -192,7 +192,7 @@ impl LoadingTarget {
     ///
     /// # Errors
     /// When it does not go.
-    pub fn abandon(mut self) -> Result<(), MigrationError> {
+    pub fn abandon(mut self) -> Result<(), QemuMigrationError> {
         self.0.quit()
     }
 }
@@ -209,7 +209,7 @@ impl LoadedTarget {
     /// # Errors
     /// When QEMU refuses, for instance because a disk image is still locked. The guest is whole
     /// and stopped here, and the source has it no more: `cont` is to be tried again.
-    pub fn run(mut self, stay_paused: bool) -> Result<RunningTarget, MigrationError> {
+    pub fn run(mut self, stay_paused: bool) -> Result<RunningTarget, QemuMigrationError> {
         let mut resumed_at = None;
         if !stay_paused {
             let session = &mut self.session;
@@ -231,7 +231,7 @@ impl LoadedTarget {
     ///
     /// # Errors
     /// When it does not go.
-    pub fn abandon(mut self) -> Result<(), MigrationError> {
+    pub fn abandon(mut self) -> Result<(), QemuMigrationError> {
         self.session.quit()
     }
 }
@@ -246,35 +246,35 @@ impl RunningTarget {
     ///
     /// # Errors
     /// As QMP's; the guest is not concerned.
-    pub fn finish(mut self) -> Result<(), MigrationError> {
+    pub fn finish(mut self) -> Result<(), QemuMigrationError> {
         self.session.restore()
     }
 }
 
 #[derive(Debug)]
-struct Session {
+struct TargetSession {
     qmp: Qmp,
     events: Events,
     /// `None` once put back.
-    settings: Option<Settings>,
+    settings: Option<MigrationSettings>,
 }
 
-impl Drop for Session {
+impl Drop for TargetSession {
     fn drop(&mut self) {
         // Nobody is left to be told. What is loaded stays stopped.
         let _untold = self.restore();
     }
 }
 
-impl Session {
-    fn restore(&mut self) -> Result<(), MigrationError> {
+impl TargetSession {
+    fn restore(&mut self) -> Result<(), QemuMigrationError> {
         if let Some(settings) = self.settings.take() {
             settings.restore(&self.qmp)?;
         }
         Ok(())
     }
 
-    fn quit(&mut self) -> Result<(), MigrationError> {
+    fn quit(&mut self) -> Result<(), QemuMigrationError> {
         self.settings = None;
         let gone = match self.qmp.execute("quit", Value::Null) {
             Ok(_) => self

@@ -6,7 +6,7 @@
 use super::properties::Properties;
 use super::scan::Found;
 use super::{
-    CommandLineError, DEFAULT_RAM_BYTES, Host, MemoryFile, Rewritten, backend, config_file,
+    CommandLineError, DEFAULT_RAM_BYTES, Host, MemoryFile, ShareableCommand, backend, config_file,
     path_of_new_file, size,
 };
 
@@ -32,7 +32,7 @@ impl Memory {
         &mut self,
         option: &Found,
         value: &str,
-        rewritten: &mut Rewritten,
+        rewritten: &mut ShareableCommand,
         host: &mut impl Host,
     ) -> Result<(), CommandLineError> {
         let unreadable = |reason: String| CommandLineError::Unreadable {
@@ -113,7 +113,7 @@ impl Memory {
     pub(super) fn add_backend(
         &self,
         options: &[Found],
-        rewritten: &mut Rewritten,
+        rewritten: &mut ShareableCommand,
         host: &mut impl Host,
     ) -> Result<(), CommandLineError> {
         let size_bytes = match self.size_bytes {
@@ -176,7 +176,7 @@ impl Memory {
     /// Removes `-mem-path`, which QEMU does not allow beside `memory-backend=`.
     ///
     /// `-mem-prealloc` stays: it holds for every backend.
-    fn drop_mem_path(&self, options: &[Found], rewritten: &mut Rewritten) {
+    fn drop_mem_path(&self, options: &[Found], rewritten: &mut ShareableCommand) {
         for option in options.iter().rev() {
             if let ("mem-path", Some(value_at)) = (option.name.as_str(), option.value_at) {
                 rewritten.args.drain(option.at..=value_at);

@@ -72,7 +72,7 @@ pub enum HugePages {
 
 /// A command line whose RAM is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rewritten {
+pub struct ShareableCommand {
     /// QEMU's arguments, without the program's name.
     pub args: Vec<OsString>,
     /// What the user should know, one sentence each.
@@ -134,9 +134,9 @@ pub enum CommandLineError {
 pub fn make_shareable(
     args: &[OsString],
     host: &mut impl Host,
-) -> Result<Rewritten, CommandLineError> {
+) -> Result<ShareableCommand, CommandLineError> {
     let options = scan::options(args);
-    let mut rewritten = Rewritten {
+    let mut rewritten = ShareableCommand {
         args: args.to_vec(),
         warnings: Vec::new(),
     };
@@ -183,8 +183,8 @@ const READ_OPTIONS: [&str; 9] = [
     "readconfig",
 ];
 
-fn rewritten_unchanged(args: &[OsString]) -> Rewritten {
-    Rewritten {
+fn rewritten_unchanged(args: &[OsString]) -> ShareableCommand {
+    ShareableCommand {
         args: args.to_vec(),
         warnings: Vec::new(),
     }

@@ -17,7 +17,7 @@ use crate::driver::qemu::return_path::Shut;
 use crate::driver::qemu::target::{
     HeldTarget, LoadedTarget, LoadingTarget, RunningTarget, TargetQemu,
 };
-use crate::driver::qemu::{MigrationError, Refusal, preflight, relay};
+use crate::driver::qemu::{QemuMigrationError, Refusal, preflight, relay};
 use crate::qmp::{Address, QmpError, Timestamp};
 
 /// Why a QEMU cannot take a guest.
@@ -28,7 +28,7 @@ pub enum TargetError {
     Refused(Vec<Refusal>),
     /// QEMU did not do what was asked.
     #[error(transparent)]
-    Qemu(#[from] MigrationError),
+    Qemu(#[from] QemuMigrationError),
     /// Its RAM cannot be opened.
     #[error(transparent)]
     Memory(#[from] OpenMemoryError),
@@ -97,7 +97,7 @@ impl DirectTarget {
         }
         let watch = ProcessWatch::new(guest.pid).map_err(TargetError::Gone)?;
         let memory = Arc::new(open_memory(
-            &guest.open_ram().map_err(MigrationError::from)?,
+            &guest.open_ram().map_err(QemuMigrationError::from)?,
         )?);
         let facts = facts(guest);
         let guest = Self {

@@ -1,12 +1,12 @@
 //! The commit: the last step of a hand-over, in which QEMU gives the guest up.
 //!
-//! Invariant: there is a [`HandedOver`] only when QEMU itself has said `completed`. Whoever has
+//! Invariant: there is a [`CommittedSource`] only when QEMU itself has said `completed`. Whoever has
 //! one may tell the target to run the guest, or take the guest back, but not both.
 
 use std::io::Write;
 
-use super::session::Session;
-use super::{MigrationError, SourceFailure};
+use super::session::SourceSession;
+use super::{QemuMigrationError, SourceFailure};
 use crate::driver::qemu::disks::Buffered;
 use crate::driver::qemu::migration::{self, STEP_LIMIT};
 use crate::driver::qemu::return_path::SHUT_SUCCESS;
@@ -24,25 +24,25 @@ pub enum CommitError {
     /// QEMU was told to give the guest up and has not answered. The target must not run it until
     /// the source is known to be `postmigrate`, or to be gone.
     #[error("it is not known whether the source gave the guest up: {0}; ask its 'query-status'")]
-    Unknown(Box<MigrationError>),
+    Unknown(Box<QemuMigrationError>),
 }
 
 /// Device state flows; the guest is still the source's.
 #[derive(Debug)]
 #[must_use]
-pub struct HandingOver(Session);
+pub struct HandingOver(SourceSession);
 
 /// The guest is not the source's any more.
 #[derive(Debug)]
-pub struct HandedOver {
-    session: Session,
+pub struct CommittedSource {
+    session: SourceSession,
     /// Nodes of the disks that went through the page cache.
     buffered: Vec<String>,
     completed_at: Option<Timestamp>,
 }
 
 impl HandingOver {
-    pub(super) fn new(session: Session) -> Self {
+    pub(super) fn new(session: SourceSession) -> Self {
         Self(session)
     }
 
@@ -64,7 +64,7 @@ impl HandingOver {
     ///
     /// # Errors
     /// See [`CommitError`] for who owns the guest then.
-    pub fn commit(mut self) -> Result<HandedOver, CommitError> {
+    pub fn commit(mut self) -> Result<CommittedSource, CommitError> {
         let session = &mut self.0;
         let stream = session.stream.take();
         let written = match &stream {
@@ -85,12 +85,12 @@ impl HandingOver {
             |_, _| {},
         );
         match waited {
-            Ok(reached) => Ok(HandedOver {
+            Ok(reached) => Ok(CommittedSource {
                 completed_at: reached.at,
                 buffered: self.0.disks.take().map_or_else(Vec::new, Buffered::give_up),
                 session: self.0,
             }),
-            Err(cause @ MigrationError::Ended { .. }) => {
+            Err(cause @ QemuMigrationError::Ended { .. }) => {
                 session.stream = stream;
                 Err(self.0.fail(cause).into())
             }
@@ -102,17 +102,17 @@ impl HandingOver {
     ///
     /// # Errors
     /// When it could not be brought there.
-    pub fn cancel(mut self) -> Result<(), MigrationError> {
+    pub fn cancel(mut self) -> Result<(), QemuMigrationError> {
         self.0.undo()
     }
 }
 
-impl HandedOver {
+impl CommittedSource {
     /// The target was never told, and never will be: the guest goes on here as it was before.
     ///
     /// # Errors
     /// When it does not.
-    pub fn take_back(mut self) -> Result<(), MigrationError> {
+    pub fn take_back(mut self) -> Result<(), QemuMigrationError> {
         let resumed = self.session.resume();
         // In either case.
         let restored = self.session.restore();
@@ -136,7 +136,7 @@ impl HandedOver {
     ///
     /// # Errors
     /// As QMP's; the guest is not concerned.
-    pub fn finish(mut self) -> Result<(), MigrationError> {
+    pub fn finish(mut self) -> Result<(), QemuMigrationError> {
         self.session.restore()
     }
 }

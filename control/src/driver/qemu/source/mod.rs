@@ -3,10 +3,10 @@
 //! ```text
 //! SourceQemu -plan-> PlannedSource -prepare-> PreparedSource -begin_switchover->
 //! SwitchingSource -wait_paused-> PausedSource -continue_device_state->
-//! HandingOver -commit-> HandedOver
+//! HandingOver -commit-> CommittedSource
 //! ```
 //!
-//! Each step consumes the state before it, and [`HandedOver`] has no way back: a guest that was
+//! Each step consumes the state before it, and [`CommittedSource`] has no way back: a guest that was
 //! given away cannot be resumed here. Every earlier state can be cancelled; then, and whenever a
 //! step fails or a state is dropped, the guest is made to run as it did before (a guest that was
 //! paused stays paused) and QEMU's settings are put back.
@@ -22,7 +22,7 @@
 mod commit;
 mod session;
 
-pub use commit::{CommitError, HandedOver, HandingOver};
+pub use commit::{CommitError, CommittedSource, HandingOver};
 
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -31,10 +31,10 @@ use serde_json::json;
 
 use super::disks::Buffered;
 use super::inspect::Guest;
-use super::migration::MigrationError;
-use super::settings::{Settings, Side};
+use super::migration::QemuMigrationError;
+use super::settings::{MigrationSettings, Side};
 use crate::qmp::{Address, Qmp, Timestamp};
-use session::Session;
+use session::SourceSession;
 
 /// A step failed; what happened to the guest then.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +44,9 @@ use session::Session;
 })]
 pub struct SourceFailure {
     /// Why the step failed.
-    pub cause: Box<MigrationError>,
+    pub cause: Box<QemuMigrationError>,
     /// Whether the guest is as it was before.
-    pub undone: Result<(), Box<MigrationError>>,
+    pub undone: Result<(), Box<QemuMigrationError>>,
 }
 
 /// A source whose guest runs, and of which nothing has been changed.
@@ -59,29 +59,29 @@ pub struct SourceQemu {
 /// What has to be changed is known, and how to undo it; nothing has been changed.
 #[derive(Debug)]
 #[must_use]
-pub struct PlannedSource(Session);
+pub struct PlannedSource(SourceSession);
 
 /// Capabilities and parameters are set; the guest runs.
 #[derive(Debug)]
 #[must_use]
-pub struct PreparedSource(Session);
+pub struct PreparedSource(SourceSession);
 
 /// QEMU's migration has begun; the guest runs until QEMU stops it, milliseconds later.
 #[derive(Debug)]
 #[must_use]
-pub struct SwitchingSource(Session);
+pub struct SwitchingSource(SourceSession);
 
 /// The guest is stopped and its RAM is final; QEMU waits for us.
 #[derive(Debug)]
 #[must_use]
-pub struct PausedSource(Session);
+pub struct PausedSource(SourceSession);
 
 impl SourceQemu {
     /// Connects and looks at the guest.
     ///
     /// # Errors
     /// When the monitor does not answer or the guest cannot be described.
-    pub fn connect(address: &Address) -> Result<Self, MigrationError> {
+    pub fn connect(address: &Address) -> Result<Self, QemuMigrationError> {
         let qmp = Qmp::connect(address)?;
         let guest = Guest::inspect(&qmp)?;
         Ok(Self { qmp, guest })
@@ -103,13 +103,13 @@ impl SourceQemu {
     ///
     /// # Errors
     /// When QEMU does not say.
-    pub fn plan(self, buffer_disks: bool) -> Result<PlannedSource, MigrationError> {
-        let settings = Settings::plan(&self.qmp, Side::Source)?;
+    pub fn plan(self, buffer_disks: bool) -> Result<PlannedSource, QemuMigrationError> {
+        let settings = MigrationSettings::plan(&self.qmp, Side::Source)?;
         let disks = match buffer_disks {
             true => Some(Buffered::plan(&self.qmp)?),
             false => None,
         };
-        Ok(PlannedSource(Session {
+        Ok(PlannedSource(SourceSession {
             events: self.qmp.events(),
             was_running: self.guest.run_state == "running",
             qmp: self.qmp,
@@ -132,7 +132,7 @@ impl PlannedSource {
     ///
     /// # Errors
     /// When QEMU refuses; all is as it was then.
-    pub fn prepare(self) -> Result<PreparedSource, MigrationError> {
+    pub fn prepare(self) -> Result<PreparedSource, QemuMigrationError> {
         // On failure the session is dropped, which undoes what was done.
         self.0.change()?;
         Ok(PreparedSource(self.0))
@@ -168,7 +168,7 @@ impl PreparedSource {
     ///
     /// # Errors
     /// As QMP's.
-    pub fn cancel(mut self) -> Result<(), MigrationError> {
+    pub fn cancel(mut self) -> Result<(), QemuMigrationError> {
         self.0.undo()
     }
 }
@@ -194,7 +194,7 @@ impl SwitchingSource {
     ///
     /// # Errors
     /// When it could not be brought there.
-    pub fn cancel(mut self) -> Result<(), MigrationError> {
+    pub fn cancel(mut self) -> Result<(), QemuMigrationError> {
         self.0.undo()
     }
 }
@@ -221,7 +221,7 @@ impl PausedSource {
     ///
     /// # Errors
     /// When it could not be brought there.
-    pub fn cancel(mut self) -> Result<(), MigrationError> {
+    pub fn cancel(mut self) -> Result<(), QemuMigrationError> {
         self.0.undo()
     }
 }

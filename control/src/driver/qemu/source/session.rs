@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 use super::SourceFailure;
 use crate::driver::qemu::disks::Buffered;
 use crate::driver::qemu::inspect::run_state;
-use crate::driver::qemu::migration::{self, MigrationError, STEP_LIMIT};
-use crate::driver::qemu::settings::Settings;
+use crate::driver::qemu::migration::{self, QemuMigrationError, STEP_LIMIT};
+use crate::driver::qemu::settings::MigrationSettings;
 use crate::qmp::{Events, Qmp, Timestamp};
 
 /// A source from `plan` on.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct SourceSession {
     pub(super) qmp: Qmp,
     pub(super) events: Events,
     /// `None` once put back.
-    pub(super) settings: Option<Settings>,
+    pub(super) settings: Option<MigrationSettings>,
     /// Disks that go through the page cache, while the guest is here.
     pub(super) disks: Option<Buffered>,
     pub(super) was_running: bool,
@@ -28,16 +28,16 @@ pub(super) struct Session {
     pub(super) stopped_at: Option<Timestamp>,
 }
 
-impl Drop for Session {
+impl Drop for SourceSession {
     fn drop(&mut self) {
         // Nobody is left to be told; the monitor shows what the guest does.
         let _untold = self.undo();
     }
 }
 
-impl Session {
+impl SourceSession {
     /// Changes settings and disks as planned.
-    pub(super) fn change(&self) -> Result<(), MigrationError> {
+    pub(super) fn change(&self) -> Result<(), QemuMigrationError> {
         if let Some(disks) = &self.disks {
             disks.begin()?;
         }
@@ -47,7 +47,7 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn begin(&mut self) -> Result<UnixStream, MigrationError> {
+    pub(super) fn begin(&mut self) -> Result<UnixStream, QemuMigrationError> {
         // Copying RAM took its time; the user may have paused or resumed the guest meanwhile.
         self.was_running = run_state(&self.qmp)? == "running";
         let (ours, uri) = migration::open_stream(&self.qmp)?;
@@ -67,7 +67,7 @@ impl Session {
         Ok(second)
     }
 
-    pub(super) fn wait_paused(&mut self, limit: Duration) -> Result<(), MigrationError> {
+    pub(super) fn wait_paused(&mut self, limit: Duration) -> Result<(), QemuMigrationError> {
         let stopped_at = &mut self.stopped_at;
         let note = |name: &str, at| {
             if name == "STOP" {
@@ -84,19 +84,23 @@ impl Session {
         if resume && self.was_running {
             lines.push(json!({ "execute": "cont" }).to_string());
         }
-        lines.extend(self.settings.iter().flat_map(Settings::restore_lines));
+        lines.extend(
+            self.settings
+                .iter()
+                .flat_map(MigrationSettings::restore_lines),
+        );
         lines.extend(self.disks.iter().flat_map(Buffered::end_lines));
         lines
     }
 
-    pub(super) fn fail(mut self, cause: MigrationError) -> SourceFailure {
+    pub(super) fn fail(mut self, cause: QemuMigrationError) -> SourceFailure {
         let undone = self.undo().map_err(Box::new);
         let cause = Box::new(cause);
         SourceFailure { cause, undone }
     }
 
     /// Brings guest and settings back to what they were; does nothing the second time.
-    pub(super) fn undo(&mut self) -> Result<(), MigrationError> {
+    pub(super) fn undo(&mut self) -> Result<(), QemuMigrationError> {
         let resumed = match self.stream.take() {
             Some(stream) => self.take_back(&stream),
             None => Ok(()),
@@ -109,21 +113,21 @@ impl Session {
             .and_then(|()| disks.map_err(Into::into))
     }
 
-    fn take_back(&mut self, stream: &UnixStream) -> Result<(), MigrationError> {
+    fn take_back(&mut self, stream: &UnixStream) -> Result<(), QemuMigrationError> {
         // First: QEMU writes its devices' state with its big lock held, and while nobody reads the
         // stream any more, no command would be answered. The relay that reads the other handle
         // learns that it is over.
         let _already_closed = stream.shutdown(Shutdown::Both);
         self.qmp.execute("migrate_cancel", Value::Null)?;
         if migration::wait_final(&self.qmp, &mut self.events)? == "completed" {
-            return Err(MigrationError::AlreadyHandedOver);
+            return Err(QemuMigrationError::AlreadyHandedOver);
         }
         self.resume()
     }
 
     /// Makes the guest run if it did before. Its migration is known to have ended, without a
     /// hand-over.
-    pub(super) fn resume(&self) -> Result<(), MigrationError> {
+    pub(super) fn resume(&self) -> Result<(), QemuMigrationError> {
         if !self.was_running {
             return Ok(());
         }
@@ -132,11 +136,11 @@ impl Session {
         }
         match run_state(&self.qmp)? {
             state if state == "running" => Ok(()),
-            state => Err(MigrationError::StaysStopped(state)),
+            state => Err(QemuMigrationError::StaysStopped(state)),
         }
     }
 
-    pub(super) fn restore(&mut self) -> Result<(), MigrationError> {
+    pub(super) fn restore(&mut self) -> Result<(), QemuMigrationError> {
         if let Some(settings) = self.settings.take() {
             settings.restore(&self.qmp)?;
         }

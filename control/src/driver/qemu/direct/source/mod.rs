@@ -27,7 +27,7 @@ use crate::agent_client::AgentClient;
 use crate::driver::qemu::inspect::run_state;
 use crate::driver::qemu::migration::{self, STEP_LIMIT};
 use crate::driver::qemu::source::{
-    CommitError, HandedOver, HandingOver, PausedSource, PreparedSource,
+    CommitError, CommittedSource, HandingOver, PausedSource, PreparedSource,
 };
 use crate::qmp::{Qmp, Timestamp};
 
@@ -56,7 +56,7 @@ enum Step {
     Prepared(PreparedSource),
     Paused(PausedSource),
     HandingOver(HandingOver),
-    Committed(HandedOver),
+    Committed(CommittedSource),
     Undone,
 }
 

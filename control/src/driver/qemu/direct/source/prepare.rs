@@ -20,7 +20,7 @@ use crate::driver::qemu::direct::watch::ProcessWatch;
 use crate::driver::qemu::direct::{OpenMemoryError, facts, list, open_memory};
 use crate::driver::qemu::inspect::RamBlock;
 use crate::driver::qemu::source::SourceQemu;
-use crate::driver::qemu::{MigrationError, Refusal, preflight, vcpu_threads};
+use crate::driver::qemu::{QemuMigrationError, Refusal, preflight, vcpu_threads};
 use crate::qmp::{Address, QmpError};
 use crate::throttle::ThrottleError;
 
@@ -52,7 +52,7 @@ pub enum SourceError {
     Dirty(#[from] DirtyError),
     /// QEMU did not do what was asked.
     #[error(transparent)]
-    Qemu(#[from] MigrationError),
+    Qemu(#[from] QemuMigrationError),
     /// Its RAM cannot be opened.
     #[error(transparent)]
     Memory(#[from] OpenMemoryError),
@@ -116,7 +116,7 @@ impl DirectSource {
         let vcpus = vcpu_threads(source.qmp())?;
         let quotas = throttling::find(options.throttle_by, guest.pid, &vcpus)?;
         let watch = ProcessWatch::new(guest.pid).map_err(SourceError::Gone)?;
-        let blocks = guest.open_ram().map_err(MigrationError::from)?;
+        let blocks = guest.open_ram().map_err(QemuMigrationError::from)?;
         let memory = Arc::new(open_memory(&blocks)?);
         let facts = facts(guest);
         let mut agent = AgentClient::connect(guest.pid)?;
