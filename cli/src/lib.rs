@@ -7,10 +7,7 @@
 //! | [`qemu`] | `pagelift-send` and `pagelift-receive` |
 //! | [`replay`] | `pagelift replay`: runs a policy over a recorded migration |
 //! | [`report`] | what all of them print at the end |
-//! | [`forecast`] | what the report says of the forecast blackout |
 //! | [`advice`] | the part of it that says what to do now |
-//! | [`stages`] | the part of it that names the bottleneck |
-//! | [`deltas`] | the part of it about deltas |
 //! | [`progress`] | what they show while a guest moves |
 //! | [`say`] | how they print, whether or not anybody reads |
 //! | [`steer`] | `--control`, and `pagelift ctl`, which speaks to it |
@@ -20,10 +17,8 @@
 
 pub mod advice;
 pub mod delta_cache;
-pub mod deltas;
 pub mod demo;
 pub mod exit;
-pub mod forecast;
 pub mod launch;
 pub mod options;
 pub mod own_memory;
@@ -33,7 +28,6 @@ pub mod qemu;
 pub mod replay;
 pub mod report;
 pub mod say;
-pub mod stages;
 pub mod steer;
 pub mod stop_at;
 pub mod trace;

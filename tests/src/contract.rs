@@ -28,10 +28,12 @@ const PAGE_KINDS: [&str; 8] = [
 const DATA_KINDS: [&str; 6] = ["delta", "fill", "lz4", "raw", "reference", "zstd"];
 
 /// Numbers of the report that are always there.
-const NUMBERS: [&str; 13] = [
+const NUMBERS: [&str; 15] = [
     "/blackout_ms",
     "/cpu_s/source",
     "/cpu_s/target",
+    "/downtime_limit_ms",
+    "/downtime_ms",
     "/guest_bytes",
     "/references/catalogue_pages",
     "/references/missing_pages",

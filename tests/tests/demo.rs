@@ -202,20 +202,38 @@ fn an_idle_guest_and_no_digests() -> Result<()> {
 #[test]
 fn people_read_how_it_went() -> Result<()> {
     let bed = Bed::new()?;
-    let finished = demo(&bed, &Programs::built()?, &["--memory=16MiB"])?;
+    let programs = Programs::built()?;
+    let finished = demo(&bed, &programs, &["--memory=16MiB"])?;
+    assert_eq!(finished.code(), 0, "{finished:?}");
+    let lines: Vec<&str> = finished.stdout.lines().collect();
+    assert!((4..=6).contains(&lines.len()), "{finished:?}");
+    for (line, words) in [
+        "completed: the guest runs on the target",
+        "  total     ",
+        "  downtime  ",
+        "  sent      ",
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert!(lines[line].starts_with(words), "{finished:?}");
+    }
+    assert!(finished.stdout.contains("none lost"), "{finished:?}");
+    // What it costs is said at the start, before anything happens.
+    assert!(finished.stderr.contains("16.0 MiB in 2 vCPUs"));
+    assert!(finished.stderr.contains("of memory of its own"));
+
+    let finished = demo(&bed, &programs, &["--memory=16MiB", "--details"])?;
     assert_eq!(finished.code(), 0, "{finished:?}");
     for words in [
-        "completed in ",
-        "blackout ",
+        "completed: ",
+        "downtime ",
         "stages: read ",
         "verified: the digest of all memory was equal on both sides",
         "none lost",
     ] {
         assert!(finished.stdout.contains(words), "{finished:?}");
     }
-    // What it costs is said at the start, before anything happens.
-    assert!(finished.stderr.contains("16.0 MiB in 2 vCPUs"));
-    assert!(finished.stderr.contains("of memory of its own"));
     bed.finish();
     Ok(())
 }

@@ -24,6 +24,7 @@ use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
 use serde::{Deserialize, Serialize};
 
 use crate::options::{self, ConvergenceOptions};
+use crate::report::Output;
 use pattern::{Pattern, Script};
 
 /// Options of `pagelift demo`.
@@ -64,9 +65,9 @@ pub struct DemoOptions {
     /// Do not compare the digests of all memory at the switchover
     #[arg(long)]
     pub no_verify: bool,
-    /// Print the report as one JSON object
-    #[arg(long)]
-    pub json: bool,
+    /// What to print
+    #[command(flatten)]
+    pub output: Output,
 }
 
 impl DemoOptions {

@@ -8,7 +8,7 @@ use pagelift_engine::converge::{GuestCosts, Share};
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, StateSender};
 use pagelift_engine::memory::ReadPages;
-use pagelift_engine::migration::{Failure, GuestLocation, Report, RunRight};
+use pagelift_engine::migration::{GuestLocation, Report, RunRight};
 use pagelift_engine::pipeline::{CancelToken, SendJob, SendOptions, process_cpu, send};
 use pagelift_engine::sys::Userfaultfd;
 use pagelift_engine::units::PageRange;
@@ -25,7 +25,7 @@ use crate::exit::ExitCode;
 use crate::options::{Effort, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
-use crate::report::{self, Extra};
+use crate::report::Extra;
 use crate::say;
 use crate::steer::Board;
 
@@ -89,12 +89,12 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     if let Some(rate) = options.link {
         link = link.capped(rate);
     }
-    let mut progress = Progress::new(false);
+    let mut progress = Progress::new(options.output.quiet);
     let mut extra = Extra {
         memory_budget_bytes: budget.0,
         ..Extra::default()
     };
-    let cpu_before = process_cpu();
+    let (began, cpu_before) = (Instant::now(), process_cpu());
     let result = send(SendJob {
         link: &link,
         memory: view,
@@ -106,11 +106,13 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         progress: &mut |status| {
             progress.update(status);
             board.show(status);
+            extra.status = Some(*status);
             extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
         },
     });
     drop(control);
     progress.finish();
+    extra.elapsed = began.elapsed();
     extra.delta_cache = delta_cache.map(|deltas| deltas.stats());
     extra.source_cpu = process_cpu().saturating_sub(cpu_before);
     match result {
@@ -121,8 +123,11 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
             finish(options, &half, &mut target, &report, &extra)
         }
         Err(failure) => {
-            let freed_after = controls.cancel_token().freed_after();
-            Ok(report_failure(options, &mut half, &failure, freed_after))
+            if failure.guest == GuestLocation::Source {
+                half.guest.stop();
+            }
+            extra.freed_after = controls.cancel_token().freed_after();
+            Ok(options.output.failed(&failure, Side::Source, &extra))
         }
     }
 }
@@ -178,8 +183,7 @@ fn finish(
     }
     let moved: u64 = sum(&arrived_with);
     let after: u64 = sum(&counts) - moved;
-    if options.json {
-        let mut object = report::completed_json(report, extra);
+    let code = options.output.completed(report, extra, |object| {
         object["target_stages"] = target_stages;
         object["proof"] = json!({
             "writes_on_source": moved,
@@ -187,34 +191,14 @@ fn finish(
             "lost": 0,
             "target_memory_peak_bytes": target_peak,
         });
-        say::result(object);
-    } else {
-        say::result(report::completed_text(report, extra));
+    });
+    if !options.output.json {
         say::result(format_args!(
             "proof: {moved} writes on the source and {after} on the target, none lost; the \
              source's vCPUs stand still"
         ));
     }
-    Ok(ExitCode::Completed)
-}
-
-/// Prints why the guest did not move; it runs here.
-fn report_failure(
-    options: &DemoOptions,
-    half: &mut SourceHalf,
-    failure: &Failure,
-    freed_after: Option<Duration>,
-) -> ExitCode {
-    if failure.guest == GuestLocation::Source {
-        half.guest.stop();
-    }
-    if options.json {
-        let object = report::failed_json(failure, Side::Source, freed_after);
-        say::result(object);
-    } else {
-        say::note(report::failed_text(failure, Side::Source, freed_after));
-    }
-    ExitCode::of(failure)
+    Ok(code)
 }
 
 fn sum(counts: &[u64]) -> u64 {

@@ -20,7 +20,7 @@ use super::guest::{Guest, GuestMemory};
 use super::{DeviceState, TargetSays, proof};
 use crate::options::random_number;
 use crate::own_memory::own_memory_bytes;
-use crate::stages;
+use crate::report::stages;
 
 /// How long the guest runs on before its memory is checked.
 const RUN_ON: Duration = Duration::from_millis(300);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
@@ -18,14 +19,12 @@ use pagelift_transports::Endpoint;
 use pagelift_transports::tcp::TcpServer;
 use serde_json::{Value, json};
 
-use super::Output;
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::options::random_number;
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
-use crate::say;
-use crate::stages;
+use crate::report::{Extra, Output, stages};
 use crate::stop_at::{StopAt, Stopping};
 
 /// Waits for a guest and lets it go on in a QEMU that was started with `-incoming defer`.
@@ -50,7 +49,7 @@ pub struct ReceiveCommand {
 impl ReceiveCommand {
     /// Takes a guest. What goes wrong is reported.
     pub fn run(self) -> ExitCode {
-        let output = self.output;
+        let output = self.output.clone();
         let ended = self.receive();
         ended.unwrap_or_else(|error| output.not_begun(&error))
     }
@@ -97,7 +96,7 @@ impl ReceiveCommand {
             let what = kept.pages().bytes();
             progress.say(&format!("{what} of pages are here already"));
         }
-        let (mut peak, mut source_lost) = (0, false);
+        let (mut peak, mut source_lost, mut began) = (0, false, None);
         let result = receive(ReceiveJob {
             listener: &server,
             pages: Arc::clone(&memory) as Arc<dyn WritePages>,
@@ -111,6 +110,9 @@ impl ReceiveCommand {
             cancel: CancelToken::clone(&cancel),
             progress: &mut |status| {
                 peak = peak.max(own_memory_bytes());
+                if status.received > ByteCount(0) {
+                    began.get_or_insert_with(Instant::now);
+                }
                 if status.source_lost && !std::mem::replace(&mut source_lost, true) {
                     progress.say(&format!(
                         "the source is lost during the hand-over; waiting up to {} s for it to \
@@ -125,18 +127,12 @@ impl ReceiveCommand {
         Ok(match result {
             Ok(received) => {
                 let object = received_json(&received, peak);
-                if self.output.json {
-                    say::result(object);
-                } else {
-                    say::result(format_args!(
-                        "completed: the guest is here, {} received\n{}",
-                        received.status.received,
-                        stages::target_text(&received.status.stages)
-                    ));
-                }
-                ExitCode::Completed
+                let total = began.map_or(Duration::ZERO, |began| began.elapsed());
+                self.output.received(&received.status, total, &object)
             }
-            Err(failure) => self.output.failed(&failure, Side::Target, None),
+            Err(failure) => self
+                .output
+                .failed(&failure, Side::Target, &Extra::default()),
         })
     }
 

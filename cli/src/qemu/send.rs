@@ -1,6 +1,7 @@
 //! `pagelift-send`: the guest of a running QEMU leaves.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
@@ -13,14 +14,12 @@ use pagelift_engine::units::Rate;
 use pagelift_transports::Endpoint;
 use pagelift_transports::tcp::TcpLink;
 
-use super::Output;
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::options::{self, ConvergenceOptions, Effort, random_session};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
-use crate::report::{self, Extra};
-use crate::say;
+use crate::report::{Extra, Output};
 use crate::steer::Board;
 use crate::stop_at::{StopAt, Stopping};
 
@@ -49,7 +48,7 @@ pub struct SendCommand {
     /// Who throttles a guest that writes too fast
     #[arg(long, value_enum, value_name = "WHO", default_value_t = Throttler::Agent)]
     throttle_by: Throttler,
-    /// Compare the digests of all memory before the hand-over; lengthens the blackout by the
+    /// Compare the digests of all memory before the hand-over; lengthens the downtime by the
     /// time to read all memory
     #[arg(long)]
     verify: bool,
@@ -84,7 +83,7 @@ impl From<Throttler> for ThrottleBy {
 impl SendCommand {
     /// Moves the guest. What goes wrong is reported.
     pub fn run(self) -> ExitCode {
-        let output = self.output;
+        let output = self.output.clone();
         let ended = self.migrate();
         ended.unwrap_or_else(|error| output.not_begun(&error))
     }
@@ -148,7 +147,7 @@ impl SendCommand {
             throttle_by: Some(self.throttle_by.into()),
             ..Extra::default()
         };
-        let cpu_before = process_cpu();
+        let (began, cpu_before) = (Instant::now(), process_cpu());
         let result = send(SendJob {
             link: &link,
             memory,
@@ -174,26 +173,21 @@ impl SendCommand {
                 board.show(status);
                 progress.update(status);
                 stop_at.at(status);
+                extra.status = Some(*status);
                 extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
             },
         });
         drop(control);
         progress.finish();
+        extra.elapsed = began.elapsed();
         extra.delta_cache = delta_cache.map(|deltas| deltas.stats());
         extra.vcpus = guest.throttled();
         extra.source_cpu = process_cpu().saturating_sub(cpu_before);
         Ok(match result {
-            Ok(report) if self.output.json => {
-                say::result(report::completed_json(&report, &extra));
-                ExitCode::Completed
-            }
-            Ok(report) => {
-                say::result(report::completed_text(&report, &extra));
-                ExitCode::Completed
-            }
+            Ok(report) => self.output.completed(&report, &extra, |_| {}),
             Err(failure) => {
-                let freed_after = controls.cancel_token().freed_after();
-                self.output.failed(&failure, Side::Source, freed_after)
+                extra.freed_after = controls.cancel_token().freed_after();
+                self.output.failed(&failure, Side::Source, &extra)
             }
         })
     }

@@ -9,7 +9,7 @@ use pagelift_engine::pipeline::{Controls, Deltas, Settings};
 use pagelift_engine::units::Rate;
 use serde_json::{Value, json};
 
-use crate::{deltas, stages};
+use crate::report::{deltas, stages};
 
 /// What a migration shows, and the handle by which it is steered. Clones are of the same one.
 #[derive(Clone, Debug)]

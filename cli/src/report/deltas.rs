@@ -1,5 +1,5 @@
-//! What the cache of old contents came to, in a report and while a guest moves: how often it had
-//! what a delta needs, how often that was of no use, and what it saved.
+//! The counts of the delta cache, in a report and while a guest moves: how often it held the old
+//! content that a delta needs, how often a delta was then too large, and what deltas saved.
 
 use pagelift_engine::codec::cache::CacheStats;
 use pagelift_engine::units::ByteCount;

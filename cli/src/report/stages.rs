@@ -1,4 +1,4 @@
-//! The stages of a migration in a report: which of them was the bottleneck.
+//! The stages of a migration in a report, and which of them was the bottleneck.
 
 use std::time::Duration;
 
@@ -46,41 +46,55 @@ pub fn target_text(stages: &TargetStages) -> String {
     line(&named, target_bottleneck(stages), stages.total())
 }
 
-/// A word for scripts, words for people, and the time that speaks for it.
+/// What bounds the migration, in one sentence; `None` if nothing was measured.
+pub fn source_sentence(stages: &SourceStages) -> Option<String> {
+    source_bottleneck(stages).map(|found| sentence(found, stages.total()))
+}
+
+/// The same, as the target sees it.
+pub fn target_sentence(stages: &TargetStages) -> Option<String> {
+    target_bottleneck(stages).map(|found| sentence(found, stages.total()))
+}
+
+/// The bottleneck for scripts and for people, and the time that shows it.
 type Found = (&'static str, &'static str, Duration);
 
 fn source_bottleneck(stages: &SourceStages) -> Option<Found> {
     let link = stages.send.waiting.saturating_sub(stages.target_full);
     most([
-        ("link", "the link was the bottleneck: sending waited", link),
+        (
+            "link",
+            "the link was the bottleneck: sending waited for it",
+            link,
+        ),
         (
             "target",
-            "the target was the bottleneck: sending waited for it",
+            "the target was the bottleneck: sending waited for it to take more",
             stages.target_full,
         ),
         (
             "encode",
-            "encoding was the bottleneck: it took",
+            "encoding pages was the bottleneck: it took",
             stages.encode.busy,
         ),
         (
             "cpu-limit",
-            "the limit of the processor was the bottleneck: threads rested",
+            "the CPU limit was the bottleneck: threads paused",
             stages.encode.waiting,
         ),
         (
             "read",
-            "reading memory was the bottleneck: it took",
+            "reading guest memory was the bottleneck: it took",
             stages.read.busy,
         ),
         (
             "send",
-            "the processor's part of sending was the bottleneck: it took",
+            "the CPU was the bottleneck: checksums and writing to the link took",
             stages.send.busy,
         ),
         (
             "idle",
-            "nothing was the bottleneck: there was nothing to send for",
+            "nothing was the bottleneck: there were no pages to send",
             stages.read.waiting,
         ),
     ])
@@ -90,27 +104,27 @@ fn target_bottleneck(stages: &TargetStages) -> Option<Found> {
     most([
         (
             "source",
-            "the source or the link was the bottleneck: receiving waited",
+            "the source or the link was the bottleneck: receiving waited for it",
             stages.receive.waiting,
         ),
         (
             "receive",
-            "the processor's part of receiving was the bottleneck: it took",
+            "the CPU was the bottleneck: reading from the link and checksums took",
             stages.receive.busy,
         ),
         (
             "decode",
-            "decoding was the bottleneck: it took",
+            "decoding pages was the bottleneck: it took",
             stages.decode.busy,
         ),
         (
             "place",
-            "writing memory was the bottleneck: it took",
+            "writing guest memory was the bottleneck: it took",
             stages.place.busy,
         ),
         (
             "idle",
-            "nothing was the bottleneck: channels waited for each other",
+            "nothing was the bottleneck: connections waited for each other",
             stages.place.waiting,
         ),
     ])
@@ -135,11 +149,16 @@ fn line(named: &[(&str, StageTime)], found: Option<Found>, total: Duration) -> S
         format!("{name} {busy:.2} s and waited {waiting:.2} s")
     });
     let mut text = format!("stages: {}", each.collect::<Vec<_>>().join(", "));
-    if let Some((_, words, time)) = found {
-        let percent = 100.0 * time.as_secs_f64() / total.as_secs_f64();
-        text += &format!("\n{words} {percent:.0} % of the time");
+    if let Some(found) = found {
+        text += "\n";
+        text += &sentence(found, total);
     }
     text
+}
+
+fn sentence((_, words, time): Found, total: Duration) -> String {
+    let percent = 100.0 * time.as_secs_f64() / total.as_secs_f64();
+    format!("{words} {percent:.0} % of the time")
 }
 
 #[cfg(test)]
@@ -165,7 +184,7 @@ mod tests {
             source_text(&stages),
             "stages: read 0.05 s and waited 0.02 s, encode 0.06 s and waited 0.00 s, \
              send 0.04 s and waited 0.83 s\n\
-             the link was the bottleneck: sending waited 83 % of the time"
+             the link was the bottleneck: sending waited for it 83 % of the time"
         );
         assert_eq!(source_json(&stages)["bottleneck"], "link");
         stages.target_full = Duration::from_millis(500);

@@ -1,5 +1,5 @@
-//! What the report says of the forecast: interval, truth and error, by parts; and of a migration
-//! that was given up, what would have worked.
+//! The forecast of the downtime in a report: interval, truth and error, by parts; and what would
+//! have worked for a migration that did not converge.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use pagelift_engine::converge::Span;
 use pagelift_engine::migration::{MigrationError, Report};
 use serde_json::{Map, Value, json};
 
-use crate::report::ms;
+use super::ms;
 
-/// Names, forecasts and truths of the parts of a blackout.
+/// Names, forecasts and truths of the parts of the downtime.
 fn parts(report: &Report) -> Option<[(&'static str, Span, Duration); 5]> {
     let (forecast, truth) = (report.forecast.as_ref()?, &report.blackout);
     Some([

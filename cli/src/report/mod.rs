@@ -1,0 +1,57 @@
+//! What the programs print when a migration has ended: a few lines for people, or one JSON object.
+//!
+//! | module | part of the report |
+//! |---|---|
+//! | `summary` | the four to six lines that are printed by default |
+//! | `details` | the lines that `--details` adds |
+//! | [`json`] | the object that `--json` prints |
+//! | [`forecast`] | the forecast of the downtime beside what the downtime was |
+//! | [`stages`] | where the time went, and the bottleneck |
+//! | [`deltas`] | what the delta cache saved |
+//! | [`output`] | the options that choose between them, and the printing |
+
+pub mod deltas;
+mod details;
+pub mod forecast;
+pub mod json;
+pub mod output;
+pub mod stages;
+mod summary;
+
+use std::time::Duration;
+
+use pagelift_control::driver::qemu::direct::{ThrottleBy, Throttled};
+use pagelift_engine::codec::cache::CacheStats;
+use pagelift_engine::migration::SourceStatus;
+
+pub use output::Output;
+
+/// What a source's program knows of a migration beyond the engine's report.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// CPU time this process used.
+    pub source_cpu: Duration,
+    /// From the call of the engine to its return.
+    pub elapsed: Duration,
+    /// The last status that was seen.
+    pub status: Option<SourceStatus>,
+    /// Between the request to cancel and the guest at full speed, if it was cancelled.
+    pub freed_after: Option<Duration>,
+    /// Work that the guest lost, as time at full speed; `None` if it cannot be known.
+    pub guest_slowdown: Option<Duration>,
+    /// How each vCPU was throttled, by index; empty if it cannot be known.
+    pub vcpus: Vec<Throttled>,
+    /// What throttles the guest when it must be; `None`: the guest itself.
+    pub throttle_by: Option<ThrottleBy>,
+    /// Counts of the delta cache, if there was one.
+    pub delta_cache: Option<CacheStats>,
+    /// Most memory that the migration may take in this process, in bytes, beside the guest's.
+    pub memory_budget_bytes: u64,
+    /// Most memory that it was seen to take, in bytes.
+    pub memory_peak_bytes: u64,
+}
+
+/// Milliseconds, to the microsecond.
+pub fn ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
