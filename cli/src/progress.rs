@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::migration::SourceStatus;
 
 use crate::say;
@@ -112,7 +112,7 @@ fn describe(status: &SourceStatus) -> String {
         return format!("round {round} (last)  sent {sent}");
     }
     let mut words = format!("round {round}  sent {sent}  left {left}");
-    if status.throttle > Share::NONE {
+    if status.throttle > ThrottleShare::NONE {
         words += &format!("  throttled to {}", status.throttle);
     }
     if let Some(prospect) = &status.prospect {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use pagelift_engine::converge::{GuestCosts, Share};
+use pagelift_engine::converge::{GuestCosts, ThrottleShare};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::migration::{RunRight, SourceStatus};
 use rustix::process::{Signal, getpid, kill_process};
@@ -95,7 +95,7 @@ impl StopAt {
 
     /// The sender is where `status` says.
     pub fn at(&self, status: &SourceStatus) {
-        if status.throttle != Share::NONE && !status.blackout {
+        if status.throttle != ThrottleShare::NONE && !status.blackout {
             self.reached(Point::Throttled);
         }
         match (status.round, status.blackout) {
@@ -137,7 +137,7 @@ impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
         self.guest.agrees()
     }
 
-    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
         self.guest.throttle(share)
     }
 
@@ -149,7 +149,7 @@ impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
         self.guest.vcpu_times()
     }
 
-    fn throttle_vcpus(&mut self, shares: &[Share]) -> Result<(), GuestError> {
+    fn throttle_vcpus(&mut self, shares: &[ThrottleShare]) -> Result<(), GuestError> {
         self.guest.throttle_vcpus(shares)
     }
 

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use pagelift_engine::converge::{Decision, Limits, Observation, Policy, Record, Share, Trace};
+use pagelift_engine::converge::{
+    Decision, Limits, Observation, Policy, Record, ThrottleShare, Trace,
+};
 use pagelift_engine::units::PageCount;
 
 use crate::say;
@@ -77,7 +79,7 @@ impl Policy for Tracing {
         self.policy.downtime_limit()
     }
 
-    fn throttle_most(&self) -> Share {
+    fn throttle_most(&self) -> ThrottleShare {
         self.policy.throttle_most()
     }
 
@@ -119,12 +121,12 @@ mod tests {
             fixed: FixedCosts::default(),
             harvested: PageCount(100_000),
             interval: Duration::from_secs(1),
-            throttled: Share::NONE,
+            throttled: ThrottleShare::NONE,
             response: Response::default(),
             placed: ByteCount(0),
         };
         let other = Limits {
-            throttle_most: Some(Share::permille(500)),
+            throttle_most: Some(ThrottleShare::permille(500)),
             ..limits
         };
         for limits in [limits, other] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::converge::{GuestCosts, Share};
+use crate::converge::{GuestCosts, ThrottleShare};
 use crate::migration::RunRight;
 use crate::units::ByteCount;
 use crate::wire::StateChunk;
@@ -48,13 +48,13 @@ pub trait SourceGuest: Send {
     }
 
     /// Keeps the guest from running for a share of its time, until another share is given. The
-    /// guest is released by `Share::NONE`, and must also be released by everything that ends the
+    /// guest is released by `ThrottleShare::NONE`, and must also be released by everything that ends the
     /// migration. Only policies that throttle ask for it.
     ///
     /// # Errors
     /// When it cannot be throttled: the migration ends. Guests of which that is known have
     /// policies that do not throttle.
-    fn throttle(&mut self, share: Share) -> Result<(), GuestError>;
+    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError>;
 
     /// What stopping it here and starting it there costs, without doing so: measured where that
     /// can be (round trips to a monitor, a rehearsal of one's own steps), with a stated default
@@ -76,7 +76,7 @@ pub trait SourceGuest: Send {
     ///
     /// # Errors
     /// As there.
-    fn throttle_vcpus(&mut self, shares: &[Share]) -> Result<(), GuestError> {
+    fn throttle_vcpus(&mut self, shares: &[ThrottleShare]) -> Result<(), GuestError> {
         // One that cannot tell its vCPUs apart slows all as much as the slowest.
         self.throttle(shares.iter().copied().max().unwrap_or_default())
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
 use pagelift_engine::migration::RunRight;
@@ -61,7 +61,7 @@ impl SourceGuest for Local {
         self.parts = Some(parts);
     }
 
-    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
         if let Some(writer) = &self.writer {
             writer.throttle(share);
         }

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::dirty::DirtyMarker;
 use pagelift_engine::units::{PAGE_BYTES, PageCount, PageIndex, PageRange, Rate};
 use rustix::time::{ClockId, clock_gettime};
@@ -50,7 +50,7 @@ impl Writer {
     }
 
     /// Slows it down.
-    pub(crate) fn throttle(&self, share: Share) {
+    pub(crate) fn throttle(&self, share: ThrottleShare) {
         let throttled = &self.shared.throttled;
         throttled.store(share.as_permille(), Ordering::Relaxed);
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest};
 use pagelift_engine::migration::RunRight;
 
@@ -17,7 +17,7 @@ impl SourceGuest for Leaving {
         self.state = Some(parts.state);
     }
 
-    fn throttle(&mut self, _: Share) -> Result<(), GuestError> {
+    fn throttle(&mut self, _: ThrottleShare) -> Result<(), GuestError> {
         Ok(())
     }
 

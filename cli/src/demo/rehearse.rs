@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pagelift_engine::converge::{GuestCosts, Share, Span};
+use pagelift_engine::converge::{GuestCosts, Span, ThrottleShare};
 use pagelift_engine::units::Rate;
 
 use super::guest::{Guest, GuestMemory, THROTTLE_PERIOD};
@@ -48,7 +48,7 @@ impl Rehearsed {
 
     /// The costs under a throttle of `share`: a vCPU that is kept from running notices that it is
     /// to stop when it would run again, which is some time up to that part of a period.
-    pub fn costs(&self, share: Share) -> GuestCosts {
+    pub fn costs(&self, share: ThrottleShare) -> GuestCosts {
         let kept = THROTTLE_PERIOD.mul_f64(share.as_fraction());
         let stop = self.stop.then(Span::new(Duration::ZERO, kept / 2, kept));
         GuestCosts {

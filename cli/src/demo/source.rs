@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pagelift_engine::converge::{GuestCosts, Share};
+use pagelift_engine::converge::{GuestCosts, ThrottleShare};
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, StateSender};
 use pagelift_engine::memory::ReadPages;
@@ -73,7 +73,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         script,
         dirty_bytes_per_s: options.dirty_rate.0,
         rehearsed,
-        throttled: Share::NONE,
+        throttled: ThrottleShare::NONE,
         state: None,
         stopped_with: None,
     };
@@ -211,7 +211,7 @@ struct SourceHalf {
     script: Script,
     dirty_bytes_per_s: u64,
     rehearsed: Rehearsed,
-    throttled: Share,
+    throttled: ThrottleShare,
     state: Option<StateSender>,
     /// Writes of each vCPU when it was stopped for the hand-over.
     stopped_with: Option<Vec<u64>>,
@@ -222,7 +222,7 @@ impl SourceGuest for SourceHalf {
         self.state = Some(parts.state);
     }
 
-    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
         self.guest.throttle(share);
         self.throttled = share;
         Ok(())
@@ -260,12 +260,12 @@ impl SourceGuest for SourceHalf {
     }
 
     fn released(&mut self) {
-        self.guest.throttle(Share::NONE);
+        self.guest.throttle(ThrottleShare::NONE);
     }
 
     fn resume(&mut self, _right: &RunRight) -> Result<(), GuestError> {
         self.stopped_with = None;
-        self.guest.throttle(Share::NONE);
+        self.guest.throttle(ThrottleShare::NONE);
         self.guest.run();
         Ok(())
     }

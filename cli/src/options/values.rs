@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use pagelift_engine::codec::choose::CpuLimit;
-use pagelift_engine::converge::{Downtime, Share};
+use pagelift_engine::converge::{Downtime, ThrottleShare};
 use pagelift_engine::units::{ParseQuantityError, Rate, parse_duration};
 use pagelift_engine::wire::MAX_CHANNELS;
 use pagelift_transports::auto_channels;
@@ -16,7 +16,7 @@ pub struct Deadline(pub Option<Duration>);
 
 /// The largest share of its time that a guest may be kept from running, if a user says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MaxThrottle(pub Option<Share>);
+pub struct MaxThrottle(pub Option<ThrottleShare>);
 
 /// Reads a time span.
 ///
@@ -61,7 +61,7 @@ pub fn max_throttle(text: &str) -> Result<MaxThrottle, String> {
     }
     let percent = text.parse().ok().filter(|percent: &u16| *percent <= 99);
     percent
-        .map(|percent| MaxThrottle(Some(Share::permille(percent * 10))))
+        .map(|percent| MaxThrottle(Some(ThrottleShare::permille(percent * 10))))
         .ok_or_else(|| {
             format!("{text:?} is no share in per cent; write a number from 0 to 99, or auto")
         })
@@ -130,8 +130,8 @@ mod tests {
     #[test]
     fn the_largest_throttle_is_in_percent() {
         let most = |share| Ok(MaxThrottle(share));
-        assert_eq!(max_throttle("0"), most(Some(Share::NONE)));
-        assert_eq!(max_throttle("99"), most(Some(Share::permille(990))));
+        assert_eq!(max_throttle("0"), most(Some(ThrottleShare::NONE)));
+        assert_eq!(max_throttle("99"), most(Some(ThrottleShare::permille(990))));
         assert_eq!(max_throttle("auto"), most(None));
         for text in ["100", "-1", "half", "", "50%", "70000"] {
             let error = max_throttle(text).unwrap_err();

@@ -1,7 +1,7 @@
 //! What `--details` adds to the report: counts, rates and times behind the summary, a line each.
 
 use pagelift_control::driver::qemu::direct::{ThrottleBy, Throttled};
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::migration::Report;
 use pagelift_engine::units::{ByteCount, PageCount};
 
@@ -106,11 +106,11 @@ fn packed(report: &Report) -> Option<String> {
 
 /// How each vCPU was throttled; `None` if none was.
 fn vcpus(vcpus: &[Throttled], by: Option<ThrottleBy>) -> Option<String> {
-    if vcpus.iter().all(|vcpu| vcpu.most == Share::NONE) {
+    if vcpus.iter().all(|vcpu| vcpu.most == ThrottleShare::NONE) {
         return None;
     }
     let each = |(index, vcpu): (usize, &Throttled)| match vcpu.most {
-        Share::NONE => format!("vCPU {index} not at all"),
+        ThrottleShare::NONE => format!("vCPU {index} not at all"),
         most => format!(
             "vCPU {index} up to {most} ({:.2} s lost)",
             vcpu.lost.as_secs_f64()

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report, TargetStatus};
 
 use pagelift_engine::units::ByteCount;
@@ -113,7 +113,7 @@ fn sentence(report: &Report, extra: &Extra) -> Option<String> {
             ms(time)
         ));
     }
-    if report.throttle_most > Share::NONE {
+    if report.throttle_most > ThrottleShare::NONE {
         let most = report.throttle_most;
         let lost = lost_work(extra).map_or_else(String::new, |lost| {
             format!(", which cost it {:.2} s of work", lost.as_secs_f64())
@@ -189,7 +189,7 @@ mod tests {
                 prospect: None,
                 blackout: false,
                 forced: false,
-                throttle: Share::NONE,
+                throttle: ThrottleShare::NONE,
                 stages: SourceStages::default(),
             }),
             ..Extra::default()
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn the_last_line_says_what_matters_most() {
         let mut report = report();
-        report.throttle_most = Share::permille(400);
+        report.throttle_most = ThrottleShare::permille(400);
         assert_eq!(
             last_line(&report),
             "the guest wrote too fast for the link: it was throttled by up to 40 %"

@@ -124,7 +124,7 @@ fn ms(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::converge::{Prospect, Share, Span};
+    use pagelift_engine::converge::{Prospect, Span, ThrottleShare};
     use pagelift_engine::migration::{SourceStages, StageTime};
     use pagelift_engine::units::{ByteCount, PageCount};
 
@@ -153,14 +153,14 @@ mod tests {
                 link: None,
                 blackout: None,
                 limit: time(50),
-                throttle: Share::NONE,
+                throttle: ThrottleShare::NONE,
                 as_it_is: None,
                 throttled: None,
                 delta_share: None,
             }),
             blackout: false,
             forced: false,
-            throttle: Share::permille(300),
+            throttle: ThrottleShare::permille(300),
             stages: SourceStages {
                 send: StageTime {
                     busy: time(1),

@@ -181,7 +181,7 @@ fn no_such(text: &str, names: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::converge::{Downtime, Share};
+    use pagelift_engine::converge::{Downtime, ThrottleShare};
     use pagelift_engine::units::Rate;
     use std::time::Duration;
 
@@ -209,11 +209,11 @@ mod tests {
         assert_eq!(limits.policy, PolicyKind::Classic);
         assert_eq!(limits.deadline, Some(ms(30_000)));
         assert_eq!(limits.at_deadline, AtDeadline::StopTrying);
-        assert_eq!(limits.throttle_most, Some(Share::permille(400)));
+        assert_eq!(limits.throttle_most, Some(ThrottleShare::permille(400)));
         let lifted =
             set(r#"{"command":"set","bandwidth":null,"deadline":"none","max_throttle":0}"#);
         assert_eq!((lifted.bandwidth, lifted.limits.deadline), (None, None));
-        assert_eq!(lifted.limits.throttle_most, Some(Share::NONE));
+        assert_eq!(lifted.limits.throttle_most, Some(ThrottleShare::NONE));
         let auto = set(r#"{"command":"set","max_throttle":"auto"}"#);
         assert_eq!(auto.limits.throttle_most, None);
     }

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::{Decision, Forecast, GiveUp, Observation, Policy, Share};
+use super::{Decision, Forecast, GiveUp, Observation, Policy, ThrottleShare};
 use crate::units::{ByteCount, Instant};
 
 /// Least time between two looks at the rates.
@@ -75,7 +75,7 @@ impl Classic {
     }
 
     /// Auto-converge for a guest that is throttled by `throttle` already.
-    pub(super) fn taking_over(config: ClassicConfig, throttle: Share) -> Self {
+    pub(super) fn taking_over(config: ClassicConfig, throttle: ThrottleShare) -> Self {
         // At most 99.
         let throttle = throttle.as_permille().div_ceil(10).min(99) as u8;
         Self {
@@ -90,7 +90,7 @@ impl Classic {
     }
 
     /// At a harvest: the new throttle, if it changes.
-    fn look(&mut self, seen: &Observation) -> Option<Share> {
+    fn look(&mut self, seen: &Observation) -> Option<ThrottleShare> {
         self.dirtied += seen.harvested.bytes().0;
         let Some((at, placed)) = self.last_look else {
             self.last_look = Some((seen.now, seen.placed));
@@ -128,7 +128,7 @@ impl Classic {
             .min(self.config.max_cpu_throttle);
         let changed = new != self.throttle;
         self.throttle = new;
-        changed.then(|| Share::permille(u16::from(new) * 10))
+        changed.then(|| ThrottleShare::permille(u16::from(new) * 10))
     }
 }
 
@@ -159,8 +159,8 @@ impl Policy for Classic {
         self.config.downtime
     }
 
-    fn throttle_most(&self) -> Share {
-        Share::permille(u16::from(self.config.max_cpu_throttle) * 10)
+    fn throttle_most(&self) -> ThrottleShare {
+        ThrottleShare::permille(u16::from(self.config.max_cpu_throttle) * 10)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::Share;
+use super::ThrottleShare;
 use crate::units::LONGEST_SPAN;
 
 /// The policies that a user can name.
@@ -123,7 +123,7 @@ pub struct Limits {
     pub at_deadline: AtDeadline,
     /// The largest share that the guest may be throttled by; `None`: the policy's own, which is
     /// [`strongest`](super::Response::strongest), or 99 % with [`Classic`](super::Classic).
-    pub throttle_most: Option<Share>,
+    pub throttle_most: Option<ThrottleShare>,
 }
 
 impl Default for Limits {
@@ -198,7 +198,7 @@ impl Limits {
                 "auto" => None,
                 permille => {
                     let permille = permille.parse().map_err(|_| "throttle_most")?;
-                    Some(Share::permille(permille))
+                    Some(ThrottleShare::permille(permille))
                 }
             },
         })
@@ -219,7 +219,7 @@ mod tests {
                 downtime: Downtime::growing(ms(50), ms(500)).unwrap(),
                 deadline: None,
                 at_deadline: AtDeadline::Force,
-                throttle_most: Some(Share::NONE),
+                throttle_most: Some(ThrottleShare::NONE),
             },
         ];
         for limits in all {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{FixedCosts, GiveUp, Limits, PageTime, Response, Share};
+use super::{FixedCosts, GiveUp, Limits, PageTime, Response, ThrottleShare};
 use crate::units::{ByteCount, Instant, PageCount, Rate};
 
 /// Less than this part of the pages written is never expected to go again.
@@ -49,7 +49,7 @@ pub struct Observation {
     /// Time between the last two harvests.
     pub interval: Duration,
     /// Share of its time that the guest was kept from running meanwhile.
-    pub throttled: Share,
+    pub throttled: ThrottleShare,
     /// What a throttle takes of its work.
     pub response: Response,
     /// Bytes placed by the target so far.
@@ -69,7 +69,7 @@ impl Observation {
     }
 
     /// The share of its work that the guest lost to its throttle between the last two harvests.
-    pub fn lost(&self) -> Share {
+    pub fn lost(&self) -> ThrottleShare {
         self.response.lost(self.throttled)
     }
 }
@@ -80,7 +80,7 @@ pub enum Decision {
     /// Another round, or go on with this one, at the throttle as it is.
     Continue,
     /// The same, with the guest kept from running for this share of its time from now on.
-    Throttle(Share),
+    Throttle(ThrottleShare),
     /// Stop the guest now and send what is left.
     Stop,
     /// The same, although it is known to take longer than is allowed.
@@ -107,8 +107,8 @@ pub trait Policy: Send + std::fmt::Debug {
     fn downtime_limit(&self) -> Duration;
 
     /// The largest share that it would throttle any vCPU by.
-    fn throttle_most(&self) -> Share {
-        Share::MOST
+    fn throttle_most(&self) -> ThrottleShare {
+        ThrottleShare::MOST
     }
 
     /// The user has changed the limits: they count from the next question on. A policy that

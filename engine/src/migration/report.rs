@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::source::SentFrame;
 use super::stages::SourceStages;
 use super::volume::DataBytes;
-use crate::converge::{BlackoutForecast, Share};
+use crate::converge::{BlackoutForecast, ThrottleShare};
 use crate::units::{ByteCount, PageCount, Rate};
 
 /// Pages of the whole migration by how they went over.
@@ -125,7 +125,7 @@ pub struct Report {
     /// Rate at which the target placed data.
     pub link: Option<Rate>,
     /// The largest share of its time that the guest was kept from running during precopy.
-    pub throttle_most: Share,
+    pub throttle_most: ThrottleShare,
     /// Whether the digests of the whole memory were compared, and equal.
     pub verified: bool,
     /// CPU time the target's process used, as it said itself.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::dirty::{DirtyError, DirtySource};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::memory::{Layout, MemoryError, PageBitmap, ReadPages, Region, WritePages};
@@ -84,7 +84,7 @@ impl DirtySource for Busy {
 /// The guest on the source.
 #[derive(Default)]
 pub struct Here {
-    pub throttle: Arc<Mutex<Share>>,
+    pub throttle: Arc<Mutex<ThrottleShare>>,
     parts: Option<Parts>,
 }
 
@@ -93,7 +93,7 @@ impl SourceGuest for Here {
         self.parts = Some(parts);
     }
 
-    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
         *self.throttle.lock().unwrap() = share;
         Ok(())
     }

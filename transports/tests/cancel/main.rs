@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use migrate::{Seen, migrate};
 use pagelift_engine::converge::{
-    AtDeadline, Decision, Downtime, Limits, Observation, Policy, Share, Steered,
+    AtDeadline, Decision, Downtime, Limits, Observation, Policy, Steered, ThrottleShare,
 };
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
 use pagelift_engine::pipeline::Settings;
@@ -40,7 +40,7 @@ impl Policy for Harsh {
         if std::mem::replace(&mut self.0, true) {
             return Decision::Continue;
         }
-        Decision::Throttle(Share::permille(900))
+        Decision::Throttle(ThrottleShare::permille(900))
     }
 
     fn downtime_limit(&self) -> Duration {
@@ -57,7 +57,7 @@ fn assert_free(result: &Result<Report, Failure>, seen: &Seen, when: &str) {
         "{when}: {failure}"
     );
     assert_eq!(failure.guest, GuestLocation::Source, "{when}");
-    assert_eq!(seen.share(), Share::NONE, "{when}");
+    assert_eq!(seen.share(), ThrottleShare::NONE, "{when}");
     assert!(!seen.armed.load(Ordering::Acquire), "{when}");
     let freed = seen.controls.cancel_token().freed_after();
     println!("measured: free {freed:?} after the request, {when}");
@@ -67,7 +67,7 @@ fn assert_free(result: &Result<Report, Failure>, seen: &Seen, when: &str) {
 #[test]
 fn a_guest_is_free_while_pages_flow() {
     let (result, seen) = migrate(Settings::default(), Box::<Harsh>::default(), |seen| {
-        wait_until("throttled", || seen.share() > Share::NONE);
+        wait_until("throttled", || seen.share() > ThrottleShare::NONE);
         seen.controls.cancel();
     });
     assert_free(&result, &seen, "while pages flow");
@@ -76,7 +76,7 @@ fn a_guest_is_free_while_pages_flow() {
 #[test]
 fn a_guest_is_free_although_only_a_flag_was_set() {
     let (result, seen) = migrate(Settings::default(), Box::<Harsh>::default(), |seen| {
-        wait_until("throttled", || seen.share() > Share::NONE);
+        wait_until("throttled", || seen.share() > ThrottleShare::NONE);
         let flag = seen.controls.cancel_token().flag();
         flag.store(true, Ordering::Release);
     });
@@ -86,7 +86,7 @@ fn a_guest_is_free_although_only_a_flag_was_set() {
 #[test]
 fn a_guest_is_free_although_the_coordinator_is_stuck() {
     let (result, seen) = migrate(Settings::default(), Box::<Harsh>::default(), |seen| {
-        wait_until("throttled", || seen.share() > Share::NONE);
+        wait_until("throttled", || seen.share() > ThrottleShare::NONE);
         seen.jam.store(true, Ordering::Release);
         wait_until("stuck in a control message", || {
             seen.stuck.load(Ordering::Acquire) > 0

@@ -7,7 +7,7 @@ use std::thread;
 use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::codec::{Codec, CompressSetting};
-use pagelift_engine::converge::{Policy, Share};
+use pagelift_engine::converge::{Policy, ThrottleShare};
 use pagelift_engine::memory::WritePages;
 use pagelift_engine::migration::{Failure, Report, RunRight, SourceStatus};
 use pagelift_engine::pipeline::{
@@ -25,13 +25,13 @@ pub struct Seen {
     pub jam: Arc<AtomicBool>,
     pub stuck: Arc<AtomicUsize>,
     pub armed: Arc<AtomicBool>,
-    pub throttle: Arc<Mutex<Share>>,
+    pub throttle: Arc<Mutex<ThrottleShare>>,
     pub status: Mutex<Option<SourceStatus>>,
     pub controls: Controls,
 }
 
 impl Seen {
-    pub fn share(&self) -> Share {
+    pub fn share(&self) -> ThrottleShare {
         *self.throttle.lock().unwrap()
     }
 }

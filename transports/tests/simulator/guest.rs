@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::migration::RunRight;
 use pagelift_engine::units::Instant;
@@ -42,8 +42,8 @@ impl SourceGuest for SourceHalf {
         self.parts = Some(parts);
     }
 
-    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
-        if !self.truth.source_runs() && share != Share::NONE {
+    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
+        if !self.truth.source_runs() && share != ThrottleShare::NONE {
             self.truth
                 .broken("a guest that is stopped is throttled".into());
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pagelift_engine::converge::{AtDeadline, Downtime, Limits, PolicyKind, Share};
+use pagelift_engine::converge::{AtDeadline, Downtime, Limits, PolicyKind, ThrottleShare};
 use pagelift_engine::pipeline::Controls;
 use pagelift_engine::units::Instant;
 use pagelift_transports::sim::SimRng;
@@ -15,7 +15,7 @@ pub enum Turn {
     Policy(PolicyKind),
     Downtime(Downtime),
     Deadline(Option<Duration>, AtDeadline),
-    MostThrottle(Share),
+    MostThrottle(ThrottleShare),
     /// All at once.
     All(Limits),
 }
@@ -83,7 +83,7 @@ impl Wishes {
             at_deadline,
             throttle_most: rng
                 .pick(&[Some(0), Some(300), None, Some(990)])
-                .map(Share::permille),
+                .map(ThrottleShare::permille),
         }
     }
 
@@ -95,7 +95,7 @@ impl Wishes {
                 let (deadline, at_deadline) = self.deadline(rng);
                 Turn::Deadline(deadline, at_deadline)
             }
-            3 => Turn::MostThrottle(Share::permille(rng.pick(&[0, 500, 990]))),
+            3 => Turn::MostThrottle(ThrottleShare::permille(rng.pick(&[0, 500, 990]))),
             _ => Turn::All(self.limits(rng)),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pagelift_engine::converge::{Decision, GiveUp, Limits, Observation, Policy, Share};
+use pagelift_engine::converge::{Decision, GiveUp, Limits, Observation, Policy, ThrottleShare};
 use pagelift_engine::units::{ByteCount, PageCount, Rate};
 
 /// Stops the guest at any time, for no reason.
@@ -54,7 +54,7 @@ impl Policy for HoldsBack {
         self.inner.downtime_limit()
     }
 
-    fn throttle_most(&self) -> Share {
+    fn throttle_most(&self) -> ThrottleShare {
         self.inner.throttle_most()
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::pipeline::Clock;
 use pagelift_engine::units::Instant;
 use pagelift_transports::sim::SimClock;
@@ -138,7 +138,7 @@ impl Truth {
             .map_or(Duration::ZERO, |at| until.since(at))
     }
 
-    pub fn source_throttled(&self, share: Share) {
+    pub fn source_throttled(&self, share: ThrottleShare) {
         self.note(|| format!("the guest is throttled to {share}"));
         self.lock().throttled = share.as_permille();
     }

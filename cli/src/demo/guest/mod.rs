@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::units::{PAGE_BYTES, Rate};
 
 use super::pattern::Script;
@@ -98,7 +98,7 @@ impl Guest {
     }
 
     /// Keeps the vCPUs from running for a share of their time.
-    pub fn throttle(&self, share: Share) {
+    pub fn throttle(&self, share: ThrottleShare) {
         self.board
             .throttle
             .store(share.as_permille(), Ordering::Release);

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use crate::converge::Share;
+use crate::converge::ThrottleShare;
 use crate::units::{Instant, PageCount};
 
 /// Harvests that are kept.
@@ -48,7 +48,7 @@ const PRIOR: f64 = 0.02;
 #[derive(Clone, Copy, Debug)]
 struct Point {
     at: Instant,
-    lost: Share,
+    lost: ThrottleShare,
     ln_seconds: f64,
     ln_pages: f64,
 }
@@ -69,7 +69,13 @@ struct Reading {
 impl DirtyCurve {
     /// In `time` up to `now`, of whose work it lost the share `lost`, the guest wrote `pages`
     /// distinct pages.
-    pub fn harvested(&mut self, now: Instant, time: Duration, lost: Share, pages: PageCount) {
+    pub fn harvested(
+        &mut self,
+        now: Instant,
+        time: Duration,
+        lost: ThrottleShare,
+        pages: PageCount,
+    ) {
         let guest_time = lost.guest_time(time);
         if guest_time.is_zero() {
             return;
@@ -90,7 +96,7 @@ impl DirtyCurve {
 
     /// Distinct pages written in `time` by a guest that loses `share` of its work; `None` before
     /// the first harvest.
-    pub fn pages_in(&self, time: Duration, share: Share) -> Option<f64> {
+    pub fn pages_in(&self, time: Duration, share: ThrottleShare) -> Option<f64> {
         let guest_time = share.guest_time(time);
         if guest_time.is_zero() && !self.points.is_empty() {
             return Some(0.0);
@@ -101,7 +107,7 @@ impl DirtyCurve {
 
     /// The factor by which the truth may lie above or below [`pages_in`](Self::pages_in), with
     /// `deviations` standard deviations; 1 is certain.
-    pub fn factor(&self, time: Duration, share: Share, deviations: f64) -> f64 {
+    pub fn factor(&self, time: Duration, share: ThrottleShare, deviations: f64) -> f64 {
         let guest_time = share.guest_time(time).max(Duration::from_micros(1));
         let reading = self.read(guest_time.as_secs_f64().ln(), share);
         reading.map_or(f64::INFINITY, |reading| (reading.sigma * deviations).exp())
@@ -110,7 +116,7 @@ impl DirtyCurve {
     /// Fits a line to the harvests around `ln_seconds`, of those that were made under about such
     /// a throttle: a guest that is hardly let run does less than its share of time would say,
     /// since its own housekeeping comes first.
-    fn read(&self, ln_seconds: f64, share: Share) -> Option<Reading> {
+    fn read(&self, ln_seconds: f64, share: ThrottleShare) -> Option<Reading> {
         let newest = self.points.last()?.at;
         let alike =
             |point: &&Point| (point.lost.as_fraction() - share.as_fraction()).abs() <= ALIKE;
@@ -174,7 +180,7 @@ pub(in crate::converge) mod tests {
             curve.harvested(
                 Instant(0).after(ms(2000 / n)),
                 ms(2000 / n),
-                Share::NONE,
+                ThrottleShare::NONE,
                 pages,
             );
         }
@@ -191,7 +197,7 @@ pub(in crate::converge) mod tests {
         let mut now = Instant(0);
         for length in lengths_ms {
             now = now.after(ms(*length));
-            curve.harvested(now, ms(*length), Share::NONE, of(ms(*length)));
+            curve.harvested(now, ms(*length), ThrottleShare::NONE, of(ms(*length)));
         }
         curve
     }
@@ -202,7 +208,7 @@ pub(in crate::converge) mod tests {
             |time| PageCount(time.as_millis() as u64 * 10),
             &[1000, 500, 100],
         );
-        let pages = curve.pages_in(ms(20), Share::NONE).unwrap();
+        let pages = curve.pages_in(ms(20), ThrottleShare::NONE).unwrap();
         assert!((pages - 200.0).abs() < 1.0, "{pages}");
     }
 
@@ -212,7 +218,7 @@ pub(in crate::converge) mod tests {
         let of = |time| uniform(1000.0, 100_000.0, time);
         let curve = curve(of, &[2000, 800, 300, 100]);
         let (guess, truth) = (
-            curve.pages_in(ms(50), Share::NONE).unwrap(),
+            curve.pages_in(ms(50), ThrottleShare::NONE).unwrap(),
             of(ms(50)).0 as f64,
         );
         assert!((guess / truth - 1.0).abs() < 0.15, "{guess} of {truth}");
@@ -229,10 +235,10 @@ pub(in crate::converge) mod tests {
             let curve = curve(of, &[4000, 2000, 900, 400, 150, 60]);
             for length in [30, 60, 200, 1000, 4000] {
                 let (guess, truth) = (
-                    curve.pages_in(ms(length), Share::NONE).unwrap(),
+                    curve.pages_in(ms(length), ThrottleShare::NONE).unwrap(),
                     of(ms(length)).0 as f64,
                 );
-                let factor = curve.factor(ms(length), Share::NONE, 2.0);
+                let factor = curve.factor(ms(length), ThrottleShare::NONE, 2.0);
                 assert!(
                     truth <= guess * factor && truth >= guess / factor,
                     "{set} {length} ms: {guess} against {truth}, factor {factor}"
@@ -250,9 +256,9 @@ pub(in crate::converge) mod tests {
         let mut now = Instant(0).after(ms(2700));
         for _ in 0..10 {
             now = now.after(ms(1000));
-            curve.harvested(now, ms(1000), Share::NONE, PageCount(1000));
+            curve.harvested(now, ms(1000), ThrottleShare::NONE, PageCount(1000));
         }
-        let pages = curve.pages_in(ms(1000), Share::NONE).unwrap();
+        let pages = curve.pages_in(ms(1000), ThrottleShare::NONE).unwrap();
         assert!(pages < 1600.0, "{pages}");
     }
 
@@ -264,17 +270,19 @@ pub(in crate::converge) mod tests {
         );
         // Throttled by 95 % it does not get 5 % of its work done, but nothing.
         let now = Instant(0).after(ms(3000));
-        curve.harvested(now, ms(1000), Share::permille(950), PageCount(3));
-        let free = curve.pages_in(ms(50), Share::NONE).unwrap();
+        curve.harvested(now, ms(1000), ThrottleShare::permille(950), PageCount(3));
+        let free = curve.pages_in(ms(50), ThrottleShare::NONE).unwrap();
         assert!((free - 2500.0).abs() < 250.0, "{free}");
-        let throttled = curve.pages_in(ms(1000), Share::permille(900)).unwrap();
+        let throttled = curve
+            .pages_in(ms(1000), ThrottleShare::permille(900))
+            .unwrap();
         assert!(throttled < 50.0, "{throttled}");
     }
 
     #[test]
     fn nothing_is_claimed_before_the_first_harvest() {
         let curve = DirtyCurve::default();
-        assert_eq!(curve.pages_in(ms(1), Share::NONE), None);
-        assert_eq!(curve.factor(ms(1), Share::NONE, 1.0), f64::INFINITY);
+        assert_eq!(curve.pages_in(ms(1), ThrottleShare::NONE), None);
+        assert_eq!(curve.factor(ms(1), ThrottleShare::NONE, 1.0), f64::INFINITY);
     }
 }

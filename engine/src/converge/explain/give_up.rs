@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Remedy;
-use crate::converge::{Forecast, Observation, Share};
+use crate::converge::{Forecast, Observation, ThrottleShare};
 use crate::units::{ByteCount, Rate};
 
 /// A migration was given up.
@@ -50,7 +50,7 @@ pub enum GiveUp {
     )]
     Hopeless {
         /// The largest share allowed.
-        throttle: Share,
+        throttle: ThrottleShare,
         /// What is left.
         left: ByteCount,
         /// Rate of distinct pages written under that throttle.

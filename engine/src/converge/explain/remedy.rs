@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::converge::forecast::rounds::Manner;
-use crate::converge::{DirtyCurve, Forecast, Observation, Outlook, Share};
+use crate::converge::{DirtyCurve, Forecast, Observation, Outlook, ThrottleShare};
 use crate::units::Rate;
 
 /// A migration that would take longer is not proposed.
@@ -20,7 +20,7 @@ pub struct Remedy {
     /// A blackout allowed of so long: the guest could then be stopped at once.
     pub downtime: Option<Duration>,
     /// A throttle of this share, the smallest that would do.
-    pub throttle: Option<Share>,
+    pub throttle: Option<ThrottleShare>,
     /// A link of this rate, with nothing throttled.
     pub link: Option<Rate>,
 }
@@ -36,13 +36,13 @@ impl Remedy {
         let blackout = Forecast::of(seen)
             .blackout
             .map(|parts| parts.total().high());
-        let shares = (1..=19).map(|step| Share::permille(step * 50));
+        let shares = (1..=19).map(|step| ThrottleShare::permille(step * 50));
         Self {
             downtime: blackout.filter(|needed| *needed > limit),
             throttle: shares
-                .chain([Share::MOST])
+                .chain([ThrottleShare::MOST])
                 .find(|share| ready(seen, *share)),
-            link: link(seen, |faster| ready(faster, Share::NONE)),
+            link: link(seen, |faster| ready(faster, ThrottleShare::NONE)),
         }
     }
 }
@@ -110,7 +110,7 @@ mod tests {
         for n in 1..5 {
             let time = Duration::from_millis(2000 / n);
             let pages = PageCount(per_s * 2 / n);
-            curve.harvested(Instant(0).after(time), time, Share::NONE, pages);
+            curve.harvested(Instant(0).after(time), time, ThrottleShare::NONE, pages);
         }
         curve
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::converge::forecast::rounds::Manner;
-use crate::converge::{DirtyCurve, Forecast, Observation, Outlook, Share, Span};
+use crate::converge::{DirtyCurve, Forecast, Observation, Outlook, Span, ThrottleShare};
 use crate::units::{ByteCount, Rate};
 
 /// Shares whose outlook is looked at, in permille, beside the one in force.
@@ -27,7 +27,7 @@ pub struct Prospect {
     /// The blackout that is allowed.
     pub limit: Duration,
     /// Share of its time that the guest is kept from running.
-    pub throttle: Share,
+    pub throttle: ThrottleShare,
     /// What comes if nothing is changed.
     pub as_it_is: Option<Outlook>,
     /// What comes under the throttle that gets there with the least harm; `None`: no throttle does.
@@ -44,7 +44,7 @@ impl Prospect {
             let outlook = Outlook::of(curve, seen, limit, share, Manner::default());
             outlook.ready_in.map(|_| outlook)
         };
-        let shares = SHARES.into_iter().map(Share::permille);
+        let shares = SHARES.into_iter().map(ThrottleShare::permille);
         Self {
             left: forecast.bytes,
             dirty: seen.dirty,
@@ -87,7 +87,7 @@ impl fmt::Display for Prospect {
         if let Some(share) = self.delta_share.filter(|share| *share >= 0.01) {
             write!(f, ", {:.0} % of them as deltas", share * 100.0)?;
         }
-        if self.throttle != Share::NONE {
+        if self.throttle != ThrottleShare::NONE {
             write!(f, ", throttled to {}", self.throttle)?;
         }
         if self.fits() {
@@ -154,7 +154,10 @@ mod tests {
         let prospect = prospect(75_000, 200_000);
         let words = prospect.to_string();
         let throttled = prospect.throttled.unwrap();
-        assert!(throttled.throttle >= Share::permille(800), "{words}");
+        assert!(
+            throttled.throttle >= ThrottleShare::permille(800),
+            "{words}"
+        );
         let would = format!("; throttling to {} would finish in ", throttled.throttle);
         assert!(words.contains(&would), "{words}");
         assert!(prospect.as_it_is.is_none());
@@ -171,7 +174,7 @@ mod tests {
         let hopeless = Prospect {
             as_it_is: None,
             throttled: None,
-            throttle: Share::permille(950),
+            throttle: ThrottleShare::permille(950),
             delta_share: Some(0.5),
             ..prospect(75_000, 200_000)
         };

@@ -137,7 +137,7 @@ impl Forecast {
 #[cfg(test)]
 pub(in crate::converge) mod tests {
     use super::*;
-    use crate::converge::{FixedCosts, Response, Share};
+    use crate::converge::{FixedCosts, Response, ThrottleShare};
     use crate::units::{Instant, PageCount};
 
     /// A round end with `left` pages and a link of 100 MB/s.
@@ -159,7 +159,7 @@ pub(in crate::converge) mod tests {
             fixed: FixedCosts::lump(Span::exactly(Duration::from_millis(10))),
             harvested: PageCount(left),
             interval: Duration::from_millis(1000),
-            throttled: Share::NONE,
+            throttled: ThrottleShare::NONE,
             response: Response::default(),
             placed: ByteCount(0),
         }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::converge::estimate::interval::finite;
-use crate::converge::{DirtyCurve, Observation, Share};
+use crate::converge::{DirtyCurve, Observation, ThrottleShare};
 
 /// Length of a round from which on some of what is written in it goes only once.
 const HARVESTED_WITHIN: Duration = Duration::from_millis(200);
@@ -24,7 +24,7 @@ pub(in crate::converge) const HELD_SHARE: f64 = 0.8;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Outlook {
     /// The share of the throttle it is about.
-    pub throttle: Share,
+    pub throttle: ThrottleShare,
     /// Time until the guest could be stopped within the limit; `None`: never.
     pub ready_in: Option<Duration>,
     /// The blackout that is likely then.
@@ -59,7 +59,7 @@ impl Held {
     }
 
     /// How many of them are written within `time` by a guest that loses `share` of its work.
-    fn written(self, time: Duration, share: Share) -> f64 {
+    fn written(self, time: Duration, share: ThrottleShare) -> f64 {
         let time = share.guest_time(time).as_secs_f64();
         self.pages * (1.0 - (-self.rate * time).exp())
     }
@@ -94,7 +94,7 @@ impl Outlook {
         curve: &DirtyCurve,
         seen: &Observation,
         limit: Duration,
-        share: Share,
+        share: ThrottleShare,
         manner: Manner,
     ) -> Self {
         Self::reach(curve, seen, limit, share, manner).unwrap_or(Self {
@@ -109,7 +109,7 @@ impl Outlook {
         curve: &DirtyCurve,
         seen: &Observation,
         limit: Duration,
-        throttle: Share,
+        throttle: ThrottleShare,
         manner: Manner,
     ) -> Option<Self> {
         let share = seen.response.lost(throttle);

@@ -26,7 +26,7 @@ use ramp::Ramp;
 use super::limits::{AtDeadline, Limits, PolicyKind};
 use super::{
     Classic, ClassicConfig, Decision, DirtyCurve, Forecast, GiveUp, Observation, Policy,
-    Predictive, PredictiveConfig, Share, StopWhenFits, StopWhenFitsConfig,
+    Predictive, PredictiveConfig, StopWhenFits, StopWhenFitsConfig, ThrottleShare,
 };
 use crate::units::PageCount;
 
@@ -39,7 +39,7 @@ pub struct Steered {
     curve: DirtyCurve,
     ramp: Ramp,
     /// What the guest was last asked to be throttled by.
-    throttle: Share,
+    throttle: ThrottleShare,
     /// The policy has seen no way; the guest is let go of.
     is_resting: bool,
     /// The blackout allowed at the last look.
@@ -61,11 +61,11 @@ impl Steered {
     pub fn new(limits: Limits) -> Self {
         let curve = DirtyCurve::default();
         Self {
-            chosen: Chosen::new(&limits, &curve, Share::NONE),
+            chosen: Chosen::new(&limits, &curve, ThrottleShare::NONE),
             limits,
             curve,
             ramp: Ramp::default(),
-            throttle: Share::NONE,
+            throttle: ThrottleShare::NONE,
             is_resting: false,
             allowed: limits.downtime.least(),
             is_outdated: false,
@@ -89,8 +89,8 @@ impl Steered {
             return Decision::Stop;
         }
         match self.throttle {
-            Share::NONE => Decision::Continue,
-            _ => Decision::Throttle(Share::NONE),
+            ThrottleShare::NONE => Decision::Continue,
+            _ => Decision::Throttle(ThrottleShare::NONE),
         }
     }
 
@@ -113,9 +113,10 @@ impl Steered {
             }
             // It never throttles, and knows of no throttle that it could release.
             Decision::Continue
-                if self.throttle != Share::NONE && matches!(self.chosen, Chosen::None(_)) =>
+                if self.throttle != ThrottleShare::NONE
+                    && matches!(self.chosen, Chosen::None(_)) =>
             {
-                Decision::Throttle(Share::NONE)
+                Decision::Throttle(ThrottleShare::NONE)
             }
             decision => decision,
         }
@@ -165,7 +166,7 @@ impl Policy for Steered {
         self.allowed
     }
 
-    fn throttle_most(&self) -> Share {
+    fn throttle_most(&self) -> ThrottleShare {
         self.chosen.throttle_most()
     }
 
@@ -179,7 +180,7 @@ impl Policy for Steered {
             self.allowed = self.limits.downtime.least();
         }
         if before.throttle_most != self.limits.throttle_most {
-            self.is_outdated = self.throttle != Share::NONE;
+            self.is_outdated = self.throttle != ThrottleShare::NONE;
         }
         // A policy that was resting does not know that the guest was let go of.
         if std::mem::take(&mut self.is_resting) || before.policy != self.limits.policy {
@@ -193,7 +194,7 @@ impl Policy for Steered {
 impl Chosen {
     /// The policy that `limits` name, for a guest that writes by `curve` and is throttled by
     /// `throttle`.
-    fn new(limits: &Limits, curve: &DirtyCurve, throttle: Share) -> Self {
+    fn new(limits: &Limits, curve: &DirtyCurve, throttle: ThrottleShare) -> Self {
         let mut chosen = match limits.policy {
             PolicyKind::Predictive => Self::Predictive(Predictive::taking_over(
                 PredictiveConfig::default(),
@@ -221,7 +222,7 @@ impl Chosen {
             Self::Classic(policy) => {
                 let config = policy.config_mut();
                 config.timeout = timeout;
-                let most = limits.throttle_most.unwrap_or(Share::MOST);
+                let most = limits.throttle_most.unwrap_or(ThrottleShare::MOST);
                 // At most 99 by the type.
                 config.max_cpu_throttle = (most.as_permille() / 10) as u8;
             }
@@ -240,16 +241,16 @@ impl Chosen {
     }
 
     /// The largest share for any vCPU.
-    fn throttle_most(&self) -> Share {
+    fn throttle_most(&self) -> ThrottleShare {
         match self {
             Self::Predictive(policy) => policy.throttle_most(),
             Self::Classic(policy) => policy.throttle_most(),
-            Self::None(_) => Share::NONE,
+            Self::None(_) => ThrottleShare::NONE,
         }
     }
 
     /// The strongest throttle for all of the guest.
-    fn strongest(&self, seen: &Observation) -> Share {
+    fn strongest(&self, seen: &Observation) -> ThrottleShare {
         match self {
             Self::Predictive(policy) => policy.strongest(seen),
             _ => self.throttle_most(),

@@ -32,7 +32,7 @@ fn decisions(policy: &mut Steered, from_ms: u64, to_ms: u64) -> Vec<(u64, Decisi
 fn throttled(decisions: &[(u64, Decision)]) -> bool {
     decisions
         .iter()
-        .any(|(_, decision)| matches!(decision, Decision::Throttle(share) if *share > Share::NONE))
+        .any(|(_, decision)| matches!(decision, Decision::Throttle(share) if *share > ThrottleShare::NONE))
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn who_stops_trying_lets_go_of_the_guest_and_moves_it_once_it_fits() {
     });
     assert!(throttled(&decisions(&mut policy, 500, 20_000)));
     let after = decisions(&mut policy, 20_000, 4_000_000);
-    assert_eq!(after, [(20_000, Decision::Throttle(Share::NONE))]);
+    assert_eq!(after, [(20_000, Decision::Throttle(ThrottleShare::NONE))]);
     let fits = seen(4_001_000, 4000, 500);
     assert_eq!(policy.decide(&fits), Decision::Stop);
 }
@@ -84,7 +84,7 @@ fn who_stops_trying_lets_go_of_the_guest_and_moves_it_once_it_fits() {
 #[test]
 fn without_hope_the_guest_is_let_go_of_before_the_deadline() {
     // Hardly any throttle is allowed, and the guest writes too fast for it.
-    let throttle_most = Some(Share::permille(50));
+    let throttle_most = Some(ThrottleShare::permille(50));
     for at_deadline in [AtDeadline::StopTrying, AtDeadline::Force] {
         let mut policy = Steered::new(Limits {
             throttle_most,
@@ -94,10 +94,10 @@ fn without_hope_the_guest_is_let_go_of_before_the_deadline() {
         let tried = decisions(&mut policy, 500, 60_000);
         assert!(throttled(&tried), "{tried:?}");
         let (_, last) = tried.last().unwrap();
-        assert_eq!(*last, Decision::Throttle(Share::NONE), "{tried:?}");
+        assert_eq!(*last, Decision::Throttle(ThrottleShare::NONE), "{tried:?}");
         // A change of any limit is another try.
         policy.set_limits(&Limits {
-            throttle_most: Some(Share::permille(60)),
+            throttle_most: Some(ThrottleShare::permille(60)),
             ..*policy.limits()
         });
         assert!(throttled(&decisions(&mut policy, 60_000, 90_000)));
@@ -120,14 +120,14 @@ fn another_policy_takes_over_the_throttle_or_releases_it() {
         });
     }
     let share = policy.throttle;
-    assert!(share > Share::permille(300), "{share}");
+    assert!(share > ThrottleShare::permille(300), "{share}");
     let mut none = policy.clone();
     none.set_limits(&Limits {
         policy: PolicyKind::None,
         ..limits()
     });
     let then = stuck(&mut none, 12_050, false);
-    assert_eq!(then, Decision::Throttle(Share::NONE), "at once");
+    assert_eq!(then, Decision::Throttle(ThrottleShare::NONE), "at once");
 
     policy.set_limits(&Limits {
         policy: PolicyKind::Predictive,
@@ -143,14 +143,14 @@ fn another_policy_takes_over_the_throttle_or_releases_it() {
     // It knows what the guest writes, and so what a throttle would do.
     assert!(
         predictive
-            .outlook(&seen, Share::permille(950))
+            .outlook(&seen, ThrottleShare::permille(950))
             .ready_in
             .is_some()
     );
     let blank = Predictive::new(PredictiveConfig::default());
     assert!(
         blank
-            .outlook(&seen, Share::permille(950))
+            .outlook(&seen, ThrottleShare::permille(950))
             .ready_in
             .is_none()
     );
@@ -164,7 +164,7 @@ fn a_throttle_above_the_new_most_is_lowered() {
             ..limits()
         });
         decisions(&mut policy, 500, 30_000);
-        let throttle_most = Share::permille(100);
+        let throttle_most = ThrottleShare::permille(100);
         assert!(policy.throttle > throttle_most, "{policy:?}");
         policy.set_limits(&Limits {
             throttle_most: Some(throttle_most),
@@ -184,8 +184,11 @@ fn another_most_throttle_is_told_although_the_throttle_stays() {
     });
     decisions(&mut policy, 500, 5_000);
     let share = policy.throttle;
-    let throttle_most = Share::permille(900);
-    assert!(share > Share::NONE && share < throttle_most, "{share}");
+    let throttle_most = ThrottleShare::permille(900);
+    assert!(
+        share > ThrottleShare::NONE && share < throttle_most,
+        "{share}"
+    );
     policy.set_limits(&Limits {
         throttle_most: Some(throttle_most),
         ..*policy.limits()
@@ -236,7 +239,7 @@ fn a_growing_downtime_lets_more_guests_complete() {
     for kind in PolicyKind::ALL {
         let fixed = Limits {
             policy: kind,
-            throttle_most: Some(Share::NONE),
+            throttle_most: Some(ThrottleShare::NONE),
             ..limits()
         };
         let growing = Limits {
@@ -279,7 +282,7 @@ fn every_run_with_a_deadline_ends() {
                 assert_ne!(run.ended, Ended::GaveUp, "seed {seed}");
                 if run.ended == Ended::StillTrying {
                     let last = run.records.last().unwrap();
-                    assert_eq!(last.seen.throttled, Share::NONE, "seed {seed}");
+                    assert_eq!(last.seen.throttled, ThrottleShare::NONE, "seed {seed}");
                 }
             }
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::trace::fluid::Workload;
-use super::{Decision, Predictive, PredictiveConfig, Share};
+use super::{Decision, Predictive, PredictiveConfig, ThrottleShare};
 
 /// What the policy decided at the first end of a round that began after the guest had calmed
 /// down, and whether it was throttled then.
@@ -20,7 +20,7 @@ fn after_calm(calm_s: u64) -> Option<(Decision, bool)> {
         let began = record.seen.elapsed.saturating_sub(record.seen.interval);
         record.seen.round_ended && began >= calm
     })?;
-    Some((record.decision, record.seen.throttled > Share::NONE))
+    Some((record.decision, record.seen.throttled > ThrottleShare::NONE))
 }
 
 #[test]
@@ -35,7 +35,10 @@ fn a_guest_that_calms_down_under_a_throttle_is_let_go() {
         }
         throttled += 1;
         assert!(
-            matches!(decision, Decision::Stop | Decision::Throttle(Share::NONE)),
+            matches!(
+                decision,
+                Decision::Stop | Decision::Throttle(ThrottleShare::NONE)
+            ),
             "calm from {calm_s} s: {decision:?}"
         );
     }

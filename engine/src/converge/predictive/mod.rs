@@ -35,7 +35,7 @@ use progress::Progress;
 
 use super::forecast::rounds::{HELD_SHARE, Held};
 use super::throttle::response::USUAL_MOST;
-use super::{Decision, DirtyCurve, Forecast, GiveUp, Observation, Outlook, Policy, Share};
+use super::{Decision, DirtyCurve, Forecast, GiveUp, Observation, Outlook, Policy, ThrottleShare};
 use crate::units::{Instant, PageCount, Rate};
 
 /// Limits of [`Predictive`].
@@ -47,7 +47,7 @@ pub struct PredictiveConfig {
     pub timeout: Duration,
     /// The largest share that the guest may be throttled by; `None`: 95 %, or more if it sleeps
     /// ([`Response::strongest`](super::Response::strongest)).
-    pub throttle_most: Option<Share>,
+    pub throttle_most: Option<ThrottleShare>,
     /// How long to wait, once rounds stop getting smaller, before throttling.
     pub patience: Duration,
 }
@@ -85,7 +85,7 @@ const HYSTERESIS: f64 = 0.03;
 pub struct Predictive {
     config: PredictiveConfig,
     curve: DirtyCurve,
-    throttle: Share,
+    throttle: ThrottleShare,
     progress: Progress,
     /// Since when no share at all would do.
     hopeless_since: Option<Instant>,
@@ -103,7 +103,7 @@ impl Predictive {
         Self {
             config,
             curve: DirtyCurve::default(),
-            throttle: Share::NONE,
+            throttle: ThrottleShare::NONE,
             progress: Progress::default(),
             hopeless_since: None,
             extra_rounds: 0,
@@ -116,7 +116,7 @@ impl Predictive {
     pub(super) fn taking_over(
         config: PredictiveConfig,
         curve: DirtyCurve,
-        throttle: Share,
+        throttle: ThrottleShare,
     ) -> Self {
         Self {
             curve,
@@ -126,7 +126,7 @@ impl Predictive {
     }
 
     /// The strongest throttle for the guest that was `seen`.
-    pub(super) fn strongest(&self, seen: &Observation) -> Share {
+    pub(super) fn strongest(&self, seen: &Observation) -> ThrottleShare {
         self.plan(seen).strongest()
     }
 
@@ -136,7 +136,7 @@ impl Predictive {
     }
 
     /// What to expect if the guest is throttled by `share` from now on.
-    pub fn outlook(&self, seen: &Observation, share: Share) -> Outlook {
+    pub fn outlook(&self, seen: &Observation, share: ThrottleShare) -> Outlook {
         self.plan(seen).outlook(share)
     }
 
@@ -171,13 +171,13 @@ impl Predictive {
         }
         let left_time = self.config.timeout.saturating_sub(seen.elapsed);
         self.progress.learn_to_doubt(seen);
-        let free = self.outlook(seen, Share::NONE);
+        let free = self.outlook(seen, ThrottleShare::NONE);
         if free.ready_in.is_some_and(|ready| ready <= left_time) {
             self.hopeless_since = None;
             self.progress.goes_well();
-            return self.change_to(seen, Share::NONE);
+            return self.change_to(seen, ThrottleShare::NONE);
         }
-        let (is_throttled, patience) = (self.throttle > Share::NONE, self.config.patience);
+        let (is_throttled, patience) = (self.throttle > ThrottleShare::NONE, self.config.patience);
         if !self.progress.on_plateau(seen, is_throttled, patience) {
             return Decision::Continue;
         }
@@ -208,10 +208,10 @@ impl Predictive {
         next.is_some_and(|next| next < left * worth)
     }
 
-    fn change_to(&mut self, seen: &Observation, share: Share) -> Decision {
+    fn change_to(&mut self, seen: &Observation, share: ThrottleShare) -> Decision {
         let lost = |share| seen.response.lost(share).as_fraction();
         let less = lost(self.throttle) - lost(share);
-        let hardly_less = share > Share::NONE && (0.0..HYSTERESIS).contains(&less);
+        let hardly_less = share > ThrottleShare::NONE && (0.0..HYSTERESIS).contains(&less);
         if share == self.throttle || hardly_less {
             return Decision::Continue;
         }
@@ -250,7 +250,7 @@ impl Predictive {
         if waited >= self.config.patience * VAIN_PATIENCES {
             return Decision::GiveUp(GiveUp::too_long(seen, self.config.downtime));
         }
-        self.change_to(seen, Share::NONE)
+        self.change_to(seen, ThrottleShare::NONE)
     }
 
     fn last_words(&self, seen: &Observation) -> GiveUp {
@@ -297,7 +297,7 @@ impl Policy for Predictive {
         self.config.downtime
     }
 
-    fn throttle_most(&self) -> Share {
+    fn throttle_most(&self) -> ThrottleShare {
         self.config.throttle_most.unwrap_or(USUAL_MOST)
     }
 }

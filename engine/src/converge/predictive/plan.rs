@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::converge::forecast::rounds::{Held, Manner};
 use crate::converge::throttle::response::USUAL_MOST;
-use crate::converge::{DirtyCurve, Observation, Outlook, Share};
+use crate::converge::{DirtyCurve, Observation, Outlook, ThrottleShare};
 
 /// Shares of work that are compared, as steps of the most allowed.
 const SHARES: u32 = 16;
@@ -45,19 +45,19 @@ pub(super) struct Plan<'a> {
     /// How much more than predicted rounds without a throttle have left.
     pub(super) doubt: f64,
     /// The throttle in force.
-    pub(super) throttle: Share,
+    pub(super) throttle: ThrottleShare,
     /// The largest share of its time that a user lets the guest be throttled by.
-    pub(super) throttle_most: Option<Share>,
+    pub(super) throttle_most: Option<ThrottleShare>,
 }
 
 impl Plan<'_> {
     /// What to expect if the guest is throttled by `share` from now on.
-    pub(super) fn outlook(&self, share: Share) -> Outlook {
+    pub(super) fn outlook(&self, share: ThrottleShare) -> Outlook {
         // To let go of a throttle takes more than a hope: a guest that was let go too early costs
         // the rounds that it was throttled for.
         let caution = if share < self.throttle { CAUTION } else { 0.0 };
         // Under a throttle little is written beside what is held back, and that is no guess.
-        let doubt = if share == Share::NONE {
+        let doubt = if share == ThrottleShare::NONE {
             self.doubt
         } else {
             1.0
@@ -81,11 +81,11 @@ impl Plan<'_> {
     }
 
     /// The strongest throttle that may be taken.
-    pub(super) fn strongest(&self) -> Share {
+    pub(super) fn strongest(&self) -> ThrottleShare {
         self.seen.response.strongest(self.throttle_most)
     }
 
-    fn best_up_to(&self, most: Share, time: Duration) -> Option<Outlook> {
+    fn best_up_to(&self, most: ThrottleShare, time: Duration) -> Option<Outlook> {
         let response = self.seen.response;
         let most_lost = response.lost(most).as_fraction();
         (0..=SHARES)
@@ -112,7 +112,7 @@ mod tests {
 
     /// A guest that writes `per_s` new pages a second, has written 30,000 of them, and wants the
     /// part `demand` of its processors: what is best for it, and the strongest there is.
-    fn best(per_s: u64, demand: f64, most: Option<u16>) -> (Option<Share>, Share) {
+    fn best(per_s: u64, demand: f64, most: Option<u16>) -> (Option<ThrottleShare>, ThrottleShare) {
         let curve = steady(per_s);
         let seen = Observation {
             response: Response::of_demand(demand),
@@ -124,8 +124,8 @@ mod tests {
             limit: Duration::from_millis(50),
             held: Held::default(),
             doubt: 1.0,
-            throttle: Share::NONE,
-            throttle_most: most.map(Share::permille),
+            throttle: ThrottleShare::NONE,
+            throttle_most: most.map(ThrottleShare::permille),
         };
         let best = plan.best(Duration::from_secs(100));
         (best.map(|outlook| outlook.throttle), plan.strongest())
@@ -135,29 +135,29 @@ mod tests {
     fn harm_is_work_and_not_time() {
         // 24,414 pages a second are what the link carries.
         let (all, _) = best(48_000, 1.0, None);
-        assert_eq!(all, Some(Share::permille(950)));
+        assert_eq!(all, Some(ThrottleShare::permille(950)));
         // One that wants half of its processors keeps half of the rest of the way there.
         let (half, _) = best(48_000, 0.5, None);
-        assert_eq!(half, Some(Share::permille(950)));
+        assert_eq!(half, Some(ThrottleShare::permille(950)));
         let (calm, _) = best(12_000, 0.5, None);
-        assert_eq!(calm, Some(Share::NONE));
+        assert_eq!(calm, Some(ThrottleShare::NONE));
     }
 
     #[test]
     fn a_sleeper_may_be_throttled_beyond_the_limit_and_only_if_it_must() {
         // 95 % would take nothing of its work.
         let (share, strongest) = best(40_000, 0.04, None);
-        assert_eq!(strongest, Share::permille(980));
+        assert_eq!(strongest, ThrottleShare::permille(980));
         let share = share.expect("half its work is little enough");
-        assert!(share > Share::permille(950), "{share:?}");
+        assert!(share > ThrottleShare::permille(950), "{share:?}");
         // With 95 % it loses three quarters: enough.
         let (share, _) = best(48_000, 0.2, None);
         assert!(
-            share.is_some_and(|share| share <= Share::permille(950)),
+            share.is_some_and(|share| share <= ThrottleShare::permille(950)),
             "{share:?}"
         );
         // Who allows less is obeyed.
         let (share, strongest) = best(48_000, 0.5, Some(200));
-        assert_eq!((share, strongest), (None, Share::permille(200)));
+        assert_eq!((share, strongest), (None, ThrottleShare::permille(200)));
     }
 }

@@ -20,7 +20,7 @@ fn a_guest_that_converges_by_itself_is_never_throttled() {
     // 30 MB/s of new pages against 100 MB/s.
     let ran = run(Workload::uniform(200_000, 7_500.0), config());
     assert!(matches!(ran.ended, Ended::Completed { .. }), "{ran:?}");
-    assert_eq!(ran.throttle_most, Share::NONE);
+    assert_eq!(ran.throttle_most, ThrottleShare::NONE);
 }
 
 #[test]
@@ -31,14 +31,14 @@ fn a_guest_that_writes_too_fast_is_throttled_and_completes() {
         panic!("{ran:?}")
     };
     assert!(blackout <= Duration::from_millis(50), "{ran:?}");
-    assert!(ran.throttle_most <= Share::permille(950), "{ran:?}");
+    assert!(ran.throttle_most <= ThrottleShare::permille(950), "{ran:?}");
 }
 
 #[test]
 fn the_throttle_is_released_when_the_guest_calms_down() {
     let mut workload = Workload::uniform(500_000, 60_000.0);
     workload.calm_from = Some(Duration::from_secs(40));
-    let most = Share::permille(300);
+    let most = ThrottleShare::permille(300);
     let ran = run(
         workload,
         PredictiveConfig {
@@ -62,7 +62,7 @@ fn the_throttle_is_released_when_the_guest_calms_down() {
 #[test]
 fn a_hopeless_guest_is_given_up_with_words() {
     // A hot set of 400 MB written 20 times a second, and hardly any throttle allowed.
-    let most = Share::permille(100);
+    let most = ThrottleShare::permille(100);
     let config = PredictiveConfig {
         throttle_most: Some(most),
         ..config()
@@ -80,7 +80,7 @@ fn a_blackout_that_is_too_long_without_a_page_is_given_up_without_a_throttle() {
     };
     let ran = run(Workload::uniform(200_000, 7_500.0), config);
     assert!(matches!(ran.ended, Ended::GaveUp), "{ran:?}");
-    assert_eq!(ran.throttle_most, Share::NONE);
+    assert_eq!(ran.throttle_most, ThrottleShare::NONE);
     assert!(ran.took < Duration::from_secs(30), "{ran:?}");
 }
 

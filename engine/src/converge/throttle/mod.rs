@@ -4,4 +4,4 @@ pub(super) mod response;
 mod share;
 
 pub use response::Response;
-pub use share::Share;
+pub use share::ThrottleShare;

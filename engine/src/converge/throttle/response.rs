@@ -10,13 +10,13 @@
 //! The demand comes from the processor time of the vCPUs, where somebody tells it; without, all
 //! guests are taken to want all that they can get, which is the proportional loss. Pure.
 
-use super::Share;
+use super::ThrottleShare;
 
 /// The strongest throttle for a guest that sleeps: it still runs for a fiftieth of the time.
-const SLEEPERS_MOST: Share = Share::permille(980);
+const SLEEPERS_MOST: ThrottleShare = ThrottleShare::permille(980);
 
 /// The strongest throttle that is taken unless a user says otherwise, if less does not do.
-pub(in crate::converge) const USUAL_MOST: Share = Share::permille(950);
+pub(in crate::converge) const USUAL_MOST: ThrottleShare = ThrottleShare::permille(950);
 
 /// Least demand that is believed: a guest that wants less is as good as idle, and what it does
 /// under a throttle is decided by its housekeeping.
@@ -51,16 +51,16 @@ impl Response {
     }
 
     /// The share of its work that a throttle of `throttle` takes from the guest.
-    pub fn lost(self, throttle: Share) -> Share {
+    pub fn lost(self, throttle: ThrottleShare) -> ThrottleShare {
         let done = (1.0 - throttle.as_fraction()) / self.demand;
         // Rounded down by less than a permille, so that there and back is where it began.
-        Share::fraction(1.0 - done - 1e-9)
+        ThrottleShare::fraction(1.0 - done - 1e-9)
     }
 
     /// The strongest throttle, if a user allows `most`, which is kept to the letter. `None`: 95 %,
     /// by which the guest keeps a twentieth of its work; one that sleeps keeps that under a
     /// stronger throttle too, up to 98 %.
-    pub fn strongest(self, most: Option<Share>) -> Share {
+    pub fn strongest(self, most: Option<ThrottleShare>) -> ThrottleShare {
         most.unwrap_or_else(|| {
             self.throttle(USUAL_MOST.as_fraction())
                 .clamp(USUAL_MOST, SLEEPERS_MOST)
@@ -69,11 +69,11 @@ impl Response {
 
     /// The smallest throttle that takes the share `lost`, 0 to 1, of its work from the guest.
     /// Nothing takes no throttle, although a guest that sleeps would not notice one.
-    pub fn throttle(self, lost: f64) -> Share {
+    pub fn throttle(self, lost: f64) -> ThrottleShare {
         if lost <= 0.0 {
-            return Share::NONE;
+            return ThrottleShare::NONE;
         }
-        Share::fraction(1.0 - (1.0 - lost.min(1.0)) * self.demand - 1e-9)
+        ThrottleShare::fraction(1.0 - (1.0 - lost.min(1.0)) * self.demand - 1e-9)
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
     fn a_guest_that_wants_all_loses_in_proportion() {
         let response = Response::default();
         for permille in [0, 1, 333, 500, 949, 990] {
-            let share = Share::permille(permille);
+            let share = ThrottleShare::permille(permille);
             assert_eq!(response.lost(share), share);
             assert_eq!(response.throttle(share.as_fraction()), share);
         }
@@ -94,13 +94,26 @@ mod tests {
     #[test]
     fn a_guest_that_sleeps_loses_nothing_at_first_and_then_all_at_once() {
         let response = Response::of_demand(0.2);
-        assert_eq!(response.lost(Share::permille(800)), Share::NONE);
-        assert_eq!(response.lost(Share::permille(900)), Share::permille(500));
-        assert_eq!(response.lost(Share::permille(950)), Share::permille(750));
-        assert_eq!(response.throttle(0.5), Share::permille(900));
-        assert_eq!(response.throttle(0.0), Share::NONE);
-        assert_eq!(response.throttle(7.0), Share::MOST);
-        for most in [Share::permille(500), USUAL_MOST, Share::MOST] {
+        assert_eq!(
+            response.lost(ThrottleShare::permille(800)),
+            ThrottleShare::NONE
+        );
+        assert_eq!(
+            response.lost(ThrottleShare::permille(900)),
+            ThrottleShare::permille(500)
+        );
+        assert_eq!(
+            response.lost(ThrottleShare::permille(950)),
+            ThrottleShare::permille(750)
+        );
+        assert_eq!(response.throttle(0.5), ThrottleShare::permille(900));
+        assert_eq!(response.throttle(0.0), ThrottleShare::NONE);
+        assert_eq!(response.throttle(7.0), ThrottleShare::MOST);
+        for most in [
+            ThrottleShare::permille(500),
+            USUAL_MOST,
+            ThrottleShare::MOST,
+        ] {
             assert_eq!(response.strongest(Some(most)), most);
         }
         assert_eq!(response.strongest(None), SLEEPERS_MOST);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 /// The share of its time that a guest is kept from running, in permille.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Share(u16);
+pub struct ThrottleShare(u16);
 
-impl Share {
+impl ThrottleShare {
     /// The guest runs freely.
     pub const NONE: Self = Self(0);
 
@@ -45,7 +45,7 @@ impl Share {
     }
 }
 
-impl fmt::Display for Share {
+impl fmt::Display for ThrottleShare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.0} %", self.as_fraction() * 100.0)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::replay::{Model, Run, replay};
-use crate::converge::{FixedCosts, Policy, Response, Share, Span};
+use crate::converge::{FixedCosts, Policy, Response, Span, ThrottleShare};
 
 /// A guest and its link.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +106,7 @@ impl Model for Fluid {
         self.workload.sets.iter().map(|(pages, _)| pages).sum()
     }
 
-    fn distinct(&mut self, now: Duration, time: Duration, throttled: Share) -> f64 {
+    fn distinct(&mut self, now: Duration, time: Duration, throttled: ThrottleShare) -> f64 {
         let calm = self.workload.calm_from.is_some_and(|from| now > from);
         let lost = self.lost(now, throttled);
         let time = lost.guest_time(time).as_secs_f64() * if calm { 0.01 } else { 1.0 };
@@ -124,7 +124,7 @@ impl Model for Fluid {
         }
     }
 
-    fn lost(&mut self, _now: Duration, throttled: Share) -> Share {
+    fn lost(&mut self, _now: Duration, throttled: ThrottleShare) -> ThrottleShare {
         Response::of_demand(self.workload.demand).lost(throttled)
     }
 

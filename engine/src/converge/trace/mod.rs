@@ -23,7 +23,9 @@ pub use replay::{Ended, Model, Run, replay};
 use std::fmt;
 use std::time::Duration;
 
-use super::{Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Response, Share, Span};
+use super::{
+    Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Response, Span, ThrottleShare,
+};
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
 /// More than any migration has, so that sums of such numbers are still numbers: a year, in
@@ -190,7 +192,7 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         u32::try_from(number(key, u64::MAX)?).map_err(|_| TraceError::BadLine { line, key })
     };
     let share = |key: &'static str| {
-        Ok(Share::permille(
+        Ok(ThrottleShare::permille(
             u16::try_from(number(key, u64::MAX)?.min(1000)).unwrap_or(1000),
         ))
     };

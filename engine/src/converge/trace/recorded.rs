@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Model, Trace};
-use crate::converge::{DirtyCurve, FixedCosts, Limits, Response, Share};
+use crate::converge::{DirtyCurve, FixedCosts, Limits, Response, ThrottleShare};
 use crate::units::{PAGE_BYTES, Rate};
 
 /// The guest and the link of a trace, to run another policy over.
@@ -86,7 +86,7 @@ impl Model for Recorded {
         self.trace.first_pages.0 as f64
     }
 
-    fn distinct(&mut self, now: Duration, time: Duration, throttled: Share) -> f64 {
+    fn distinct(&mut self, now: Duration, time: Duration, throttled: ThrottleShare) -> f64 {
         self.learn(now);
         let most = self.trace.first_pages.0 as f64;
         let lost = self.response(now).lost(throttled);

@@ -14,7 +14,7 @@ use super::Record;
 use crate::converge::estimate::interval::finite;
 use crate::converge::{
     BlackoutForecast, Decision, Estimates, FixedCosts, Forecast, Limits, Observation, Policy,
-    Response, RoundSent, Share,
+    Response, RoundSent, ThrottleShare,
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
@@ -24,7 +24,7 @@ pub trait Model {
     fn first_pages(&self) -> f64;
 
     /// Distinct pages that the guest, throttled by `throttled`, writes in the `time` up to `now`.
-    fn distinct(&mut self, now: Duration, time: Duration, throttled: Share) -> f64;
+    fn distinct(&mut self, now: Duration, time: Duration, throttled: ThrottleShare) -> f64;
 
     /// What a throttle takes of the guest's work, as far as that is known at `now`.
     fn response(&mut self, _now: Duration) -> Response {
@@ -32,7 +32,7 @@ pub trait Model {
     }
 
     /// The share of its work that the guest loses to a throttle at `now`, in truth.
-    fn lost(&mut self, now: Duration, throttled: Share) -> Share {
+    fn lost(&mut self, now: Duration, throttled: ThrottleShare) -> ThrottleShare {
         self.response(now).lost(throttled)
     }
 
@@ -84,7 +84,7 @@ pub struct Run {
     /// Time up to the stop, or to giving up.
     pub took: Duration,
     /// The largest throttle.
-    pub throttle_most: Share,
+    pub throttle_most: ThrottleShare,
     /// Seconds of full speed that the guest lost, the blackout included.
     pub harm_s: f64,
     /// Bytes sent.
@@ -112,7 +112,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
     let mut run = Run {
         ended: Ended::GaveUp,
         took: Duration::ZERO,
-        throttle_most: Share::NONE,
+        throttle_most: ThrottleShare::NONE,
         harm_s: 0.0,
         sent: ByteCount(0),
         forecast: None,
@@ -120,7 +120,8 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
     };
     let mut estimates = Estimates::default();
     estimates.armed(at(Duration::ZERO));
-    let (mut left, mut now, mut throttle) = (model.first_pages(), Duration::ZERO, Share::NONE);
+    let (mut left, mut now, mut throttle) =
+        (model.first_pages(), Duration::ZERO, ThrottleShare::NONE);
     for round in 1.. {
         let began = now;
         let sent = sending(model, now, round, left);
@@ -252,7 +253,7 @@ impl Run {
 #[derive(Default)]
 struct Within {
     /// The last throttle it asked for, and when.
-    throttled: Option<(Duration, Share)>,
+    throttled: Option<(Duration, ThrottleShare)>,
     /// When it ended the round, and whether it stopped the guest or gave up.
     ended: Option<(Duration, bool)>,
     /// The newest limits that it was given.

@@ -181,7 +181,7 @@ impl Policy for Counting {
         self.0.downtime_limit()
     }
 
-    fn throttle_most(&self) -> Share {
+    fn throttle_most(&self) -> ThrottleShare {
         self.0.throttle_most()
     }
 

@@ -1,6 +1,6 @@
 //! What each vCPU takes of a processor, and what it would take if it were let.
 
-use crate::converge::{Response, Share};
+use crate::converge::{Response, ThrottleShare};
 
 /// Part of a processor below which a vCPU is idle.
 const IDLE: f64 = 0.03;
@@ -33,12 +33,17 @@ impl Demand {
     }
 
     /// In `seconds` the vCPUs ran for their parts of `ran`, throttled by what `share` says.
-    pub(super) fn saw(&mut self, seconds: f64, ran: &[f64], share: impl Fn(usize) -> Share) {
+    pub(super) fn saw(
+        &mut self,
+        seconds: f64,
+        ran: &[f64],
+        share: impl Fn(usize) -> ThrottleShare,
+    ) {
         let weight = if self.is_known { FREE_WEIGHT } else { 1.0 };
         for (vcpu, (demand, ran)) in self.each.iter_mut().zip(ran).enumerate() {
             let took = (ran / seconds).min(1.0);
             let may = 1.0 - share(vcpu).as_fraction();
-            if share(vcpu) == Share::NONE {
+            if share(vcpu) == ThrottleShare::NONE {
                 self.is_known = true;
                 *demand += (took - *demand) * weight;
             } else if took < may / 2.0 {
@@ -97,11 +102,11 @@ mod tests {
         let mut demand = Demand::unknown(3);
         let all = demand.response(std::iter::empty());
         assert_eq!(all, Response::default(), "before any look");
-        demand.saw(1.0, &[0.2, 0.2, 0.001], |_| Share::NONE);
+        demand.saw(1.0, &[0.2, 0.2, 0.001], |_| ThrottleShare::NONE);
         let alike = demand.response(std::iter::empty());
         assert!((alike.demand() - 0.2).abs() < 1e-9, "{alike:?}");
         // Who does not write does not count, however much it computes.
-        demand.saw(1.0, &[0.2, 0.9, 0.001], |_| Share::NONE);
+        demand.saw(1.0, &[0.2, 0.9, 0.001], |_| ThrottleShare::NONE);
         let writer = demand.response([1000.0, 1.0, 0.0].into_iter());
         assert!((writer.demand() - 0.2).abs() < 0.01, "{writer:?}");
         // Both write: half of it is left at a share of about three quarters.
@@ -113,10 +118,10 @@ mod tests {
     fn what_is_held_back_is_still_wanted() {
         let mut demand = Demand::unknown(3);
         for _ in 0..10 {
-            demand.saw(0.1, &[0.1, 0.03, 0.0005], |_| Share::NONE);
+            demand.saw(0.1, &[0.1, 0.03, 0.0005], |_| ThrottleShare::NONE);
         }
         assert_eq!(demand.busy(), [0, 1]);
-        let strong = Share::permille(900);
+        let strong = ThrottleShare::permille(900);
         for _ in 0..10 {
             // The second one gets less than it wants, the third wakes up.
             demand.saw(0.1, &[0.01, 0.009, 0.01], |_| strong);

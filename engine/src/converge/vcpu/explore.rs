@@ -5,7 +5,7 @@
 //! same. To spare a half altogether tells most: what is learned grows with the square of the
 //! distance between the two shares, what is written meanwhile only with the distance.
 
-use crate::converge::Share;
+use crate::converge::ThrottleShare;
 
 /// Looks that an attempt may take, next to two a vCPU; and at most.
 const LOOKS_MORE: usize = 8;
@@ -27,11 +27,11 @@ pub(super) fn looks_most(busy: usize) -> usize {
 pub(super) fn halves(
     vcpus: usize,
     mut busy: Vec<usize>,
-    wanted: Share,
-    most: Share,
+    wanted: ThrottleShare,
+    most: ThrottleShare,
     attempt: u64,
     looks: usize,
-) -> Vec<Share> {
+) -> Vec<ThrottleShare> {
     if busy.len() < 2 {
         return Vec::new();
     }
@@ -40,11 +40,11 @@ pub(super) fn halves(
     // Other places once all bits have been used.
     let order = attempt.wrapping_mul(1 << 16) + (pair / bits) as u64;
     busy.sort_by_key(|&vcpu| mix(order.wrapping_mul(1 << 20) ^ vcpu as u64));
-    let high = Share::fraction((2.0 * wanted.as_fraction()).max(APART)).min(most);
+    let high = ThrottleShare::fraction((2.0 * wanted.as_fraction()).max(APART)).min(most);
     let mut shares = vec![wanted; vcpus];
     for (place, &vcpu) in busy.iter().enumerate() {
         let spared = (place >> (pair % bits)) & 1 == turn;
-        shares[vcpu] = if spared { Share::NONE } else { high };
+        shares[vcpu] = if spared { ThrottleShare::NONE } else { high };
     }
     shares
 }
@@ -63,18 +63,18 @@ mod tests {
 
     #[test]
     fn any_two_are_soon_apart_and_each_has_its_turn() {
-        let (wanted, most) = (Share::permille(600), Share::permille(900));
+        let (wanted, most) = (ThrottleShare::permille(600), ThrottleShare::permille(900));
         for count in 2..20 {
             let busy: Vec<usize> = (0..count).map(|vcpu| vcpu * 2).collect();
             let looks = 2 * ((count - 1).ilog2() as usize + 1);
-            let all: Vec<Vec<Share>> = (0..looks)
+            let all: Vec<Vec<ThrottleShare>> = (0..looks)
                 .map(|look| halves(count * 2, busy.clone(), wanted, most, 1, look))
                 .collect();
             for pair in all.chunks(2) {
                 for &vcpu in &busy {
                     let mut both = [pair[0][vcpu], pair[1][vcpu]];
                     both.sort_unstable();
-                    assert_eq!(both, [Share::NONE, most]);
+                    assert_eq!(both, [ThrottleShare::NONE, most]);
                     // Idle ones have what all are to have.
                     assert_eq!(pair[0][vcpu + 1], wanted);
                 }

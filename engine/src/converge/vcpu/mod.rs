@@ -49,7 +49,7 @@ use saturation::Saturation;
 use spread::{Vcpu, allowed, spread};
 use trust::Trust;
 
-use super::{Response, Share};
+use super::{Response, ThrottleShare};
 use crate::units::{Instant, PageCount};
 
 /// From one look to the next while shares differ.
@@ -96,8 +96,8 @@ enum Mode {
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct VcpuThrottle {
-    wanted: Share,
-    most: Share,
+    wanted: ThrottleShare,
+    most: ThrottleShare,
     mode: Mode,
     trust: Trust,
     regression: Regression,
@@ -106,7 +106,7 @@ pub struct VcpuThrottle {
     demand: Demand,
     last: Option<VcpuLook>,
     /// In force; empty: `wanted` for all.
-    shares: Vec<Share>,
+    shares: Vec<ThrottleShare>,
     round: Round,
     /// How long nothing is tried after the next attempt that leads to nothing.
     retry: Duration,
@@ -118,8 +118,8 @@ impl Default for VcpuThrottle {
     /// Nothing is wanted, and nothing known.
     fn default() -> Self {
         Self {
-            wanted: Share::NONE,
-            most: Share::MOST,
+            wanted: ThrottleShare::NONE,
+            most: ThrottleShare::MOST,
             mode: Mode::Alike { until: Instant(0) },
             trust: Trust::default(),
             regression: Regression::new(0),
@@ -138,11 +138,11 @@ impl Default for VcpuThrottle {
 impl VcpuThrottle {
     /// The policy wants the effect that a throttle by `share` has on a guest whose vCPUs are all
     /// alike, with no vCPU throttled by more than `most`.
-    pub fn want(&mut self, share: Share, most: Share) {
+    pub fn want(&mut self, share: ThrottleShare, most: ThrottleShare) {
         self.wanted = share;
         self.most = most.max(share);
         // One that is let go and throttled again is a guest that has changed.
-        if share == Share::NONE {
+        if share == ThrottleShare::NONE {
             self.mode = Mode::Alike { until: Instant(0) };
             self.trust = Trust::default();
             self.retry = RETRY;
@@ -151,19 +151,19 @@ impl VcpuThrottle {
     }
 
     /// What the policy wants.
-    pub fn wanted(&self) -> Share {
+    pub fn wanted(&self) -> ThrottleShare {
         self.wanted
     }
 
     /// The share of each vCPU, in the order of the looks; `None`: [`wanted`](Self::wanted) for
     /// all of them.
-    pub fn shares(&self) -> Option<&[Share]> {
+    pub fn shares(&self) -> Option<&[ThrottleShare]> {
         Some(&*self.shares).filter(|shares| !shares.is_empty())
     }
 
     /// The share for all that would have had the effect of the shares that were in force between
     /// the last two harvests: what the policy is to be told. `None`: it was one share for all.
-    pub fn effect(&self) -> Option<Share> {
+    pub fn effect(&self) -> Option<ThrottleShare> {
         self.round.effect()
     }
 
@@ -181,7 +181,7 @@ impl VcpuThrottle {
     /// throttled, or there is but one vCPU.
     pub fn look_after(&self) -> Option<Duration> {
         let several = self.last.as_ref().is_none_or(|last| last.ran.len() > 1);
-        (self.wanted > Share::NONE && several).then_some(match self.mode {
+        (self.wanted > ThrottleShare::NONE && several).then_some(match self.mode {
             Mode::Alike { .. } => RARE_LOOK_INTERVAL,
             Mode::Exploring { .. } => EXPLORE_INTERVAL,
             Mode::Attributed => LOOK_INTERVAL,
@@ -300,7 +300,7 @@ impl VcpuThrottle {
     /// Decides on the shares at `now`.
     fn plan(&mut self, now: Instant) {
         self.shares.clear();
-        if self.wanted == Share::NONE || self.demand.vcpus() < 2 {
+        if self.wanted == ThrottleShare::NONE || self.demand.vcpus() < 2 {
             return;
         }
         if self.trust.is_used_up(now, self.retry) {
@@ -354,7 +354,7 @@ impl VcpuThrottle {
     }
 
     /// Unequal shares, if what is known is good enough for them.
-    fn attributed(&self, limit: f64) -> Option<Vec<Share>> {
+    fn attributed(&self, limit: f64) -> Option<Vec<ThrottleShare>> {
         let (costs, vcpus) = (self.costs.as_ref()?, self.vcpus());
         let mut shares = spread(self.wanted, self.most, &vcpus)?;
         let runs: Vec<f64> = (vcpus.iter().zip(&shares))
@@ -363,7 +363,7 @@ impl VcpuThrottle {
         if costs.sigma(&runs) > limit * allowed(self.wanted, &vcpus) {
             return None;
         }
-        let least = Share::fraction(self.wanted.as_fraction() * (1.0 - self.trust.level()));
+        let least = ThrottleShare::fraction(self.wanted.as_fraction() * (1.0 - self.trust.level()));
         for share in &mut shares {
             *share = least.max(*share);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::SHORTEST;
 use super::spread::{Vcpu, equal_share};
-use crate::converge::Share;
+use crate::converge::ThrottleShare;
 use crate::units::Instant;
 
 /// A round in which the writers ran this many times as long as the policy wanted falls short; so
@@ -27,7 +27,7 @@ pub(super) struct Round {
     explored: bool,
     ended_at: Option<Instant>,
     length: Duration,
-    effect: Option<Share>,
+    effect: Option<ThrottleShare>,
     /// Rounds in a row in which the effect fell short.
     short_rounds: u32,
 }
@@ -59,7 +59,7 @@ impl Round {
 
     /// It ends at `now`; `wanted` was wanted of these vCPUs, of which nothing is known if there
     /// are none here. Whether rounds have fallen short for long.
-    pub(super) fn end(&mut self, now: Instant, wanted: Share, vcpus: &[Vcpu]) -> bool {
+    pub(super) fn end(&mut self, now: Instant, wanted: ThrottleShare, vcpus: &[Vcpu]) -> bool {
         self.length = (self.ended_at.replace(now)).map_or(Duration::ZERO, |at| now.since(at));
         self.effect = None;
         if self.differed && !vcpus.is_empty() && self.length >= SHORTEST {
@@ -67,7 +67,7 @@ impl Round {
             let runs: Vec<f64> = self.ran.iter().map(|ran| ran / seconds).collect();
             let effect = equal_share(vcpus, &runs);
             self.effect = Some(effect);
-            let let_run = |share: Share| 1.0 - share.as_fraction();
+            let let_run = |share: ThrottleShare| 1.0 - share.as_fraction();
             let is_short = let_run(effect) > SHORT * let_run(wanted);
             self.short_rounds = match (is_short, self.explored) {
                 (true, true) => self.short_rounds,
@@ -92,7 +92,7 @@ impl Round {
 
     /// The share for all that would have had the effect of the shares that were in force in the
     /// last one; `None`: it was one share for all.
-    pub(super) fn effect(&self) -> Option<Share> {
+    pub(super) fn effect(&self) -> Option<ThrottleShare> {
         self.effect
     }
 }
@@ -108,7 +108,7 @@ mod tests {
             cost_most: 1000.0,
             demand: 1.0,
         };
-        let (mut round, wanted) = (Round::default(), Share::permille(900));
+        let (mut round, wanted) = (Round::default(), ThrottleShare::permille(900));
         round.of_vcpus(2);
         let mut now = Instant(0);
         let mut ends = |ran: f64, differs: bool| {
@@ -120,7 +120,7 @@ mod tests {
             }
             now = now.after(Duration::from_secs(1));
             let short = round.end(now, wanted, &[vcpu; 2]);
-            (round.effect().map(Share::as_permille), short)
+            (round.effect().map(ThrottleShare::as_permille), short)
         };
         ends(1.0, false);
         assert_eq!(ends(1.0, false), (None, false));

@@ -15,7 +15,7 @@
 //! there that the costs of those who only compute are known to no more than a per cent of the
 //! writer's.
 
-use crate::converge::Share;
+use crate::converge::ThrottleShare;
 
 /// Costs within this factor are taken to be alike.
 const ALIKE: f64 = 1.5;
@@ -41,57 +41,64 @@ pub(super) struct Vcpu {
 
 impl Vcpu {
     /// The part of a processor that it gets under `share`.
-    pub(super) fn runs(&self, share: Share) -> f64 {
+    pub(super) fn runs(&self, share: ThrottleShare) -> f64 {
         self.demand.min(1.0 - share.as_fraction())
     }
 }
 
 /// Pages per second that the guest may write in place of a throttle of `wanted` for all, the
 /// slack included.
-pub(super) fn allowed(wanted: Share, vcpus: &[Vcpu]) -> f64 {
+pub(super) fn allowed(wanted: ThrottleShare, vcpus: &[Vcpu]) -> f64 {
     written(vcpus, |_| wanted) + slack(wanted, vcpus)
 }
 
-fn slack(wanted: Share, vcpus: &[Vcpu]) -> f64 {
-    let (free, left) = (written(vcpus, |_| Share::NONE), written(vcpus, |_| wanted));
+fn slack(wanted: ThrottleShare, vcpus: &[Vcpu]) -> f64 {
+    let (free, left) = (
+        written(vcpus, |_| ThrottleShare::NONE),
+        written(vcpus, |_| wanted),
+    );
     let taken = free - left;
     (SLACK * left.min(taken)).max(SLACK_OF_TAKEN * taken)
 }
 
 /// Pages per second that are written when each vCPU, by index, has its share.
-fn written(vcpus: &[Vcpu], share: impl Fn(usize) -> Share) -> f64 {
+fn written(vcpus: &[Vcpu], share: impl Fn(usize) -> ThrottleShare) -> f64 {
     let of = |(index, vcpu): (usize, &Vcpu)| vcpu.cost * vcpu.runs(share(index));
     vcpus.iter().enumerate().map(of).sum()
 }
 
 /// The share for all under which the vCPUs would write what they write when each gets its part
 /// of a processor of `runs`.
-pub(super) fn equal_share(vcpus: &[Vcpu], runs: &[f64]) -> Share {
+pub(super) fn equal_share(vcpus: &[Vcpu], runs: &[f64]) -> ThrottleShare {
     let target: f64 = (vcpus.iter().zip(runs))
         .map(|(vcpu, runs)| vcpu.cost * runs.min(vcpu.demand))
         .sum();
-    let (mut low, mut high) = (0, Share::MOST.as_permille());
+    let (mut low, mut high) = (0, ThrottleShare::MOST.as_permille());
     while low < high {
         let middle = (low + high) / 2;
-        if written(vcpus, |_| Share::permille(middle)) <= target * (1.0 + 1e-9) {
+        if written(vcpus, |_| ThrottleShare::permille(middle)) <= target * (1.0 + 1e-9) {
             high = middle;
         } else {
             low = middle + 1;
         }
     }
-    Share::permille(high)
+    ThrottleShare::permille(high)
 }
 
 /// Processors that are wanted and not given when each vCPU, by index, has its share.
-fn harm(vcpus: &[Vcpu], share: impl Fn(usize) -> Share) -> f64 {
+fn harm(vcpus: &[Vcpu], share: impl Fn(usize) -> ThrottleShare) -> f64 {
     let of = |(index, vcpu): (usize, &Vcpu)| vcpu.demand - vcpu.runs(share(index));
     vcpus.iter().enumerate().map(of).sum()
 }
 
 /// The share of each of `vcpus`, none above `most`, in place of `wanted` for all. `None`: shares
 /// that differ would spare next to nothing.
-pub(super) fn spread(wanted: Share, most: Share, vcpus: &[Vcpu]) -> Option<Vec<Share>> {
-    let free = written(vcpus, |_| Share::NONE);
+pub(super) fn spread(
+    wanted: ThrottleShare,
+    most: ThrottleShare,
+    vcpus: &[Vcpu],
+) -> Option<Vec<ThrottleShare>> {
+    let free = written(vcpus, |_| ThrottleShare::NONE);
     let mut missing = free - written(vcpus, |_| wanted);
     if missing <= 0.0 {
         return None;
@@ -129,13 +136,13 @@ pub(super) fn spread(wanted: Share, most: Share, vcpus: &[Vcpu]) -> Option<Vec<S
             break;
         }
     }
-    let shares: Vec<Share> = (vcpus.iter().zip(&runs))
+    let shares: Vec<ThrottleShare> = (vcpus.iter().zip(&runs))
         .map(|(vcpu, &runs)| {
             if runs < vcpu.demand {
                 // Rounded up, but not for the sake of the last bit.
-                Share::fraction(1.0 - runs - 1e-9).min(most)
+                ThrottleShare::fraction(1.0 - runs - 1e-9).min(most)
             } else {
-                Share::NONE
+                ThrottleShare::NONE
             }
         })
         .collect();
@@ -163,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    const MOST: Share = Share::MOST;
+    const MOST: ThrottleShare = ThrottleShare::MOST;
 
     fn busy(cost: f64) -> Vcpu {
         Vcpu {
@@ -175,22 +182,30 @@ mod tests {
 
     #[test]
     fn the_writer_pays_and_the_computer_does_not() {
-        let (most, wanted) = (Share::permille(950), Share::permille(950));
+        let (most, wanted) = (ThrottleShare::permille(950), ThrottleShare::permille(950));
         let shares = spread(wanted, most, &[busy(10_000.0), busy(10.0)]).unwrap();
-        assert_eq!(shares, [most, Share::NONE]);
-        let shares = spread(Share::permille(300), most, &[busy(0.0), busy(5000.0)]).unwrap();
-        assert_eq!(shares, [Share::NONE, Share::permille(300)]);
+        assert_eq!(shares, [most, ThrottleShare::NONE]);
+        let shares = spread(
+            ThrottleShare::permille(300),
+            most,
+            &[busy(0.0), busy(5000.0)],
+        )
+        .unwrap();
+        assert_eq!(shares, [ThrottleShare::NONE, ThrottleShare::permille(300)]);
     }
 
     #[test]
     fn the_next_one_pays_when_the_first_cannot_pay_all() {
-        let (most, wanted) = (Share::permille(900), Share::permille(800));
+        let (most, wanted) = (ThrottleShare::permille(900), ThrottleShare::permille(800));
         let vcpus = [busy(1000.0), busy(4000.0), busy(1100.0)];
         let shares = spread(wanted, most, &vcpus).unwrap();
         assert_eq!(shares[1], most);
         // These two are alike, and share what is left.
         assert_eq!(shares[0], shares[2]);
-        assert!(shares[0] > Share::NONE && shares[0] < wanted, "{shares:?}");
+        assert!(
+            shares[0] > ThrottleShare::NONE && shares[0] < wanted,
+            "{shares:?}"
+        );
     }
 
     #[test]
@@ -201,30 +216,42 @@ mod tests {
             ..known
         };
         let vcpus = [known, busy(10_000.0), unknown];
-        let shares = spread(Share::permille(900), MOST, &vcpus).unwrap();
-        assert_eq!(shares[0], Share::NONE);
-        assert!(shares[2] > Share::permille(500), "{shares:?}");
+        let shares = spread(ThrottleShare::permille(900), MOST, &vcpus).unwrap();
+        assert_eq!(shares[0], ThrottleShare::NONE);
+        assert!(shares[2] > ThrottleShare::permille(500), "{shares:?}");
     }
 
     #[test]
     fn equal_ones_are_left_to_one_share_for_all() {
-        assert_eq!(spread(Share::permille(500), MOST, &[busy(100.0); 4]), None);
-        assert_eq!(spread(Share::permille(500), MOST, &[busy(0.0); 4]), None);
+        assert_eq!(
+            spread(ThrottleShare::permille(500), MOST, &[busy(100.0); 4]),
+            None
+        );
+        assert_eq!(
+            spread(ThrottleShare::permille(500), MOST, &[busy(0.0); 4]),
+            None
+        );
         let idle = Vcpu {
             demand: 0.0,
             ..busy(100.0)
         };
-        assert_eq!(spread(Share::permille(500), MOST, &[idle; 2]), None);
-        assert_eq!(spread(Share::permille(500), MOST, &[]), None);
+        assert_eq!(spread(ThrottleShare::permille(500), MOST, &[idle; 2]), None);
+        assert_eq!(spread(ThrottleShare::permille(500), MOST, &[]), None);
     }
 
     #[test]
     fn unequal_shares_have_an_equal_that_does_the_same() {
         let vcpus = [busy(1000.0), busy(3000.0)];
-        assert_eq!(equal_share(&vcpus, &[1.0, 1.0]), Share::NONE);
-        assert_eq!(equal_share(&vcpus, &[0.3, 0.3]), Share::permille(700));
-        assert_eq!(equal_share(&vcpus, &[1.0, 0.0]), Share::permille(750));
-        assert_eq!(equal_share(&vcpus, &[0.0, 0.0]), Share::MOST);
+        assert_eq!(equal_share(&vcpus, &[1.0, 1.0]), ThrottleShare::NONE);
+        assert_eq!(
+            equal_share(&vcpus, &[0.3, 0.3]),
+            ThrottleShare::permille(700)
+        );
+        assert_eq!(
+            equal_share(&vcpus, &[1.0, 0.0]),
+            ThrottleShare::permille(750)
+        );
+        assert_eq!(equal_share(&vcpus, &[0.0, 0.0]), ThrottleShare::MOST);
     }
 
     fn vcpus() -> impl Strategy<Value = Vec<Vcpu>> {
@@ -246,7 +273,7 @@ mod tests {
             wanted in 1u16..990,
             above in 0u16..300,
         ) {
-            let (wanted, most) = (Share::permille(wanted), Share::permille(wanted + above));
+            let (wanted, most) = (ThrottleShare::permille(wanted), ThrottleShare::permille(wanted + above));
             let Some(shares) = spread(wanted, most, &vcpus) else {
                 return Ok(());
             };

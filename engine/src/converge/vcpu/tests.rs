@@ -144,7 +144,7 @@ impl Guest {
     }
 
     /// A throttle that has seen this guest at full speed, and is now asked for `share`.
-    fn asked(&mut self, share: Share, most: Share) -> VcpuThrottle {
+    fn asked(&mut self, share: ThrottleShare, most: ThrottleShare) -> VcpuThrottle {
         let mut throttle = VcpuThrottle::default();
         for _ in 0..3 {
             let seen = self.look(true);
@@ -158,10 +158,10 @@ impl Guest {
     }
 }
 
-const STRONG: Share = Share::MOST;
+const STRONG: ThrottleShare = ThrottleShare::MOST;
 
-fn strong() -> Share {
-    Share::permille(950)
+fn strong() -> ThrottleShare {
+    ThrottleShare::permille(950)
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_weak_throttle_is_enough_to_find_the_writer() {
     let mut found = 0;
     for seed in 0..20 {
         let mut guest = Guest::new(&[COMPUTER, writer(50_000.0)], seed);
-        let mut throttle = guest.asked(Share::permille(300), strong());
+        let mut throttle = guest.asked(ThrottleShare::permille(300), strong());
         let shares = guest.throttled(&mut throttle, 40);
         assert!(shares[1] > 0.25, "seed {seed}: {shares:?}");
         found += u32::from(shares[0] < 0.1);
@@ -208,7 +208,7 @@ fn one_of_many_is_found() {
         let mut vcpus = [COMPUTER; 16];
         vcpus[5] = writer(80_000.0);
         let mut guest = Guest::new(&vcpus, seed);
-        let mut throttle = guest.asked(Share::permille(800), strong());
+        let mut throttle = guest.asked(ThrottleShare::permille(800), strong());
         let shares = guest.throttled(&mut throttle, 150);
         let others = (shares.iter().sum::<f64>() - shares[5]) / 15.0;
         assert!(shares[5] > 0.75, "seed {seed}: {shares:?}");
@@ -221,7 +221,10 @@ fn counts_find_the_writer_at_once() {
     let mut guest = Guest::new(&[COMPUTER, writer(50_000.0)], 1);
     guest.counts = true;
     let mut throttle = guest.asked(strong(), strong());
-    assert_eq!(throttle.shares(), Some(&[Share::NONE, strong()][..]));
+    assert_eq!(
+        throttle.shares(),
+        Some(&[ThrottleShare::NONE, strong()][..])
+    );
     let shares = guest.throttled(&mut throttle, 20);
     assert!(shares[0] < 0.01 && shares[1] > 0.94, "{shares:?}");
 }
@@ -263,7 +266,7 @@ fn nothing_is_done_without_need() {
     let mut throttle = guest.asked(strong(), strong());
     guest.throttled(&mut throttle, 30);
     assert!(throttle.shares().is_some() && throttle.look_after().is_some());
-    throttle.want(Share::NONE, strong());
+    throttle.want(ThrottleShare::NONE, strong());
     assert_eq!((throttle.shares(), throttle.look_after()), (None, None));
     // What was learned is still there.
     throttle.want(strong(), strong());

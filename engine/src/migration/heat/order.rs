@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::Heat;
 use crate::converge::{
-    Decision, FixedCosts, Observation, Policy, Predictive, PredictiveConfig, Response, Share, Span,
+    Decision, FixedCosts, Observation, Policy, Predictive, PredictiveConfig, Response, Span,
+    ThrottleShare,
 };
 use crate::memory::PageBitmap;
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, PageRange, Rate};
@@ -137,7 +138,8 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, order: Order) -> Went {
     let (mut pending, mut held) = (new(), new());
     let mut heat = Heat::new(PageCount(PAGES));
     pending.insert(PageRange::new(0, PAGES));
-    let (mut now, mut throttle, mut sent, mut harm_s) = (Duration::ZERO, Share::NONE, 0, 0.0);
+    let (mut now, mut throttle, mut sent, mut harm_s) =
+        (Duration::ZERO, ThrottleShare::NONE, 0, 0.0);
     for round in 1.. {
         let pages = pending.count();
         let length = pages
@@ -230,7 +232,7 @@ fn guests() -> [NamedGuest; 6] {
     ]
 }
 
-fn predictive(downtime: Duration, throttle_most: Share) -> Predictive {
+fn predictive(downtime: Duration, throttle_most: ThrottleShare) -> Predictive {
     Predictive::new(PredictiveConfig {
         downtime,
         timeout: TIMEOUT,
@@ -246,7 +248,7 @@ fn hot_pages_that_wait_never_make_it_worse_and_often_better() {
     let (mut completed, mut harm) = ([0; 3], [0.0; 3]);
     for (name, guest) in guests() {
         for limit_ms in [100, 200, 300] {
-            for throttle_most in [Share::NONE, Share::permille(950)] {
+            for throttle_most in [ThrottleShare::NONE, ThrottleShare::permille(950)] {
                 for order in Order::ALL {
                     let limit = Duration::from_millis(limit_ms);
                     let mut policy = predictive(limit, throttle_most);
@@ -254,7 +256,7 @@ fn hot_pages_that_wait_never_make_it_worse_and_often_better() {
                     println!(
                         "| {name} | {limit_ms} ms | {} | {} | {} | {:.1} s | {:.0} ms | {:.2} x | \
                          {:.2} s |",
-                        if throttle_most == Share::NONE {
+                        if throttle_most == ThrottleShare::NONE {
                             "no"
                         } else {
                             "yes"

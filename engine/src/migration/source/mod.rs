@@ -46,7 +46,7 @@ use super::right::TargetReady;
 use super::stages::SourceStages;
 use super::volume::DataBytes;
 use super::watch::PeerWatch;
-use crate::converge::{BlackoutForecast, Estimates, Policy, Prospect, Response, Share};
+use crate::converge::{BlackoutForecast, Estimates, Policy, Prospect, Response, ThrottleShare};
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant};
 use crate::wire::{
@@ -121,12 +121,12 @@ pub struct Source {
     digest_here: Option<u128>,
     digest_there: Option<u128>,
     /// Share of its time that the guest is kept from running.
-    throttle: Share,
-    throttle_most: Share,
+    throttle: ThrottleShare,
+    throttle_most: ThrottleShare,
     /// A new share that the guest has not been given yet.
-    throttle_asked: Option<Share>,
+    throttle_asked: Option<ThrottleShare>,
     /// What the throttle came to over the last round, if not to `throttle`.
-    throttle_had: Option<Share>,
+    throttle_had: Option<ThrottleShare>,
     /// What a throttle takes of the guest's work.
     response: Response,
     placed_bytes: ByteCount,
@@ -199,8 +199,8 @@ impl Source {
             prospect_due: now,
             digest_here: None,
             digest_there: None,
-            throttle: Share::NONE,
-            throttle_most: Share::NONE,
+            throttle: ThrottleShare::NONE,
+            throttle_most: ThrottleShare::NONE,
             throttle_asked: None,
             throttle_had: None,
             response: Response::default(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::converge::{Policy, Prospect, Share, Span};
+use crate::converge::{Policy, Prospect, Span, ThrottleShare};
 use crate::memory::Layout;
 use crate::migration::right::TargetReady;
 use crate::migration::stages::SourceStages;
@@ -46,7 +46,7 @@ pub enum SourceStep {
     /// The same while the round goes on; then [`Source::harvested_within`](super::Source::harvested_within).
     HarvestWithin,
     /// Keep the guest from running for this share of its time from now on.
-    Throttle(Share),
+    Throttle(ThrottleShare),
     /// Stop the guest, harvest for the last time; then [`Source::stopped`](super::Source::stopped).
     StopGuest,
     /// Compute the digest of the (now still) memory; then
@@ -165,7 +165,7 @@ pub struct SourceStatus {
     /// Whether it is stopped although the forecast is longer than is allowed.
     pub forced: bool,
     /// Share of its time that the guest is kept from running.
-    pub throttle: Share,
+    pub throttle: ThrottleShare,
     /// How long the stages have worked and waited so far.
     pub stages: SourceStages,
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Phase, Source};
 use crate::converge::{
     BlackoutForecast, Decision, Forecast, GivenUp, Limits, Observation, Prospect, Remedy, Response,
-    Share,
+    ThrottleShare,
 };
 use crate::migration::error::MigrationError;
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount};
@@ -35,13 +35,13 @@ impl Source {
     /// Between the last two harvests the throttle has had the effect of `share` for all vCPUs,
     /// which need not be what was asked for; `None`: it was. A throttle takes as much of the
     /// guest's work as `response` says.
-    pub fn throttle_had(&mut self, share: Option<Share>, response: Response) {
+    pub fn throttle_had(&mut self, share: Option<ThrottleShare>, response: Response) {
         self.throttle_had = share;
         self.response = response;
     }
 
     /// The largest share that the policy allows for any vCPU.
-    pub fn throttle_most(&self) -> Share {
+    pub fn throttle_most(&self) -> ThrottleShare {
         self.policy.throttle_most()
     }
 
@@ -89,7 +89,7 @@ impl Source {
     }
 
     /// What the throttle came to over the last round.
-    pub(super) fn throttled(&self) -> Share {
+    pub(super) fn throttled(&self) -> ThrottleShare {
         self.throttle_had.unwrap_or(self.throttle)
     }
 

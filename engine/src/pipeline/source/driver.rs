@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::vcpus::Vcpus;
-use crate::converge::Share;
+use crate::converge::ThrottleShare;
 use crate::dirty::DirtySource;
 use crate::guest::{GuestError, Parts, SourceGuest, Waker, state_queue};
 use crate::memory::{PageBitmap, ReadPages};
@@ -259,7 +259,7 @@ impl<'a> SourceDriver<'a> {
     pub fn fail(&mut self, error: MigrationError) -> Failure {
         if std::mem::take(&mut self.throttled) {
             // If this fails the guest's own lease ends it.
-            let _ = self.guest.throttle(Share::NONE);
+            let _ = self.guest.throttle(ThrottleShare::NONE);
         }
         let peer_knows = matches!(
             error,

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::converge::{LookKind, Response, Share, VcpuLook, VcpuThrottle};
+use crate::converge::{LookKind, Response, ThrottleShare, VcpuLook, VcpuThrottle};
 use crate::dirty::DirtySource;
 use crate::guest::{GuestError, SourceGuest};
 use crate::units::{Instant, PageCount};
@@ -24,7 +24,7 @@ pub(super) struct Vcpus {
     looked_at: Instant,
     look_took: Duration,
     /// What the guest was told last; empty: one share for all.
-    told: Vec<Share>,
+    told: Vec<ThrottleShare>,
 }
 
 impl Vcpus {
@@ -43,8 +43,8 @@ impl Vcpus {
     /// The policy wants `share`, and no vCPU throttled by more than `most`.
     pub(super) fn throttle(
         &mut self,
-        share: Share,
-        most: Share,
+        share: ThrottleShare,
+        most: ThrottleShare,
         guest: &mut dyn SourceGuest,
     ) -> Result<(), GuestError> {
         self.throttle.want(share, most);
@@ -65,7 +65,7 @@ impl Vcpus {
         pages: PageCount,
         guest: &mut dyn SourceGuest,
         dirty: &mut dyn DirtySource,
-    ) -> Result<Option<Share>, GuestError> {
+    ) -> Result<Option<ThrottleShare>, GuestError> {
         self.take(now, pages, LookKind::RoundEnd, guest, dirty);
         self.tell(guest)?;
         Ok(self.throttle.effect())
@@ -180,7 +180,7 @@ mod tests {
     struct Guest {
         markers: Vec<VcpuMarker>,
         ran: Vec<Duration>,
-        shares: Vec<Share>,
+        shares: Vec<ThrottleShare>,
         next_page: u64,
         tells: bool,
     }
@@ -200,7 +200,7 @@ mod tests {
     impl SourceGuest for Guest {
         fn attach(&mut self, _: Parts) {}
 
-        fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+        fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
             self.shares.fill(share);
             Ok(())
         }
@@ -209,7 +209,7 @@ mod tests {
             self.tells.then(|| self.ran.clone())
         }
 
-        fn throttle_vcpus(&mut self, shares: &[Share]) -> Result<(), GuestError> {
+        fn throttle_vcpus(&mut self, shares: &[ThrottleShare]) -> Result<(), GuestError> {
             self.shares = shares.to_vec();
             Ok(())
         }
@@ -258,12 +258,12 @@ mod tests {
 
     /// Throttled by nine tenths for two rounds of five seconds each; the shares at the end, and
     /// what the throttle came to.
-    fn throttled(tells: bool, counts: bool) -> (Vec<Share>, Option<Share>) {
+    fn throttled(tells: bool, counts: bool) -> (Vec<ThrottleShare>, Option<ThrottleShare>) {
         let mut tracker = ManualTracker::new(PageCount(PAGES));
         let mut guest = Guest {
             markers: tracker.vcpu_markers(2),
             ran: vec![Duration::ZERO; 2],
-            shares: vec![Share::NONE; 2],
+            shares: vec![ThrottleShare::NONE; 2],
             next_page: 0,
             tells,
         };
@@ -277,7 +277,7 @@ mod tests {
         };
         let (mut vcpus, mut now, mut effect) = (Vcpus::default(), Instant(0), None);
         let mut pages = PageBitmap::new(PageCount(PAGES));
-        let share = Share::permille(900);
+        let share = ThrottleShare::permille(900);
         vcpus.armed(now, &mut guest, dirty);
         for round in 0..3 {
             for _ in 0..100 {
@@ -302,7 +302,11 @@ mod tests {
     fn the_vcpu_that_writes_is_slowed_and_the_other_is_not() {
         for counts in [true, false] {
             let (shares, effect) = throttled(true, counts);
-            assert_eq!(shares, [Share::NONE, Share::permille(900)], "{counts}");
+            assert_eq!(
+                shares,
+                [ThrottleShare::NONE, ThrottleShare::permille(900)],
+                "{counts}"
+            );
             // As much was written as with one share for all.
             let effect = effect.unwrap().as_fraction();
             assert!((0.87..0.93).contains(&effect), "{effect}");
@@ -312,6 +316,9 @@ mod tests {
     #[test]
     fn vcpus_of_which_nothing_is_known_are_slowed_alike() {
         let (shares, effect) = throttled(false, true);
-        assert_eq!((shares, effect), (vec![Share::permille(900); 2], None));
+        assert_eq!(
+            (shares, effect),
+            (vec![ThrottleShare::permille(900); 2], None)
+        );
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pagelift_engine::converge::{GuestCosts, Share, Span};
+use pagelift_engine::converge::{GuestCosts, Span, ThrottleShare};
 use pagelift_engine::guest::GuestError;
 
 use super::vcpus::{Throttled, Vcpus};
@@ -103,17 +103,17 @@ impl Throttling {
     }
 
     /// Gives every vCPU the same share.
-    pub(super) fn give_all(&mut self, share: Share) -> Result<(), GuestError> {
+    pub(super) fn give_all(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
         self.give(&vec![share; self.vcpus.count()])
     }
 
     /// Gives each vCPU its share.
-    pub(super) fn give(&mut self, shares: &[Share]) -> Result<(), GuestError> {
-        if shares.iter().all(|share| *share == Share::NONE) {
+    pub(super) fn give(&mut self, shares: &[ThrottleShare]) -> Result<(), GuestError> {
+        if shares.iter().all(|share| *share == ThrottleShare::NONE) {
             self.release();
             return Ok(());
         }
-        let permille = |share: &Share| {
+        let permille = |share: &ThrottleShare| {
             Permille::new(share.as_permille())
                 .ok_or_else(|| GuestError(format!("it cannot be throttled to {share}")))
         };

@@ -5,13 +5,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 
 /// How one vCPU was throttled.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Throttled {
     /// The largest share of its time that it was kept from running.
-    pub most: Share,
+    pub most: ThrottleShare,
     /// The integral of its share over time: what a vCPU that never halts has lost.
     pub lost: Duration,
 }
@@ -26,7 +26,7 @@ pub(super) struct Vcpus {
     together: bool,
     throttled: Vec<Throttled>,
     /// The shares in force, and since when; none: all run.
-    given: Vec<Share>,
+    given: Vec<ThrottleShare>,
     since: Instant,
 }
 
@@ -76,7 +76,7 @@ impl Vcpus {
     }
 
     /// From `now` on each vCPU has its share of `shares`; none: all run.
-    pub(super) fn are_given(&mut self, shares: &[Share], now: Instant) {
+    pub(super) fn are_given(&mut self, shares: &[ThrottleShare], now: Instant) {
         self.throttled = self.throttled(now);
         for (throttled, share) in self.throttled.iter_mut().zip(shares) {
             throttled.most = throttled.most.max(*share);
@@ -116,13 +116,16 @@ mod tests {
         let mut vcpus = Vcpus::new(std::process::id(), &[1, 2], false);
         let begin = Instant::now();
         let after = |ms| begin + Duration::from_millis(ms);
-        vcpus.are_given(&[Share::permille(500), Share::NONE], begin);
-        vcpus.are_given(&[Share::permille(250), Share::permille(100)], after(1000));
+        vcpus.are_given(&[ThrottleShare::permille(500), ThrottleShare::NONE], begin);
+        vcpus.are_given(
+            &[ThrottleShare::permille(250), ThrottleShare::permille(100)],
+            after(1000),
+        );
         vcpus.are_given(&[], after(3000));
         let throttled = vcpus.throttled(after(9000));
-        assert_eq!(throttled[0].most, Share::permille(500));
+        assert_eq!(throttled[0].most, ThrottleShare::permille(500));
         assert_eq!(throttled[0].lost, Duration::from_millis(1000));
-        assert_eq!(throttled[1].most, Share::permille(100));
+        assert_eq!(throttled[1].most, ThrottleShare::permille(100));
         assert_eq!(throttled[1].lost, Duration::from_millis(200));
     }
 

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use pagelift_engine::converge::{GuestCosts, Share};
+use pagelift_engine::converge::{GuestCosts, ThrottleShare};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest};
 use pagelift_engine::migration::RunRight;
 
@@ -135,7 +135,7 @@ impl SourceGuest for DirectSource {
         failed.map_or(Ok(()), |words| Err(GuestError(words)))
     }
 
-    fn throttle(&mut self, share: Share) -> Result<(), GuestError> {
+    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
         self.throttling.give_all(share)
     }
 
@@ -143,7 +143,7 @@ impl SourceGuest for DirectSource {
         self.throttling.times()
     }
 
-    fn throttle_vcpus(&mut self, shares: &[Share]) -> Result<(), GuestError> {
+    fn throttle_vcpus(&mut self, shares: &[ThrottleShare]) -> Result<(), GuestError> {
         self.throttling.give(shares)
     }
 
