@@ -92,7 +92,7 @@ impl Policy for Tracing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::converge::{FixedCosts, Response, Steered};
+    use pagelift_engine::converge::{FixedCosts, Steered, ThrottleResponse};
     use pagelift_engine::units::{ByteCount, Instant, Rate};
 
     /// A migration that is traced goes as it would without.
@@ -122,7 +122,7 @@ mod tests {
             harvested: PageCount(100_000),
             interval: Duration::from_secs(1),
             throttled: ThrottleShare::NONE,
-            response: Response::default(),
+            response: ThrottleResponse::default(),
             placed: ByteCount(0),
         };
         let other = Limits {

@@ -122,7 +122,7 @@ pub struct Limits {
     /// What happens then.
     pub at_deadline: AtDeadline,
     /// The largest share that the guest may be throttled by; `None`: the policy's own, which is
-    /// [`strongest`](super::Response::strongest), or 99 % with [`Classic`](super::Classic).
+    /// [`strongest`](super::ThrottleResponse::strongest), or 99 % with [`Classic`](super::Classic).
     pub throttle_most: Option<ThrottleShare>,
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{FixedCosts, GiveUp, Limits, PageTime, Response, ThrottleShare};
+use super::{FixedCosts, GiveUp, Limits, PageTime, ThrottleResponse, ThrottleShare};
 use crate::units::{ByteCount, Instant, PageCount, Rate};
 
 /// Less than this part of the pages written is never expected to go again.
@@ -51,7 +51,7 @@ pub struct Observation {
     /// Share of its time that the guest was kept from running meanwhile.
     pub throttled: ThrottleShare,
     /// What a throttle takes of its work.
-    pub response: Response,
+    pub response: ThrottleResponse,
     /// Bytes placed by the target so far.
     pub placed: ByteCount,
 }

@@ -8,7 +8,7 @@
 //! when it is [`HALF_LIFE`] old, so that the curve follows a guest that changes.
 //!
 //! Time is the guest's own: a round of one second in which a throttle takes 60 % of its work is
-//! 0.4 s of guest time. (What takes how much is [`Response`](crate::converge::Response)'s question.)
+//! 0.4 s of guest time. (What takes how much is [`ThrottleResponse`](crate::converge::ThrottleResponse)'s question.)
 //!
 //! How far the harvests lie from the curve, and how far the nearest one is from the time asked
 //! for, is its uncertainty. Cost: about a microsecond a question, no allocation after set-up.

@@ -137,7 +137,7 @@ impl Forecast {
 #[cfg(test)]
 pub(in crate::converge) mod tests {
     use super::*;
-    use crate::converge::{FixedCosts, Response, ThrottleShare};
+    use crate::converge::{FixedCosts, ThrottleResponse, ThrottleShare};
     use crate::units::{Instant, PageCount};
 
     /// A round end with `left` pages and a link of 100 MB/s.
@@ -160,7 +160,7 @@ pub(in crate::converge) mod tests {
             harvested: PageCount(left),
             interval: Duration::from_millis(1000),
             throttled: ThrottleShare::NONE,
-            response: Response::default(),
+            response: ThrottleResponse::default(),
             placed: ByteCount(0),
         }
     }

@@ -46,7 +46,7 @@ pub struct PredictiveConfig {
     /// Longest time for the whole migration up to the stop.
     pub timeout: Duration,
     /// The largest share that the guest may be throttled by; `None`: 95 %, or more if it sleeps
-    /// ([`Response::strongest`](super::Response::strongest)).
+    /// ([`ThrottleResponse::strongest`](super::ThrottleResponse::strongest)).
     pub throttle_most: Option<ThrottleShare>,
     /// How long to wait, once rounds stop getting smaller, before throttling.
     pub patience: Duration,

@@ -2,7 +2,7 @@
 //!
 //! Harm is what the guest does not get done: the share of its work that the throttle takes, over
 //! the time it takes to get there, and the blackout. It is not the throttle's own share: a guest
-//! that sleeps loses nothing to one that only takes its sleep ([`Response`](crate::converge::Response)).
+//! that sleeps loses nothing to one that only takes its sleep ([`ThrottleResponse`](crate::converge::ThrottleResponse)).
 //!
 //! **Hard or soft.** With one round to go, of `L` seconds, a share `u` leaves `D((1 - u) * L)` to a
 //! blackout, and the guest loses `u * L` and that blackout. Where the curve of its writes rises
@@ -106,7 +106,7 @@ fn cost(outlook: &Outlook) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::converge::Response;
+    use crate::converge::ThrottleResponse;
     use crate::converge::estimate::curve::tests::steady;
     use crate::converge::forecast::downtime::tests::seen;
 
@@ -115,7 +115,7 @@ mod tests {
     fn best(per_s: u64, demand: f64, most: Option<u16>) -> (Option<ThrottleShare>, ThrottleShare) {
         let curve = steady(per_s);
         let seen = Observation {
-            response: Response::of_demand(demand),
+            response: ThrottleResponse::of_demand(demand),
             ..seen(10_000, 5, 30_000)
         };
         let plan = Plan {

@@ -3,5 +3,5 @@
 pub(super) mod response;
 mod share;
 
-pub use response::Response;
+pub use response::ThrottleResponse;
 pub use share::ThrottleShare;

@@ -24,19 +24,19 @@ const DEMAND_LEAST: f64 = 0.02;
 
 /// How a guest's work depends on its throttle.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Response {
+pub struct ThrottleResponse {
     /// The part of its processors that it takes if it is let.
     demand: f64,
 }
 
-impl Default for Response {
+impl Default for ThrottleResponse {
     /// It wants all that it can get.
     fn default() -> Self {
         Self { demand: 1.0 }
     }
 }
 
-impl Response {
+impl ThrottleResponse {
     /// Of a guest that wants the part `demand` of its processors, 0 to 1; what is outside of that
     /// or below what is believed counts as the nearest that is.
     pub fn of_demand(demand: f64) -> Self {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_wants_all_loses_in_proportion() {
-        let response = Response::default();
+        let response = ThrottleResponse::default();
         for permille in [0, 1, 333, 500, 949, 990] {
             let share = ThrottleShare::permille(permille);
             assert_eq!(response.lost(share), share);
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_sleeps_loses_nothing_at_first_and_then_all_at_once() {
-        let response = Response::of_demand(0.2);
+        let response = ThrottleResponse::of_demand(0.2);
         assert_eq!(
             response.lost(ThrottleShare::permille(800)),
             ThrottleShare::NONE
@@ -117,8 +117,11 @@ mod tests {
             assert_eq!(response.strongest(Some(most)), most);
         }
         assert_eq!(response.strongest(None), SLEEPERS_MOST);
-        assert_eq!(Response::default().strongest(None), USUAL_MOST);
-        assert_eq!(Response::of_demand(0.0).demand(), DEMAND_LEAST);
-        assert_eq!(Response::of_demand(f64::INFINITY), Response::default());
+        assert_eq!(ThrottleResponse::default().strongest(None), USUAL_MOST);
+        assert_eq!(ThrottleResponse::of_demand(0.0).demand(), DEMAND_LEAST);
+        assert_eq!(
+            ThrottleResponse::of_demand(f64::INFINITY),
+            ThrottleResponse::default()
+        );
     }
 }

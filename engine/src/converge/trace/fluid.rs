@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::replay::{Model, Run, replay};
-use crate::converge::{FixedCosts, Policy, Response, Span, ThrottleShare};
+use crate::converge::{FixedCosts, Policy, Span, ThrottleResponse, ThrottleShare};
 
 /// A guest and its link.
 #[derive(Clone, Copy, Debug)]
@@ -116,16 +116,16 @@ impl Model for Fluid {
     }
 
     /// The demand, as a look at processor times finds it.
-    fn response(&mut self, _now: Duration) -> Response {
+    fn response(&mut self, _now: Duration) -> ThrottleResponse {
         let wobble = 1.0 + 0.1 * (self.random.unit() * 2.0 - 1.0);
         match self.workload.demand {
-            1.0 => Response::default(),
-            demand => Response::of_demand(demand * wobble),
+            1.0 => ThrottleResponse::default(),
+            demand => ThrottleResponse::of_demand(demand * wobble),
         }
     }
 
     fn lost(&mut self, _now: Duration, throttled: ThrottleShare) -> ThrottleShare {
-        Response::of_demand(self.workload.demand).lost(throttled)
+        ThrottleResponse::of_demand(self.workload.demand).lost(throttled)
     }
 
     fn link(&mut self, _now: Duration) -> f64 {

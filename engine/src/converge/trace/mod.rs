@@ -6,7 +6,7 @@
 //! `round_page_bytes` (bytes on the wire of a page of the round that ended), `fixed_low_us` and
 //! `fixed_high_us` (around `fixed_us`), `page_ns` and `page_sigma` (time of a page that is sent
 //! again, and its uncertainty), `demand` (the part of its processors that the guest wants, see
-//! [`Response`]).
+//! [`ThrottleResponse`]).
 //! Decisions within a round are recorded only if they change something, or if a user has changed
 //! the limits: the line of a decision that was the first one under new limits has them as well.
 
@@ -24,7 +24,8 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Response, Span, ThrottleShare,
+    Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Span, ThrottleResponse,
+    ThrottleShare,
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
@@ -244,7 +245,8 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         harvested,
         interval: micros("interval_us")?,
         throttled: share("throttled")?,
-        response: decimal("demand", 1.0).map_or_else(|_| Response::default(), Response::of_demand),
+        response: decimal("demand", 1.0)
+            .map_or_else(|_| ThrottleResponse::default(), ThrottleResponse::of_demand),
         placed: bytes("placed")?,
     };
     let decision = match value("decision")? {

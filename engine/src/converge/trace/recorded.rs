@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Model, Trace};
-use crate::converge::{DirtyCurve, FixedCosts, Limits, Response, ThrottleShare};
+use crate::converge::{DirtyCurve, FixedCosts, Limits, ThrottleResponse, ThrottleShare};
 use crate::units::{PAGE_BYTES, Rate};
 
 /// The guest and the link of a trace, to run another policy over.
@@ -93,13 +93,13 @@ impl Model for Recorded {
         self.curve.pages_in(time, lost).unwrap_or(0.0).min(most)
     }
 
-    fn response(&mut self, now: Duration) -> Response {
+    fn response(&mut self, now: Duration) -> ThrottleResponse {
         // Known best in the end, and then no better than by the last record up to then.
         let rounds = self.trace.records.iter().map(|record| &record.seen);
         let known = rounds.take_while(|seen| seen.elapsed <= now);
         known
             .last()
-            .map_or_else(Response::default, |seen| seen.response)
+            .map_or_else(ThrottleResponse::default, |seen| seen.response)
     }
 
     fn link(&mut self, now: Duration) -> f64 {

@@ -14,7 +14,7 @@ use super::Record;
 use crate::converge::estimate::interval::finite;
 use crate::converge::{
     BlackoutForecast, Decision, Estimates, FixedCosts, Forecast, Limits, Observation, Policy,
-    Response, RoundSent, ThrottleShare,
+    RoundSent, ThrottleResponse, ThrottleShare,
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
@@ -27,8 +27,8 @@ pub trait Model {
     fn distinct(&mut self, now: Duration, time: Duration, throttled: ThrottleShare) -> f64;
 
     /// What a throttle takes of the guest's work, as far as that is known at `now`.
-    fn response(&mut self, _now: Duration) -> Response {
-        Response::default()
+    fn response(&mut self, _now: Duration) -> ThrottleResponse {
+        ThrottleResponse::default()
     }
 
     /// The share of its work that the guest loses to a throttle at `now`, in truth.

@@ -1,6 +1,6 @@
 //! What each vCPU takes of a processor, and what it would take if it were let.
 
-use crate::converge::{Response, ThrottleShare};
+use crate::converge::{ThrottleResponse, ThrottleShare};
 
 /// Part of a processor below which a vCPU is idle.
 const IDLE: f64 = 0.03;
@@ -64,7 +64,7 @@ impl Demand {
     /// They write the sum of `cost * min(demand, 1 - share)`, which bends at each demand. The one
     /// demand that is given writes as much as they do under a throttle that leaves the vCPU which
     /// writes most a quarter of what it wants: about so strong are the shares that policies weigh.
-    pub(super) fn response(&self, costs: impl Iterator<Item = f64>) -> Response {
+    pub(super) fn response(&self, costs: impl Iterator<Item = f64>) -> ThrottleResponse {
         let costs: Vec<f64> = costs.collect();
         let known = costs.len() == self.each.len() && costs.iter().any(|cost| *cost > 0.0);
         let cost = |vcpu: usize| if known { costs[vcpu] } else { 1.0 };
@@ -80,9 +80,9 @@ impl Demand {
             left += cost(vcpu) * demand.min(level);
         }
         if left > 0.0 {
-            Response::of_demand(level * free / left)
+            ThrottleResponse::of_demand(level * free / left)
         } else {
-            Response::default()
+            ThrottleResponse::default()
         }
     }
 
@@ -101,7 +101,7 @@ mod tests {
     fn one_demand_stands_for_all() {
         let mut demand = Demand::unknown(3);
         let all = demand.response(std::iter::empty());
-        assert_eq!(all, Response::default(), "before any look");
+        assert_eq!(all, ThrottleResponse::default(), "before any look");
         demand.saw(1.0, &[0.2, 0.2, 0.001], |_| ThrottleShare::NONE);
         let alike = demand.response(std::iter::empty());
         assert!((alike.demand() - 0.2).abs() < 1e-9, "{alike:?}");

@@ -49,7 +49,7 @@ use saturation::Saturation;
 use spread::{Vcpu, allowed, spread};
 use trust::Trust;
 
-use super::{Response, ThrottleShare};
+use super::{ThrottleResponse, ThrottleShare};
 use crate::units::{Instant, PageCount};
 
 /// From one look to the next while shares differ.
@@ -169,7 +169,7 @@ impl VcpuThrottle {
 
     /// What one share for all takes of the guest's work: by the demand of its vCPUs, those that
     /// write most counting most. Whoever was never looked at wants all that there is.
-    pub fn response(&self) -> Response {
+    pub fn response(&self) -> ThrottleResponse {
         let costs = self
             .costs
             .iter()

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::Heat;
 use crate::converge::{
-    Decision, FixedCosts, Observation, Policy, Predictive, PredictiveConfig, Response, Span,
-    ThrottleShare,
+    Decision, FixedCosts, Observation, Policy, Predictive, PredictiveConfig, Span,
+    ThrottleResponse, ThrottleShare,
 };
 use crate::memory::PageBitmap;
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, PageRange, Rate};
@@ -181,7 +181,7 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, order: Order) -> Went {
             harvested: dirty.count(),
             interval: length,
             throttled: throttle,
-            response: Response::default(),
+            response: ThrottleResponse::default(),
             placed: PageCount(sent).bytes(),
         };
         let went = |completed| Went {

@@ -46,7 +46,9 @@ use super::right::TargetReady;
 use super::stages::SourceStages;
 use super::volume::DataBytes;
 use super::watch::PeerWatch;
-use crate::converge::{BlackoutForecast, Estimates, Policy, Prospect, Response, ThrottleShare};
+use crate::converge::{
+    BlackoutForecast, Estimates, Policy, Prospect, ThrottleResponse, ThrottleShare,
+};
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant};
 use crate::wire::{
@@ -128,7 +130,7 @@ pub struct Source {
     /// What the throttle came to over the last round, if not to `throttle`.
     throttle_had: Option<ThrottleShare>,
     /// What a throttle takes of the guest's work.
-    response: Response,
+    response: ThrottleResponse,
     placed_bytes: ByteCount,
     digest_asked: bool,
     state_asked: bool,
@@ -203,7 +205,7 @@ impl Source {
             throttle_most: ThrottleShare::NONE,
             throttle_asked: None,
             throttle_had: None,
-            response: Response::default(),
+            response: ThrottleResponse::default(),
             placed_bytes: ByteCount(0),
             digest_asked: false,
             state_asked: false,

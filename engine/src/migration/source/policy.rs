@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::{Phase, Source};
 use crate::converge::{
-    BlackoutForecast, Decision, Forecast, GivenUp, Limits, Observation, Prospect, Remedy, Response,
-    ThrottleShare,
+    BlackoutForecast, Decision, Forecast, GivenUp, Limits, Observation, Prospect, Remedy,
+    ThrottleResponse, ThrottleShare,
 };
 use crate::migration::error::MigrationError;
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount};
@@ -35,7 +35,7 @@ impl Source {
     /// Between the last two harvests the throttle has had the effect of `share` for all vCPUs,
     /// which need not be what was asked for; `None`: it was. A throttle takes as much of the
     /// guest's work as `response` says.
-    pub fn throttle_had(&mut self, share: Option<ThrottleShare>, response: Response) {
+    pub fn throttle_had(&mut self, share: Option<ThrottleShare>, response: ThrottleResponse) {
         self.throttle_had = share;
         self.response = response;
     }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::converge::{LookKind, Response, ThrottleShare, VcpuLook, VcpuThrottle};
+use crate::converge::{LookKind, ThrottleResponse, ThrottleShare, VcpuLook, VcpuThrottle};
 use crate::dirty::DirtySource;
 use crate::guest::{GuestError, SourceGuest};
 use crate::units::{Instant, PageCount};
@@ -84,7 +84,7 @@ impl Vcpus {
     }
 
     /// What a throttle takes of the guest's work, as far as its vCPUs' times tell.
-    pub(super) fn response(&self) -> Response {
+    pub(super) fn response(&self) -> ThrottleResponse {
         self.throttle.response()
     }
 
