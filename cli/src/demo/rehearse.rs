@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pagelift_engine::converge::{GuestCosts, Span, ThrottleShare};
+use pagelift_engine::converge::{GuestCosts, Interval, ThrottleShare};
 use pagelift_engine::units::Rate;
 
 use super::guest::{Guest, GuestMemory, THROTTLE_PERIOD};
@@ -21,8 +21,8 @@ const PAUSE: Duration = Duration::from_millis(7);
 /// What was rehearsed.
 #[derive(Clone, Copy, Debug)]
 pub struct Rehearsed {
-    stop: Span,
-    load: Span,
+    stop: Interval,
+    load: Interval,
 }
 
 impl Rehearsed {
@@ -41,8 +41,8 @@ impl Rehearsed {
             drop(second);
         }
         Self {
-            stop: Span::of_samples(&stops).unwrap_or_default(),
-            load: Span::of_samples(&loads).unwrap_or_default(),
+            stop: Interval::of_samples(&stops).unwrap_or_default(),
+            load: Interval::of_samples(&loads).unwrap_or_default(),
         }
     }
 
@@ -50,13 +50,15 @@ impl Rehearsed {
     /// to stop when it would run again, which is some time up to that part of a period.
     pub fn costs(&self, share: ThrottleShare) -> GuestCosts {
         let kept = THROTTLE_PERIOD.mul_f64(share.as_fraction());
-        let stop = self.stop.then(Span::new(Duration::ZERO, kept / 2, kept));
+        let stop = self
+            .stop
+            .then(Interval::new(Duration::ZERO, kept / 2, kept));
         GuestCosts {
             stop,
             // The first vCPUs stand still before the last one does.
-            runs_on: Span::new(Duration::ZERO, stop.likely() / 2, stop.high()),
+            runs_on: Interval::new(Duration::ZERO, stop.likely() / 2, stop.high()),
             state: self.load,
-            hand_over: Span::default(),
+            hand_over: Interval::default(),
         }
     }
 }

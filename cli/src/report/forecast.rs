@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use pagelift_engine::converge::Span;
+use pagelift_engine::converge::Interval;
 use pagelift_engine::migration::{MigrationError, Report};
 use serde_json::{Map, Value, json};
 
 use super::ms;
 
 /// Names, forecasts and truths of the parts of the downtime.
-fn parts(report: &Report) -> Option<[(&'static str, Span, Duration); 5]> {
+fn parts(report: &Report) -> Option<[(&'static str, Interval, Duration); 5]> {
     let (forecast, truth) = (report.forecast.as_ref()?, &report.blackout);
     Some([
         ("stop", forecast.stop, truth.stop),
@@ -22,11 +22,11 @@ fn parts(report: &Report) -> Option<[(&'static str, Span, Duration); 5]> {
 }
 
 /// By how much the truth lies above what was likely, in milliseconds.
-fn error_ms(forecast: Span, truth: Duration) -> f64 {
+fn error_ms(forecast: Interval, truth: Duration) -> f64 {
     ((truth.as_secs_f64() - forecast.likely().as_secs_f64()) * 1e6).round() / 1e3
 }
 
-fn compared(forecast: Span, truth: Duration) -> Value {
+fn compared(forecast: Interval, truth: Duration) -> Value {
     json!({
         "low_ms": ms(forecast.low()),
         "likely_ms": ms(forecast.likely()),
@@ -102,12 +102,12 @@ mod tests {
 
     fn report() -> Report {
         let ms = Duration::from_millis;
-        let span = |low, likely, high| Span::new(ms(low), ms(likely), ms(high));
+        let interval = |low, likely, high| Interval::new(ms(low), ms(likely), ms(high));
         Report {
             forecast: Some(BlackoutForecast {
-                stop: span(1, 1, 2),
-                pages: span(5, 10, 20),
-                state: span(2, 3, 4),
+                stop: interval(1, 1, 2),
+                pages: interval(5, 10, 20),
+                state: interval(2, 3, 4),
                 ..BlackoutForecast::default()
             }),
             blackout: BlackoutParts {

@@ -84,9 +84,9 @@ fn of(status: &SourceStatus) -> Value {
         "sent_bytes": status.sent.0,
         "dirty_bytes_per_s": status.dirty.map(|rate| rate.0),
         "link_bytes_per_s": status.link.map(|rate| rate.0),
-        "blackout_forecast_ms": status.forecast.map(|span| ms(span.likely())),
-        "blackout_forecast_low_ms": status.forecast.map(|span| ms(span.low())),
-        "blackout_forecast_high_ms": status.forecast.map(|span| ms(span.high())),
+        "blackout_forecast_ms": status.forecast.map(|interval| ms(interval.likely())),
+        "blackout_forecast_low_ms": status.forecast.map(|interval| ms(interval.low())),
+        "blackout_forecast_high_ms": status.forecast.map(|interval| ms(interval.high())),
         "downtime_limit_ms": ms(status.limit),
         "throttle_pct": status.throttle.as_fraction() * 100.0,
         "forced": status.forced,
@@ -124,7 +124,7 @@ fn ms(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::converge::{Prospect, Span, ThrottleShare};
+    use pagelift_engine::converge::{Interval, Prospect, ThrottleShare};
     use pagelift_engine::migration::{SourceStages, StageTime};
     use pagelift_engine::units::{ByteCount, PageCount};
 
@@ -145,7 +145,7 @@ mod tests {
             sent: ByteCount(7),
             dirty: Some(Rate(1)),
             link: None,
-            forecast: Some(Span::new(time(8), time(12), time(20))),
+            forecast: Some(Interval::new(time(8), time(12), time(20))),
             limit: time(50),
             prospect: Some(Prospect {
                 left: ByteCount(8192),

@@ -28,8 +28,8 @@ mod vcpu;
 
 pub use classic::{Classic, ClassicConfig};
 pub use estimate::{
-    COVERAGE, DirtyCurve, Estimates, FixedCosts, GuestCosts, Jitter, LinkRate, PageCosts, PageTime,
-    Rehearsal, RoundSent, Span,
+    COVERAGE, DirtyCurve, Estimates, FixedCosts, GuestCosts, Interval, Jitter, LinkRate, PageCosts,
+    PageTime, Rehearsal, RoundSent,
 };
 pub use explain::{GiveUp, GivenUp, Prospect, Remedy};
 pub use forecast::{BlackoutForecast, Forecast, Outlook};

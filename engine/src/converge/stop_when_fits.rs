@@ -123,7 +123,7 @@ impl Policy for StopWhenFits {
 #[cfg(test)]
 mod tests {
     use super::super::forecast::downtime::tests::seen;
-    use super::super::{FixedCosts, Span};
+    use super::super::{FixedCosts, Interval};
     use super::*;
 
     fn policy() -> StopWhenFits {
@@ -189,7 +189,7 @@ mod tests {
     fn a_blackout_that_nothing_can_shorten_is_given_up_at_once() {
         let mut policy = policy();
         let seen = Observation {
-            fixed: FixedCosts::lump(Span::exactly(Duration::from_millis(60))),
+            fixed: FixedCosts::lump(Interval::exactly(Duration::from_millis(60))),
             ..seen(1000, 3, 0)
         };
         assert!(matches!(

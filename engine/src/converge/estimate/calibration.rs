@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use super::{Jitter, Span};
+use super::{Interval, Jitter};
 use crate::units::Instant;
 
 /// What stopping and starting a guest costs, on both sides, beside messages between them.
@@ -23,26 +23,26 @@ use crate::units::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestCosts {
     /// From the guest's standstill until it is known here.
-    pub stop: Span,
+    pub stop: Interval,
     /// How long the guest runs on, and writes, once it is asked to stop.
-    pub runs_on: Span,
+    pub runs_on: Interval,
     /// Saving its state here, and loading it there.
-    pub state: Span,
+    pub state: Interval,
     /// Giving it up here, and starting it there.
-    pub hand_over: Span,
+    pub hand_over: Interval,
 }
 
 impl Default for GuestCosts {
     fn default() -> Self {
-        let span = |low, likely, high| {
+        let interval = |low, likely, high| {
             let us = Duration::from_micros;
-            Span::new(us(low), us(likely), us(high))
+            Interval::new(us(low), us(likely), us(high))
         };
         Self {
-            stop: span(0, 500, 2000),
-            runs_on: span(0, 200, 2000),
-            state: span(50, 500, 3000),
-            hand_over: span(10, 200, 2000),
+            stop: interval(0, 500, 2000),
+            runs_on: interval(0, 200, 2000),
+            state: interval(50, 500, 3000),
+            hand_over: interval(10, 200, 2000),
         }
     }
 }
@@ -51,22 +51,22 @@ impl Default for GuestCosts {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FixedCosts {
     /// From the guest's standstill until it is known here.
-    pub stop: Span,
+    pub stop: Interval,
     /// Harvesting the last dirty pages.
-    pub harvest: Span,
+    pub harvest: Interval,
     /// The news that the last page is placed.
-    pub news: Span,
+    pub news: Interval,
     /// Saving, sending and loading device state.
-    pub state: Span,
+    pub state: Interval,
     /// Giving up here and starting there.
-    pub hand_over: Span,
+    pub hand_over: Interval,
     /// How long the guest runs on once it is asked to stop; no part of the blackout.
-    pub runs_on: Span,
+    pub runs_on: Interval,
 }
 
 impl FixedCosts {
     /// Costs of which only the sum is known; it counts as the device state's.
-    pub fn lump(sum: Span) -> Self {
+    pub fn lump(sum: Interval) -> Self {
         Self {
             state: sum,
             ..Self::default()
@@ -74,10 +74,10 @@ impl FixedCosts {
     }
 
     /// A blackout with no page to send.
-    pub fn total(&self) -> Span {
+    pub fn total(&self) -> Interval {
         [self.harvest, self.news, self.state, self.hand_over]
             .into_iter()
-            .fold(self.stop, Span::then)
+            .fold(self.stop, Interval::then)
     }
 }
 
@@ -107,7 +107,7 @@ const UNKNOWN_TRIP: [Duration; 3] = [
 
 /// What the state loses behind digests of all memory: the threads that computed them have used up
 /// their share of the processors, and wait for a few ticks of the scheduler.
-const BEHIND_DIGESTS: Span = Span::in_order([
+const BEHIND_DIGESTS: Interval = Interval::in_order([
     Duration::ZERO,
     Duration::from_micros(500),
     Duration::from_millis(12),
@@ -170,16 +170,16 @@ impl Rehearsal {
     }
 
     /// A message there and its answer.
-    pub fn round_trip(&self) -> Span {
+    pub fn round_trip(&self) -> Interval {
         let [low, likely, high] = UNKNOWN_TRIP;
         let mut trips = self.trips.clone();
         trips.sort_unstable();
         let Some(least) = trips.first().copied() else {
-            return Span::new(low, likely, high);
+            return Interval::new(low, likely, high);
         };
         let median = trips[trips.len() / 2];
         let more = median - least;
-        Span::new(
+        Interval::new(
             low.min(least / 2),
             least + more / 4,
             median + more / 2 + least / 4,
@@ -206,10 +206,10 @@ impl Rehearsal {
     }
 
     /// The last harvest finds few pages, as the quickest of the rounds do.
-    fn harvest(&self) -> Span {
+    fn harvest(&self) -> Interval {
         let least = self.harvests.iter().min().copied().unwrap_or_default();
         let most = self.harvests.iter().max().copied().unwrap_or_default();
-        Span::new(least / 4, least, most.max(least * 2))
+        Interval::new(least / 4, least, most.max(least * 2))
     }
 }
 

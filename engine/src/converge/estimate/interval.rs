@@ -1,6 +1,6 @@
 //! A time that is not known exactly.
 //!
-//! Every cost of the blackout is estimated as a [`Span`]: what is likely, and an interval that is
+//! Every cost of the blackout is estimated as a [`Interval`]: what is likely, and an interval that is
 //! meant to hold the truth in nine of ten cases ([`COVERAGE`]). Costs that follow each other add
 //! up. What delays one seldom delays the next, so the upper half-widths add as the root of the sum
 //! of their squares. The lower ends simply add up: on a calm machine all parts are quick at once.
@@ -8,7 +8,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Share of the cases in which a span is meant to hold the truth.
+/// Share of the cases in which an interval is meant to hold the truth.
 pub const COVERAGE: f64 = 0.9;
 
 /// Standard deviations to either side of the middle that hold [`COVERAGE`] of a normal
@@ -20,13 +20,13 @@ pub(in crate::converge) const TICK: Duration = Duration::from_millis(4);
 
 /// What is likely, and what holds the truth in nine of ten cases: `low <= likely <= high`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Span {
+pub struct Interval {
     low: Duration,
     likely: Duration,
     high: Duration,
 }
 
-impl Span {
+impl Interval {
     /// From `low` to `high`, `likely` between them; what is out of order is moved in.
     pub fn new(low: Duration, likely: Duration, high: Duration) -> Self {
         Self {
@@ -91,7 +91,7 @@ impl Span {
         self.high
     }
 
-    /// Whether the span holds `time`.
+    /// Whether the interval holds `time`.
     pub fn holds(self, time: Duration) -> bool {
         (self.low..=self.high).contains(&time)
     }
@@ -100,7 +100,7 @@ impl Span {
     #[must_use]
     pub fn then(self, other: Self) -> Self {
         let likely = self.likely + other.likely;
-        let up = |span: Self| (span.high - span.likely).as_secs_f64();
+        let up = |interval: Self| (interval.high - interval.likely).as_secs_f64();
         Self::new(
             self.low + other.low,
             likely,
@@ -109,13 +109,13 @@ impl Span {
     }
 }
 
-/// A time span in seconds that may be too long for a [`Duration`]: at most a year.
+/// A time in seconds that may be too long for a [`Duration`]: at most a year.
 pub(in crate::converge) fn finite(seconds: f64) -> Duration {
     // NaN becomes zero: `clamp` keeps it, and the conversion refuses it.
     Duration::try_from_secs_f64(seconds.clamp(0.0, 3.2e7)).unwrap_or_default()
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         let digits = usize::from(ms(self.high) < 100.0);
@@ -139,35 +139,38 @@ mod tests {
 
     #[test]
     fn upper_ends_add_as_squares_and_lower_ends_as_they_are() {
-        let sum = Span::new(ms(7), ms(10), ms(13)).then(Span::new(ms(16), ms(20), ms(24)));
-        assert_eq!(sum, Span::new(ms(23), ms(30), ms(35)));
+        let sum = Interval::new(ms(7), ms(10), ms(13)).then(Interval::new(ms(16), ms(20), ms(24)));
+        assert_eq!(sum, Interval::new(ms(23), ms(30), ms(35)));
         assert_eq!(sum.to_string(), "30.0 ms (23.0 to 35.0)");
-        let exact = Span::exactly(ms(2));
-        assert_eq!(sum.then(exact), Span::new(ms(25), ms(32), ms(37)));
+        let exact = Interval::exactly(ms(2));
+        assert_eq!(sum.then(exact), Interval::new(ms(25), ms(32), ms(37)));
     }
 
     #[test]
     fn a_span_is_in_order_whatever_it_is_made_of() {
-        let span = Span::new(ms(9), ms(5), ms(2));
+        let interval = Interval::new(ms(9), ms(5), ms(2));
         assert_eq!(
-            (span.low(), span.likely(), span.high()),
+            (interval.low(), interval.likely(), interval.high()),
             (ms(5), ms(5), ms(5))
         );
-        assert!(span.holds(ms(5)) && !span.holds(ms(6)));
-        let wide = Span::within_factor(ms(100), 1e9);
+        assert!(interval.holds(ms(5)) && !interval.holds(ms(6)));
+        let wide = Interval::within_factor(ms(100), 1e9);
         assert_eq!(wide.low(), Duration::ZERO);
         assert!(wide.high() > Duration::from_secs(1000));
     }
 
     #[test]
     fn samples_give_their_median_and_more_than_their_range() {
-        assert_eq!(Span::of_samples(&[]), None);
-        let span = Span::of_samples(&[ms(4), ms(9), ms(5)]).unwrap();
-        assert_eq!(span.likely(), ms(5));
-        assert!(span.low() < ms(4) && span.high() > ms(9), "{span:?}");
-        let outlier = Span::of_samples(&[ms(4), ms(400), ms(5)]).unwrap();
+        assert_eq!(Interval::of_samples(&[]), None);
+        let interval = Interval::of_samples(&[ms(4), ms(9), ms(5)]).unwrap();
+        assert_eq!(interval.likely(), ms(5));
+        assert!(
+            interval.low() < ms(4) && interval.high() > ms(9),
+            "{interval:?}"
+        );
+        let outlier = Interval::of_samples(&[ms(4), ms(400), ms(5)]).unwrap();
         assert_eq!(outlier.high(), ms(23), "thrice five, and two ticks");
-        let single = Span::of_samples(&[ms(4)]).unwrap();
+        let single = Interval::of_samples(&[ms(4)]).unwrap();
         assert!(single.holds(ms(4)) && single.low() < ms(4) && single.high() > ms(4));
     }
 }

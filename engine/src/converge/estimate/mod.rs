@@ -11,7 +11,7 @@ use std::time::Duration;
 
 pub use calibration::{FixedCosts, GuestCosts, Rehearsal};
 pub use curve::DirtyCurve;
-pub use interval::{COVERAGE, Span};
+pub use interval::{COVERAGE, Interval};
 pub use link_rate::LinkRate;
 pub use page_cost::{PageCosts, PageTime, RoundSent};
 pub use scheduling_delay::Jitter;

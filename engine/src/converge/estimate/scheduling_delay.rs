@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::interval::{DEVIATIONS, Span, TICK, finite};
+use super::interval::{DEVIATIONS, Interval, TICK, finite};
 
 /// Weight of the history when a sample comes in: the last fifty or so count.
 const MEMORY: f64 = 0.98;
@@ -47,13 +47,13 @@ impl Jitter {
     /// What `wakes` wake-ups, one after the other, lose in all. Delays are rare, so that what is
     /// likely lies below the mean. At most three ticks (`TICK`), however busy the machine is: no
     /// guest should be kept from moving by what may be over in a second.
-    pub fn over(&self, wakes: f64) -> Span {
+    pub fn over(&self, wakes: f64) -> Interval {
         let [count, sum, squares] = PRIOR;
         let count = self.count + count;
         let mean = (self.sum + sum) / count;
         let variance = ((self.squares + squares) / count - mean * mean).max(0.0);
         let (mean, deviation) = (mean * wakes, (variance * wakes).sqrt());
-        Span::new(
+        Interval::new(
             finite(mean - DEVIATIONS * deviation),
             finite((mean - deviation / 2.0).max(mean / 4.0)).min(TICK),
             finite(mean + DEVIATIONS * deviation).min(TICK * 3),

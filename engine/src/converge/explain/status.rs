@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::converge::forecast::rounds::Manner;
-use crate::converge::{DirtyCurve, Forecast, Observation, Outlook, Span, ThrottleShare};
+use crate::converge::{DirtyCurve, Forecast, Interval, Observation, Outlook, ThrottleShare};
 use crate::units::{ByteCount, Rate};
 
 /// Shares whose outlook is looked at, in permille, beside the one in force.
@@ -23,7 +23,7 @@ pub struct Prospect {
     /// Rate at which the target places data.
     pub link: Option<Rate>,
     /// The blackout if the guest were stopped now.
-    pub blackout: Option<Span>,
+    pub blackout: Option<Interval>,
     /// The blackout that is allowed.
     pub limit: Duration,
     /// Share of its time that the guest is kept from running.
@@ -62,7 +62,8 @@ impl Prospect {
 
     /// Whether the guest may be stopped as it is.
     fn fits(&self) -> bool {
-        self.blackout.is_some_and(|span| span.high() <= self.limit)
+        self.blackout
+            .is_some_and(|interval| interval.high() <= self.limit)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::converge::estimate::interval::{DEVIATIONS, finite};
-use crate::converge::{Observation, PageTime, Span};
+use crate::converge::{Interval, Observation, PageTime};
 use crate::units::{ByteCount, Rate};
 
 /// Standard deviation of the logarithm of a page's time, if only the link's rate is known.
@@ -13,23 +13,23 @@ const LINK_SIGMA: f64 = 0.1;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlackoutForecast {
     /// From the guest's standstill until it is known here.
-    pub stop: Span,
+    pub stop: Interval,
     /// Harvesting the last dirty pages.
-    pub harvest: Span,
+    pub harvest: Interval,
     /// Sending the last pages, until it is known here that all are placed.
-    pub pages: Span,
+    pub pages: Interval,
     /// Saving, sending and loading device state.
-    pub state: Span,
+    pub state: Interval,
     /// Giving up here and starting there.
-    pub hand_over: Span,
+    pub hand_over: Interval,
 }
 
 impl BlackoutForecast {
     /// The whole blackout.
-    pub fn total(&self) -> Span {
+    pub fn total(&self) -> Interval {
         [self.harvest, self.pages, self.state, self.hand_over]
             .into_iter()
-            .fold(self.stop, Span::then)
+            .fold(self.stop, Interval::then)
     }
 }
 
@@ -119,7 +119,7 @@ impl Forecast {
         let factor = (page.sigma * DEVIATIONS).exp();
         let more = (sending * (factor - 1.0)).hypot((late_most - late) * page.seconds);
         // What is under way may be there already, and its acknowledgement on the way back.
-        let sending = Span::new(
+        let sending = Interval::new(
             finite(left * page.seconds / factor),
             finite(sending),
             finite(sending + more),
@@ -156,7 +156,7 @@ pub(in crate::converge) mod tests {
             page_time: None,
             link: Some(Rate(100_000_000)),
             dirty: Some(Rate(50_000_000)),
-            fixed: FixedCosts::lump(Span::exactly(Duration::from_millis(10))),
+            fixed: FixedCosts::lump(Interval::exactly(Duration::from_millis(10))),
             harvested: PageCount(left),
             interval: Duration::from_millis(1000),
             throttled: ThrottleShare::NONE,
@@ -177,7 +177,7 @@ pub(in crate::converge) mod tests {
         seen.in_flight = ByteCount(1_000_000);
         assert_eq!(likely(&seen), Some(Duration::from_micros(20_000 + 40_960)));
         // A part of it arrives before the guest stands still.
-        seen.fixed.stop = Span::exactly(Duration::from_millis(4));
+        seen.fixed.stop = Interval::exactly(Duration::from_millis(4));
         assert_eq!(likely(&seen), Some(Duration::from_micros(20_000 + 40_960)));
     }
 
@@ -206,7 +206,7 @@ pub(in crate::converge) mod tests {
         assert_eq!(total(&unsure).likely(), total(&sure).likely());
         assert!(total(&unsure).high() > total(&sure).high() + Duration::from_millis(30));
         let mut running = sure;
-        running.fixed.runs_on = Span::exactly(Duration::from_millis(10));
+        running.fixed.runs_on = Interval::exactly(Duration::from_millis(10));
         // 1000 pages a second: ten more.
         let more = total(&running).likely() - total(&sure).likely();
         assert_eq!(more.as_micros(), 409);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::replay::{Model, Run, replay};
-use crate::converge::{FixedCosts, Policy, Span, ThrottleResponse, ThrottleShare};
+use crate::converge::{FixedCosts, Interval, Policy, ThrottleResponse, ThrottleShare};
 
 /// A guest and its link.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,7 @@ impl Workload {
         let rehearsed: Vec<_> = (0..5).map(|_| self.fixed_once(&mut random)).collect();
         Fluid {
             workload: self,
-            costs: FixedCosts::lump(Span::of_samples(&rehearsed).unwrap_or_default()),
+            costs: FixedCosts::lump(Interval::of_samples(&rehearsed).unwrap_or_default()),
             random,
         }
     }

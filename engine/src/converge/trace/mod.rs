@@ -24,7 +24,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{
-    Decision, FixedCosts, GiveUp, Limits, Observation, PageTime, Span, ThrottleResponse,
+    Decision, FixedCosts, GiveUp, Interval, Limits, Observation, PageTime, ThrottleResponse,
     ThrottleShare,
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
@@ -210,7 +210,7 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
     let page_bytes = decimal("page_bytes", MOST_PAGE_BYTES)?;
     let fixed = micros("fixed_us")?;
     // What older traces do not say.
-    let fixed = Span::new(
+    let fixed = Interval::new(
         micros("fixed_low_us").unwrap_or(fixed),
         fixed,
         micros("fixed_high_us").unwrap_or(fixed),

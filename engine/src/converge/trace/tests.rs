@@ -117,7 +117,7 @@ fn a_line_of_an_older_trace_is_read() {
     assert_eq!(record.seen.page_time, None);
     assert_eq!(
         record.seen.fixed.total(),
-        Span::exactly(Duration::from_micros(10))
+        Interval::exactly(Duration::from_micros(10))
     );
 }
 

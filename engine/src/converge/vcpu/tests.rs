@@ -3,8 +3,8 @@
 use super::explore::mix;
 use super::*;
 use crate::converge::{
-    Classic, ClassicConfig, Decision, FixedCosts, Observation, Policy, Predictive,
-    PredictiveConfig, Span,
+    Classic, ClassicConfig, Decision, FixedCosts, Interval, Observation, Policy, Predictive,
+    PredictiveConfig,
 };
 use crate::units::{ByteCount, PAGE_BYTES, Rate};
 
@@ -340,7 +340,7 @@ fn migrate(mut guest: Guest, policy: &mut dyn Policy, attribute: bool) -> Migrat
             page_time: None,
             link: Some(Rate(LINK_BYTES_PER_S as u64)),
             dirty: Rate::over(pages.bytes(), interval),
-            fixed: FixedCosts::lump(Span::exactly(Duration::from_millis(10))),
+            fixed: FixedCosts::lump(Interval::exactly(Duration::from_millis(10))),
             harvested: pages,
             interval,
             throttled: throttle.effect().unwrap_or(in_force),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Heat;
 use crate::converge::{
-    Decision, FixedCosts, Observation, Policy, Predictive, PredictiveConfig, Span,
+    Decision, FixedCosts, Interval, Observation, Policy, Predictive, PredictiveConfig,
     ThrottleResponse, ThrottleShare,
 };
 use crate::memory::PageBitmap;
@@ -177,7 +177,7 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, order: Order) -> Went {
             page_time: None,
             link: Some(LINK),
             dirty: Rate::over(dirty.count().bytes(), length),
-            fixed: FixedCosts::lump(Span::exactly(FIXED)),
+            fixed: FixedCosts::lump(Interval::exactly(FIXED)),
             harvested: dirty.count(),
             interval: length,
             throttled: throttle,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::converge::{Policy, Prospect, Span, ThrottleShare};
+use crate::converge::{Interval, Policy, Prospect, ThrottleShare};
 use crate::memory::Layout;
 use crate::migration::right::TargetReady;
 use crate::migration::stages::SourceStages;
@@ -155,7 +155,7 @@ pub struct SourceStatus {
     /// Rate at which the target places data.
     pub link: Option<Rate>,
     /// The blackout if the guest were stopped now.
-    pub forecast: Option<Span>,
+    pub forecast: Option<Interval>,
     /// The blackout that is allowed by now.
     pub limit: Duration,
     /// Why it is not done yet, as of the end of the last round; its text is for people.

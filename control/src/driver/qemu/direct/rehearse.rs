@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use pagelift_engine::converge::{GuestCosts, Span};
+use pagelift_engine::converge::{GuestCosts, Interval};
 use serde_json::Value;
 
 use crate::qmp::Qmp;
@@ -30,19 +30,19 @@ pub(super) fn costs(qmp: &Qmp) -> GuestCosts {
             Some(asked.elapsed())
         })
         .collect();
-    let trip = Span::of_samples(&answers).unwrap_or_default();
+    let trip = Interval::of_samples(&answers).unwrap_or_default();
     let [stop, state, hand_over] =
-        TRIPS.map(|trips| (0..trips).fold(Span::default(), |sum, _| sum.then(trip)));
+        TRIPS.map(|trips| (0..trips).fold(Interval::default(), |sum, _| sum.then(trip)));
     GuestCosts {
-        stop: stop.then(span(600, 1200, 2500)),
-        runs_on: span(500, 2000, 6000),
-        state: state.then(span(1000, 1800, 4500)),
-        hand_over: hand_over.then(span(100, 400, 1500)),
+        stop: stop.then(interval(600, 1200, 2500)),
+        runs_on: interval(500, 2000, 6000),
+        state: state.then(interval(1000, 1800, 4500)),
+        hand_over: hand_over.then(interval(100, 400, 1500)),
     }
 }
 
 /// A stated default, in microseconds.
-fn span(low: u64, likely: u64, high: u64) -> Span {
+fn interval(low: u64, likely: u64, high: u64) -> Interval {
     let us = Duration::from_micros;
-    Span::new(us(low), us(likely), us(high))
+    Interval::new(us(low), us(likely), us(high))
 }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pagelift_engine::converge::{GuestCosts, Span, ThrottleShare};
+use pagelift_engine::converge::{GuestCosts, Interval, ThrottleShare};
 use pagelift_engine::guest::GuestError;
 
 use super::vcpus::{Throttled, Vcpus};
@@ -159,7 +159,7 @@ impl Throttling {
         let longer = |time: Duration| time.div_f64(runs);
         let on = costs.runs_on;
         Some(GuestCosts {
-            runs_on: Span::new(longer(on.low()), longer(on.likely()), longer(on.high())),
+            runs_on: Interval::new(longer(on.low()), longer(on.likely()), longer(on.high())),
             ..costs
         })
     }
