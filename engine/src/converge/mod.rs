@@ -28,8 +28,8 @@ mod vcpu;
 
 pub use classic::{Classic, ClassicConfig};
 pub use estimate::{
-    COVERAGE, DirtyCurve, Estimates, FixedCosts, GuestCosts, Interval, Jitter, LinkRate, PageCosts,
-    PageTime, Rehearsal, RoundSent,
+    COVERAGE, DirtyCurve, Estimates, FixedCosts, GuestCosts, Interval, LinkRate, PageCosts,
+    PageTime, Rehearsal, RoundSent, SchedulingDelay,
 };
 pub use explain::{GiveUp, GivenUp, Prospect, Remedy};
 pub use forecast::{BlackoutForecast, Forecast, Outlook};

@@ -5,7 +5,7 @@
 //! | stop, state, hand-over of the guest | whoever runs it ([`GuestCosts`]), without stopping it |
 //! | harvest | the harvests of the rounds |
 //! | messages | pings over the control connection, from the handshake on |
-//! | waiting for a processor | [`Jitter`] |
+//! | waiting for a processor | [`SchedulingDelay`] |
 //!
 //! Pings that share the link with pages, or come while the sides set themselves up, measure more
 //! than the path, which is free when the messages of the hand-over go: of the first few, the
@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use super::{Interval, Jitter};
+use super::{Interval, SchedulingDelay};
 use crate::units::Instant;
 
 /// What stopping and starting a guest costs, on both sides, beside messages between them.
@@ -120,7 +120,7 @@ const HARVESTS: usize = 8;
 #[derive(Clone, Debug, Default)]
 pub struct Rehearsal {
     /// How late threads get to run.
-    pub jitter: Jitter,
+    pub scheduling_delay: SchedulingDelay,
     guest: GuestCosts,
     asked: Option<Instant>,
     trips: Vec<Duration>,
@@ -188,7 +188,7 @@ impl Rehearsal {
 
     /// What a blackout costs beside its pages; `verify`: digests of all memory are compared.
     pub fn costs(&self, verify: bool) -> FixedCosts {
-        let wait = |wakes| self.jitter.over(wakes);
+        let wait = |wakes| self.scheduling_delay.over(wakes);
         let trip = self.round_trip();
         let state = self.guest.state.then(trip).then(wait(wakes::STATE));
         FixedCosts {

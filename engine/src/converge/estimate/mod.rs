@@ -14,7 +14,7 @@ pub use curve::DirtyCurve;
 pub use interval::{COVERAGE, Interval};
 pub use link_rate::LinkRate;
 pub use page_cost::{PageCosts, PageTime, RoundSent};
-pub use scheduling_delay::Jitter;
+pub use scheduling_delay::SchedulingDelay;
 
 use super::ThrottleShare;
 use crate::units::{Instant, PAGE_BYTES, PageCount, Rate};

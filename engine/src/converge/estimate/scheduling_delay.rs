@@ -29,13 +29,13 @@ const MOST: Duration = Duration::from_millis(10);
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Jitter {
+pub struct SchedulingDelay {
     count: f64,
     sum: f64,
     squares: f64,
 }
 
-impl Jitter {
+impl SchedulingDelay {
     /// A thread got to run `by` after its time.
     pub fn late(&mut self, by: Duration) {
         let seconds = by.min(MOST).as_secs_f64();
@@ -67,27 +67,27 @@ mod tests {
 
     #[test]
     fn a_busy_machine_is_noticed_and_a_calm_one_too() {
-        let mut jitter = Jitter::default();
-        let unknown = jitter.over(10.0);
+        let mut delay = SchedulingDelay::default();
+        let unknown = delay.over(10.0);
         assert!(unknown.high() > Duration::from_millis(2), "{unknown}");
         for n in 0..300 {
-            jitter.late(Duration::from_micros(if n % 4 == 0 { 4000 } else { 60 }));
+            delay.late(Duration::from_micros(if n % 4 == 0 { 4000 } else { 60 }));
         }
-        let busy = jitter.over(10.0);
+        let busy = delay.over(10.0);
         assert!(busy.likely() > unknown.likely() * 2, "{busy}");
         assert!(busy.high() > unknown.high(), "{busy}");
         assert!(busy.high() <= TICK * 3, "{busy}");
         for _ in 0..1000 {
-            jitter.late(Duration::from_micros(60));
+            delay.late(Duration::from_micros(60));
         }
-        let calm = jitter.over(10.0);
+        let calm = delay.over(10.0);
         assert!(calm.high() < unknown.high(), "{calm}");
     }
 
     #[test]
     fn no_single_delay_counts_for_ever() {
-        let mut jitter = Jitter::default();
-        jitter.late(Duration::from_secs(3600));
-        assert!(jitter.over(10.0).high() < Duration::from_millis(15));
+        let mut delay = SchedulingDelay::default();
+        delay.late(Duration::from_secs(3600));
+        assert!(delay.over(10.0).high() < Duration::from_millis(15));
     }
 }

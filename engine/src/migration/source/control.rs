@@ -158,7 +158,7 @@ impl Source {
         }
         if self.phase == Phase::Round && now >= self.policy_due {
             let late = now.since(self.policy_due);
-            self.estimates.rehearsal.jitter.late(late);
+            self.estimates.rehearsal.scheduling_delay.late(late);
             self.policy_due = now.after(POLICY_TICK);
             self.ask_policy(now, false)?;
         }
