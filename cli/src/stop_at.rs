@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use pagelift_engine::converge::{GuestCosts, ThrottleShare};
+use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::migration::{RunRight, SourceStatus};
 use rustix::process::{Signal, getpid, kill_process};
@@ -141,8 +141,8 @@ impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
         self.guest.throttle(share)
     }
 
-    fn costs(&mut self) -> GuestCosts {
-        self.guest.costs()
+    fn switchover_costs(&mut self) -> SwitchoverCosts {
+        self.guest.switchover_costs()
     }
 
     fn vcpu_times(&mut self) -> Option<Vec<Duration>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::converge::{GuestCosts, ThrottleShare};
+use crate::converge::{SwitchoverCosts, ThrottleShare};
 use crate::migration::RunRight;
 use crate::units::ByteCount;
 use crate::wire::StateChunk;
@@ -59,8 +59,8 @@ pub trait SourceGuest: Send {
     /// What stopping it here and starting it there costs, without doing so: measured where that
     /// can be (round trips to a monitor, a rehearsal of one's own steps), with a stated default
     /// where it cannot. Asked once before the first round, and after every change of throttle.
-    fn costs(&mut self) -> GuestCosts {
-        GuestCosts::default()
+    fn switchover_costs(&mut self) -> SwitchoverCosts {
+        SwitchoverCosts::default()
     }
 
     /// Processor time that each vCPU has used so far, in the order of their index. Asked at every

@@ -11,11 +11,11 @@
 //!     report                      <-- one line of JSON ---     proof
 //! ```
 
+pub mod calibrate;
 pub mod guest;
 pub mod pattern;
 mod process;
 pub mod proof;
-pub mod rehearse;
 pub mod source;
 pub mod target;
 

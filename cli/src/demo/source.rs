@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use pagelift_engine::converge::{GuestCosts, ThrottleShare};
+use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, StateSender};
 use pagelift_engine::memory::ReadPages;
@@ -15,10 +15,10 @@ use pagelift_engine::units::PageRange;
 use pagelift_transports::tcp::TcpLink;
 use serde_json::json;
 
+use super::calibrate::Calibrated;
 use super::guest::{Guest, GuestMemory};
 use super::pattern::Script;
 use super::process::TargetProcess;
-use super::rehearse::Rehearsed;
 use super::{DemoOptions, DeviceState, TargetSays};
 use crate::advice::Side;
 use crate::exit::ExitCode;
@@ -67,12 +67,12 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     );
     guest.run();
     std::thread::sleep(WARM_UP);
-    let rehearsed = Rehearsed::new(&mut guest, &memory, script, options.dirty_rate);
+    let calibrated = Calibrated::new(&mut guest, &memory, script, options.dirty_rate);
     let mut half = SourceHalf {
         guest,
         script,
         dirty_bytes_per_s: options.dirty_rate.0,
-        rehearsed,
+        calibrated,
         throttled: ThrottleShare::NONE,
         state: None,
         stopped_with: None,
@@ -210,7 +210,7 @@ struct SourceHalf {
     guest: Guest,
     script: Script,
     dirty_bytes_per_s: u64,
-    rehearsed: Rehearsed,
+    calibrated: Calibrated,
     throttled: ThrottleShare,
     state: Option<StateSender>,
     /// Writes of each vCPU when it was stopped for the hand-over.
@@ -228,8 +228,8 @@ impl SourceGuest for SourceHalf {
         Ok(())
     }
 
-    fn costs(&mut self) -> GuestCosts {
-        self.rehearsed.costs(self.throttled)
+    fn switchover_costs(&mut self) -> SwitchoverCosts {
+        self.calibrated.switchover_costs(self.throttled)
     }
 
     fn stop(&mut self) -> Result<Duration, GuestError> {

@@ -28,8 +28,8 @@ mod vcpu;
 
 pub use classic::{Classic, ClassicConfig};
 pub use estimate::{
-    COVERAGE, DirtyCurve, Estimates, FixedCosts, GuestCosts, Interval, LinkRate, PageCosts,
-    PageTime, Rehearsal, RoundSent, SchedulingDelay,
+    COVERAGE, Calibration, DirtyCurve, Estimates, FixedCosts, Interval, LinkRate, PageCosts,
+    PageTime, RoundSent, SchedulingDelay, SwitchoverCosts,
 };
 pub use explain::{GiveUp, GivenUp, Prospect, Remedy};
 pub use forecast::{BlackoutForecast, Forecast, Outlook};

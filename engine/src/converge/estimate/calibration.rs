@@ -1,8 +1,8 @@
 //! What a blackout costs beside its pages, and where each figure comes from.
 //!
-//! | cost | rehearsed by |
+//! | cost | measured by |
 //! |---|---|
-//! | stop, state, hand-over of the guest | whoever runs it ([`GuestCosts`]), without stopping it |
+//! | stop, state, hand-over of the guest | whoever runs it ([`SwitchoverCosts`]), without stopping it |
 //! | harvest | the harvests of the rounds |
 //! | messages | pings over the control connection, from the handshake on |
 //! | waiting for a processor | [`SchedulingDelay`] |
@@ -21,7 +21,7 @@ use crate::units::Instant;
 ///
 /// The default is for a guest of which nothing is known: a process whose threads are parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuestCosts {
+pub struct SwitchoverCosts {
     /// From the guest's standstill until it is known here.
     pub stop: Interval,
     /// How long the guest runs on, and writes, once it is asked to stop.
@@ -32,7 +32,7 @@ pub struct GuestCosts {
     pub hand_over: Interval,
 }
 
-impl Default for GuestCosts {
+impl Default for SwitchoverCosts {
     fn default() -> Self {
         let interval = |low, likely, high| {
             let us = Duration::from_micros;
@@ -116,21 +116,21 @@ const BEHIND_DIGESTS: Interval = Interval::in_order([
 /// Harvests that are kept.
 const HARVESTS: usize = 8;
 
-/// What was rehearsed.
+/// What was measured of the switchover before it happens.
 #[derive(Clone, Debug, Default)]
-pub struct Rehearsal {
+pub struct Calibration {
     /// How late threads get to run.
     pub scheduling_delay: SchedulingDelay,
-    guest: GuestCosts,
+    switchover: SwitchoverCosts,
     asked: Option<Instant>,
     trips: Vec<Duration>,
     harvests: Vec<Duration>,
 }
 
-impl Rehearsal {
+impl Calibration {
     /// What the guest's own steps cost.
-    pub fn guest(&mut self, costs: GuestCosts) {
-        self.guest = costs;
+    pub fn switchover(&mut self, costs: SwitchoverCosts) {
+        self.switchover = costs;
     }
 
     /// Whether another ping would tell more while pages are under way.
@@ -190,9 +190,9 @@ impl Rehearsal {
     pub fn costs(&self, verify: bool) -> FixedCosts {
         let wait = |wakes| self.scheduling_delay.over(wakes);
         let trip = self.round_trip();
-        let state = self.guest.state.then(trip).then(wait(wakes::STATE));
+        let state = self.switchover.state.then(trip).then(wait(wakes::STATE));
         FixedCosts {
-            stop: self.guest.stop.then(wait(wakes::STOP)),
+            stop: self.switchover.stop.then(wait(wakes::STOP)),
             harvest: self.harvest(),
             news: trip.then(wait(wakes::NEWS)),
             state: if verify {
@@ -200,8 +200,12 @@ impl Rehearsal {
             } else {
                 state
             },
-            hand_over: self.guest.hand_over.then(trip).then(wait(wakes::HAND_OVER)),
-            runs_on: self.guest.runs_on,
+            hand_over: self
+                .switchover
+                .hand_over
+                .then(trip)
+                .then(wait(wakes::HAND_OVER)),
+            runs_on: self.switchover.runs_on,
         }
     }
 
@@ -223,28 +227,28 @@ mod tests {
 
     #[test]
     fn the_first_pings_count_and_no_others() {
-        let mut rehearsal = Rehearsal::default();
+        let mut calibration = Calibration::default();
         for n in 0..20u64 {
-            if rehearsal.wants_ping() {
-                rehearsal.pinged(at_ms(n * 100));
-                assert!(!rehearsal.wants_ping(), "one at a time");
-                rehearsal.ponged(at_ms(n * 100 + 4));
+            if calibration.wants_ping() {
+                calibration.pinged(at_ms(n * 100));
+                assert!(!calibration.wants_ping(), "one at a time");
+                calibration.ponged(at_ms(n * 100 + 4));
             }
             // One that nobody asked for, or a watchdog did.
-            rehearsal.ponged(at_ms(n * 100 + 50));
+            calibration.ponged(at_ms(n * 100 + 50));
         }
-        assert_eq!(rehearsal.round_trip().likely(), Duration::from_millis(4));
-        assert_eq!(rehearsal.trips.len(), PINGS);
+        assert_eq!(calibration.round_trip().likely(), Duration::from_millis(4));
+        assert_eq!(calibration.trips.len(), PINGS);
     }
 
     #[test]
     fn quicker_pings_take_the_place_of_slow_ones() {
-        let mut rehearsal = Rehearsal::default();
+        let mut calibration = Calibration::default();
         let mut ping = |n: u64, ms: u64| {
-            rehearsal.pinged(at_ms(n * 100));
-            assert!(rehearsal.awaits_pong());
-            rehearsal.ponged(at_ms(n * 100 + ms));
-            rehearsal.round_trip()
+            calibration.pinged(at_ms(n * 100));
+            assert!(calibration.awaits_pong());
+            calibration.ponged(at_ms(n * 100 + ms));
+            calibration.round_trip()
         };
         for n in 0..5 {
             ping(n, 30);
@@ -258,10 +262,10 @@ mod tests {
 
     #[test]
     fn parts_add_up_and_the_state_waits_behind_digests() {
-        let mut rehearsal = Rehearsal::default();
-        rehearsal.harvested(Duration::from_millis(3));
-        rehearsal.harvested(Duration::from_millis(1));
-        let costs = rehearsal.costs(false);
+        let mut calibration = Calibration::default();
+        calibration.harvested(Duration::from_millis(3));
+        calibration.harvested(Duration::from_millis(1));
+        let costs = calibration.costs(false);
         assert_eq!(costs.harvest.likely(), Duration::from_millis(1));
         assert_eq!(costs.harvest.high(), Duration::from_millis(3));
         let parts = [
@@ -274,7 +278,7 @@ mod tests {
         let likely: Duration = parts.iter().map(|part| part.likely()).sum();
         assert_eq!(costs.total().likely(), likely);
         assert!(costs.total().high() < parts.iter().map(|part| part.high()).sum());
-        let verified = rehearsal.costs(true);
+        let verified = calibration.costs(true);
         assert!(verified.state.high() > costs.state.high());
         let lump = FixedCosts::lump(costs.total());
         assert_eq!(lump.total(), costs.total());

@@ -9,7 +9,7 @@ mod scheduling_delay;
 
 use std::time::Duration;
 
-pub use calibration::{FixedCosts, GuestCosts, Rehearsal};
+pub use calibration::{Calibration, FixedCosts, SwitchoverCosts};
 pub use curve::DirtyCurve;
 pub use interval::{COVERAGE, Interval};
 pub use link_rate::LinkRate;
@@ -26,8 +26,8 @@ pub struct Estimates {
     pub link: LinkRate,
     /// See [`PageCosts`].
     pub pages: PageCosts,
-    /// See [`Rehearsal`].
-    pub rehearsal: Rehearsal,
+    /// See [`Calibration`].
+    pub calibration: Calibration,
     /// See [`DirtyCurve`].
     pub curve: DirtyCurve,
     /// When the dirty set was harvested last.

@@ -70,10 +70,10 @@ impl Workload {
     /// The guest, with a seed for all that wavers.
     pub(in crate::converge) fn model(self, seed: u64) -> Fluid {
         let mut random = Random(seed);
-        let rehearsed: Vec<_> = (0..5).map(|_| self.fixed_once(&mut random)).collect();
+        let measured: Vec<_> = (0..5).map(|_| self.fixed_once(&mut random)).collect();
         Fluid {
             workload: self,
-            costs: FixedCosts::lump(Interval::of_samples(&rehearsed).unwrap_or_default()),
+            costs: FixedCosts::lump(Interval::of_samples(&measured).unwrap_or_default()),
             random,
         }
     }

@@ -28,7 +28,7 @@ impl Source {
         match (message, self.phase) {
             (Message::Ping, _) => self.say(now, Message::Pong),
             (Message::Pong, phase) => {
-                self.estimates.rehearsal.ponged(now);
+                self.estimates.calibration.ponged(now);
                 if matches!(phase, Phase::Greeting | Phase::Arming | Phase::Round) {
                     self.ping(now);
                 }
@@ -158,7 +158,7 @@ impl Source {
         }
         if self.phase == Phase::Round && now >= self.policy_due {
             let late = now.since(self.policy_due);
-            self.estimates.rehearsal.scheduling_delay.late(late);
+            self.estimates.calibration.scheduling_delay.late(late);
             self.policy_due = now.after(POLICY_TICK);
             self.ask_policy(now, false)?;
         }

@@ -64,7 +64,7 @@ impl Source {
         let (left, in_flight) = (PageCount(self.left + held_yet), ByteCount(in_flight));
         let link = self.estimates.link.rate();
         let pages = self.page_costs(now, in_flight);
-        let trip = self.estimates.rehearsal.round_trip().likely();
+        let trip = self.estimates.calibration.round_trip().likely();
         Observation {
             now,
             elapsed: now.since(self.marks.began),
@@ -79,7 +79,7 @@ impl Source {
             page_time: pages.time(left, &self.estimates.link, trip),
             link,
             dirty: self.estimates.dirty(),
-            fixed: self.estimates.rehearsal.costs(self.verify),
+            fixed: self.estimates.calibration.costs(self.verify),
             harvested: self.estimates.last_harvest(),
             interval: self.estimates.last_interval(),
             throttled: self.throttled(),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::Source;
-use crate::converge::{GuestCosts, PageCosts, RoundSent};
+use crate::converge::{PageCosts, RoundSent, SwitchoverCosts};
 use crate::migration::ledger::Ledger;
 use crate::units::{ByteCount, Instant, PageCount};
 use crate::wire::Message;
@@ -110,19 +110,19 @@ impl RoundsUnderWay {
 
 impl Source {
     /// What stopping and starting the guest costs, as far as it is known now.
-    pub fn rehearsed(&mut self, costs: GuestCosts) {
-        self.estimates.rehearsal.guest(costs);
+    pub fn set_switchover_costs(&mut self, costs: SwitchoverCosts) {
+        self.estimates.calibration.switchover(costs);
     }
 
     /// The harvest that is handed over next took so long.
     pub fn harvest_took(&mut self, time: Duration) {
-        self.estimates.rehearsal.harvested(time);
+        self.estimates.calibration.harvested(time);
         self.last_harvest_took = time;
     }
 
     /// Asks the target for an answer, as long as another one would tell more.
     pub(super) fn ping(&mut self, now: Instant) {
-        if self.estimates.rehearsal.wants_ping() {
+        if self.estimates.calibration.wants_ping() {
             self.ask(now);
         }
     }
@@ -130,13 +130,13 @@ impl Source {
     /// Asks the target for an answer over a path that is free. All that keeps the guest from
     /// being stopped may be that the pings before had to wait behind pages.
     pub(super) fn ping_again(&mut self, now: Instant) {
-        if !self.estimates.rehearsal.awaits_pong() {
+        if !self.estimates.calibration.awaits_pong() {
             self.ask(now);
         }
     }
 
     fn ask(&mut self, now: Instant) {
-        self.estimates.rehearsal.pinged(now);
+        self.estimates.calibration.pinged(now);
         self.say(now, Message::Ping);
     }
 

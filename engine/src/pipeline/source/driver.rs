@@ -143,7 +143,7 @@ impl<'a> SourceDriver<'a> {
                 let most = self.shared.look(Source::throttle_most);
                 let asked = self.vcpus.throttle(share, most, self.guest);
                 asked.map_err(guest_failed)?;
-                self.rehearse();
+                self.calibrate();
             }
             SourceStep::StopGuest => self.stop()?,
             SourceStep::Digest => {
@@ -206,13 +206,14 @@ impl<'a> SourceDriver<'a> {
     }
 
     /// Asks the guest what its stop would cost.
-    fn rehearse(&mut self) {
-        let costs = self.guest.costs();
-        self.shared.with(|source| source.rehearsed(costs));
+    fn calibrate(&mut self) {
+        let costs = self.guest.switchover_costs();
+        self.shared
+            .with(|source| source.set_switchover_costs(costs));
     }
 
     fn arm(&mut self) -> Result<(), MigrationError> {
-        self.rehearse();
+        self.calibrate();
         self.dirty.arm()?;
         self.armed = true;
         // After arming: a page that is populated later is also reported as written.

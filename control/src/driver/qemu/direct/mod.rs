@@ -36,8 +36,8 @@
 //! the agent; quotas of cgroups are put back by a guard process of their own.
 
 mod disk_errors;
-mod rehearse;
 mod source;
+mod switchover_costs;
 mod target;
 mod throttling;
 mod vcpus;

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use pagelift_engine::converge::{GuestCosts, Interval, ThrottleShare};
+use pagelift_engine::converge::{Interval, SwitchoverCosts, ThrottleShare};
 use pagelift_engine::guest::GuestError;
 
 use super::vcpus::{Throttled, Vcpus};
@@ -151,14 +151,14 @@ impl Throttling {
 
     /// What [`before_stop`](Self::before_stop) makes of `costs`, those without a throttle.
     /// `None`: costs are to be measured, since no throttle is in force that touches them.
-    pub(super) fn costs(&self, costs: Option<GuestCosts>) -> Option<GuestCosts> {
+    pub(super) fn costs(&self, costs: Option<SwitchoverCosts>) -> Option<SwitchoverCosts> {
         let (plan, _) = self.plan.as_ref().filter(|_| self.slows_qemu())?;
         let costs = costs?;
         let runs = f64::from(1000 - plan.max_share().get()) / 1000.0;
         // The guest runs on at full speed, and so writes as much as throttled in a longer time.
         let longer = |time: Duration| time.div_f64(runs);
         let on = costs.runs_on;
-        Some(GuestCosts {
+        Some(SwitchoverCosts {
             runs_on: Interval::new(longer(on.low()), longer(on.likely()), longer(on.high())),
             ..costs
         })

@@ -13,13 +13,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use pagelift_engine::converge::{GuestCosts, ThrottleShare};
+use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest};
 use pagelift_engine::migration::RunRight;
 
 use self::relay::Relay;
 use super::disk_errors::DiskErrors;
-use super::rehearse;
+use super::switchover_costs;
 use super::throttling::Throttling;
 use super::vcpus::Throttled;
 use super::watch::ProcessWatch;
@@ -39,7 +39,7 @@ pub struct DirectSource {
     agent: Arc<Mutex<AgentClient>>,
     throttling: Throttling,
     /// What a hand-over was last seen to cost.
-    costs: Option<GuestCosts>,
+    costs: Option<SwitchoverCosts>,
     watch: ProcessWatch,
     /// What a guest is watched for that is to stay when it happens.
     disk_errors: Option<DiskErrors>,
@@ -147,11 +147,11 @@ impl SourceGuest for DirectSource {
         self.throttling.give(shares)
     }
 
-    fn costs(&mut self) -> GuestCosts {
+    fn switchover_costs(&mut self) -> SwitchoverCosts {
         if let Some(costs) = self.throttling.costs(self.costs) {
             return costs;
         }
-        let costs = rehearse::costs(&self.qmp);
+        let costs = switchover_costs::measure(&self.qmp);
         self.costs = Some(costs);
         costs
     }

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use pagelift_engine::converge::{GuestCosts, Interval};
+use pagelift_engine::converge::{Interval, SwitchoverCosts};
 use serde_json::Value;
 
 use crate::qmp::Qmp;
@@ -21,7 +21,7 @@ const QUESTIONS: usize = 5;
 const TRIPS: [u32; 3] = [1, 2, 3];
 
 /// The costs of a guest whose QEMU is reached by `qmp`.
-pub(super) fn costs(qmp: &Qmp) -> GuestCosts {
+pub(super) fn measure(qmp: &Qmp) -> SwitchoverCosts {
     let answers: Vec<Duration> = (0..QUESTIONS)
         .filter_map(|_| {
             let asked = Instant::now();
@@ -33,7 +33,7 @@ pub(super) fn costs(qmp: &Qmp) -> GuestCosts {
     let trip = Interval::of_samples(&answers).unwrap_or_default();
     let [stop, state, hand_over] =
         TRIPS.map(|trips| (0..trips).fold(Interval::default(), |sum, _| sum.then(trip)));
-    GuestCosts {
+    SwitchoverCosts {
         stop: stop.then(interval(600, 1200, 2500)),
         runs_on: interval(500, 2000, 6000),
         state: state.then(interval(1000, 1800, 4500)),

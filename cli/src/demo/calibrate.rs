@@ -1,4 +1,4 @@
-//! What stopping the demo's guest here and starting it there costs, rehearsed with its own steps.
+//! What stopping the demo's guest here and starting it there costs, measured by its own steps.
 //!
 //! The guest is stopped and run again a few times before it is moved, and a second one is set up
 //! beside it, whose vCPUs never run: what the target will do with the device state.
@@ -6,27 +6,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pagelift_engine::converge::{GuestCosts, Interval, ThrottleShare};
+use pagelift_engine::converge::{Interval, SwitchoverCosts, ThrottleShare};
 use pagelift_engine::units::Rate;
 
 use super::guest::{Guest, GuestMemory, THROTTLE_PERIOD};
 use super::pattern::Script;
 
-/// How often each step is rehearsed.
+/// How often each step is measured.
 const TIMES: usize = 5;
 
 /// Pause between two stops, in which the vCPUs are about their work again.
 const PAUSE: Duration = Duration::from_millis(7);
 
-/// What was rehearsed.
+/// What was measured.
 #[derive(Clone, Copy, Debug)]
-pub struct Rehearsed {
+pub struct Calibrated {
     stop: Interval,
     load: Interval,
 }
 
-impl Rehearsed {
-    /// Rehearses with `guest`, which runs before and after, and its `memory`, which is not touched.
+impl Calibrated {
+    /// Measures with `guest`, which runs before and after, and its `memory`, which is not touched.
     pub fn new(guest: &mut Guest, memory: &Arc<GuestMemory>, script: Script, rate: Rate) -> Self {
         let (mut stops, mut loads) = (Vec::new(), Vec::new());
         for _ in 0..TIMES {
@@ -48,12 +48,12 @@ impl Rehearsed {
 
     /// The costs under a throttle of `share`: a vCPU that is kept from running notices that it is
     /// to stop when it would run again, which is some time up to that part of a period.
-    pub fn costs(&self, share: ThrottleShare) -> GuestCosts {
+    pub fn switchover_costs(&self, share: ThrottleShare) -> SwitchoverCosts {
         let kept = THROTTLE_PERIOD.mul_f64(share.as_fraction());
         let stop = self
             .stop
             .then(Interval::new(Duration::ZERO, kept / 2, kept));
-        GuestCosts {
+        SwitchoverCosts {
             stop,
             // The first vCPUs stand still before the last one does.
             runs_on: Interval::new(Duration::ZERO, stop.likely() / 2, stop.high()),
