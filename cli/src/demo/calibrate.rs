@@ -56,7 +56,7 @@ impl Calibrated {
         SwitchoverCosts {
             stop,
             // The first vCPUs stand still before the last one does.
-            runs_on: Interval::new(Duration::ZERO, stop.likely() / 2, stop.high()),
+            stop_latency: Interval::new(Duration::ZERO, stop.likely() / 2, stop.high()),
             state: self.load,
             hand_over: Interval::default(),
         }

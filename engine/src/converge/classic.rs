@@ -139,7 +139,7 @@ impl Policy for Classic {
             parts
                 .pages
                 .likely()
-                .saturating_sub(seen.fixed.news.likely())
+                .saturating_sub(seen.fixed.ack_latency.likely())
         });
         if seen.round_ended && sending.is_some_and(|time| time <= self.config.downtime) {
             return Decision::Stop;

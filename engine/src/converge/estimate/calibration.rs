@@ -25,7 +25,7 @@ pub struct SwitchoverCosts {
     /// From the guest's standstill until it is known here.
     pub stop: Interval,
     /// How long the guest runs on, and writes, once it is asked to stop.
-    pub runs_on: Interval,
+    pub stop_latency: Interval,
     /// Saving its state here, and loading it there.
     pub state: Interval,
     /// Giving it up here, and starting it there.
@@ -40,7 +40,7 @@ impl Default for SwitchoverCosts {
         };
         Self {
             stop: interval(0, 500, 2000),
-            runs_on: interval(0, 200, 2000),
+            stop_latency: interval(0, 200, 2000),
             state: interval(50, 500, 3000),
             hand_over: interval(10, 200, 2000),
         }
@@ -55,13 +55,13 @@ pub struct FixedCosts {
     /// Harvesting the last dirty pages.
     pub harvest: Interval,
     /// The news that the last page is placed.
-    pub news: Interval,
+    pub ack_latency: Interval,
     /// Saving, sending and loading device state.
     pub state: Interval,
     /// Giving up here and starting there.
     pub hand_over: Interval,
     /// How long the guest runs on once it is asked to stop; no part of the blackout.
-    pub runs_on: Interval,
+    pub stop_latency: Interval,
 }
 
 impl FixedCosts {
@@ -75,7 +75,7 @@ impl FixedCosts {
 
     /// A blackout with no page to send.
     pub fn total(&self) -> Interval {
-        [self.harvest, self.news, self.state, self.hand_over]
+        [self.harvest, self.ack_latency, self.state, self.hand_over]
             .into_iter()
             .fold(self.stop, Interval::then)
     }
@@ -87,7 +87,7 @@ mod wakes {
     /// The guest's own threads, and the coordinator.
     pub(super) const STOP: f64 = 2.0;
     /// A data channel here and there, the control reader, the coordinator.
-    pub(super) const NEWS: f64 = 3.0;
+    pub(super) const ACK_LATENCY: f64 = 3.0;
     /// Reader and coordinator there, what loads the state and its threads, reader and coordinator
     /// here.
     pub(super) const STATE: f64 = 8.0;
@@ -194,7 +194,7 @@ impl Calibration {
         FixedCosts {
             stop: self.switchover.stop.then(wait(wakes::STOP)),
             harvest: self.harvest(),
-            news: trip.then(wait(wakes::NEWS)),
+            ack_latency: trip.then(wait(wakes::ACK_LATENCY)),
             state: if verify {
                 state.then(BEHIND_DIGESTS)
             } else {
@@ -205,7 +205,7 @@ impl Calibration {
                 .hand_over
                 .then(trip)
                 .then(wait(wakes::HAND_OVER)),
-            runs_on: self.switchover.runs_on,
+            stop_latency: self.switchover.stop_latency,
         }
     }
 
@@ -271,7 +271,7 @@ mod tests {
         let parts = [
             costs.stop,
             costs.harvest,
-            costs.news,
+            costs.ack_latency,
             costs.state,
             costs.hand_over,
         ];

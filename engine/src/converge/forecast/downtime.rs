@@ -109,12 +109,12 @@ impl Forecast {
         };
         // What is under way arrives while the guest is stopped.
         let link = seen.link.map_or(f64::INFINITY, |link| link.0.max(1) as f64);
-        let meanwhile = fixed.runs_on.likely() + fixed.stop.likely() + fixed.harvest.likely();
+        let meanwhile = fixed.stop_latency.likely() + fixed.stop.likely() + fixed.harvest.likely();
         let drain = (in_flight / link - meanwhile.as_secs_f64()).max(0.0);
         // Written while it is being stopped: at the pace of the last round, or up to twice that.
         let pace = seen.harvested.0 as f64 / seen.interval.as_secs_f64().max(1e-4);
-        let late = pace * fixed.runs_on.likely().as_secs_f64();
-        let late_most = 2.0 * pace * fixed.runs_on.high().as_secs_f64();
+        let late = pace * fixed.stop_latency.likely().as_secs_f64();
+        let late_most = 2.0 * pace * fixed.stop_latency.high().as_secs_f64();
         let sending = (left + late) * page.seconds + drain;
         let factor = (page.sigma * DEVIATIONS).exp();
         let more = (sending * (factor - 1.0)).hypot((late_most - late) * page.seconds);
@@ -127,7 +127,7 @@ impl Forecast {
         Some(BlackoutForecast {
             stop: fixed.stop,
             harvest: fixed.harvest,
-            pages: fixed.news.then(sending),
+            pages: fixed.ack_latency.then(sending),
             state: fixed.state,
             hand_over: fixed.hand_over,
         })
@@ -206,7 +206,7 @@ pub(in crate::converge) mod tests {
         assert_eq!(total(&unsure).likely(), total(&sure).likely());
         assert!(total(&unsure).high() > total(&sure).high() + Duration::from_millis(30));
         let mut running = sure;
-        running.fixed.runs_on = Interval::exactly(Duration::from_millis(10));
+        running.fixed.stop_latency = Interval::exactly(Duration::from_millis(10));
         // 1000 pages a second: ten more.
         let more = total(&running).likely() - total(&sure).likely();
         assert_eq!(more.as_micros(), 409);

@@ -35,7 +35,7 @@ pub(super) fn measure(qmp: &Qmp) -> SwitchoverCosts {
         TRIPS.map(|trips| (0..trips).fold(Interval::default(), |sum, _| sum.then(trip)));
     SwitchoverCosts {
         stop: stop.then(interval(600, 1200, 2500)),
-        runs_on: interval(500, 2000, 6000),
+        stop_latency: interval(500, 2000, 6000),
         state: state.then(interval(1000, 1800, 4500)),
         hand_over: hand_over.then(interval(100, 400, 1500)),
     }

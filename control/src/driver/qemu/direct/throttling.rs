@@ -157,9 +157,9 @@ impl Throttling {
         let runs = f64::from(1000 - plan.max_share().get()) / 1000.0;
         // The guest runs on at full speed, and so writes as much as throttled in a longer time.
         let longer = |time: Duration| time.div_f64(runs);
-        let on = costs.runs_on;
+        let on = costs.stop_latency;
         Some(SwitchoverCosts {
-            runs_on: Interval::new(longer(on.low()), longer(on.likely()), longer(on.high())),
+            stop_latency: Interval::new(longer(on.low()), longer(on.likely()), longer(on.high())),
             ..costs
         })
     }
