@@ -129,7 +129,7 @@ fn print(limits: Limits, run: &Run, as_json: bool) {
             "rounds": run.records.len(),
             "sent_bytes": run.sent.0,
             "throttle_pct_max": run.throttle_most.as_fraction() * 100.0,
-            "guest_slowdown_s": run.harm_s,
+            "guest_slowdown_s": run.lost_work_s,
         });
         say::result(object);
         return;
@@ -145,6 +145,6 @@ fn print(limits: Limits, run: &Run, as_json: bool) {
         run.records.len(),
         run.sent,
         run.throttle_most,
-        run.harm_s,
+        run.lost_work_s,
     ));
 }

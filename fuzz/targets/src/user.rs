@@ -77,7 +77,7 @@ pub fn trace(data: &[u8]) {
             ..Limits::default()
         };
         let run = replay(&mut model.clone().without_limits(), &mut bounded(limits));
-        assert!(run.harm_s.is_finite(), "{run:?}");
+        assert!(run.lost_work_s.is_finite(), "{run:?}");
         draw(&Trace {
             first_pages: again.first_pages,
             records: run.records,

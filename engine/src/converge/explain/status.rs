@@ -55,7 +55,7 @@ impl Prospect {
             as_it_is: outlook(seen.throttled),
             throttled: shares
                 .filter_map(outlook)
-                .min_by(|a, b| a.harm_s.total_cmp(&b.harm_s)),
+                .min_by(|a, b| a.lost_work_s.total_cmp(&b.lost_work_s)),
             delta_share: None,
         }
     }

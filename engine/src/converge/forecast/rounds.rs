@@ -30,7 +30,7 @@ pub struct Outlook {
     /// The blackout that is likely then.
     pub blackout: Duration,
     /// Seconds of full speed that the guest would lose until then.
-    pub harm_s: f64,
+    pub lost_work_s: f64,
 }
 
 /// Pages that are held back, and how they are written.
@@ -101,7 +101,7 @@ impl Outlook {
             throttle: share,
             ready_in: None,
             blackout: Duration::ZERO,
-            harm_s: f64::INFINITY,
+            lost_work_s: f64::INFINITY,
         })
     }
 
@@ -123,7 +123,7 @@ impl Outlook {
                     throttle,
                     ready_in: Some(Duration::try_from_secs_f64(time).ok()?),
                     blackout: seen.fixed.total().likely() + finite(sending),
-                    harm_s: time * share.as_fraction(),
+                    lost_work_s: time * share.as_fraction(),
                 });
             }
             // As many are held back as the policy lets wait: those of the last round, which the

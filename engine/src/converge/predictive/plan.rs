@@ -100,7 +100,7 @@ fn cost(outlook: &Outlook) -> f64 {
     let ready = outlook
         .ready_in
         .map_or(f64::INFINITY, |time| time.as_secs_f64());
-    outlook.harm_s + outlook.blackout.as_secs_f64() + ready * TIME_WEIGHT
+    outlook.lost_work_s + outlook.blackout.as_secs_f64() + ready * TIME_WEIGHT
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ fn the_throttle_is_released_when_the_guest_calms_down() {
     };
     let ran = run(calm, config());
     assert!(matches!(ran.ended, Ended::Completed { .. }), "{ran:?}");
-    assert!(ran.harm_s < 20.0, "{ran:?}");
+    assert!(ran.lost_work_s < 20.0, "{ran:?}");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_blackout_that_is_too_long_without_a_page_is_given_up_without_a_throttle() {
 fn the_limit_holds_over_thousands_of_guests() {
     let (mut completed, mut kept, mut held) = (0u32, 0u32, 0u32);
     let mut unfinished = 0;
-    let (mut harm, mut classic_harm) = ([0.0; 2], [0.0; 2]);
+    let (mut lost_work, mut classic_lost_work) = ([0.0; 2], [0.0; 2]);
     for seed in 0..2000 {
         let workload = Workload::seeded(seed);
         let ran = workload.run(&mut Predictive::new(config()), seed);
@@ -113,8 +113,8 @@ fn the_limit_holds_over_thousands_of_guests() {
             // What it lost while auto-converge got nowhere is no price of moving.
             if let Ended::Completed { .. } = other.ended {
                 let sleeps = usize::from(workload.demand < 1.0);
-                harm[sleeps] += ran.harm_s;
-                classic_harm[sleeps] += other.harm_s;
+                lost_work[sleeps] += ran.lost_work_s;
+                classic_lost_work[sleeps] += other.lost_work_s;
             } else {
                 unfinished += 1;
             }
@@ -122,7 +122,7 @@ fn the_limit_holds_over_thousands_of_guests() {
     }
     eprintln!(
         "completed {completed}, kept {kept}, held {held}, not completed by classic {unfinished}, \
-         harm of guests that do not sleep and that do {harm:.0?} s against {classic_harm:.0?} s"
+         lost_work of guests that do not sleep and that do {lost_work:.0?} s against {classic_lost_work:.0?} s"
     );
     assert!(
         f64::from(held) >= COVERAGE * f64::from(completed),
@@ -133,11 +133,15 @@ fn the_limit_holds_over_thousands_of_guests() {
         f64::from(kept) >= 0.99 * f64::from(completed),
         "{kept} of {completed}"
     );
-    for (harm, classic, most) in [
-        (harm[0], classic_harm[0], 0.45),
-        (harm[1], classic_harm[1], 0.7),
-        (harm[0] + harm[1], classic_harm[0] + classic_harm[1], 0.5),
+    for (lost_work, classic, most) in [
+        (lost_work[0], classic_lost_work[0], 0.45),
+        (lost_work[1], classic_lost_work[1], 0.7),
+        (
+            lost_work[0] + lost_work[1],
+            classic_lost_work[0] + classic_lost_work[1],
+            0.5,
+        ),
     ] {
-        assert!(harm <= most * classic, "{harm} against {classic}");
+        assert!(lost_work <= most * classic, "{lost_work} against {classic}");
     }
 }

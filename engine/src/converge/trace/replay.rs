@@ -86,7 +86,7 @@ pub struct Run {
     /// The largest throttle.
     pub throttle_most: ThrottleShare,
     /// Seconds of full speed that the guest lost, the blackout included.
-    pub harm_s: f64,
+    pub lost_work_s: f64,
     /// Bytes sent.
     pub sent: ByteCount,
     /// The blackout that was forecast when the guest was stopped.
@@ -113,7 +113,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
         ended: Ended::GaveUp,
         took: Duration::ZERO,
         throttle_most: ThrottleShare::NONE,
-        harm_s: 0.0,
+        lost_work_s: 0.0,
         sent: ByteCount(0),
         forecast: None,
         records: Vec::new(),
@@ -129,7 +129,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
         now += length;
         run.sent += sent.bytes;
         let lost = model.lost(now, throttle).as_fraction();
-        run.harm_s += lost * length.as_secs_f64();
+        run.lost_work_s += lost * length.as_secs_f64();
         left = model.distinct(now, length, throttle);
         let pages = PageCount(left as u64);
         estimates.link.begin(at(began));
@@ -166,13 +166,13 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
             let (before, after) = (tick - began, now - tick);
             left = model.distinct(now, before, throttle) + model.distinct(now, after, share);
             let lost = |model: &mut dyn Model, share| model.lost(now, share).as_fraction();
-            run.harm_s += (lost(model, share) - lost(model, throttle)) * after.as_secs_f64();
+            run.lost_work_s += (lost(model, share) - lost(model, throttle)) * after.as_secs_f64();
             run.throttle_most = run.throttle_most.max(share);
             throttle = share;
         }
         if let Some((tick, stops)) = within.ended {
             let lost = model.lost(tick, throttle).as_fraction();
-            run.harm_s -= lost * (now - tick).as_secs_f64();
+            run.lost_work_s -= lost * (now - tick).as_secs_f64();
             run.took = tick;
             if stops {
                 let part = (now - tick).as_secs_f64() / length.as_secs_f64();
@@ -242,7 +242,7 @@ impl Run {
     fn complete(&mut self, model: &mut dyn Model, seen: &Observation, pages: f64) {
         let last = sending(model, seen.elapsed, seen.round + 1, pages);
         let blackout = model.fixed() + last.time;
-        self.harm_s += blackout.as_secs_f64();
+        self.lost_work_s += blackout.as_secs_f64();
         let left = PageCount(pages as u64);
         self.forecast = Forecast::of(&Observation { left, ..*seen }).blackout;
         self.ended = Ended::Completed { blackout };

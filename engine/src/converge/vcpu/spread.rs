@@ -86,7 +86,7 @@ pub(super) fn equal_share(vcpus: &[Vcpu], runs: &[f64]) -> ThrottleShare {
 }
 
 /// Processors that are wanted and not given when each vCPU, by index, has its share.
-fn harm(vcpus: &[Vcpu], share: impl Fn(usize) -> ThrottleShare) -> f64 {
+fn lost_work(vcpus: &[Vcpu], share: impl Fn(usize) -> ThrottleShare) -> f64 {
     let of = |(index, vcpu): (usize, &Vcpu)| vcpu.demand - vcpu.runs(share(index));
     vcpus.iter().enumerate().map(of).sum()
 }
@@ -146,7 +146,8 @@ pub(super) fn spread(
             }
         })
         .collect();
-    let spares = harm(vcpus, |vcpu| shares[vcpu]) <= harm(vcpus, |_| wanted) * (1.0 - WORTH);
+    let spares =
+        lost_work(vcpus, |vcpu| shares[vcpu]) <= lost_work(vcpus, |_| wanted) * (1.0 - WORTH);
     spares.then_some(shares)
 }
 
@@ -282,7 +283,7 @@ mod tests {
             let grain = vcpus.iter().map(|vcpu| vcpu.cost).sum::<f64>() / 1000.0;
             let (ours, bound) = (written(&vcpus, |i| shares[i]), allowed(wanted, &vcpus) + grain);
             prop_assert!(ours <= bound, "{ours} above {bound}");
-            prop_assert!(harm(&vcpus, |i| shares[i]) < harm(&vcpus, |_| wanted));
+            prop_assert!(lost_work(&vcpus, |i| shares[i]) < lost_work(&vcpus, |_| wanted));
         }
     }
 }

@@ -48,7 +48,7 @@ struct Guest {
     counts: bool,
     now_s: f64,
     /// Processors' seconds that were wanted and not given.
-    harm_s: f64,
+    lost_work_s: f64,
     random: u64,
 }
 
@@ -61,7 +61,7 @@ impl Guest {
             counted: vec![0.0; vcpus.len()],
             counts: false,
             now_s: 0.0,
-            harm_s: 0.0,
+            lost_work_s: 0.0,
             random: seed,
         }
     }
@@ -84,7 +84,7 @@ impl Guest {
                 .as_fraction();
             let wobble = 1.0 + 0.1 * (self.unit() - 0.5);
             let ran = demand.min((1.0 - share) * wobble) * time_s;
-            self.harm_s += (demand * time_s - ran).max(0.0);
+            self.lost_work_s += (demand * time_s - ran).max(0.0);
             self.ran[vcpu] += ran;
             let wobble = 1.0 + 0.2 * (self.unit() - 0.5);
             let clean = pages - self.marked[vcpu];
@@ -285,7 +285,7 @@ fn nothing_is_done_without_need() {
 /// A migration over a link, with and without attribution.
 struct Migrated {
     completed: bool,
-    harm_s: f64,
+    lost_work_s: f64,
     took_s: f64,
     blackout_s: f64,
 }
@@ -349,7 +349,7 @@ fn migrate(mut guest: Guest, policy: &mut dyn Policy, attribute: bool) -> Migrat
         };
         let ended = |completed, blackout_s| Migrated {
             completed,
-            harm_s: guest.harm_s,
+            lost_work_s: guest.lost_work_s,
             took_s: guest.now_s,
             blackout_s,
         };
@@ -392,7 +392,7 @@ fn any_guest(seed: u64) -> Guest {
 struct Sums {
     completed: u32,
     kept: u32,
-    harm_s: f64,
+    lost_work_s: f64,
     time_s: f64,
 }
 
@@ -400,7 +400,7 @@ impl Sums {
     fn add(&mut self, ran: &Migrated) {
         self.completed += u32::from(ran.completed);
         self.kept += u32::from(ran.completed && ran.blackout_s <= 0.0501);
-        self.harm_s += ran.harm_s;
+        self.lost_work_s += ran.lost_work_s;
         self.time_s += ran.took_s;
     }
 }
@@ -474,7 +474,10 @@ fn whole_migrations_do_less_harm_and_complete_as_often() {
             for (ours, most) in [&sampled, &counted].into_iter().zip(most) {
                 // An attempt costs time, which some that hardly complete do not have.
                 assert!(ours.completed + 9 >= alike.completed, "{ours:?}");
-                assert!(ours.harm_s < most * alike.harm_s, "{ours:?} {alike:?}");
+                assert!(
+                    ours.lost_work_s < most * alike.lost_work_s,
+                    "{ours:?} {alike:?}"
+                );
                 assert!(ours.time_s < 1.15 * alike.time_s, "{ours:?} {alike:?}");
                 let kept = f64::from(ours.kept) / f64::from(ours.completed);
                 assert!(kept >= 0.99 || policy_name == "classic", "{ours:?}");

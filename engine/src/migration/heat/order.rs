@@ -84,7 +84,7 @@ struct Went {
     blackout: Duration,
     sent: PageCount,
     /// Seconds of full speed that the guest lost before the blackout.
-    harm_s: f64,
+    lost_work_s: f64,
 }
 
 /// How pages are sent.
@@ -138,7 +138,7 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, order: Order) -> Went {
     let (mut pending, mut held) = (new(), new());
     let mut heat = Heat::new(PageCount(PAGES));
     pending.insert(PageRange::new(0, PAGES));
-    let (mut now, mut throttle, mut sent, mut harm_s) =
+    let (mut now, mut throttle, mut sent, mut lost_work_s) =
         (Duration::ZERO, ThrottleShare::NONE, 0, 0.0);
     for round in 1.. {
         let pages = pending.count();
@@ -149,7 +149,7 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, order: Order) -> Went {
             .max(LEAST_ROUND);
         now += length;
         sent += pages.0;
-        harm_s += throttle.as_fraction() * length.as_secs_f64();
+        lost_work_s += throttle.as_fraction() * length.as_secs_f64();
         let parts = match order {
             Order::HarvestedWithin => (length.as_millis() / 80).clamp(1, 6) as u32,
             _ => 1,
@@ -189,7 +189,7 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, order: Order) -> Went {
             took: now,
             blackout: FIXED + left.bytes().time_at(LINK).unwrap_or_default(),
             sent: PageCount(sent + left.0),
-            harm_s,
+            lost_work_s,
         };
         match policy.decide(&seen) {
             Decision::Continue => {}
@@ -245,7 +245,7 @@ fn predictive(downtime: Duration, throttle_most: ThrottleShare) -> Predictive {
 fn hot_pages_that_wait_never_make_it_worse_and_often_better() {
     println!("| guest | limit | may throttle | order | result | time | blackout | sent | harm |");
     println!("|---|---|---|---|---|---|---|---|---|");
-    let (mut completed, mut harm) = ([0; 3], [0.0; 3]);
+    let (mut completed, mut lost_work) = ([0; 3], [0.0; 3]);
     for (name, guest) in guests() {
         for limit_ms in [100, 200, 300] {
             for throttle_most in [ThrottleShare::NONE, ThrottleShare::permille(950)] {
@@ -270,19 +270,19 @@ fn hot_pages_that_wait_never_make_it_worse_and_often_better() {
                         went.took.as_secs_f64(),
                         went.blackout.as_secs_f64() * 1e3,
                         went.sent.0 as f64 / PAGES as f64,
-                        went.harm_s
+                        went.lost_work_s
                     );
                     assert!(
                         !went.completed || went.blackout <= limit,
                         "{name}: {went:?}"
                     );
                     completed[order as usize] += u32::from(went.completed);
-                    harm[order as usize] += went.harm_s;
+                    lost_work[order as usize] += went.lost_work_s;
                 }
             }
         }
     }
-    println!("completed {completed:?}, harm {harm:.2?}");
+    println!("completed {completed:?}, harm {lost_work:.2?}");
     assert!(completed[0] < completed[1] && completed[1] <= completed[2]);
-    assert!(harm[2] < harm[1] && harm[1] < harm[0]);
+    assert!(lost_work[2] < lost_work[1] && lost_work[1] < lost_work[0]);
 }
