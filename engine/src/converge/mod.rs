@@ -32,7 +32,7 @@ pub use estimate::{
     PageTime, RoundSent, SchedulingDelay, SwitchoverCosts,
 };
 pub use explain::{GiveUp, GivenUp, Prospect, Remedy};
-pub use forecast::{BlackoutForecast, Forecast, Outlook};
+pub use forecast::{BlackoutForecast, Forecast, RoundsForecast};
 pub use limited::Steered;
 pub use limits::{AtDeadline, Downtime, Limits, PolicyKind};
 pub use policy::{Decision, Observation, Policy};

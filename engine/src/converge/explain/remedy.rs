@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::converge::forecast::rounds::Manner;
-use crate::converge::{DirtyCurve, Forecast, Observation, Outlook, ThrottleShare};
+use crate::converge::{DirtyCurve, Forecast, Observation, RoundsForecast, ThrottleShare};
 use crate::units::Rate;
 
 /// A migration that would take longer is not proposed.
@@ -30,8 +30,10 @@ impl Remedy {
     /// allowed.
     pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
         let ready = |seen: &Observation, share| {
-            let outlook = Outlook::of(curve, seen, limit, share, Manner::default());
-            outlook.ready_in.is_some_and(|time| time <= PATIENCE)
+            let rounds_forecast = RoundsForecast::of(curve, seen, limit, share, Manner::default());
+            rounds_forecast
+                .ready_in
+                .is_some_and(|time| time <= PATIENCE)
         };
         let blackout = Forecast::of(seen)
             .blackout

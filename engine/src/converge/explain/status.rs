@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::converge::forecast::rounds::Manner;
-use crate::converge::{DirtyCurve, Forecast, Interval, Observation, Outlook, ThrottleShare};
+use crate::converge::{DirtyCurve, Forecast, Interval, Observation, RoundsForecast, ThrottleShare};
 use crate::units::{ByteCount, Rate};
 
 /// Shares whose outlook is looked at, in permille, beside the one in force.
@@ -29,9 +29,9 @@ pub struct Prospect {
     /// Share of its time that the guest is kept from running.
     pub throttle: ThrottleShare,
     /// What comes if nothing is changed.
-    pub as_it_is: Option<Outlook>,
+    pub as_it_is: Option<RoundsForecast>,
     /// What comes under the throttle that gets there with the least harm; `None`: no throttle does.
-    pub throttled: Option<Outlook>,
+    pub throttled: Option<RoundsForecast>,
     /// Share of the pages of the last round that went as deltas; `None` before a later round.
     pub delta_share: Option<f64>,
 }
@@ -40,9 +40,9 @@ impl Prospect {
     /// Where a guest stands that writes as `curve` says, where a blackout of `limit` is allowed.
     pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
         let forecast = Forecast::of(seen);
-        let outlook = |share| {
-            let outlook = Outlook::of(curve, seen, limit, share, Manner::default());
-            outlook.ready_in.map(|_| outlook)
+        let rounds_forecast = |share| {
+            let rounds_forecast = RoundsForecast::of(curve, seen, limit, share, Manner::default());
+            rounds_forecast.ready_in.map(|_| rounds_forecast)
         };
         let shares = SHARES.into_iter().map(ThrottleShare::permille);
         Self {
@@ -52,9 +52,9 @@ impl Prospect {
             blackout: forecast.blackout.map(|parts| parts.total()),
             limit,
             throttle: seen.throttled,
-            as_it_is: outlook(seen.throttled),
+            as_it_is: rounds_forecast(seen.throttled),
             throttled: shares
-                .filter_map(outlook)
+                .filter_map(rounds_forecast)
                 .min_by(|a, b| a.lost_work_s.total_cmp(&b.lost_work_s)),
             delta_share: None,
         }
@@ -94,20 +94,22 @@ impl fmt::Display for Prospect {
         if self.fits() {
             return f.write_str("; it could be stopped now");
         }
-        let would = |outlook: &Outlook| {
-            let ready = outlook.ready_in.unwrap_or_default().as_secs_f64();
+        let would = |rounds_forecast: &RoundsForecast| {
+            let ready = rounds_forecast.ready_in.unwrap_or_default().as_secs_f64();
             let digits = usize::from(ready < 10.0);
-            let ms = outlook.blackout.as_secs_f64() * 1e3;
+            let ms = rounds_forecast.blackout.as_secs_f64() * 1e3;
             format!("finish in {ready:.digits$} s with a blackout of {ms:.0} ms")
         };
         match (&self.as_it_is, &self.throttled) {
-            (Some(outlook), _) => write!(f, "; as it is it would {}", would(outlook)),
-            (None, Some(outlook)) => {
+            (Some(rounds_forecast), _) => {
+                write!(f, "; as it is it would {}", would(rounds_forecast))
+            }
+            (None, Some(rounds_forecast)) => {
                 write!(
                     f,
                     "; throttling to {} would {}",
-                    outlook.throttle,
-                    would(outlook)
+                    rounds_forecast.throttle,
+                    would(rounds_forecast)
                 )
             }
             (None, None) => {

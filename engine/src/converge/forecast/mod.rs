@@ -4,4 +4,4 @@ pub(super) mod downtime;
 pub(super) mod rounds;
 
 pub use downtime::{BlackoutForecast, Forecast};
-pub use rounds::Outlook;
+pub use rounds::RoundsForecast;

@@ -22,7 +22,7 @@ pub(in crate::converge) const HELD_SHARE: f64 = 0.8;
 
 /// What to expect under a throttle.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Outlook {
+pub struct RoundsForecast {
     /// The share of the throttle it is about.
     pub throttle: ThrottleShare,
     /// Time until the guest could be stopped within the limit; `None`: never.
@@ -87,7 +87,7 @@ impl Default for Manner {
     }
 }
 
-impl Outlook {
+impl RoundsForecast {
     /// The outlook for a guest that writes as `curve` says and is throttled by `share` from `seen`
     /// on, if a blackout of `limit` is allowed, by the upper end of its forecast.
     pub(in crate::converge) fn of(

@@ -143,14 +143,14 @@ fn another_policy_takes_over_the_throttle_or_releases_it() {
     // It knows what the guest writes, and so what a throttle would do.
     assert!(
         predictive
-            .outlook(&seen, ThrottleShare::permille(950))
+            .rounds_forecast(&seen, ThrottleShare::permille(950))
             .ready_in
             .is_some()
     );
     let blank = Predictive::new(PredictiveConfig::default());
     assert!(
         blank
-            .outlook(&seen, ThrottleShare::permille(950))
+            .rounds_forecast(&seen, ThrottleShare::permille(950))
             .ready_in
             .is_none()
     );

@@ -35,7 +35,9 @@ use progress::Progress;
 
 use super::forecast::rounds::{HELD_SHARE, Held};
 use super::throttle::response::USUAL_MOST;
-use super::{Decision, DirtyCurve, Forecast, GiveUp, Observation, Outlook, Policy, ThrottleShare};
+use super::{
+    Decision, DirtyCurve, Forecast, GiveUp, Observation, Policy, RoundsForecast, ThrottleShare,
+};
 use crate::units::{Instant, PageCount, Rate};
 
 /// Limits of [`Predictive`].
@@ -136,8 +138,8 @@ impl Predictive {
     }
 
     /// What to expect if the guest is throttled by `share` from now on.
-    pub fn outlook(&self, seen: &Observation, share: ThrottleShare) -> Outlook {
-        self.plan(seen).outlook(share)
+    pub fn rounds_forecast(&self, seen: &Observation, share: ThrottleShare) -> RoundsForecast {
+        self.plan(seen).rounds_forecast(share)
     }
 
     fn plan<'a>(&'a self, seen: &'a Observation) -> Plan<'a> {
@@ -171,7 +173,7 @@ impl Predictive {
         }
         let left_time = self.config.timeout.saturating_sub(seen.elapsed);
         self.progress.learn_to_doubt(seen);
-        let free = self.outlook(seen, ThrottleShare::NONE);
+        let free = self.rounds_forecast(seen, ThrottleShare::NONE);
         if free.ready_in.is_some_and(|ready| ready <= left_time) {
             self.hopeless_since = None;
             self.progress.goes_well();

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::converge::forecast::rounds::{Held, Manner};
 use crate::converge::throttle::response::USUAL_MOST;
-use crate::converge::{DirtyCurve, Observation, Outlook, ThrottleShare};
+use crate::converge::{DirtyCurve, Observation, RoundsForecast, ThrottleShare};
 
 /// Shares of work that are compared, as steps of the most allowed.
 const SHARES: u32 = 16;
@@ -52,7 +52,7 @@ pub(super) struct Plan<'a> {
 
 impl Plan<'_> {
     /// What to expect if the guest is throttled by `share` from now on.
-    pub(super) fn outlook(&self, share: ThrottleShare) -> Outlook {
+    pub(super) fn rounds_forecast(&self, share: ThrottleShare) -> RoundsForecast {
         // To let go of a throttle takes more than a hope: a guest that was let go too early costs
         // the rounds that it was throttled for.
         let caution = if share < self.throttle { CAUTION } else { 0.0 };
@@ -67,11 +67,11 @@ impl Plan<'_> {
             caution,
             doubt,
         };
-        Outlook::of(self.curve, self.seen, self.limit, share, manner)
+        RoundsForecast::of(self.curve, self.seen, self.limit, share, manner)
     }
 
     /// The share with the least harm that gets there in `time`, if one does.
-    pub(super) fn best(&self, time: Duration) -> Option<Outlook> {
+    pub(super) fn best(&self, time: Duration) -> Option<RoundsForecast> {
         let usual = self.throttle_most.unwrap_or(USUAL_MOST);
         let strongest = self.strongest();
         match self.best_up_to(usual, time) {
@@ -85,22 +85,22 @@ impl Plan<'_> {
         self.seen.response.strongest(self.throttle_most)
     }
 
-    fn best_up_to(&self, most: ThrottleShare, time: Duration) -> Option<Outlook> {
+    fn best_up_to(&self, most: ThrottleShare, time: Duration) -> Option<RoundsForecast> {
         let response = self.seen.response;
         let most_lost = response.lost(most).as_fraction();
         (0..=SHARES)
             .map(|step| most_lost * f64::from(step) / f64::from(SHARES))
-            .map(|lost| self.outlook(response.throttle(lost).min(most)))
-            .filter(|outlook| outlook.ready_in.is_some_and(|ready| ready <= time))
+            .map(|lost| self.rounds_forecast(response.throttle(lost).min(most)))
+            .filter(|rounds_forecast| rounds_forecast.ready_in.is_some_and(|ready| ready <= time))
             .min_by(|a, b| cost(a).total_cmp(&cost(b)))
     }
 }
 
-fn cost(outlook: &Outlook) -> f64 {
-    let ready = outlook
+fn cost(rounds_forecast: &RoundsForecast) -> f64 {
+    let ready = rounds_forecast
         .ready_in
         .map_or(f64::INFINITY, |time| time.as_secs_f64());
-    outlook.lost_work_s + outlook.blackout.as_secs_f64() + ready * TIME_WEIGHT
+    rounds_forecast.lost_work_s + rounds_forecast.blackout.as_secs_f64() + ready * TIME_WEIGHT
 }
 
 #[cfg(test)]
@@ -128,7 +128,10 @@ mod tests {
             throttle_most: most.map(ThrottleShare::permille),
         };
         let best = plan.best(Duration::from_secs(100));
-        (best.map(|outlook| outlook.throttle), plan.strongest())
+        (
+            best.map(|rounds_forecast| rounds_forecast.throttle),
+            plan.strongest(),
+        )
     }
 
     #[test]
