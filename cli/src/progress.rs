@@ -115,8 +115,8 @@ fn describe(status: &SourceStatus) -> String {
     if status.throttle > ThrottleShare::NONE {
         words += &format!("  throttled to {}", status.throttle);
     }
-    if let Some(prospect) = &status.prospect {
-        words += &format!("; at its beginning: {prospect}");
+    if let Some(convergence) = &status.convergence {
+        words += &format!("; at its beginning: {convergence}");
     }
     words
 }

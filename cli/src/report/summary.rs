@@ -186,7 +186,7 @@ mod tests {
                 link: None,
                 forecast: None,
                 limit: Duration::from_millis(50),
-                prospect: None,
+                convergence: None,
                 blackout: false,
                 forced: false,
                 throttle: ThrottleShare::NONE,

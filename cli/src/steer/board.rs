@@ -91,7 +91,7 @@ fn of(status: &SourceStatus) -> Value {
         "throttle_pct": status.throttle.as_fraction() * 100.0,
         "forced": status.forced,
         "stages": stages::source_json(&status.stages),
-        "prospect": status.prospect.map(|prospect| prospect.to_string()),
+        "prospect": status.convergence.map(|convergence| convergence.to_string()),
     })
 }
 
@@ -124,7 +124,7 @@ fn ms(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::converge::{Interval, Prospect, ThrottleShare};
+    use pagelift_engine::converge::{ConvergenceStatus, Interval, ThrottleShare};
     use pagelift_engine::migration::{SourceStages, StageTime};
     use pagelift_engine::units::{ByteCount, PageCount};
 
@@ -147,7 +147,7 @@ mod tests {
             link: None,
             forecast: Some(Interval::new(time(8), time(12), time(20))),
             limit: time(50),
-            prospect: Some(Prospect {
+            convergence: Some(ConvergenceStatus {
                 left: ByteCount(8192),
                 dirty: Some(Rate(1)),
                 link: None,

@@ -152,10 +152,10 @@ fn describe(status: &Value) -> String {
             time("downtime_limit_ms"),
         ),
     };
-    if let Some(prospect) = status["prospect"].as_str()
+    if let Some(convergence) = status["prospect"].as_str()
         && status["phase"] == "precopy"
     {
-        text += &format!("at the beginning of the round: {prospect}\n");
+        text += &format!("at the beginning of the round: {convergence}\n");
     }
     if let Some(throttle) = status["throttle_pct"].as_f64().filter(|pct| *pct > 0.0) {
         text += &format!("the guest is throttled to {throttle:.0} %\n");

@@ -31,7 +31,7 @@ pub use estimate::{
     COVERAGE, Calibration, DirtyCurve, Estimates, FixedCosts, Interval, LinkRate, PageCosts,
     PageTime, RoundSent, SchedulingDelay, SwitchoverCosts,
 };
-pub use explain::{GiveUp, GivenUp, Prospect, Remedy};
+pub use explain::{ConvergenceStatus, GiveUp, GivenUp, Remedy};
 pub use forecast::{BlackoutForecast, Forecast, RoundsForecast};
 pub use limited::Steered;
 pub use limits::{AtDeadline, Downtime, Limits, PolicyKind};

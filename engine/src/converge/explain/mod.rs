@@ -6,4 +6,4 @@ mod status;
 
 pub use give_up::{GiveUp, GivenUp};
 pub use remedy::Remedy;
-pub use status::Prospect;
+pub use status::ConvergenceStatus;

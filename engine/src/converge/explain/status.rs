@@ -1,6 +1,6 @@
 //! Why a migration is not done yet, in words with numbers.
 //!
-//! A [`Prospect`] is made at the end of a round, by no policy but from what every policy sees; its
+//! A [`ConvergenceStatus`] is made at the end of a round, by no policy but from what every policy sees; its
 //! text is made when somebody wants to read it. Both are pure.
 
 use std::fmt;
@@ -15,7 +15,7 @@ const SHARES: [u16; 6] = [200, 400, 600, 800, 900, 950];
 
 /// Where a migration stands, and where it is heading.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Prospect {
+pub struct ConvergenceStatus {
     /// What is left to send.
     pub left: ByteCount,
     /// Rate of distinct pages written, over the last round.
@@ -36,7 +36,7 @@ pub struct Prospect {
     pub delta_share: Option<f64>,
 }
 
-impl Prospect {
+impl ConvergenceStatus {
     /// Where a guest stands that writes as `curve` says, where a blackout of `limit` is allowed.
     pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
         let forecast = Forecast::of(seen);
@@ -67,7 +67,7 @@ impl Prospect {
     }
 }
 
-impl fmt::Display for Prospect {
+impl fmt::Display for ConvergenceStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = self.limit.as_millis();
         let Some(blackout) = self.blackout else {
@@ -128,18 +128,18 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(50);
 
     /// Writes `per_s` new pages a second, and so does the guest that is seen.
-    fn prospect(per_s: u64, left: u64) -> Prospect {
+    fn convergence(per_s: u64, left: u64) -> ConvergenceStatus {
         let curve = steady(per_s);
         let seen = Observation {
             dirty: Some(Rate(per_s * 4096)),
             ..seen(10_000, 5, left)
         };
-        Prospect::of(&curve, &seen, LIMIT)
+        ConvergenceStatus::of(&curve, &seen, LIMIT)
     }
 
     #[test]
     fn a_guest_that_gets_there_by_itself_is_said_to() {
-        let words = prospect(12_000, 20_000).to_string();
+        let words = convergence(12_000, 20_000).to_string();
         assert!(
             words.starts_with("78.1 MiB left, a blackout of 829 ms ("),
             "{words}"
@@ -154,39 +154,39 @@ mod tests {
 
     #[test]
     fn a_guest_that_does_not_is_told_what_throttle_would_do() {
-        let prospect = prospect(75_000, 200_000);
-        let words = prospect.to_string();
-        let throttled = prospect.throttled.unwrap();
+        let convergence = convergence(75_000, 200_000);
+        let words = convergence.to_string();
+        let throttled = convergence.throttled.unwrap();
         assert!(
             throttled.throttle >= ThrottleShare::permille(800),
             "{words}"
         );
         let would = format!("; throttling to {} would finish in ", throttled.throttle);
         assert!(words.contains(&would), "{words}");
-        assert!(prospect.as_it_is.is_none());
+        assert!(convergence.as_it_is.is_none());
     }
 
     #[test]
     fn what_fits_could_be_stopped_now() {
-        let words = prospect(100, 200).to_string();
+        let words = convergence(100, 200).to_string();
         assert!(words.ends_with("; it could be stopped now"), "{words}");
     }
 
     #[test]
     fn what_nothing_helps_and_what_is_not_known_are_said() {
-        let hopeless = Prospect {
+        let hopeless = ConvergenceStatus {
             as_it_is: None,
             throttled: None,
             throttle: ThrottleShare::permille(950),
             delta_share: Some(0.5),
-            ..prospect(75_000, 200_000)
+            ..convergence(75_000, 200_000)
         };
         let words = hopeless.to_string();
         assert!(
             words.contains(", 50 % of them as deltas, throttled to 95 %; no throttle"),
             "{words}"
         );
-        let early = Prospect {
+        let early = ConvergenceStatus {
             blackout: None,
             ..hopeless
         };

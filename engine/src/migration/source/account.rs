@@ -33,7 +33,7 @@ impl Source {
                 Forecast::of(&self.observe(now, false)).blackout
             }
             .map(|parts| parts.total()),
-            prospect: self.prospect,
+            convergence: self.convergence,
             limit: self.policy.downtime_limit(),
             forced: self.forced,
             throttle: self.throttle,

@@ -47,7 +47,7 @@ use super::stages::SourceStages;
 use super::volume::DataBytes;
 use super::watch::PeerWatch;
 use crate::converge::{
-    BlackoutForecast, Estimates, Policy, Prospect, ThrottleResponse, ThrottleShare,
+    BlackoutForecast, ConvergenceStatus, Estimates, Policy, ThrottleResponse, ThrottleShare,
 };
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant};
@@ -118,8 +118,8 @@ pub struct Source {
     state_bytes: ByteCount,
     forecast: Option<BlackoutForecast>,
     last_harvest_took: Duration,
-    prospect: Option<Prospect>,
-    prospect_due: Instant,
+    convergence: Option<ConvergenceStatus>,
+    convergence_due: Instant,
     digest_here: Option<u128>,
     digest_there: Option<u128>,
     /// Share of its time that the guest is kept from running.
@@ -197,8 +197,8 @@ impl Source {
             state_bytes: ByteCount(0),
             forecast: None,
             last_harvest_took: Duration::ZERO,
-            prospect: None,
-            prospect_due: now,
+            convergence: None,
+            convergence_due: now,
             digest_here: None,
             digest_there: None,
             throttle: ThrottleShare::NONE,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::converge::{Interval, Policy, Prospect, ThrottleShare};
+use crate::converge::{ConvergenceStatus, Interval, Policy, ThrottleShare};
 use crate::memory::Layout;
 use crate::migration::right::TargetReady;
 use crate::migration::stages::SourceStages;
@@ -159,7 +159,7 @@ pub struct SourceStatus {
     /// The blackout that is allowed by now.
     pub limit: Duration,
     /// Why it is not done yet, as of the end of the last round; its text is for people.
-    pub prospect: Option<Prospect>,
+    pub convergence: Option<ConvergenceStatus>,
     /// Whether the guest is stopped for the hand-over.
     pub blackout: bool,
     /// Whether it is stopped although the forecast is longer than is allowed.

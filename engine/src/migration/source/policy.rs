@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Phase, Source};
 use crate::converge::{
-    BlackoutForecast, Decision, Forecast, GivenUp, Limits, Observation, Prospect, Remedy,
+    BlackoutForecast, ConvergenceStatus, Decision, Forecast, GivenUp, Limits, Observation, Remedy,
     ThrottleResponse, ThrottleShare,
 };
 use crate::migration::error::MigrationError;
@@ -140,15 +140,15 @@ impl Source {
 
     /// Takes down where the migration stands, for people.
     pub(super) fn look_ahead(&mut self, now: Instant) {
-        if self.prospect.is_some() && now < self.prospect_due {
+        if self.convergence.is_some() && now < self.convergence_due {
             return;
         }
-        self.prospect_due = now.after(PROSPECT_PAUSE);
+        self.convergence_due = now.after(PROSPECT_PAUSE);
         let seen = self.observe(now, true);
         let limit = self.policy.downtime_limit();
-        let mut prospect = Prospect::of(&self.estimates.curve, &seen, limit);
-        prospect.throttle = self.throttle;
-        prospect.delta_share = self.estimates.pages.delta_share();
-        self.prospect = Some(prospect);
+        let mut convergence = ConvergenceStatus::of(&self.estimates.curve, &seen, limit);
+        convergence.throttle = self.throttle;
+        convergence.delta_share = self.estimates.pages.delta_share();
+        self.convergence = Some(convergence);
     }
 }
