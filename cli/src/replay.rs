@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use pagelift_engine::converge::{
-    Downtime, Ended, Limits, Record, Recorded, Run, Steered, Trace, replay,
+    Downtime, Ended, Limited, Limits, Record, Recorded, Run, Trace, replay,
 };
 use serde_json::json;
 
@@ -63,7 +63,7 @@ pub fn run(options: &ReplayOptions) -> Result<ExitCode> {
     let model = Recorded::new(trace)
         .ok_or_else(|| anyhow!("the trace has no finished round; there is nothing to run"))?;
     for limits in options.limits(&model)? {
-        let mut policy = Steered::new(limits);
+        let mut policy = Limited::new(limits);
         let run = if options.as_recorded {
             replay(&mut model.clone(), &mut policy)
         } else {

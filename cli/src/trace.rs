@@ -92,7 +92,7 @@ impl Policy for Tracing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::converge::{FixedCosts, Steered, ThrottleResponse};
+    use pagelift_engine::converge::{FixedCosts, Limited, ThrottleResponse};
     use pagelift_engine::units::{ByteCount, Instant, Rate};
 
     /// A migration that is traced goes as it would without.
@@ -100,7 +100,7 @@ mod tests {
     fn all_that_is_asked_and_told_is_passed_on() {
         let path = std::env::temp_dir().join(format!("pagelift-trace-{}", std::process::id()));
         let limits = Limits::default();
-        let mut policy = Steered::new(limits);
+        let mut policy = Limited::new(limits);
         let mut traced = Tracing::new(Box::new(policy.clone()), limits, &path, PageCount(1000));
         std::fs::remove_file(&path).unwrap();
         let traced = traced.as_mut().unwrap();

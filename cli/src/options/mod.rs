@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
-use pagelift_engine::converge::{AtDeadline, Downtime, Limits, Policy, PolicyKind, Steered};
+use pagelift_engine::converge::{AtDeadline, Downtime, Limited, Limits, Policy, PolicyKind};
 use pagelift_engine::memory::{PageBitmap, ReadPages};
 use pagelift_engine::pipeline::{
     CancelToken, Controls, Deltas, Settings, memory_budget, packing_budget, reference_budget,
@@ -164,7 +164,7 @@ impl ConvergenceOptions {
             budget += deltas.footprint();
         }
         let limits = self.limits();
-        let policy = Box::new(Steered::new(limits));
+        let policy = Box::new(Limited::new(limits));
         let policy: Box<dyn Policy> = match &self.trace {
             None => policy,
             Some(path) => {

@@ -33,7 +33,7 @@ pub use estimate::{
 };
 pub use explain::{ConvergenceStatus, GiveUp, GivenUp, Remedy};
 pub use forecast::{BlackoutForecast, Forecast, RoundsForecast};
-pub use limited::Steered;
+pub use limited::Limited;
 pub use limits::{AtDeadline, Downtime, Limits, PolicyKind};
 pub use policy::{Decision, Observation, Policy};
 pub use predictive::{Predictive, PredictiveConfig};

@@ -3,7 +3,7 @@
 use pagelift::plot;
 use pagelift::steer::board;
 use pagelift::steer::request::Request;
-use pagelift_engine::converge::{Limits, PolicyKind, Recorded, Steered, Trace, replay};
+use pagelift_engine::converge::{Limited, Limits, PolicyKind, Recorded, Trace, replay};
 use pagelift_engine::pipeline::Settings;
 use std::time::Duration;
 
@@ -44,8 +44,8 @@ fn run(limits: &Limits) {
 }
 
 /// A policy under `limits` that soon gives up.
-fn bounded(limits: Limits) -> Steered {
-    Steered::new(Limits {
+fn bounded(limits: Limits) -> Limited {
+    Limited::new(Limits {
         deadline: limits
             .deadline
             .map_or(Some(DEADLINE), |deadline| Some(deadline.min(DEADLINE))),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use migrate::{Seen, migrate};
 use pagelift_engine::converge::{
-    AtDeadline, Decision, Downtime, Limits, Observation, Policy, Steered, ThrottleShare,
+    AtDeadline, Decision, Downtime, Limited, Limits, Observation, Policy, ThrottleShare,
 };
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
 use pagelift_engine::pipeline::Settings;
@@ -142,7 +142,7 @@ fn limits_that_change_let_it_move() {
             },
         ),
     ] {
-        let policy = Box::new(Steered::new(limits));
+        let policy = Box::new(Limited::new(limits));
         let (result, seen) = migrate(settings, policy, |seen| {
             wait_until("a round", || {
                 seen.status

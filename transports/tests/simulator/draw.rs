@@ -137,7 +137,7 @@ impl Plan {
             patience,
             least: self.network.latency * 4,
         };
-        self.policy = PolicyPlan::Steered(wishes.limits(&mut rng));
+        self.policy = PolicyPlan::Limited(wishes.limits(&mut rng));
         for _ in 0..rng.below(5) {
             let time = rng.pick(&[transfer * 3, patience]);
             let time = rng.time(time);

@@ -78,7 +78,7 @@ pub enum PolicyPlan {
     /// When asked for the n-th time, be it within a round.
     Whim { stop_at: u32, give_up: bool },
     /// A user's, who may change their mind.
-    Steered(Limits),
+    Limited(Limits),
 }
 
 /// What a target has of the guest from before.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use pagelift_engine::codec::reference::ReferenceSetting;
-use pagelift_engine::converge::{Limits, Policy, Steered, StopWhenFits, StopWhenFitsConfig};
+use pagelift_engine::converge::{Limited, Limits, Policy, StopWhenFits, StopWhenFitsConfig};
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{PageBitmap, ReadPages, WritePages};
 use pagelift_engine::migration::{
@@ -119,7 +119,7 @@ impl World {
         let faults = Faults::new(&plan.faults, self.rng.fork(), now);
         let settings = Settings {
             limits: match plan.policy {
-                PolicyPlan::Steered(limits) => limits,
+                PolicyPlan::Limited(limits) => limits,
                 _ => Limits::default(),
             },
             bandwidth: None,
@@ -250,7 +250,7 @@ impl World {
                     ..StopWhenFitsConfig::default()
                 }))
             }
-            PolicyPlan::Steered(limits) => Box::new(Steered::new(limits)),
+            PolicyPlan::Limited(limits) => Box::new(Limited::new(limits)),
             PolicyPlan::Whim { stop_at, give_up } => Box::new(Whim { stop_at, give_up }),
         };
         let config = SourceConfig {

@@ -1,7 +1,7 @@
 //! The policy that a user steers: one of the named ones, under limits that may change at any
 //! time, with a deadline.
 //!
-//! [`Steered`] owns what all policies have in common: which one decides, how much blackout is
+//! [`Limited`] owns what all policies have in common: which one decides, how much blackout is
 //! allowed by now, and what happens at the deadline. When another policy takes over, it begins
 //! with what was learned of the guest (the curve of its writes; rates are the observations' own)
 //! and with the throttle as it stands; a throttle that the new one does not know is released.
@@ -32,7 +32,7 @@ use crate::units::PageCount;
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Steered {
+pub struct Limited {
     limits: Limits,
     chosen: Chosen,
     /// Learned under any policy.
@@ -56,7 +56,7 @@ enum Chosen {
     None(StopWhenFits),
 }
 
-impl Steered {
+impl Limited {
     /// A policy under `limits`.
     pub fn new(limits: Limits) -> Self {
         let curve = DirtyCurve::default();
@@ -123,7 +123,7 @@ impl Steered {
     }
 }
 
-impl Policy for Steered {
+impl Policy for Limited {
     fn decide(&mut self, seen: &Observation) -> Decision {
         if seen.round_ended {
             let (interval, pages) = (seen.interval, seen.harvested);

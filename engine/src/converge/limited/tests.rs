@@ -11,7 +11,7 @@ fn limits() -> Limits {
 }
 
 /// What the policy decides on the guest of [`seen`], which has 400 MB left and never fits.
-fn stuck(policy: &mut Steered, at_ms: u64, round_ended: bool) -> Decision {
+fn stuck(policy: &mut Limited, at_ms: u64, round_ended: bool) -> Decision {
     let round = u32::try_from(at_ms / 1000).unwrap();
     policy.decide(&Observation {
         round_ended,
@@ -21,7 +21,7 @@ fn stuck(policy: &mut Steered, at_ms: u64, round_ended: bool) -> Decision {
 }
 
 /// Asks at every half second, from one time to another; what was not [`Decision::Continue`].
-fn decisions(policy: &mut Steered, from_ms: u64, to_ms: u64) -> Vec<(u64, Decision)> {
+fn decisions(policy: &mut Limited, from_ms: u64, to_ms: u64) -> Vec<(u64, Decision)> {
     (from_ms..to_ms)
         .step_by(500)
         .map(|at| (at, stuck(policy, at, at % 1000 == 0)))
@@ -42,7 +42,7 @@ fn at_the_deadline_it_gives_up_unless_it_fits_just_then() {
         policy: PolicyKind::Classic,
         ..limits()
     };
-    let mut policy = Steered::new(limits);
+    let mut policy = Limited::new(limits);
     assert_eq!(stuck(&mut policy, 9_900, false), Decision::Continue);
     assert!(matches!(
         stuck(&mut policy.clone(), 10_000, false),
@@ -54,7 +54,7 @@ fn at_the_deadline_it_gives_up_unless_it_fits_just_then() {
 
 #[test]
 fn a_forced_guest_is_stopped_at_the_deadline_within_a_round() {
-    let mut policy = Steered::new(Limits {
+    let mut policy = Limited::new(Limits {
         deadline: Some(10 * S),
         at_deadline: AtDeadline::Force,
         ..limits()
@@ -68,7 +68,7 @@ fn a_forced_guest_is_stopped_at_the_deadline_within_a_round() {
 
 #[test]
 fn who_stops_trying_lets_go_of_the_guest_and_moves_it_once_it_fits() {
-    let mut policy = Steered::new(Limits {
+    let mut policy = Limited::new(Limits {
         deadline: Some(20 * S),
         at_deadline: AtDeadline::StopTrying,
         policy: PolicyKind::Classic,
@@ -86,7 +86,7 @@ fn without_hope_the_guest_is_let_go_of_before_the_deadline() {
     // Hardly any throttle is allowed, and the guest writes too fast for it.
     let throttle_most = Some(ThrottleShare::permille(50));
     for at_deadline in [AtDeadline::StopTrying, AtDeadline::Force] {
-        let mut policy = Steered::new(Limits {
+        let mut policy = Limited::new(Limits {
             throttle_most,
             at_deadline,
             ..limits()
@@ -106,7 +106,7 @@ fn without_hope_the_guest_is_let_go_of_before_the_deadline() {
 
 #[test]
 fn another_policy_takes_over_the_throttle_or_releases_it() {
-    let mut policy = Steered::new(Limits {
+    let mut policy = Limited::new(Limits {
         policy: PolicyKind::Classic,
         ..limits()
     });
@@ -159,7 +159,7 @@ fn another_policy_takes_over_the_throttle_or_releases_it() {
 #[test]
 fn a_throttle_above_the_new_most_is_lowered() {
     for kind in [PolicyKind::Classic, PolicyKind::Predictive] {
-        let mut policy = Steered::new(Limits {
+        let mut policy = Limited::new(Limits {
             policy: kind,
             ..limits()
         });
@@ -178,7 +178,7 @@ fn a_throttle_above_the_new_most_is_lowered() {
 /// A vCPU alone may be throttled by more than all together are: the guest must be told.
 #[test]
 fn another_most_throttle_is_told_although_the_throttle_stays() {
-    let mut policy = Steered::new(Limits {
+    let mut policy = Limited::new(Limits {
         policy: PolicyKind::Classic,
         ..limits()
     });
@@ -204,7 +204,7 @@ fn pages_are_held_back_as_the_policy_in_force_says_for_the_downtime_in_force() {
     let seen = seen(1000, 2, 100_000);
     let held = |policy: PolicyKind, downtime| {
         let downtime = Downtime::fixed(downtime);
-        let mut steered = Steered::new(Limits {
+        let mut steered = Limited::new(Limits {
             policy,
             downtime,
             ..limits()
@@ -221,7 +221,7 @@ fn pages_are_held_back_as_the_policy_in_force_says_for_the_downtime_in_force() {
 
 #[test]
 fn a_longer_downtime_counts_from_the_next_round_on() {
-    let mut policy = Steered::new(Limits {
+    let mut policy = Limited::new(Limits {
         policy: PolicyKind::None,
         ..limits()
     });
@@ -247,9 +247,9 @@ fn a_growing_downtime_lets_more_guests_complete() {
             ..fixed
         };
         let guest = Workload::uniform(60_000, 40_000.0);
-        let stays = replay(&mut guest.model(1), &mut Steered::new(fixed));
+        let stays = replay(&mut guest.model(1), &mut Limited::new(fixed));
         assert_eq!(stays.ended, Ended::GaveUp, "{kind:?}");
-        let moves = replay(&mut guest.model(1), &mut Steered::new(growing));
+        let moves = replay(&mut guest.model(1), &mut Limited::new(growing));
         let Ended::Completed { blackout } = moves.ended else {
             panic!("{kind:?}: {moves:?}")
         };
@@ -271,7 +271,7 @@ fn every_run_with_a_deadline_ends() {
             ..limits()
         };
         let workload = Workload::seeded(seed);
-        let run = replay(&mut workload.model(seed), &mut Steered::new(limits));
+        let run = replay(&mut workload.model(seed), &mut Limited::new(limits));
         match limits.at_deadline {
             AtDeadline::Cancel => assert!(run.took <= 62 * S, "seed {seed}: {run:?}"),
             AtDeadline::Force => {
@@ -303,7 +303,7 @@ fn a_trace_carries_what_the_user_changed() {
             ..limits()
         },
     );
-    let mut policy = Steered::new(first);
+    let mut policy = Limited::new(first);
     let mut records = Vec::new();
     for round in 1..=20u64 {
         let limits = match round {
@@ -339,7 +339,7 @@ fn a_trace_carries_what_the_user_changed() {
     assert_eq!(recorded.new_limits(60 * S), Some(then));
 
     let mut recorded = Recorded::new(trace).unwrap();
-    let run = replay(&mut recorded, &mut Steered::new(first));
+    let run = replay(&mut recorded, &mut Limited::new(first));
     assert!(matches!(run.ended, Ended::Completed { .. }), "{run:?}");
     assert!(run.took >= 60 * S, "{run:?}");
 }

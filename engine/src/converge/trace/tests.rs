@@ -4,7 +4,7 @@ use super::fluid::Workload;
 use super::replay::{Model, replay};
 use super::*;
 use crate::converge::{
-    Ended, Policy, Predictive, PredictiveConfig, Run, Steered, StopWhenFits, StopWhenFitsConfig,
+    Ended, Limited, Policy, Predictive, PredictiveConfig, Run, StopWhenFits, StopWhenFitsConfig,
 };
 
 fn recorded() -> (Trace, Run) {
@@ -158,14 +158,14 @@ fn a_round_of_years_is_left_after_a_day() {
         deadline: None,
         ..Limits::default()
     };
-    let mut policy = Counting(Steered::new(limits), 0);
+    let mut policy = Counting(Limited::new(limits), 0);
     replay(&mut model, &mut policy);
     assert!(policy.1 <= 24 * 3600 + 1, "asked {} times", policy.1);
 }
 
 /// A policy, and how often it was asked.
 #[derive(Debug)]
-struct Counting(Steered, usize);
+struct Counting(Limited, usize);
 
 impl Policy for Counting {
     fn decide(&mut self, seen: &Observation) -> Decision {

@@ -72,7 +72,7 @@ pub struct SendOptions {
     /// Whether pages that the target has already go as references.
     pub references: ReferenceSetting,
     /// When to stop the guest, or to give up: under the limits that the job's controls begin with,
-    /// [`Steered`](crate::converge::Steered) if they are to have an effect.
+    /// [`Limited`](crate::converge::Limited) if they are to have an effect.
     pub policy: Box<dyn Policy>,
 }
 
