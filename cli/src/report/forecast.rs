@@ -95,7 +95,7 @@ pub fn remedy_json(error: &MigrationError) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use pagelift_engine::converge::BlackoutForecast;
+    use pagelift_engine::converge::DowntimeForecast;
     use pagelift_engine::migration::BlackoutParts;
 
     use super::*;
@@ -104,11 +104,11 @@ mod tests {
         let ms = Duration::from_millis;
         let interval = |low, likely, high| Interval::new(ms(low), ms(likely), ms(high));
         Report {
-            forecast: Some(BlackoutForecast {
+            forecast: Some(DowntimeForecast {
                 stop: interval(1, 1, 2),
                 pages: interval(5, 10, 20),
                 state: interval(2, 3, 4),
-                ..BlackoutForecast::default()
+                ..DowntimeForecast::default()
             }),
             blackout: BlackoutParts {
                 stop: ms(1),

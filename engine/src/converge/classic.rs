@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::{Decision, Forecast, GiveUp, Observation, Policy, ThrottleShare};
+use super::{Decision, DowntimeForecast, GiveUp, Observation, Policy, ThrottleShare};
 use crate::units::{ByteCount, Instant};
 
 /// Least time between two looks at the rates.
@@ -134,8 +134,7 @@ impl Classic {
 
 impl Policy for Classic {
     fn decide(&mut self, seen: &Observation) -> Decision {
-        let forecast = Forecast::of(seen);
-        let sending = forecast.blackout.map(|parts| {
+        let sending = DowntimeForecast::of(seen).map(|parts| {
             parts
                 .pages
                 .likely()

@@ -32,7 +32,7 @@ pub use estimate::{
     PageTime, RoundSent, SchedulingDelay, SwitchoverCosts,
 };
 pub use explain::{ConvergenceStatus, GiveUp, GivenUp, Remedy};
-pub use forecast::{BlackoutForecast, Forecast, RoundsForecast};
+pub use forecast::{DowntimeForecast, RoundsForecast};
 pub use limited::Limited;
 pub use limits::{AtDeadline, Downtime, Limits, PolicyKind};
 pub use policy::{Decision, Observation, Policy};

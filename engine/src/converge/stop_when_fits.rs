@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Decision, Forecast, GiveUp, Observation, Policy};
+use super::{Decision, DowntimeForecast, GiveUp, Observation, Policy};
 use crate::units::{ByteCount, Instant, Rate};
 
 /// Limits of [`StopWhenFits`].
@@ -64,12 +64,13 @@ impl StopWhenFits {
     }
 
     /// Whether the set to send has stopped shrinking, or cannot shrink any more.
-    fn stalled(&mut self, seen: &Observation, forecast: &Forecast) -> Option<GiveUp> {
+    fn stalled(&mut self, seen: &Observation) -> Option<GiveUp> {
+        let left = seen.bytes_left();
         let best = self
             .best
-            .filter(|best| forecast.bytes.0 as f64 >= best.bytes.0 as f64 * PROGRESS);
+            .filter(|best| left.0 as f64 >= best.bytes.0 as f64 * PROGRESS);
         let best = *self.best.insert(best.unwrap_or(Best {
-            bytes: forecast.bytes,
+            bytes: left,
             round: seen.round,
             at: seen.now,
         }));
@@ -81,34 +82,28 @@ impl StopWhenFits {
         }
         let stalled = rounds >= self.config.stall_rounds && long >= self.config.stall_time;
         stalled.then(|| GiveUp::Stalled {
-            left: forecast.bytes,
+            left,
             rounds: seen.round,
             stalled_s: long.as_secs_f64(),
             dirty: seen.dirty.unwrap_or(Rate(0)),
             link: seen.link.unwrap_or(Rate(0)),
-            forecast_ms: upper_end(forecast).map_or(0, |time| time.as_millis()),
+            forecast_ms: DowntimeForecast::of(seen)
+                .map_or(0, |parts| parts.total().high().as_millis()),
             limit_ms: self.config.downtime.as_millis(),
         })
     }
 }
 
-/// The longest that the blackout is expected to be.
-fn upper_end(forecast: &Forecast) -> Option<Duration> {
-    Some(forecast.blackout?.total().high())
-}
-
 impl Policy for StopWhenFits {
     fn decide(&mut self, seen: &Observation) -> Decision {
-        let forecast = Forecast::of(seen);
-        if seen.round_ended && upper_end(&forecast).is_some_and(|time| time <= self.config.downtime)
-        {
+        if seen.round_ended && seen.fits(self.config.downtime) {
             return Decision::Stop;
         }
         if seen.elapsed >= self.config.timeout {
             return Decision::GiveUp(GiveUp::timed_out(seen, self.config.timeout));
         }
         let stalled = if seen.round_ended {
-            self.stalled(seen, &forecast)
+            self.stalled(seen)
         } else {
             None
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::source::SentFrame;
 use super::stages::SourceStages;
 use super::volume::DataBytes;
-use crate::converge::{BlackoutForecast, ThrottleShare};
+use crate::converge::{DowntimeForecast, ThrottleShare};
 use crate::units::{ByteCount, PageCount, Rate};
 
 /// Pages of the whole migration by how they went over.
@@ -101,7 +101,7 @@ pub struct Report {
     /// The guest's standstill.
     pub blackout: BlackoutParts,
     /// The blackout that was forecast when it was decided to stop the guest.
-    pub forecast: Option<BlackoutForecast>,
+    pub forecast: Option<DowntimeForecast>,
     /// Whether the guest was stopped at the deadline, although that was longer than is allowed.
     pub forced: bool,
     /// Rounds, the last included.

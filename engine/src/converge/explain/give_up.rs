@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Remedy;
-use crate::converge::{Forecast, Observation, ThrottleShare};
+use crate::converge::{Observation, ThrottleShare};
 use crate::units::{ByteCount, Rate};
 
 /// A migration was given up.
@@ -95,7 +95,7 @@ impl GiveUp {
     pub(in crate::converge) fn timed_out(seen: &Observation, limit: Duration) -> Self {
         Self::TimedOut {
             limit_s: limit.as_secs_f64(),
-            left: Forecast::of(seen).bytes,
+            left: seen.bytes_left(),
             dirty: seen.dirty.unwrap_or(Rate(0)),
             link: seen.link.unwrap_or(Rate(0)),
         }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::converge::forecast::rounds::Manner;
-use crate::converge::{DirtyCurve, Forecast, Observation, RoundsForecast, ThrottleShare};
+use crate::converge::{DirtyCurve, DowntimeForecast, Observation, RoundsForecast, ThrottleShare};
 use crate::units::Rate;
 
 /// A migration that would take longer is not proposed.
@@ -35,9 +35,7 @@ impl Remedy {
                 .ready_in
                 .is_some_and(|time| time <= PATIENCE)
         };
-        let blackout = Forecast::of(seen)
-            .blackout
-            .map(|parts| parts.total().high());
+        let blackout = DowntimeForecast::of(seen).map(|parts| parts.total().high());
         let shares = (1..=19).map(|step| ThrottleShare::permille(step * 50));
         Self {
             downtime: blackout.filter(|needed| *needed > limit),

@@ -7,7 +7,9 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::converge::forecast::rounds::Manner;
-use crate::converge::{DirtyCurve, Forecast, Interval, Observation, RoundsForecast, ThrottleShare};
+use crate::converge::{
+    DirtyCurve, DowntimeForecast, Interval, Observation, RoundsForecast, ThrottleShare,
+};
 use crate::units::{ByteCount, Rate};
 
 /// Shares whose outlook is looked at, in permille, beside the one in force.
@@ -39,17 +41,16 @@ pub struct ConvergenceStatus {
 impl ConvergenceStatus {
     /// Where a guest stands that writes as `curve` says, where a blackout of `limit` is allowed.
     pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
-        let forecast = Forecast::of(seen);
         let rounds_forecast = |share| {
             let rounds_forecast = RoundsForecast::of(curve, seen, limit, share, Manner::default());
             rounds_forecast.ready_in.map(|_| rounds_forecast)
         };
         let shares = SHARES.into_iter().map(ThrottleShare::permille);
         Self {
-            left: forecast.bytes,
+            left: seen.bytes_left(),
             dirty: seen.dirty,
             link: seen.link,
-            blackout: forecast.blackout.map(|parts| parts.total()),
+            blackout: DowntimeForecast::of(seen).map(|parts| parts.total()),
             limit,
             throttle: seen.throttled,
             as_it_is: rounds_forecast(seen.throttled),

@@ -11,7 +11,7 @@ const LINK_SIGMA: f64 = 0.1;
 
 /// The parts of a blackout, each with its uncertainty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BlackoutForecast {
+pub struct DowntimeForecast {
     /// From the guest's standstill until it is known here.
     pub stop: Interval,
     /// Harvesting the last dirty pages.
@@ -24,80 +24,24 @@ pub struct BlackoutForecast {
     pub hand_over: Interval,
 }
 
-impl BlackoutForecast {
+impl DowntimeForecast {
+    /// The downtime that stopping now would cost, without the digests of verify mode; `None`: no
+    /// rate is known yet.
+    ///
+    /// It consists of the measured costs and, for the pages that are left and those that the guest
+    /// writes before it stands still, the time that pages of that kind took in the last rounds.
+    pub fn of(seen: &Observation) -> Option<Self> {
+        Self::parts(seen, seen.left.0 as f64, seen.in_flight.0 as f64)
+    }
+
     /// The whole blackout.
     pub fn total(&self) -> Interval {
         [self.harvest, self.pages, self.state, self.hand_over]
             .into_iter()
             .fold(self.stop, Interval::then)
     }
-}
 
-impl Observation {
-    /// Time of a page that is sent again; `None` if nothing is known of the link.
-    fn time_of_page(&self) -> Option<PageTime> {
-        let by_link = |link: Rate| PageTime {
-            seconds: self.bytes_per_page / link.0 as f64,
-            sigma: LINK_SIGMA,
-        };
-        self.page_time
-            .or_else(|| self.link.filter(|link| link.0 > 0).map(by_link))
-    }
-
-    /// Seconds that a round of `pages` pages is likely to take; `None` if nothing is known of the
-    /// link.
-    pub fn round_seconds(&self, pages: f64) -> Option<f64> {
-        Some(pages * self.time_of_page()?.seconds)
-    }
-
-    /// Most pages that may be left for a blackout of at most `limit`, by the upper end of its
-    /// forecast; `None` if not even none.
-    pub fn most_left(&self, limit: Duration) -> Option<f64> {
-        let fits = |pages: f64| {
-            let parts = Forecast::parts(self, pages, 0.0);
-            parts.is_some_and(|parts| parts.total().high() <= limit)
-        };
-        if !fits(0.0) {
-            return None;
-        }
-        // The upper end grows with the pages: bisection between what fits and what does not.
-        let (mut fitting, mut too_many) = (0.0, 1024.0);
-        while fits(too_many) && too_many < 1e12 {
-            (fitting, too_many) = (too_many, too_many * 2.0);
-        }
-        for _ in 0..20 {
-            let middle = (fitting + too_many) / 2.0;
-            if fits(middle) {
-                fitting = middle;
-            } else {
-                too_many = middle;
-            }
-        }
-        Some(fitting)
-    }
-}
-
-/// The blackout that stopping now would cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forecast {
-    /// Bytes that the link still has to carry.
-    pub bytes: ByteCount,
-    /// The blackout, without the digests of verify mode. `None`: no rate is known yet.
-    pub blackout: Option<BlackoutForecast>,
-}
-
-impl Forecast {
-    /// The rehearsed costs, and for the pages that are left, and those that the guest writes
-    /// before it stands still, what such a page took in the last rounds.
-    pub fn of(seen: &Observation) -> Self {
-        let left = (seen.left.0 as f64 * seen.bytes_per_page) as u64;
-        Self {
-            bytes: ByteCount(seen.in_flight.0.saturating_add(left)),
-            blackout: Self::parts(seen, seen.left.0 as f64, seen.in_flight.0 as f64),
-        }
-    }
-
-    fn parts(seen: &Observation, left: f64, in_flight: f64) -> Option<BlackoutForecast> {
+    fn parts(seen: &Observation, left: f64, in_flight: f64) -> Option<DowntimeForecast> {
         let fixed = seen.fixed;
         let page = match seen.time_of_page() {
             Some(page) => page,
@@ -124,13 +68,68 @@ impl Forecast {
             finite(sending),
             finite(sending + more),
         );
-        Some(BlackoutForecast {
+        Some(DowntimeForecast {
             stop: fixed.stop,
             harvest: fixed.harvest,
             pages: fixed.ack_latency.then(sending),
             state: fixed.state,
             hand_over: fixed.hand_over,
         })
+    }
+}
+
+impl Observation {
+    /// Bytes that the link still has to carry.
+    pub fn bytes_left(&self) -> ByteCount {
+        let left = (self.left.0 as f64 * self.bytes_per_page) as u64;
+        ByteCount(self.in_flight.0.saturating_add(left))
+    }
+
+    /// Whether stopping now keeps the downtime within `limit`, by the upper end of its forecast.
+    pub fn fits(&self, limit: Duration) -> bool {
+        DowntimeForecast::of(self).is_some_and(|parts| parts.total().high() <= limit)
+    }
+
+    /// Time of a page that is sent again; `None` if nothing is known of the link.
+    fn time_of_page(&self) -> Option<PageTime> {
+        let by_link = |link: Rate| PageTime {
+            seconds: self.bytes_per_page / link.0 as f64,
+            sigma: LINK_SIGMA,
+        };
+        self.page_time
+            .or_else(|| self.link.filter(|link| link.0 > 0).map(by_link))
+    }
+
+    /// Seconds that a round of `pages` pages is likely to take; `None` if nothing is known of the
+    /// link.
+    pub fn round_seconds(&self, pages: f64) -> Option<f64> {
+        Some(pages * self.time_of_page()?.seconds)
+    }
+
+    /// Most pages that may be left for a blackout of at most `limit`, by the upper end of its
+    /// forecast; `None` if not even none.
+    pub fn most_left(&self, limit: Duration) -> Option<f64> {
+        let fits = |pages: f64| {
+            let parts = DowntimeForecast::parts(self, pages, 0.0);
+            parts.is_some_and(|parts| parts.total().high() <= limit)
+        };
+        if !fits(0.0) {
+            return None;
+        }
+        // The upper end grows with the pages: bisection between what fits and what does not.
+        let (mut fitting, mut too_many) = (0.0, 1024.0);
+        while fits(too_many) && too_many < 1e12 {
+            (fitting, too_many) = (too_many, too_many * 2.0);
+        }
+        for _ in 0..20 {
+            let middle = (fitting + too_many) / 2.0;
+            if fits(middle) {
+                fitting = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        Some(fitting)
     }
 }
 
@@ -166,8 +165,7 @@ pub(in crate::converge) mod tests {
     }
 
     fn likely(seen: &Observation) -> Option<Duration> {
-        let blackout = Forecast::of(seen).blackout?;
-        Some(blackout.total().likely())
+        Some(DowntimeForecast::of(seen)?.total().likely())
     }
 
     #[test]
@@ -187,7 +185,7 @@ pub(in crate::converge) mod tests {
             link: None,
             ..seen(0, 1, 1)
         };
-        assert_eq!(Forecast::of(&seen).blackout, None);
+        assert_eq!(DowntimeForecast::of(&seen), None);
         seen.left = PageCount(0);
         assert_eq!(likely(&seen), Some(seen.fixed.total().likely()));
     }
@@ -195,7 +193,7 @@ pub(in crate::converge) mod tests {
     #[test]
     fn an_unsure_page_time_widens_the_interval_and_so_does_a_guest_that_runs_on() {
         let sure = seen(0, 2, 1000);
-        let total = |seen: &Observation| Forecast::of(seen).blackout.unwrap().total();
+        let total = |seen: &Observation| DowntimeForecast::of(seen).unwrap().total();
         let unsure = Observation {
             page_time: Some(PageTime {
                 seconds: 40.96e-6,
@@ -217,7 +215,12 @@ pub(in crate::converge) mod tests {
         let limit = Duration::from_millis(50);
         let seen = seen(0, 2, 1000);
         let most = seen.most_left(limit).unwrap();
-        let high = |pages: f64| Forecast::parts(&seen, pages, 0.0).unwrap().total().high();
+        let high = |pages: f64| {
+            DowntimeForecast::parts(&seen, pages, 0.0)
+                .unwrap()
+                .total()
+                .high()
+        };
         assert!(high(most) <= limit && high(most + 2.0) > limit, "{most}");
         assert_eq!(seen.most_left(Duration::from_millis(9)), None);
     }

@@ -3,5 +3,5 @@
 pub(super) mod downtime;
 pub(super) mod rounds;
 
-pub use downtime::{BlackoutForecast, Forecast};
+pub use downtime::DowntimeForecast;
 pub use rounds::RoundsForecast;

@@ -25,8 +25,8 @@ use ramp::Ramp;
 
 use super::limits::{AtDeadline, Limits, PolicyKind};
 use super::{
-    Classic, ClassicConfig, Decision, DirtyCurve, Forecast, GiveUp, Observation, Policy,
-    Predictive, PredictiveConfig, StopWhenFits, StopWhenFitsConfig, ThrottleShare,
+    Classic, ClassicConfig, Decision, DirtyCurve, GiveUp, Observation, Policy, Predictive,
+    PredictiveConfig, StopWhenFits, StopWhenFitsConfig, ThrottleShare,
 };
 use crate::units::PageCount;
 
@@ -79,8 +79,7 @@ impl Limited {
 
     /// Whether the guest may be stopped at the end of a round without any effort.
     fn fits(&self, seen: &Observation) -> bool {
-        let blackout = Forecast::of(seen).blackout;
-        seen.round_ended && blackout.is_some_and(|parts| parts.total().high() <= self.allowed)
+        seen.round_ended && seen.fits(self.allowed)
     }
 
     /// Without effort: stop if it fits, let go of the guest, or wait.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::converge::{Forecast, Limits, Observation};
+use crate::converge::{Limits, Observation};
 use crate::units::Instant;
 
 /// Steps from the least to the most.
@@ -49,13 +49,10 @@ impl Ramp {
 
     /// A round has ended.
     pub(super) fn round_ended(&mut self, limits: &Limits, seen: &Observation) {
-        let forecast = Forecast::of(seen);
-        let before = self.left_before.replace(forecast.bytes.0);
-        let limit = self.limit(limits, seen.elapsed);
-        let blackout = forecast.blackout;
-        let fits = blackout.is_some_and(|parts| parts.total().high() <= limit);
-        let shrinks =
-            before.is_none_or(|before| (forecast.bytes.0 as f64) < before as f64 * PLATEAU);
+        let left = seen.bytes_left().0;
+        let before = self.left_before.replace(left);
+        let fits = seen.fits(self.limit(limits, seen.elapsed));
+        let shrinks = before.is_none_or(|before| (left as f64) < before as f64 * PLATEAU);
         let soon = self
             .stepped_at
             .is_some_and(|at| seen.now.since(at) < STEP_TIME);

@@ -36,7 +36,8 @@ use progress::Progress;
 use super::forecast::rounds::{HELD_SHARE, Held};
 use super::throttle::response::USUAL_MOST;
 use super::{
-    Decision, DirtyCurve, Forecast, GiveUp, Observation, Policy, RoundsForecast, ThrottleShare,
+    Decision, DirtyCurve, DowntimeForecast, GiveUp, Observation, Policy, RoundsForecast,
+    ThrottleShare,
 };
 use crate::units::{Instant, PageCount, Rate};
 
@@ -160,7 +161,7 @@ impl Predictive {
         self.held = Held::seen(seen);
         self.in_extra_round = false;
         let limit = self.config.downtime;
-        if upper_end(seen).is_some_and(|time| time <= limit) {
+        if seen.fits(limit) {
             if self.another_round_pays(seen) {
                 self.extra_rounds += 1;
                 self.in_extra_round = true;
@@ -241,9 +242,7 @@ impl Predictive {
         let since = *self.hopeless_since.get_or_insert(seen.now);
         let waited = seen.now.since(since);
         // What is likely fits, and only the doubt does not: a busy machine stays busy.
-        let likely = Forecast::of(seen)
-            .blackout
-            .map(|parts| parts.total().likely());
+        let likely = DowntimeForecast::of(seen).map(|parts| parts.total().likely());
         if waited >= self.config.patience
             && likely.is_some_and(|likely| likely <= self.config.downtime)
         {
@@ -261,7 +260,7 @@ impl Predictive {
         let would_do = upper_end(seen).unwrap_or(self.config.timeout);
         GiveUp::Hopeless {
             throttle: self.strongest(seen),
-            left: Forecast::of(seen).bytes,
+            left: seen.bytes_left(),
             dirty: seen.dirty.unwrap_or(Rate(0)),
             link,
             limit_ms: self.config.downtime.as_millis(),
@@ -272,7 +271,7 @@ impl Predictive {
 
 /// The longest that the blackout is expected to be, if the guest is stopped now.
 fn upper_end(seen: &Observation) -> Option<Duration> {
-    Some(Forecast::of(seen).blackout?.total().high())
+    Some(DowntimeForecast::of(seen)?.total().high())
 }
 
 impl Policy for Predictive {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use super::Record;
 use crate::converge::estimate::interval::finite;
 use crate::converge::{
-    BlackoutForecast, Decision, Estimates, FixedCosts, Forecast, Limits, Observation, Policy,
-    RoundSent, ThrottleResponse, ThrottleShare,
+    Decision, DowntimeForecast, Estimates, FixedCosts, Limits, Observation, Policy, RoundSent,
+    ThrottleResponse, ThrottleShare,
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
@@ -90,7 +90,7 @@ pub struct Run {
     /// Bytes sent.
     pub sent: ByteCount,
     /// The blackout that was forecast when the guest was stopped.
-    pub forecast: Option<BlackoutForecast>,
+    pub forecast: Option<DowntimeForecast>,
     /// What the policy saw and decided at the end of each round.
     pub records: Vec<Record>,
 }
@@ -244,7 +244,7 @@ impl Run {
         let blackout = model.fixed() + last.time;
         self.lost_work_s += blackout.as_secs_f64();
         let left = PageCount(pages as u64);
-        self.forecast = Forecast::of(&Observation { left, ..*seen }).blackout;
+        self.forecast = DowntimeForecast::of(&Observation { left, ..*seen });
         self.ended = Ended::Completed { blackout };
     }
 }

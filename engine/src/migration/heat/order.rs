@@ -243,7 +243,9 @@ fn predictive(downtime: Duration, throttle_most: ThrottleShare) -> Predictive {
 
 #[test]
 fn hot_pages_that_wait_never_make_it_worse_and_often_better() {
-    println!("| guest | limit | may throttle | order | result | time | blackout | sent | harm |");
+    println!(
+        "| guest | limit | may throttle | order | result | time | blackout | sent | lost work |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|");
     let (mut completed, mut lost_work) = ([0; 3], [0.0; 3]);
     for (name, guest) in guests() {
@@ -282,7 +284,7 @@ fn hot_pages_that_wait_never_make_it_worse_and_often_better() {
             }
         }
     }
-    println!("completed {completed:?}, harm {lost_work:.2?}");
+    println!("completed {completed:?}, lost work {lost_work:.2?}");
     assert!(completed[0] < completed[1] && completed[1] <= completed[2]);
     assert!(lost_work[2] < lost_work[1] && lost_work[1] < lost_work[0]);
 }

@@ -2,7 +2,7 @@
 
 use super::parts::SourceStatus;
 use super::{Phase, Source};
-use crate::converge::Forecast;
+use crate::converge::DowntimeForecast;
 use crate::migration::report::{BlackoutParts, ReferenceReport, Report};
 use crate::units::{ByteCount, Instant, PageCount};
 
@@ -30,7 +30,7 @@ impl Source {
             forecast: if self.forced {
                 self.forecast
             } else {
-                Forecast::of(&self.observe(now, false)).blackout
+                DowntimeForecast::of(&self.observe(now, false))
             }
             .map(|parts| parts.total()),
             convergence: self.convergence,

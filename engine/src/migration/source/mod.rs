@@ -47,7 +47,7 @@ use super::stages::SourceStages;
 use super::volume::DataBytes;
 use super::watch::PeerWatch;
 use crate::converge::{
-    BlackoutForecast, ConvergenceStatus, Estimates, Policy, ThrottleResponse, ThrottleShare,
+    ConvergenceStatus, DowntimeForecast, Estimates, Policy, ThrottleResponse, ThrottleShare,
 };
 use crate::memory::{Layout, PageBitmap};
 use crate::units::{ByteCount, Instant};
@@ -116,7 +116,7 @@ pub struct Source {
     stages: SourceStages,
     page_bytes: ByteCount,
     state_bytes: ByteCount,
-    forecast: Option<BlackoutForecast>,
+    forecast: Option<DowntimeForecast>,
     last_harvest_took: Duration,
     convergence: Option<ConvergenceStatus>,
     convergence_due: Instant,

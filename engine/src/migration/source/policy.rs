@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Phase, Source};
 use crate::converge::{
-    BlackoutForecast, ConvergenceStatus, Decision, Forecast, GivenUp, Limits, Observation, Remedy,
+    ConvergenceStatus, Decision, DowntimeForecast, GivenUp, Limits, Observation, Remedy,
     ThrottleResponse, ThrottleShare,
 };
 use crate::migration::error::MigrationError;
@@ -95,14 +95,14 @@ impl Source {
 
     /// The blackout if the guest is stopped because of what was `seen`. Within a round it has
     /// written pages that nobody has harvested.
-    fn forecast_at_stop(&self, now: Instant, seen: Observation) -> Option<BlackoutForecast> {
+    fn forecast_at_stop(&self, now: Instant, seen: Observation) -> Option<DowntimeForecast> {
         let unseen = match seen.round_ended {
             true => 0,
             false => self.estimates.written_since_harvest(now).0,
         };
         let all = self.layout.pages().0.saturating_sub(seen.left.0);
         let left = PageCount(seen.left.0 + unseen.min(all));
-        Forecast::of(&Observation { left, ..seen }).blackout
+        DowntimeForecast::of(&Observation { left, ..seen })
     }
 
     pub(super) fn ask_policy(
