@@ -113,7 +113,7 @@ fn draw(path: &std::path::Path, records: &[Record]) -> Result<()> {
 fn print(limits: Limits, run: &Run, as_json: bool) {
     let name = limits.policy.name();
     let blackout_ms = match run.ended {
-        Ended::Completed { blackout } => Some(blackout.as_secs_f64() * 1e3),
+        Ended::Completed { downtime } => Some(downtime.as_secs_f64() * 1e3),
         Ended::GaveUp | Ended::StillTrying => None,
     };
     let stayed = match run.ended {

@@ -151,7 +151,7 @@ mod tests {
                 left: ByteCount(8192),
                 dirty: Some(Rate(1)),
                 link: None,
-                blackout: None,
+                downtime: None,
                 limit: time(50),
                 throttle: ThrottleShare::NONE,
                 as_it_is: None,

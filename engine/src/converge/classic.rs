@@ -20,7 +20,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// The parameters of auto-converge, in per cent.
 #[derive(Clone, Copy, Debug)]
 pub struct ClassicConfig {
-    /// Longest blackout allowed (QEMU's `downtime-limit`).
+    /// Longest downtime allowed (QEMU's `downtime-limit`).
     pub downtime: Duration,
     /// Longest time for the whole migration; QEMU has none.
     pub timeout: Duration,

@@ -41,9 +41,9 @@ impl PolicyKind {
 pub enum AtDeadline {
     /// The migration ends; the guest runs on where it is, at full speed.
     Cancel,
-    /// The guest is let go of, and moves as soon as it fits the allowed blackout by itself.
+    /// The guest is let go of, and moves as soon as it fits the allowed downtime by itself.
     StopTrying,
-    /// The guest is stopped and moves, whatever the blackout.
+    /// The guest is stopped and moves, whatever the downtime.
     Force,
 }
 
@@ -66,7 +66,7 @@ impl AtDeadline {
     }
 }
 
-/// The blackout that is allowed: at first, and at most once it had to grow.
+/// The downtime that is allowed: at first, and at most once it had to grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Downtime {
     least: Duration,
@@ -115,7 +115,7 @@ impl fmt::Display for Downtime {
 pub struct Limits {
     /// Who decides.
     pub policy: PolicyKind,
-    /// The blackout that is allowed. The digest of verify mode is not counted against it.
+    /// The downtime that is allowed. The digest of verify mode is not counted against it.
     pub downtime: Downtime,
     /// Time from the migration's beginning to the guest's stop; `None`: as long as it takes.
     pub deadline: Option<Duration>,

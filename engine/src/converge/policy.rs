@@ -42,7 +42,7 @@ pub struct Observation {
     /// Rate at which the guest writes distinct pages, over the last round; `None` before the
     /// first harvest.
     pub dirty: Option<Rate>,
-    /// What a blackout costs beside its pages.
+    /// What a downtime costs beside its pages.
     pub fixed: FixedCosts,
     /// Distinct pages written between the last two harvests.
     pub harvested: PageCount,
@@ -96,14 +96,14 @@ pub trait Policy: Send + std::fmt::Debug {
     /// What to do, given what was seen.
     fn decide(&mut self, seen: &Observation) -> Decision;
 
-    /// How many of the pages that are written again and again may wait for the blackout instead of
+    /// How many of the pages that are written again and again may wait for the downtime instead of
     /// being sent in the round that begins. Asked after [`decide`](Self::decide) was, about the
     /// same observation.
     fn hold_back(&self, _seen: &Observation) -> PageCount {
         PageCount(0)
     }
 
-    /// The blackout that is allowed, for display.
+    /// The downtime that is allowed, for display.
     fn downtime_limit(&self) -> Duration;
 
     /// The largest share that it would throttle any vCPU by.

@@ -1,4 +1,4 @@
-//! The first policy: stop when the forecast blackout fits, by the upper end of its interval; give
+//! The first policy: stop when the forecast downtime fits, by the upper end of its interval; give
 //! up when it never will.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::units::{ByteCount, Instant, Rate};
 /// Limits of [`StopWhenFits`].
 #[derive(Clone, Copy, Debug)]
 pub struct StopWhenFitsConfig {
-    /// Longest blackout allowed. The digest of verify mode is not counted against it.
+    /// Longest downtime allowed. The digest of verify mode is not counted against it.
     pub downtime: Duration,
     /// Longest time for the whole migration up to the stop.
     pub timeout: Duration,
@@ -36,7 +36,7 @@ const PROGRESS: f64 = 0.97;
 /// Stops the guest as soon as the forecast fits the limit; never throttles it.
 ///
 /// Gives up when the time is over, or when for `stall_rounds` rounds and `stall_time` no round
-/// left at least 3 % less than the best before; at once when the blackout is likely to be too long
+/// left at least 3 % less than the best before; at once when the downtime is likely to be too long
 /// without a single page.
 #[derive(Clone, Copy, Debug)]
 pub struct StopWhenFits {
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blackout_that_nothing_can_shorten_is_given_up_at_once() {
+    fn a_downtime_that_nothing_can_shorten_is_given_up_at_once() {
         let mut policy = policy();
         let seen = Observation {
             fixed: FixedCosts::lump(Interval::exactly(Duration::from_millis(60))),

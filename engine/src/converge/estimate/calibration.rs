@@ -1,4 +1,4 @@
-//! What a blackout costs beside its pages, and where each figure comes from.
+//! What a downtime costs beside its pages, and where each figure comes from.
 //!
 //! | cost | measured by |
 //! |---|---|
@@ -47,7 +47,7 @@ impl Default for SwitchoverCosts {
     }
 }
 
-/// All that a blackout costs beside its pages, in its order.
+/// All that a downtime costs beside its pages, in its order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FixedCosts {
     /// From the guest's standstill until it is known here.
@@ -60,7 +60,7 @@ pub struct FixedCosts {
     pub state: Interval,
     /// Giving up here and starting there.
     pub hand_over: Interval,
-    /// How long the guest runs on once it is asked to stop; no part of the blackout.
+    /// How long the guest runs on once it is asked to stop; no part of the downtime.
     pub stop_latency: Interval,
 }
 
@@ -73,7 +73,7 @@ impl FixedCosts {
         }
     }
 
-    /// A blackout with no page to send.
+    /// A downtime with no page to send.
     pub fn total(&self) -> Interval {
         [self.harvest, self.ack_latency, self.state, self.hand_over]
             .into_iter()
@@ -186,7 +186,7 @@ impl Calibration {
         )
     }
 
-    /// What a blackout costs beside its pages; `verify`: digests of all memory are compared.
+    /// What a downtime costs beside its pages; `verify`: digests of all memory are compared.
     pub fn costs(&self, verify: bool) -> FixedCosts {
         let wait = |wakes| self.scheduling_delay.over(wakes);
         let trip = self.round_trip();

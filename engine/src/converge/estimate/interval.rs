@@ -1,6 +1,6 @@
 //! A time that is not known exactly.
 //!
-//! Every cost of the blackout is estimated as a [`Interval`]: what is likely, and an interval that is
+//! Every cost of the downtime is estimated as a [`Interval`]: what is likely, and an interval that is
 //! meant to hold the truth in nine of ten cases ([`COVERAGE`]). Costs that follow each other add
 //! up. What delays one seldom delays the next, so the upper half-widths add as the root of the sum
 //! of their squares. The lower ends simply add up: on a calm machine all parts are quick at once.

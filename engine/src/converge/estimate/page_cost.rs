@@ -1,7 +1,7 @@
 //! What a page costs that is sent again: time until it is acknowledged, and bytes on the wire.
 //!
 //! The first round reads, frames and places memory in long runs. Pages that were written since lie
-//! scattered: each costs system calls on both sides, and often goes as a delta. The blackout's
+//! scattered: each costs system calls on both sides, and often goes as a delta. The downtime's
 //! pages are of that kind, so the later rounds are what it is forecast by: for each the time from
 //! its beginning until all of it was acknowledged, less one round trip, over its pages. Rounds of
 //! about as many pages as are left count most, and old ones less.

@@ -1,6 +1,6 @@
 //! How late threads get to run.
 //!
-//! The blackout is a chain of short steps of several threads on both sides, each waking the next.
+//! The downtime is a chain of short steps of several threads on both sides, each waking the next.
 //! On a busy machine a thread that could run sometimes waits for a slice of another one's time,
 //! milliseconds where the step itself takes microseconds. That cannot be rehearsed in advance, but
 //! the source's coordinator has timers all the while, and sees by how much it comes too late for
@@ -8,7 +8,7 @@
 //! and variance add up.
 //!
 //! A thread that sleeps for its timer is served sooner than one that was just made or has used up
-//! its slice, as those of the blackout are; and rare delays may not have been seen. So the samples
+//! its slice, as those of the downtime are; and rare delays may not have been seen. So the samples
 //! never count alone, but together with a [`PRIOR`].
 
 use std::time::Duration;

@@ -37,9 +37,9 @@ pub enum GiveUp {
         dirty: Rate,
         /// Rate at which the target places data.
         link: Rate,
-        /// Blackout that stopping now would cost, by its upper end, in milliseconds.
+        /// Downtime that stopping now would cost, by its upper end, in milliseconds.
         forecast_ms: u128,
-        /// Blackout that was allowed, in milliseconds.
+        /// Downtime that was allowed, in milliseconds.
         limit_ms: u128,
     },
     /// No throttle that is allowed would do.
@@ -57,20 +57,20 @@ pub enum GiveUp {
         dirty: Rate,
         /// Rate at which the target places data.
         link: Rate,
-        /// Blackout that was allowed, in milliseconds.
+        /// Downtime that was allowed, in milliseconds.
         limit_ms: u128,
-        /// Blackout that stopping now would cost, by its upper end, in milliseconds.
+        /// Downtime that stopping now would cost, by its upper end, in milliseconds.
         would_do_ms: u128,
     },
-    /// Even with no page to send the blackout would be too long.
+    /// Even with no page to send the downtime would be too long.
     #[error(
         "stopping the guest may take {fixed_ms} ms even with no page to send, where {limit_ms} ms \
          are allowed"
     )]
     TooLong {
-        /// Blackout with nothing to send, by its upper end, in milliseconds.
+        /// Downtime with nothing to send, by its upper end, in milliseconds.
         fixed_ms: u128,
-        /// Blackout that was allowed, in milliseconds.
+        /// Downtime that was allowed, in milliseconds.
         limit_ms: u128,
     },
     /// The time allowed is over.

@@ -17,7 +17,7 @@ const FASTEST: f64 = 1e4;
 /// Any one of these would have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Remedy {
-    /// A blackout allowed of so long: the guest could then be stopped at once.
+    /// A downtime allowed of so long: the guest could then be stopped at once.
     pub downtime: Option<Duration>,
     /// A throttle of this share, the smallest that would do.
     pub throttle: Option<ThrottleShare>,
@@ -26,7 +26,7 @@ pub struct Remedy {
 }
 
 impl Remedy {
-    /// What would do for a guest that writes as `curve` says, where a blackout of `limit` is
+    /// What would do for a guest that writes as `curve` says, where a downtime of `limit` is
     /// allowed.
     pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
         let ready = |seen: &Observation, share| {
@@ -35,10 +35,10 @@ impl Remedy {
                 .ready_in
                 .is_some_and(|time| time <= PATIENCE)
         };
-        let blackout = DowntimeForecast::of(seen).map(|parts| parts.total().high());
+        let downtime = DowntimeForecast::of(seen).map(|parts| parts.total().high());
         let shares = (1..=19).map(|step| ThrottleShare::permille(step * 50));
         Self {
-            downtime: blackout.filter(|needed| *needed > limit),
+            downtime: downtime.filter(|needed| *needed > limit),
             throttle: shares
                 .chain([ThrottleShare::MOST])
                 .find(|share| ready(seen, *share)),

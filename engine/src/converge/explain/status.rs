@@ -24,9 +24,9 @@ pub struct ConvergenceStatus {
     pub dirty: Option<Rate>,
     /// Rate at which the target places data.
     pub link: Option<Rate>,
-    /// The blackout if the guest were stopped now.
-    pub blackout: Option<Interval>,
-    /// The blackout that is allowed.
+    /// The downtime if the guest were stopped now.
+    pub downtime: Option<Interval>,
+    /// The downtime that is allowed.
     pub limit: Duration,
     /// Share of its time that the guest is kept from running.
     pub throttle: ThrottleShare,
@@ -39,7 +39,7 @@ pub struct ConvergenceStatus {
 }
 
 impl ConvergenceStatus {
-    /// Where a guest stands that writes as `curve` says, where a blackout of `limit` is allowed.
+    /// Where a guest stands that writes as `curve` says, where a downtime of `limit` is allowed.
     pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
         let rounds_forecast = |share| {
             let rounds_forecast = RoundsForecast::of(curve, seen, limit, share, Manner::default());
@@ -50,7 +50,7 @@ impl ConvergenceStatus {
             left: seen.bytes_left(),
             dirty: seen.dirty,
             link: seen.link,
-            blackout: DowntimeForecast::of(seen).map(|parts| parts.total()),
+            downtime: DowntimeForecast::of(seen).map(|parts| parts.total()),
             limit,
             throttle: seen.throttled,
             as_it_is: rounds_forecast(seen.throttled),
@@ -63,7 +63,7 @@ impl ConvergenceStatus {
 
     /// Whether the guest may be stopped as it is.
     fn fits(&self) -> bool {
-        self.blackout
+        self.downtime
             .is_some_and(|interval| interval.high() <= self.limit)
     }
 }
@@ -71,12 +71,12 @@ impl ConvergenceStatus {
 impl fmt::Display for ConvergenceStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = self.limit.as_millis();
-        let Some(blackout) = self.blackout else {
+        let Some(downtime) = self.downtime else {
             return write!(f, "{} to send, no rate of the link is known yet", self.left);
         };
         write!(
             f,
-            "{} left, a blackout of {blackout} where {limit} ms are allowed; ",
+            "{} left, a downtime of {downtime} where {limit} ms are allowed; ",
             self.left
         )?;
         let (Some(dirty), Some(link)) = (self.dirty, self.link) else {
@@ -98,8 +98,8 @@ impl fmt::Display for ConvergenceStatus {
         let would = |rounds_forecast: &RoundsForecast| {
             let ready = rounds_forecast.ready_in.unwrap_or_default().as_secs_f64();
             let digits = usize::from(ready < 10.0);
-            let ms = rounds_forecast.blackout.as_secs_f64() * 1e3;
-            format!("finish in {ready:.digits$} s with a blackout of {ms:.0} ms")
+            let ms = rounds_forecast.downtime.as_secs_f64() * 1e3;
+            format!("finish in {ready:.digits$} s with a downtime of {ms:.0} ms")
         };
         match (&self.as_it_is, &self.throttled) {
             (Some(rounds_forecast), _) => {
@@ -114,7 +114,7 @@ impl fmt::Display for ConvergenceStatus {
                 )
             }
             (None, None) => {
-                f.write_str("; no throttle would finish it within the blackout allowed")
+                f.write_str("; no throttle would finish it within the downtime allowed")
             }
         }
     }
@@ -142,7 +142,7 @@ mod tests {
     fn a_guest_that_gets_there_by_itself_is_said_to() {
         let words = convergence(12_000, 20_000).to_string();
         assert!(
-            words.starts_with("78.1 MiB left, a blackout of 829 ms ("),
+            words.starts_with("78.1 MiB left, a downtime of 829 ms ("),
             "{words}"
         );
         assert!(
@@ -188,7 +188,7 @@ mod tests {
             "{words}"
         );
         let early = ConvergenceStatus {
-            blackout: None,
+            downtime: None,
             ..hopeless
         };
         assert!(

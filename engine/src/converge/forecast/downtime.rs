@@ -9,7 +9,7 @@ use crate::units::{ByteCount, Rate};
 /// Standard deviation of the logarithm of a page's time, if only the link's rate is known.
 const LINK_SIGMA: f64 = 0.1;
 
-/// The parts of a blackout, each with its uncertainty.
+/// The parts of a downtime, each with its uncertainty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DowntimeForecast {
     /// From the guest's standstill until it is known here.
@@ -34,7 +34,7 @@ impl DowntimeForecast {
         Self::parts(seen, seen.left.0 as f64, seen.in_flight.0 as f64)
     }
 
-    /// The whole blackout.
+    /// The whole downtime.
     pub fn total(&self) -> Interval {
         [self.harvest, self.pages, self.state, self.hand_over]
             .into_iter()
@@ -106,7 +106,7 @@ impl Observation {
         Some(pages * self.time_of_page()?.seconds)
     }
 
-    /// Most pages that may be left for a blackout of at most `limit`, by the upper end of its
+    /// Most pages that may be left for a downtime of at most `limit`, by the upper end of its
     /// forecast; `None` if not even none.
     pub fn most_left(&self, limit: Duration) -> Option<f64> {
         let fits = |pages: f64| {

@@ -1,7 +1,7 @@
 //! What comes next, if the guest is throttled by some share: rounds, time, harm.
 //!
 //! Sending what is left takes a while, in which the guest writes pages anew, as many as the
-//! [`DirtyCurve`] says of such a time; and so on, until what is left fits the blackout allowed or
+//! [`DirtyCurve`] says of such a time; and so on, until what is left fits the downtime allowed or
 //! becomes no less. Pure.
 
 use std::time::Duration;
@@ -27,8 +27,8 @@ pub struct RoundsForecast {
     pub throttle: ThrottleShare,
     /// Time until the guest could be stopped within the limit; `None`: never.
     pub ready_in: Option<Duration>,
-    /// The blackout that is likely then.
-    pub blackout: Duration,
+    /// The downtime that is likely then.
+    pub downtime: Duration,
     /// Seconds of full speed that the guest would lose until then.
     pub lost_work_s: f64,
 }
@@ -89,7 +89,7 @@ impl Default for Manner {
 
 impl RoundsForecast {
     /// The outlook for a guest that writes as `curve` says and is throttled by `share` from `seen`
-    /// on, if a blackout of `limit` is allowed, by the upper end of its forecast.
+    /// on, if a downtime of `limit` is allowed, by the upper end of its forecast.
     pub(in crate::converge) fn of(
         curve: &DirtyCurve,
         seen: &Observation,
@@ -100,7 +100,7 @@ impl RoundsForecast {
         Self::reach(curve, seen, limit, share, manner).unwrap_or(Self {
             throttle: share,
             ready_in: None,
-            blackout: Duration::ZERO,
+            downtime: Duration::ZERO,
             lost_work_s: f64::INFINITY,
         })
     }
@@ -122,7 +122,7 @@ impl RoundsForecast {
                 return Some(Self {
                     throttle,
                     ready_in: Some(Duration::try_from_secs_f64(time).ok()?),
-                    blackout: seen.fixed.total().likely() + finite(sending),
+                    downtime: seen.fixed.total().likely() + finite(sending),
                     lost_work_s: time * share.as_fraction(),
                 });
             }

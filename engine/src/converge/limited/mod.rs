@@ -1,7 +1,7 @@
 //! The policy that a user steers: one of the named ones, under limits that may change at any
 //! time, with a deadline.
 //!
-//! [`Limited`] owns what all policies have in common: which one decides, how much blackout is
+//! [`Limited`] owns what all policies have in common: which one decides, how much downtime is
 //! allowed by now, and what happens at the deadline. When another policy takes over, it begins
 //! with what was learned of the guest (the curve of its writes; rates are the observations' own)
 //! and with the throttle as it stands; a throttle that the new one does not know is released.
@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `cancel`: give up, unless it fits just now | give up |
 //! | `stop-trying`: no throttle, stop once it fits | the same, at once |
-//! | `force`: stop now, whatever the blackout | no throttle, stop once it fits, until the deadline |
+//! | `force`: stop now, whatever the downtime | no throttle, stop once it fits, until the deadline |
 //!
 //! Whoever changes a limit wants another try: the policy begins to try again. Pure, like every
 //! policy: a change is an argument.
@@ -42,7 +42,7 @@ pub struct Limited {
     throttle: ThrottleShare,
     /// The policy has seen no way; the guest is let go of.
     is_resting: bool,
-    /// The blackout allowed at the last look.
+    /// The downtime allowed at the last look.
     allowed: Duration,
     /// A throttle in force must be asked for again: the most of it has changed, for each vCPU.
     is_outdated: bool,
@@ -209,7 +209,7 @@ impl Chosen {
         chosen
     }
 
-    /// Puts `limits` in the place of those before, but for the blackout.
+    /// Puts `limits` in the place of those before, but for the downtime.
     fn limit(&mut self, limits: &Limits) {
         let timeout = limits.timeout();
         match self {
@@ -230,7 +230,7 @@ impl Chosen {
         self.allow(limits.downtime.least());
     }
 
-    /// Allows a blackout of `downtime`.
+    /// Allows a downtime of `downtime`.
     fn allow(&mut self, downtime: Duration) {
         match self {
             Self::Predictive(policy) => policy.config_mut().downtime = downtime,

@@ -1,4 +1,4 @@
-//! The allowed blackout, growing step by step from the least to the most.
+//! The allowed downtime, growing step by step from the least to the most.
 //!
 //! A step is taken at the end of a round that neither fits nor leaves much less than the one
 //! before, at most once a second; when the policy would give up; and by time, so that the most is
@@ -21,7 +21,7 @@ const BY_THEN: f64 = 0.75;
 /// A round that leaves more than this share of what the one before left makes no progress.
 const PLATEAU: f64 = 0.85;
 
-/// How far the allowed blackout has grown.
+/// How far the allowed downtime has grown.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ramp {
     /// Steps that rounds have taken.
@@ -31,7 +31,7 @@ pub(super) struct Ramp {
 }
 
 impl Ramp {
-    /// The blackout allowed `elapsed` after the beginning.
+    /// The downtime allowed `elapsed` after the beginning.
     pub(super) fn limit(&self, limits: &Limits, elapsed: Duration) -> Duration {
         let downtime = limits.downtime;
         let by_time = limits.deadline.map_or(0.0, |deadline| {

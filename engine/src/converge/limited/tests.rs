@@ -250,10 +250,10 @@ fn a_growing_downtime_lets_more_guests_complete() {
         let stays = replay(&mut guest.model(1), &mut Limited::new(fixed));
         assert_eq!(stays.ended, Ended::GaveUp, "{kind:?}");
         let moves = replay(&mut guest.model(1), &mut Limited::new(growing));
-        let Ended::Completed { blackout } = moves.ended else {
+        let Ended::Completed { downtime } = moves.ended else {
             panic!("{kind:?}: {moves:?}")
         };
-        assert!((Duration::from_millis(50)..5 * S).contains(&blackout));
+        assert!((Duration::from_millis(50)..5 * S).contains(&downtime));
         assert!(moves.took < stays.took.max(30 * S), "{kind:?}: {moves:?}");
     }
 }

@@ -3,7 +3,7 @@
 //! At the end of every round the policy asks its [`DirtyCurve`] what comes next under a throttle:
 //! sending `L` pages takes `t = L * bytes_per_page / link`, in which the guest, of whose work the
 //! throttle takes `u`, writes `L' = D((1 - u) * t)` pages, and so on. The most that may be left at
-//! the stop, `L_max`, follows from the allowed blackout, by the upper end of the forecast's
+//! the stop, `L_max`, follows from the allowed downtime, by the upper end of the forecast's
 //! interval. So
 //!
 //! - if rounds without a throttle get there, the guest runs freely;
@@ -11,7 +11,7 @@
 //! - then it takes, of all shares up to the most allowed, the one with the least predicted harm
 //!   (`plan`), which is the work that the guest does not get done.
 //!
-//! Pages that are written again and again are held back, as many as the allowed blackout has room
+//! Pages that are written again and again are held back, as many as the allowed downtime has room
 //! for: rounds of the others are shorter, and leave less. With `h` pages held back, a round sends
 //! `L - h`, and leaves them and what was written of the others.
 //!
@@ -44,7 +44,7 @@ use crate::units::{Instant, PageCount, Rate};
 /// Limits of [`Predictive`].
 #[derive(Clone, Copy, Debug)]
 pub struct PredictiveConfig {
-    /// Longest blackout allowed. The digest of verify mode is not counted against it.
+    /// Longest downtime allowed. The digest of verify mode is not counted against it.
     pub downtime: Duration,
     /// Longest time for the whole migration up to the stop.
     pub timeout: Duration,
@@ -66,14 +66,14 @@ impl Default for PredictiveConfig {
     }
 }
 
-/// How many times the patience a blackout may be too long for reasons beside the pages: that the
+/// How many times the patience a downtime may be too long for reasons beside the pages: that the
 /// machine is busy for some seconds is no reason to give up.
 const VAIN_PATIENCES: u32 = 5;
 
-/// Rounds at most that only shorten a blackout which is allowed already.
+/// Rounds at most that only shorten a downtime which is allowed already.
 const EXTRA_ROUNDS: u32 = 4;
 
-/// Sending time below which a blackout is not worth another round.
+/// Sending time below which a downtime is not worth another round.
 const WORTH_A_ROUND: Duration = Duration::from_millis(4);
 
 /// Share of what is left that another round must leave at most to be worth it.
@@ -92,7 +92,7 @@ pub struct Predictive {
     progress: Progress,
     /// Since when no share at all would do.
     hopeless_since: Option<Instant>,
-    /// Rounds that were only to shorten the blackout.
+    /// Rounds that were only to shorten the downtime.
     extra_rounds: u32,
     /// Whether the round that begins is one of those.
     in_extra_round: bool,
@@ -236,7 +236,7 @@ impl Predictive {
         self.change_to(seen, strongest)
     }
 
-    /// The blackout would be too long without a single page: no throttle helps. What is rehearsed
+    /// The downtime would be too long without a single page: no throttle helps. What is rehearsed
     /// wavers, more so on a busy machine, so it is given a while.
     fn in_vain(&mut self, seen: &Observation) -> Decision {
         let since = *self.hopeless_since.get_or_insert(seen.now);
@@ -269,7 +269,7 @@ impl Predictive {
     }
 }
 
-/// The longest that the blackout is expected to be, if the guest is stopped now.
+/// The longest that the downtime is expected to be, if the guest is stopped now.
 fn upper_end(seen: &Observation) -> Option<Duration> {
     Some(DowntimeForecast::of(seen)?.total().high())
 }

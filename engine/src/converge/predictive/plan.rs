@@ -1,17 +1,17 @@
 //! Which throttle does the least harm, of those that get there.
 //!
 //! Harm is what the guest does not get done: the share of its work that the throttle takes, over
-//! the time it takes to get there, and the blackout. It is not the throttle's own share: a guest
+//! the time it takes to get there, and the downtime. It is not the throttle's own share: a guest
 //! that sleeps loses nothing to one that only takes its sleep ([`ThrottleResponse`](crate::converge::ThrottleResponse)).
 //!
 //! **Hard or soft.** With one round to go, of `L` seconds, a share `u` leaves `D((1 - u) * L)` to a
-//! blackout, and the guest loses `u * L` and that blackout. Where the curve of its writes rises
+//! downtime, and the guest loses `u * L` and that downtime. Where the curve of its writes rises
 //! by more than what the link carries, each second that it runs costs more than a second of
-//! blackout, so the strongest share is the best; where it is flatter (a hot set that is all
+//! downtime, so the strongest share is the best; where it is flatter (a hot set that is all
 //! written at once), running on is free, and a soft one that fits is better. Rounds before it
 //! multiply that: all shares are tried, since the curve decides. The least possible is the
 //! time of one round of what free rounds come to rest at: what a policy that only stops the
-//! guest would cost it as a blackout (docs/decisions/028).
+//! guest would cost it as a downtime (docs/decisions/028).
 //!
 //! **How much at most.** A limit of the throttle is one of the guest's time. What sleeps for more
 //! than the limit lets run is not slowed by it at all; so if no share up to 95 % gets there, one
@@ -39,7 +39,7 @@ const CAUTION: f64 = 1.0;
 pub(super) struct Plan<'a> {
     pub(super) curve: &'a DirtyCurve,
     pub(super) seen: &'a Observation,
-    /// The blackout allowed.
+    /// The downtime allowed.
     pub(super) limit: Duration,
     pub(super) held: Held,
     /// How much more than predicted rounds without a throttle have left.
@@ -100,7 +100,7 @@ fn cost(rounds_forecast: &RoundsForecast) -> f64 {
     let ready = rounds_forecast
         .ready_in
         .map_or(f64::INFINITY, |time| time.as_secs_f64());
-    rounds_forecast.lost_work_s + rounds_forecast.blackout.as_secs_f64() + ready * TIME_WEIGHT
+    rounds_forecast.lost_work_s + rounds_forecast.downtime.as_secs_f64() + ready * TIME_WEIGHT
 }
 
 #[cfg(test)]

@@ -27,10 +27,10 @@ fn a_guest_that_converges_by_itself_is_never_throttled() {
 fn a_guest_that_writes_too_fast_is_throttled_and_completes() {
     // 300 MB/s against 100 MB/s.
     let ran = run(Workload::uniform(500_000, 75_000.0), config());
-    let Ended::Completed { blackout } = ran.ended else {
+    let Ended::Completed { downtime } = ran.ended else {
         panic!("{ran:?}")
     };
-    assert!(blackout <= Duration::from_millis(50), "{ran:?}");
+    assert!(downtime <= Duration::from_millis(50), "{ran:?}");
     assert!(ran.throttle_most <= ThrottleShare::permille(950), "{ran:?}");
 }
 
@@ -73,7 +73,7 @@ fn a_hopeless_guest_is_given_up_with_words() {
 }
 
 #[test]
-fn a_blackout_that_is_too_long_without_a_page_is_given_up_without_a_throttle() {
+fn a_downtime_that_is_too_long_without_a_page_is_given_up_without_a_throttle() {
     let config = PredictiveConfig {
         downtime: Duration::from_millis(5),
         ..config()
@@ -99,11 +99,11 @@ fn the_limit_holds_over_thousands_of_guests() {
             ran.took <= config().timeout + Duration::from_secs(1),
             "seed {seed}: {ran:?}"
         );
-        if let Ended::Completed { blackout } = ran.ended {
+        if let Ended::Completed { downtime } = ran.ended {
             completed += 1;
-            kept += u32::from(blackout <= config().downtime);
+            kept += u32::from(downtime <= config().downtime);
             let forecast = ran.forecast.expect("a guest that was stopped").total();
-            held += u32::from(forecast.holds(blackout));
+            held += u32::from(forecast.holds(downtime));
             let classic = ClassicConfig {
                 downtime: config().downtime,
                 timeout: config().timeout,
@@ -126,7 +126,7 @@ fn the_limit_holds_over_thousands_of_guests() {
     );
     assert!(
         f64::from(held) >= COVERAGE * f64::from(completed),
-        "the interval held {held} of {completed} blackouts"
+        "the interval held {held} of {completed} downtimes"
     );
     assert!(completed > 1000, "{completed}");
     assert!(

@@ -20,7 +20,7 @@ pub(in crate::converge) struct Workload {
     pub(in crate::converge) noise: f64,
     /// Seconds that a scattered page costs the processors.
     pub(in crate::converge) page_s: f64,
-    /// Median of what a blackout costs beside its pages, and how it is spread.
+    /// Median of what a downtime costs beside its pages, and how it is spread.
     pub(in crate::converge) fixed: (Duration, f64),
 }
 
@@ -78,7 +78,7 @@ impl Workload {
         }
     }
 
-    /// What a blackout costs beside its pages, drawn log-normally.
+    /// What a downtime costs beside its pages, drawn log-normally.
     fn fixed_once(&self, random: &mut Random) -> Duration {
         let (median, sigma) = self.fixed;
         // A normal variable, by the sum of twelve uniform ones.

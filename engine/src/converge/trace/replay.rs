@@ -50,7 +50,7 @@ pub trait Model {
         None
     }
 
-    /// What was rehearsed of a blackout's other costs.
+    /// What was rehearsed of a downtime's other costs.
     fn costs(&self) -> FixedCosts;
 
     /// What they turn out to be.
@@ -68,7 +68,7 @@ pub enum Ended {
     /// The guest was stopped, and stood still for this long.
     Completed {
         /// How long.
-        blackout: Duration,
+        downtime: Duration,
     },
     /// The guest stayed where it was.
     GaveUp,
@@ -85,11 +85,11 @@ pub struct Run {
     pub took: Duration,
     /// The largest throttle.
     pub throttle_most: ThrottleShare,
-    /// Seconds of full speed that the guest lost, the blackout included.
+    /// Seconds of full speed that the guest lost, the downtime included.
     pub lost_work_s: f64,
     /// Bytes sent.
     pub sent: ByteCount,
-    /// The blackout that was forecast when the guest was stopped.
+    /// The downtime that was forecast when the guest was stopped.
     pub forecast: Option<DowntimeForecast>,
     /// What the policy saw and decided at the end of each round.
     pub records: Vec<Record>,
@@ -241,11 +241,11 @@ impl Run {
     /// The guest was stopped because of what was `seen`, with so many pages to send.
     fn complete(&mut self, model: &mut dyn Model, seen: &Observation, pages: f64) {
         let last = sending(model, seen.elapsed, seen.round + 1, pages);
-        let blackout = model.fixed() + last.time;
-        self.lost_work_s += blackout.as_secs_f64();
+        let downtime = model.fixed() + last.time;
+        self.lost_work_s += downtime.as_secs_f64();
         let left = PageCount(pages as u64);
         self.forecast = DowntimeForecast::of(&Observation { left, ..*seen });
-        self.ended = Ended::Completed { blackout };
+        self.ended = Ended::Completed { downtime };
     }
 }
 

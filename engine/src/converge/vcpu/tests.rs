@@ -287,7 +287,7 @@ struct Migrated {
     completed: bool,
     lost_work_s: f64,
     took_s: f64,
-    blackout_s: f64,
+    downtime_s: f64,
 }
 
 const DOWNTIME: Duration = Duration::from_millis(50);
@@ -347,11 +347,11 @@ fn migrate(mut guest: Guest, policy: &mut dyn Policy, attribute: bool) -> Migrat
             response: throttle.response(),
             placed: ByteCount(sent as u64),
         };
-        let ended = |completed, blackout_s| Migrated {
+        let ended = |completed, downtime_s| Migrated {
             completed,
             lost_work_s: guest.lost_work_s,
             took_s: guest.now_s,
-            blackout_s,
+            downtime_s,
         };
         match policy.decide(&seen) {
             Decision::Continue => {}
@@ -399,7 +399,7 @@ struct Sums {
 impl Sums {
     fn add(&mut self, ran: &Migrated) {
         self.completed += u32::from(ran.completed);
-        self.kept += u32::from(ran.completed && ran.blackout_s <= 0.0501);
+        self.kept += u32::from(ran.completed && ran.downtime_s <= 0.0501);
         self.lost_work_s += ran.lost_work_s;
         self.time_s += ran.took_s;
     }
