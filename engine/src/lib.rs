@@ -8,6 +8,7 @@
 //! | [`units`] | page numbers, byte counts, rates, instants: no bare integers across modules |
 //! | [`memory`] | the layout of a guest, sets of pages, reading and writing pages |
 //! | [`dirty`] | where the set of written pages comes from |
+//! | [`ram`] | both put together for a guest that is to leave |
 //! | [`codec`] | how the content of pages becomes bytes on the wire |
 //! | [`wire`] | frames and messages: bytes to values and back, nothing else |
 //! | [`migration`] | the source and target machines, the right to run, the report |
@@ -29,6 +30,7 @@ pub mod guest;
 pub mod memory;
 pub mod migration;
 pub mod pipeline;
+pub mod ram;
 pub mod sys;
 pub mod transport;
 pub mod units;

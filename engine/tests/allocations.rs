@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{Decision, Observation, Policy};
-use pagelift_engine::memory::{Layout, MemoryError, PageBitmap, ReadPages, WritePages};
+use pagelift_engine::memory::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages};
 use pagelift_engine::migration::{Source, SourceConfig, SourceStep, Target, TargetConfig};
 use pagelift_engine::pipeline::{
     Deltas, KeptPages, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
@@ -122,11 +122,7 @@ impl ReadPages for Memory {
     }
 }
 
-impl WritePages for Memory {
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
+impl GuestMemory for Memory {
     fn write(&self, first: PageIndex, data: &[u8]) -> Result<(), MemoryError> {
         let range = PageRange::new(first.0, (data.len() / PAGE_BYTES) as u64);
         self.content.lock().unwrap()[Self::at(range)].copy_from_slice(data);
@@ -269,8 +265,7 @@ impl Pair {
         );
         let receiving = TargetChannel::new(
             Arc::clone(&target),
-            Arc::clone(&there) as Arc<dyn WritePages>,
-            Arc::clone(&there) as Arc<dyn ReadPages>,
+            Arc::clone(&there) as Arc<dyn GuestMemory>,
             kept,
             0,
             reader,

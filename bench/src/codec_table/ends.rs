@@ -15,7 +15,7 @@ use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{Predictive, PredictiveConfig};
 use pagelift_engine::dirty::ManualTracker;
-use pagelift_engine::memory::{ReadPages, WritePages};
+use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{Report, RunRight};
 use pagelift_engine::pipeline::{
     CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, process_cpu, receive, send,
@@ -87,7 +87,7 @@ fn source(
     sending: &Sending,
 ) -> Result<()> {
     let memory = Arc::new(guest::memory(path)?);
-    let mut tracker = ManualTracker::new(ReadPages::layout(&*memory).pages());
+    let mut tracker = ManualTracker::new(memory.layout().pages());
     let link = TcpLink::resolve(&host.to_string(), port)?;
     let mut guest = match sending.guest_writes {
         Some(rate) => Local::writing(Writer::start(path, tracker.marker(), rate)?),
@@ -148,8 +148,7 @@ fn target(path: &Path, host: Ipv4Addr) -> Result<()> {
     })?;
     receive(ReceiveJob {
         listener: &server,
-        pages: Arc::clone(&memory) as Arc<dyn WritePages>,
-        content: memory,
+        memory,
         kept: KeptPages::new(None, 0),
         guest: &mut Local::default(),
         facts: Vec::new(),

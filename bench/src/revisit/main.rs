@@ -26,7 +26,7 @@ use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{StopWhenFits, StopWhenFitsConfig};
 use pagelift_engine::dirty::ManualTracker;
-use pagelift_engine::memory::{FileMemory, Layout, ReadPages, Region, RegionFile, WritePages};
+use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
 use pagelift_engine::migration::{Report, RunRight};
 use pagelift_engine::pipeline::{
     CancelToken, Controls, Deltas, KeptPages, ReceiveJob, SendJob, SendOptions, digest_memory,
@@ -163,12 +163,11 @@ fn travel(
     let server = TcpServer::bind("127.0.0.1", 0)?;
     let port = server.local_addr()?.port();
     let kept = KeptPages::open(kept, u128::from(SEED))?;
-    let (pages_to, content) = (Arc::clone(&target), Arc::clone(&target));
+    let received = Arc::clone(&target);
     let receiving = std::thread::spawn(move || {
         receive(ReceiveJob {
             listener: &server,
-            pages: pages_to as Arc<dyn WritePages>,
-            content: content as Arc<dyn ReadPages>,
+            memory: received,
             guest: &mut guest::Arriving::default(),
             facts: Vec::new(),
             kept,
@@ -183,7 +182,7 @@ fn travel(
     let cpu = process_cpu();
     let report = send(SendJob {
         link: &TcpLink::resolve("127.0.0.1", port)?.capped(options.link),
-        memory: Arc::clone(&source) as Arc<dyn ReadPages>,
+        memory: source.clone(),
         dirty: &mut ManualTracker::new(pages),
         guest: &mut guest::Leaving::default(),
         right: RunRight::claim(),

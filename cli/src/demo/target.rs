@@ -8,7 +8,6 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use crossbeam_channel::Receiver;
 use pagelift_engine::guest::{GuestError, Parts, TargetGuest};
-use pagelift_engine::memory::{ReadPages, WritePages};
 use pagelift_engine::migration::RunRight;
 use pagelift_engine::pipeline::{CancelToken, KeptPages, ReceiveJob, receive};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
@@ -69,8 +68,7 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
     let mut memory_peak_bytes = 0;
     let received = receive(ReceiveJob {
         listener: &server,
-        pages: Arc::clone(&view) as Arc<dyn WritePages>,
-        content: Arc::clone(&view) as Arc<dyn ReadPages>,
+        memory: view.clone(),
         guest: &mut half,
         facts: Vec::new(),
         kept: KeptPages::new(None, random_number()),

@@ -1,14 +1,13 @@
 //! `pagelift-receive`: a guest comes to a QEMU that waits for it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
 use pagelift_control::driver::qemu::direct::DirectTarget;
 use pagelift_control::qmp::Address;
-use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages, WritePages};
+use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages};
 use pagelift_engine::migration::{DOUBT, GuestLocation, MigrationError};
 use pagelift_engine::pipeline::{
     CancelToken, KeptPages, ReceiveJob, Received, memory_budget, process_cpu, receive,
@@ -87,9 +86,9 @@ impl ReceiveCommand {
         progress.say(&format!(
             "waiting on tcp://{} for a guest of {} of RAM; at most {} of memory for the migration",
             server.local_addr()?,
-            WritePages::layout(&*memory).pages().bytes(),
+            memory.layout().pages().bytes(),
             ByteCount(
-                memory_budget(WritePages::layout(&*memory), MAX_CHANNELS).0 + kept.footprint().0
+                memory_budget(memory.layout(), MAX_CHANNELS).0 + kept.footprint().0
             ),
         ));
         if kept.pages() > PageCount(0) {
@@ -99,8 +98,7 @@ impl ReceiveCommand {
         let (mut peak, mut source_lost, mut began) = (0, false, None);
         let result = receive(ReceiveJob {
             listener: &server,
-            pages: Arc::clone(&memory) as Arc<dyn WritePages>,
-            content: memory as Arc<dyn ReadPages>,
+            memory,
             guest: &mut Stopping {
                 guest: &mut prepared.guest,
                 at: &stop_at,

@@ -19,9 +19,9 @@ use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
 use super::hugetlb::{HugeWriter, huge_page_bytes};
-use super::{Layout, MemoryError, PageBitmap, ReadPages, Span, WritePages};
+use super::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages, Region, Span};
 use crate::codec::is_zero;
-use crate::units::{PAGE_BYTES, PageIndex, PageRange};
+use crate::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 
 /// Where the memory of one region is.
 #[derive(Debug)]
@@ -50,6 +50,36 @@ struct OpenRegion {
 }
 
 impl FileMemory {
+    /// All of `file`, as one region named `ram`.
+    ///
+    /// # Errors
+    /// When its length is unknown, zero or no multiple of [`PAGE_BYTES`], or as for
+    /// [`new`](Self::new).
+    pub fn whole(file: File) -> Result<Self, MemoryError> {
+        let name = "ram".to_owned();
+        let size = || -> io::Result<(u64, Option<usize>)> {
+            let bytes = file.metadata()?.len();
+            if bytes % PAGE_BYTES as u64 != 0 {
+                let what = format!("its {bytes} bytes are no whole pages of {PAGE_BYTES}");
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            }
+            Ok((bytes, huge_page_bytes(&file)?))
+        };
+        let (bytes, huge) = size().map_err(|source| MemoryError::Io {
+            action: "open",
+            region: name.clone(),
+            offset: 0,
+            source,
+        })?;
+        let region = Region {
+            name,
+            pages: PageCount(bytes / PAGE_BYTES as u64),
+            backing_page: ByteCount(huge.unwrap_or(PAGE_BYTES) as u64),
+        };
+        let layout = Layout::new(vec![region])?;
+        Self::new(layout, vec![RegionFile { file, offset: 0 }])
+    }
+
     /// The regions of `layout`, in the same order, in `files`.
     ///
     /// # Errors
@@ -159,11 +189,7 @@ impl ReadPages for FileMemory {
     }
 }
 
-impl WritePages for FileMemory {
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
+impl GuestMemory for FileMemory {
     fn write(&self, first: PageIndex, data: &[u8]) -> Result<(), MemoryError> {
         for (span, piece) in self.layout.pieces(first, data)? {
             let OpenRegion { place, huge, turn } = &self.regions[span.region];

@@ -10,7 +10,7 @@
 
 #![allow(unsafe_code, reason = "guest memory is reached through raw pointers")]
 
-use super::{Layout, MemoryError, PageBitmap, ReadPages, Span, WritePages, copy};
+use super::{Layout, MemoryError, PageBitmap, ReadPages, Span, GuestMemory, copy};
 use crate::codec::is_zero;
 use crate::sys::PagemapScan;
 use crate::units::{PAGE_BYTES, PageIndex, PageRange};
@@ -100,11 +100,7 @@ impl ReadPages for MappedMemory {
     }
 }
 
-impl WritePages for MappedMemory {
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
+impl GuestMemory for MappedMemory {
     fn write(&self, first: PageIndex, data: &[u8]) -> Result<(), MemoryError> {
         for (span, piece) in self.layout.pieces(first, data)? {
             // SAFETY: the span is mapped in full, by the constructor's contract.

@@ -1,5 +1,5 @@
 //! The guest's memory: its [layout](Layout), [sets of its pages](PageBitmap), and access to
-//! the content of pages through [`ReadPages`] and [`WritePages`].
+//! the content of pages through [`ReadPages`] and [`GuestMemory`].
 //!
 //! Guest memory is never a `&[u8]` here: the guest writes it while it is read. A page is copied
 //! once into a buffer of ours, and only the copy is looked at. A copy that was torn by a
@@ -21,7 +21,7 @@ pub use mapped::MappedMemory;
 
 use crate::units::{PAGE_BYTES, PageIndex, PageRange};
 
-/// Why guest memory could not be read or written.
+/// Why guest memory could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
     /// The kernel refused: a full tmpfs, a truncated file, exhausted huge pages.
@@ -36,6 +36,9 @@ pub enum MemoryError {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// The regions make no layout.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// The pages do not lie within the layout.
     #[error("pages {first}..{end} are outside the guest's memory of {pages} pages")]
     OutOfRange {
@@ -117,11 +120,11 @@ pub trait ReadPages: Send + Sync {
     fn populated(&self, into: &mut PageBitmap) -> Result<(), MemoryError>;
 }
 
-/// Writing the pages of a guest that is not running.
-pub trait WritePages: Send + Sync {
-    /// The regions this memory consists of.
-    fn layout(&self) -> &Layout;
-
+/// A guest's memory: its pages can be read and, while the guest does not run, written.
+///
+/// A migration's target is given this; its source and everything else that only reads is given
+/// the [`ReadPages`] of it.
+pub trait GuestMemory: ReadPages {
     /// Places `data`, whole pages, from page `first` on.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::dirty::{DirtyError, DirtySource};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
-use pagelift_engine::memory::{Layout, MemoryError, PageBitmap, ReadPages, Region, WritePages};
+use pagelift_engine::memory::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages, Region};
 use pagelift_engine::migration::RunRight;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 
@@ -43,11 +43,7 @@ impl ReadPages for Same {
     }
 }
 
-impl WritePages for Same {
-    fn layout(&self) -> &Layout {
-        &self.0
-    }
-
+impl GuestMemory for Same {
     fn write(&self, _: PageIndex, _: &[u8]) -> Result<(), MemoryError> {
         Ok(())
     }

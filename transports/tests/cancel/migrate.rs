@@ -8,7 +8,6 @@ use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::codec::{Codec, CompressSetting};
 use pagelift_engine::converge::{Policy, ThrottleShare};
-use pagelift_engine::memory::WritePages;
 use pagelift_engine::migration::{Failure, Report, RunRight, SourceStatus};
 use pagelift_engine::pipeline::{
     CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, Settings, receive, send,
@@ -63,11 +62,9 @@ pub fn migrate(
     let give_up = CancelToken::default();
     let result = thread::scope(|scope| {
         let target = scope.spawn(|| {
-            let memory = Same::new();
             receive(ReceiveJob {
                 listener: &server,
-                pages: Arc::clone(&memory) as Arc<dyn WritePages>,
-                content: memory,
+                memory: Same::new(),
                 guest: &mut There::default(),
                 facts: Vec::new(),
                 kept: KeptPages::new(None, 0),

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pagelift_engine::memory::{Layout, MemoryError, PageBitmap, ReadPages, Region, WritePages};
+use pagelift_engine::memory::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages, Region};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 
 use super::crew;
@@ -146,11 +146,7 @@ impl ReadPages for SimMemory {
     }
 }
 
-impl WritePages for SimMemory {
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
+impl GuestMemory for SimMemory {
     fn write(&self, first: PageIndex, data: &[u8]) -> Result<(), MemoryError> {
         crew::check_round();
         crew::meanwhile();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{Limited, Limits, Policy, StopWhenFits, StopWhenFitsConfig};
 use pagelift_engine::dirty::ManualTracker;
-use pagelift_engine::memory::{PageBitmap, ReadPages, WritePages};
+use pagelift_engine::memory::{PageBitmap, ReadPages};
 use pagelift_engine::migration::{
     Failure, Report, RunRight, Source, SourceConfig, Target, TargetConfig,
 };
@@ -167,8 +167,7 @@ impl World {
         let catalogue = CatalogueWorker::new(Arc::clone(&target), Arc::clone(&kept));
         let mut target_session = TargetSession::new(
             target,
-            Arc::clone(&self.target_memory) as Arc<dyn WritePages>,
-            Arc::clone(&self.target_memory) as Arc<dyn ReadPages>,
+            self.target_memory.clone(),
             Arc::clone(&kept),
             &mut target_half,
             faults.cancel_target.clone(),
@@ -177,7 +176,7 @@ impl World {
         .expect("this guest can be taken in");
         let parts = SourceParts {
             link: &link,
-            memory: Arc::clone(&self.source_memory) as Arc<dyn ReadPages>,
+            memory: self.source_memory.clone(),
             dirty: &mut self.tracker,
             guest: &mut source_half,
             right: RunRight::claim(),
@@ -185,7 +184,7 @@ impl World {
             digest_threads: 1,
             packing: Packing {
                 compress: plan.compress,
-                deltas: deltas(plan, ReadPages::layout(&*self.source_memory).pages()),
+                deltas: deltas(plan, self.source_memory.layout().pages()),
                 cpu: plan.cpu,
                 channels: plan.channels,
                 references: plan.references,
@@ -260,7 +259,7 @@ impl World {
             verify: plan.verify,
             references: (plan.references != ReferenceSetting::Off)
                 .then(|| plan.pages.saturating_sub(plan.seed % 3)),
-            layout: ReadPages::layout(&*self.source_memory).clone(),
+            layout: self.source_memory.layout().clone(),
             facts: vec![Fact::new("machine", "sim")],
             needs: Encodings::needed_by(plan.compress),
             policy: Box::new(HoldsBack {
@@ -286,7 +285,7 @@ impl World {
     fn target_machine(&self, plan: &Plan, kept: &KeptPages, now: Instant) -> Arc<Shared<Target>> {
         let machine = if plan.facts_differ { "other" } else { "sim" };
         let config = TargetConfig {
-            layout: WritePages::layout(&*self.target_memory).clone(),
+            layout: self.target_memory.layout().clone(),
             facts: vec![Fact::new("machine", machine)],
             references: Some(kept.terms()),
             reads: target_reads(plan),

@@ -45,7 +45,7 @@ impl Writer {
             marker,
             rng,
             pattern,
-            pages: ReadPages::layout(&**memory).pages().0,
+            pages: memory.layout().pages().0,
             writes_per_s,
             speed: 1.0,
             last: now,

@@ -15,7 +15,7 @@ use crossbeam_channel::Sender;
 
 use super::channel::TargetChannel;
 use super::kept::KeptPages;
-use crate::memory::{ReadPages, WritePages};
+use crate::memory::GuestMemory;
 use crate::migration::{MigrationError, Target};
 use crate::pipeline::Step;
 use crate::pipeline::control::ControlReader;
@@ -33,8 +33,7 @@ const MAX_CONNECTIONS: usize = MAX_CHANNELS as usize + 8;
 /// Takes connections in and finds out what each is for.
 pub struct Acceptor {
     shared: Arc<Shared<Target>>,
-    pages: Arc<dyn WritePages>,
-    content: Arc<dyn ReadPages>,
+    memory: Arc<dyn GuestMemory>,
     kept: Arc<KeptPages>,
     state: Sender<StateChunk>,
     /// Of the connections that are open, with their numbers.
@@ -52,18 +51,16 @@ impl std::fmt::Debug for Acceptor {
 }
 
 impl Acceptor {
-    /// Nothing has come in yet. Pages go to `pages`, device state to `state`.
+    /// Nothing has come in yet. Pages go to `memory`, device state to `state`.
     pub(super) fn new(
         shared: Arc<Shared<Target>>,
-        pages: Arc<dyn WritePages>,
-        content: Arc<dyn ReadPages>,
+        memory: Arc<dyn GuestMemory>,
         kept: Arc<KeptPages>,
         state: Sender<StateChunk>,
     ) -> Self {
         Self {
             shared,
-            pages,
-            content,
+            memory,
             kept,
             state,
             closers: Mutex::default(),
@@ -248,8 +245,7 @@ impl TargetWorker {
                 }
                 self.stage = Stage::Data(Box::new(TargetChannel::new(
                     Arc::clone(shared),
-                    Arc::clone(&acceptor.pages),
-                    Arc::clone(&acceptor.content),
+                    Arc::clone(&acceptor.memory),
                     Arc::clone(&acceptor.kept),
                     join.channel,
                     reader,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::kept::KeptPages;
 use super::placer::Placer;
 use super::referred::Referred;
-use crate::memory::{ReadPages, WritePages};
+use crate::memory::GuestMemory;
 use crate::migration::{HEARTBEAT, MigrationError, Target, TargetStages};
 use crate::pipeline::Step;
 use crate::pipeline::clock::Clock;
@@ -51,8 +51,7 @@ impl TargetChannel {
     /// any were agreed on, are to `kept` or to the guest's own pages.
     pub fn new(
         shared: Arc<Shared<Target>>,
-        memory: Arc<dyn WritePages>,
-        content: Arc<dyn ReadPages>,
+        memory: Arc<dyn GuestMemory>,
         kept: Arc<KeptPages>,
         number: u16,
         reader: FrameReader<Box<dyn Read + Send>>,
@@ -61,7 +60,7 @@ impl TargetChannel {
         let references = secret.map(|secret| Referred::new(secret, kept));
         Self {
             shared,
-            placer: Placer::new(memory, content, references),
+            placer: Placer::new(memory, references),
             missing: Vec::with_capacity(MAX_FRAME_PAGES),
             number,
             reader,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use crate::guest::{GuestError, Parts, TargetGuest, Waker, state_queue};
-use crate::memory::{MemoryError, PageBitmap, ReadPages, WritePages};
+use crate::memory::{GuestMemory, MemoryError, PageBitmap};
 use crate::migration::{Failure, GuestLocation, MigrationError, Target, TargetStep};
 use crate::pipeline::Step;
 use crate::pipeline::clock::process_cpu;
@@ -18,8 +18,7 @@ use crate::wire::{Message, StateChunk};
 /// Drives a [`Target`].
 pub struct TargetDriver<'a> {
     shared: Arc<Shared<Target>>,
-    pages: Arc<dyn WritePages>,
-    content: Arc<dyn ReadPages>,
+    memory: Arc<dyn GuestMemory>,
     guest: &'a mut dyn TargetGuest,
     digest_threads: usize,
     loading: bool,
@@ -38,8 +37,7 @@ impl<'a> TargetDriver<'a> {
     /// When the guest cannot be taken in.
     pub fn new(
         shared: Arc<Shared<Target>>,
-        pages: Arc<dyn WritePages>,
-        content: Arc<dyn ReadPages>,
+        memory: Arc<dyn GuestMemory>,
         guest: &'a mut dyn TargetGuest,
         digest_threads: usize,
     ) -> Result<(Self, Sender<StateChunk>), MigrationError> {
@@ -55,8 +53,7 @@ impl<'a> TargetDriver<'a> {
         Ok((
             Self {
                 shared,
-                pages,
-                content,
+                memory,
                 guest,
                 digest_threads,
                 loading: false,
@@ -85,7 +82,7 @@ impl<'a> TargetDriver<'a> {
                 self.shared.with(|target| target.prepared(now));
             }
             TargetStep::Digest => {
-                let digest = digest_memory(&*self.content, self.digest_threads)?.value();
+                let digest = digest_memory(&*self.memory, self.digest_threads)?.value();
                 let now = self.shared.now();
                 self.shared.with(|target| target.digested(now, digest));
             }
@@ -133,10 +130,10 @@ impl<'a> TargetDriver<'a> {
 
     /// Makes all memory read as zero: the source does not send pages that were never populated.
     fn clear(&self) -> Result<(), MemoryError> {
-        let mut populated = PageBitmap::new(self.content.layout().pages());
-        self.content.populated(&mut populated)?;
+        let mut populated = PageBitmap::new(self.memory.layout().pages());
+        self.memory.populated(&mut populated)?;
         for run in populated.runs() {
-            self.pages.write_zeros(run)?;
+            self.memory.write_zeros(run)?;
         }
         Ok(())
     }

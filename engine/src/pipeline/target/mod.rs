@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use super::{Step, run_worker};
 use crate::guest::TargetGuest;
-use crate::memory::{ReadPages, WritePages};
+use crate::memory::GuestMemory;
 use crate::migration::{Failure, MigrationError, Target, TargetConfig, TargetStatus};
 use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::clock::SystemClock;
@@ -41,10 +41,8 @@ const ACCEPT_TICK: Duration = Duration::from_millis(100);
 pub struct ReceiveJob<'a> {
     /// Where the source comes in.
     pub listener: &'a dyn Listener,
-    /// The guest's memory, to write.
-    pub pages: Arc<dyn WritePages>,
-    /// The same memory, to read.
-    pub content: Arc<dyn ReadPages>,
+    /// The guest's memory.
+    pub memory: Arc<dyn GuestMemory>,
     /// The guest.
     pub guest: &'a mut dyn TargetGuest,
     /// What must be equal on both sides.
@@ -81,7 +79,7 @@ pub struct Received {
 pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
     let clock = Arc::new(SystemClock::default());
     let config = TargetConfig {
-        layout: job.pages.layout().clone(),
+        layout: job.memory.layout().clone(),
         facts: job.facts,
         references: Some(job.kept.terms()),
         reads: Encodings::readable(),
@@ -93,8 +91,7 @@ pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut session = TargetSession::new(
         Arc::clone(&shared),
-        job.pages,
-        job.content,
+        job.memory,
         kept,
         job.guest,
         job.cancel,

@@ -8,7 +8,7 @@ use super::referred::Referred;
 use crate::codec::block::{BlockDecoder, MAX_BLOCK_PAGES};
 use crate::codec::xbzrle::BatchDecoder;
 use crate::codec::{BlockFormat, FILL_BYTES, Fill};
-use crate::memory::{PageBuffer, ReadPages, WritePages};
+use crate::memory::{GuestMemory, PageBuffer};
 use crate::migration::{MigrationError, TargetStages};
 use crate::pipeline::clock::Clock;
 use crate::units::{Instant, PAGE_BYTES, PageRange};
@@ -20,9 +20,7 @@ const BATCH_PAGES: usize = 16;
 
 /// Decodes and places for one channel, in buffers that are allocated once.
 pub(in crate::pipeline) struct Placer {
-    memory: Arc<dyn WritePages>,
-    /// The same memory, to apply deltas to.
-    content: Arc<dyn ReadPages>,
+    memory: Arc<dyn GuestMemory>,
     /// What references are found with, if there may be any.
     references: Option<Referred>,
     decoder: BlockDecoder,
@@ -42,16 +40,14 @@ impl std::fmt::Debug for Placer {
 }
 
 impl Placer {
-    /// Places in `memory`, which can be read back as `content`.
+    /// Places in `memory`.
     pub(in crate::pipeline) fn new(
-        memory: Arc<dyn WritePages>,
-        content: Arc<dyn ReadPages>,
+        memory: Arc<dyn GuestMemory>,
         references: Option<Referred>,
     ) -> Self {
         Self {
             references,
             memory,
-            content,
             decoder: BlockDecoder::new(),
             deltas: BatchDecoder::new(),
             block: PageBuffer::new(MAX_BLOCK_PAGES),
@@ -86,7 +82,7 @@ impl Placer {
                 Encoding::More => self.place_more(range)?,
                 Encoding::Reference => {
                     let references = self.references.as_mut();
-                    let found = references.map(|own| own.find(&run, &*self.content));
+                    let found = references.map(|own| own.find(&run, &*self.memory));
                     match found.transpose()?.flatten() {
                         Some(pages) => self.memory.write(range.first, pages)?,
                         None => missing.push(range),
@@ -122,7 +118,7 @@ impl Placer {
         for range in neighbours(batch) {
             let (pages, rest) = room.split_at_mut(range.len_bytes());
             // The round's barrier: the pages are as the round before left them.
-            self.content.read(range, pages)?;
+            self.memory.read(range, pages)?;
             room = rest;
         }
         let (pages, _) = self.block.as_chunks_mut();

@@ -9,7 +9,7 @@ use super::acceptor::Acceptor;
 use super::driver::TargetDriver;
 use super::kept::KeptPages;
 use crate::guest::TargetGuest;
-use crate::memory::{ReadPages, WritePages};
+use crate::memory::GuestMemory;
 use crate::migration::{DOUBT, Failure, GuestLocation, Target};
 use crate::pipeline::Step;
 use crate::pipeline::cancel::CancelToken;
@@ -29,15 +29,13 @@ pub struct TargetSession<'a> {
 }
 
 impl<'a> TargetSession<'a> {
-    /// Prepares to receive into `pages`, which is read back through `content`; references may
-    /// be to `kept`.
+    /// Prepares to receive into `memory`; references may be to `kept`.
     ///
     /// # Errors
     /// When the guest cannot be taken in.
     pub fn new(
         shared: Arc<Shared<Target>>,
-        pages: Arc<dyn WritePages>,
-        content: Arc<dyn ReadPages>,
+        memory: Arc<dyn GuestMemory>,
         kept: Arc<KeptPages>,
         guest: &'a mut dyn TargetGuest,
         cancel: CancelToken,
@@ -45,8 +43,7 @@ impl<'a> TargetSession<'a> {
     ) -> Result<Self, Failure> {
         let driver = TargetDriver::new(
             Arc::clone(&shared),
-            Arc::clone(&pages),
-            Arc::clone(&content),
+            Arc::clone(&memory),
             guest,
             digest_threads,
         );
@@ -55,7 +52,7 @@ impl<'a> TargetSession<'a> {
             guest: GuestLocation::Source,
         })?;
         Ok(Self {
-            acceptor: Arc::new(Acceptor::new(shared, pages, content, kept, state)),
+            acceptor: Arc::new(Acceptor::new(shared, memory, kept, state)),
             driver,
             cancel,
             lingers_until: None,

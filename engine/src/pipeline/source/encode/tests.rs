@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
-use crate::memory::{Layout, PageBitmap, Region, WritePages};
+use crate::memory::{Layout, PageBitmap, Region, GuestMemory};
 use crate::pipeline::clock::SystemClock;
 use crate::pipeline::target::placer::Placer;
 use crate::units::{ByteCount, PageCount, PageRange};
@@ -56,11 +56,7 @@ impl ReadPages for Memory {
     }
 }
 
-impl WritePages for Memory {
-    fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
+impl GuestMemory for Memory {
     fn write(&self, first: PageIndex, data: &[u8]) -> Result<(), MemoryError> {
         let range = PageRange::new(first.0, (data.len() / PAGE_BYTES) as u64);
         self.content.lock().unwrap()[self.at(range)].copy_from_slice(data);
@@ -160,8 +156,7 @@ fn every_kind_of_page_goes_the_way_that_is_meant_for_it() {
     for setting in settings() {
         let target = Memory::new(vec![0xee; source.content.lock().unwrap().len()]);
         let mut placer = Placer::new(
-            Arc::clone(&target) as Arc<dyn WritePages>,
-            Arc::clone(&target) as Arc<dyn ReadPages>,
+            target.clone(),
             None,
         );
         let mut encoder = encoder(setting, Encodings::readable());
@@ -228,8 +223,7 @@ proptest! {
         let source = Memory::new(memory_of(&kinds));
         let target = Memory::new(vec![0; source.content.lock().unwrap().len()]);
         let mut placer = Placer::new(
-            Arc::clone(&target) as Arc<dyn WritePages>,
-            Arc::clone(&target) as Arc<dyn ReadPages>,
+            target.clone(),
             None,
         );
         let mut encoder = encoder(setting, Encodings::readable());

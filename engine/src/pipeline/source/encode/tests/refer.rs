@@ -42,8 +42,7 @@ impl Bench {
             Arc::new(KeptPages::new(Some(memory), NONCE)),
         );
         let placer = Placer::new(
-            Arc::clone(&target) as Arc<dyn WritePages>,
-            Arc::clone(&target) as Arc<dyn ReadPages>,
+            target.clone(),
             Some(referred),
         );
         let referrer = Referrer::new(Arc::clone(&references), ReferenceSetting::On, 0);
