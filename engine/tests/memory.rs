@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages, RegionFile, GuestMemory};
+use pagelift_engine::memory::{FileMemory, GuestMemory, MemoryError, ReadPages, RegionFile};
 use pagelift_engine::units::{PAGE_BYTES, PageIndex, PageRange};
 use rustix::fs::MemfdFlags;
 use support::{HUGE_BYTES, HugePages, layout, memfd, pages, populated, read, runs};

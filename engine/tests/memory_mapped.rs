@@ -9,7 +9,7 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pagelift_engine::memory::{MappedMemory, ReadPages, GuestMemory};
+use pagelift_engine::memory::{GuestMemory, MappedMemory, ReadPages};
 use pagelift_engine::sys::PagemapScan;
 use pagelift_engine::units::{PAGE_BYTES, PageIndex, PageRange};
 use support::{Mapping, layout, pages, populated, read, runs};

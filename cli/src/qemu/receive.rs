@@ -87,9 +87,7 @@ impl ReceiveCommand {
             "waiting on tcp://{} for a guest of {} of RAM; at most {} of memory for the migration",
             server.local_addr()?,
             memory.layout().pages().bytes(),
-            ByteCount(
-                memory_budget(memory.layout(), MAX_CHANNELS).0 + kept.footprint().0
-            ),
+            ByteCount(memory_budget(memory.layout(), MAX_CHANNELS).0 + kept.footprint().0),
         ));
         if kept.pages() > PageCount(0) {
             let what = kept.pages().bytes();

@@ -10,7 +10,7 @@
 
 #![allow(unsafe_code, reason = "guest memory is reached through raw pointers")]
 
-use super::{Layout, MemoryError, PageBitmap, ReadPages, Span, GuestMemory, copy};
+use super::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages, Span, copy};
 use crate::codec::is_zero;
 use crate::sys::PagemapScan;
 use crate::units::{PAGE_BYTES, PageIndex, PageRange};

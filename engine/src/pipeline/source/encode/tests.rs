@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
-use crate::memory::{Layout, PageBitmap, Region, GuestMemory};
+use crate::memory::{GuestMemory, Layout, PageBitmap, Region};
 use crate::pipeline::clock::SystemClock;
 use crate::pipeline::target::placer::Placer;
 use crate::units::{ByteCount, PageCount, PageRange};
@@ -155,10 +155,7 @@ fn every_kind_of_page_goes_the_way_that_is_meant_for_it() {
     let source = Memory::new(memory_of(&[0, 1, 2, 3]));
     for setting in settings() {
         let target = Memory::new(vec![0xee; source.content.lock().unwrap().len()]);
-        let mut placer = Placer::new(
-            target.clone(),
-            None,
-        );
+        let mut placer = Placer::new(target.clone(), None);
         let mut encoder = encoder(setting, Encodings::readable());
         let all = batch(1, &[(0, 100), (100, 1), (101, 155)]);
         let frame = carry(&mut encoder, &mut placer, &all, &source);

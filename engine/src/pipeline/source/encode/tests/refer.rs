@@ -41,10 +41,7 @@ impl Bench {
             Secret::new(SESSION, NONCE),
             Arc::new(KeptPages::new(Some(memory), NONCE)),
         );
-        let placer = Placer::new(
-            target.clone(),
-            Some(referred),
-        );
+        let placer = Placer::new(target.clone(), Some(referred));
         let referrer = Referrer::new(Arc::clone(&references), ReferenceSetting::On, 0);
         Self {
             encoder: encoder(setting, Encodings::readable()).referring(Some(referrer)),
