@@ -17,7 +17,7 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
-use pagelift_engine::migration::{RunRight, SourceStatus};
+use pagelift_engine::migration::{Ownership, SourceStatus};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// The variable.
@@ -174,8 +174,8 @@ impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
         Ok(())
     }
 
-    fn resume(&mut self, right: &RunRight) -> Result<(), GuestError> {
-        self.guest.resume(right)
+    fn resume(&mut self, ownership: &Ownership) -> Result<(), GuestError> {
+        self.guest.resume(ownership)
     }
 
     fn released(&mut self) {
@@ -200,9 +200,9 @@ impl<G: TargetGuest> TargetGuest for Stopping<'_, G> {
         Ok(is_loaded)
     }
 
-    fn run(&mut self, right: &RunRight) -> Result<(), GuestError> {
+    fn run(&mut self, ownership: &Ownership) -> Result<(), GuestError> {
         self.at.reached(Point::Granted);
-        self.guest.run(right)?;
+        self.guest.run(ownership)?;
         self.at.reached(Point::Running);
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::converge::{SwitchoverCosts, ThrottleShare};
-use crate::migration::RunRight;
+use crate::migration::Ownership;
 use crate::units::ByteCount;
 use crate::wire::StateChunk;
 
@@ -104,7 +104,7 @@ pub trait SourceGuest: Send {
     ///
     /// # Errors
     /// When it does not.
-    fn resume(&mut self, right: &RunRight) -> Result<(), GuestError>;
+    fn resume(&mut self, ownership: &Ownership) -> Result<(), GuestError>;
 
     /// The migration is over, however it ended: lets go of what was held for it. The last call.
     fn released(&mut self) {}
@@ -138,7 +138,7 @@ pub trait TargetGuest: Send {
     ///
     /// # Errors
     /// When it does not run. It is this side's guest all the same.
-    fn run(&mut self, right: &RunRight) -> Result<(), GuestError>;
+    fn run(&mut self, ownership: &Ownership) -> Result<(), GuestError>;
 
     /// The migration failed: the guest stays on the source.
     fn abandon(&mut self);

@@ -11,7 +11,7 @@
 //! | [`ram`] | both put together for a guest that is to leave |
 //! | [`codec`] | how the content of pages becomes bytes on the wire |
 //! | [`wire`] | frames and messages: bytes to values and back, nothing else |
-//! | [`migration`] | the source and target machines, the right to run, the report |
+//! | [`migration`] | the source and target machines, who owns the guest, the report |
 //! | [`converge`] | forecasts, and the policy that decides when to stop the guest |
 //! | [`guest`] | what the engine asks of the program that runs the guest |
 //! | [`transport`] | what it asks of the program that carries bytes |

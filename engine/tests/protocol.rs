@@ -6,8 +6,8 @@ use std::time::Duration;
 use pagelift_engine::converge::{Decision, Observation, Policy, Predictive, PredictiveConfig};
 use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::migration::{
-    Batch, DATA_SILENCE, DOUBT, GuestLocation, MigrationError, PEER_SILENCE, RunRight, SentFrame,
-    Source, SourceStep, Target, TargetStages, TargetStep, Work,
+    Batch, DATA_SILENCE, GuestLocation, IN_DOUBT, MigrationError, Ownership, PEER_SILENCE,
+    SentFrame, Source, SourceStep, Target, TargetStages, TargetStep, Work,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, PageRange};
 use pagelift_engine::wire::{AbortCode, Encoding, Encodings, Message, Waited};
@@ -161,7 +161,7 @@ impl Pair {
         let SourceStep::HandOver(ready) = self.source.poll(self.now) else {
             panic!("the target is ready");
         };
-        let gone = RunRight::claim().stop().hand_over(ready);
+        let gone = Ownership::claim().stop().hand_over(ready);
         self.source.handed_over(self.now, gone);
     }
 }
@@ -205,7 +205,7 @@ fn a_ready_target_that_is_left_alone_does_not_claim_to_know() {
     pair.target.handle_time(pair.now).unwrap();
     pair.pass(PEER_SILENCE);
     pair.target.handle_time(pair.now).unwrap();
-    pair.pass(DOUBT);
+    pair.pass(IN_DOUBT);
     pair.target_gives_up_in_doubt();
 }
 
@@ -247,7 +247,7 @@ fn a_granted_guest_runs_whatever_comes_after_the_grant() {
     let nonsense = Message::LastRound { round: 9 };
     let error = pair.target.handle_message(pair.now, nonsense).unwrap_err();
     pair.target.control_failed(pair.now, error);
-    pair.pass(DOUBT * 2);
+    pair.pass(IN_DOUBT * 2);
     pair.target.handle_time(pair.now).unwrap();
     assert!(matches!(pair.target.poll(pair.now), TargetStep::Run(_)));
     pair.target.running(pair.now, Duration::ZERO);

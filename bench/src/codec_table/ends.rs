@@ -16,7 +16,7 @@ use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{Predictive, PredictiveConfig};
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::ReadPages;
-use pagelift_engine::migration::{Report, RunRight};
+use pagelift_engine::migration::{Ownership, Report};
 use pagelift_engine::pipeline::{
     CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, process_cpu, receive, send,
 };
@@ -99,7 +99,7 @@ fn source(
         memory,
         dirty: &mut tracker,
         guest: &mut guest,
-        right: RunRight::claim(),
+        ownership: Ownership::claim(),
         options: send_options(compress, sending),
         controls: Controls::default(),
         progress: &mut |_| {},

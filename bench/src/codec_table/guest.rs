@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
-use pagelift_engine::migration::RunRight;
+use pagelift_engine::migration::Ownership;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount};
 
 use crate::writer::Writer;
@@ -86,7 +86,7 @@ impl SourceGuest for Local {
         Ok(())
     }
 
-    fn resume(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+    fn resume(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
         Ok(())
     }
 }
@@ -102,7 +102,7 @@ impl TargetGuest for Local {
         Ok(chunk.is_ok_and(|chunk| chunk.last))
     }
 
-    fn run(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+    fn run(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
         Ok(())
     }
 

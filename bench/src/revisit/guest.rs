@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest};
-use pagelift_engine::migration::RunRight;
+use pagelift_engine::migration::Ownership;
 
 /// It on the source.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl SourceGuest for Leaving {
         Ok(())
     }
 
-    fn resume(&mut self, _: &RunRight) -> Result<(), GuestError> {
+    fn resume(&mut self, _: &Ownership) -> Result<(), GuestError> {
         Ok(())
     }
 }
@@ -59,7 +59,7 @@ impl TargetGuest for Arriving {
         Ok(self.loaded)
     }
 
-    fn run(&mut self, _: &RunRight) -> Result<(), GuestError> {
+    fn run(&mut self, _: &Ownership) -> Result<(), GuestError> {
         Ok(())
     }
 

@@ -27,7 +27,7 @@ use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::converge::{StopWhenFits, StopWhenFitsConfig};
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
-use pagelift_engine::migration::{Report, RunRight};
+use pagelift_engine::migration::{Ownership, Report};
 use pagelift_engine::pipeline::{
     CancelToken, Controls, Deltas, KeptPages, ReceiveJob, SendJob, SendOptions, digest_memory,
     process_cpu, receive, send,
@@ -185,7 +185,7 @@ fn travel(
         memory: source.clone(),
         dirty: &mut ManualTracker::new(pages),
         guest: &mut guest::Leaving::default(),
-        right: RunRight::claim(),
+        ownership: Ownership::claim(),
         options: SendOptions {
             session: SessionId(u128::from(SEED)),
             channels: options.channels,

@@ -8,7 +8,7 @@ use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, StateSender};
 use pagelift_engine::memory::ReadPages;
-use pagelift_engine::migration::{GuestLocation, Report, RunRight};
+use pagelift_engine::migration::{GuestLocation, Ownership, Report};
 use pagelift_engine::pipeline::{CancelToken, SendJob, SendOptions, process_cpu, send};
 use pagelift_engine::sys::Userfaultfd;
 use pagelift_engine::units::PageRange;
@@ -100,7 +100,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         memory: view,
         dirty: &mut tracker,
         guest: &mut half,
-        right: RunRight::claim(),
+        ownership: Ownership::claim(),
         options: send_options(options, effort),
         controls: controls.clone(),
         progress: &mut |status| {
@@ -119,7 +119,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         Ok(report) => {
             let done: u64 = sum(&half.guest.counts()) - sum(&before);
             extra.guest_slowdown =
-                Some(half.guest.lost_time(sum(&before) + done) + report.blackout.total());
+                Some(half.guest.lost_time(sum(&before) + done) + report.downtime.total());
             finish(options, &half, &mut target, &report, &extra)
         }
         Err(failure) => {
@@ -263,7 +263,7 @@ impl SourceGuest for SourceHalf {
         self.guest.throttle(ThrottleShare::NONE);
     }
 
-    fn resume(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+    fn resume(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
         self.stopped_with = None;
         self.guest.throttle(ThrottleShare::NONE);
         self.guest.run();

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use crossbeam_channel::Receiver;
 use pagelift_engine::guest::{GuestError, Parts, TargetGuest};
-use pagelift_engine::migration::RunRight;
+use pagelift_engine::migration::Ownership;
 use pagelift_engine::pipeline::{CancelToken, KeptPages, ReceiveJob, receive};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
 use pagelift_engine::wire::StateChunk;
@@ -125,7 +125,7 @@ impl TargetGuest for TargetHalf {
         Ok(self.guest.is_some())
     }
 
-    fn run(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+    fn run(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
         match &mut self.guest {
             Some((guest, _)) => guest.run(),
             None => return Err(GuestError("it has no device state".into())),

@@ -8,7 +8,7 @@ use clap::Parser;
 use pagelift_control::driver::qemu::direct::DirectTarget;
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages};
-use pagelift_engine::migration::{DOUBT, GuestLocation, MigrationError};
+use pagelift_engine::migration::{GuestLocation, IN_DOUBT, MigrationError};
 use pagelift_engine::pipeline::{
     CancelToken, KeptPages, ReceiveJob, Received, memory_budget, process_cpu, receive,
 };
@@ -113,7 +113,7 @@ impl ReceiveCommand {
                     progress.say(&format!(
                         "the source is lost during the hand-over; waiting up to {} s for it to \
                          ask again",
-                        DOUBT.as_secs()
+                        IN_DOUBT.as_secs()
                     ));
                 }
                 source_lost = status.source_lost;

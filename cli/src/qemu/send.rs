@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 use pagelift_control::driver::qemu::direct::{DirectSource, SourceOptions, ThrottleBy};
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::ReadPages;
-use pagelift_engine::migration::{MigrationError, RunRight};
+use pagelift_engine::migration::{MigrationError, Ownership};
 use pagelift_engine::pipeline::{SendJob, SendOptions, process_cpu, send};
 use pagelift_engine::units::Rate;
 use pagelift_transports::Endpoint;
@@ -156,7 +156,7 @@ impl SendCommand {
                 guest: &mut guest,
                 at: &stop_at,
             },
-            right: RunRight::claim(),
+            ownership: Ownership::claim(),
             options: SendOptions {
                 session: random_session(),
                 channels,

@@ -46,7 +46,7 @@ pub(super) fn completed(report: &Report, extra: &Extra) -> String {
 }
 
 fn downtime_parts(report: &Report) -> String {
-    let parts = &report.blackout;
+    let parts = &report.downtime;
     let mut text = format!(
         "downtime {:.1} ms: stop {:.1}, harvest {:.1}, last pages {:.1}",
         ms(parts.total()),
@@ -86,7 +86,7 @@ fn references(report: &Report) -> Option<String> {
 
 /// What packing saved, by the way it was done; `None` if nothing was packed.
 fn packed(report: &Report) -> Option<String> {
-    let (pages, data) = (&report.pages, &report.data);
+    let (pages, data) = (&report.pages, &report.encoded);
     let ways = [
         (pages.lz4, data.lz4, "by lz4"),
         (pages.zstd, data.zstd, "by zstd"),

@@ -11,7 +11,7 @@ use super::ms;
 
 /// Names, forecasts and truths of the parts of the downtime.
 fn parts(report: &Report) -> Option<[(&'static str, Interval, Duration); 5]> {
-    let (forecast, truth) = (report.forecast.as_ref()?, &report.blackout);
+    let (forecast, truth) = (report.forecast.as_ref()?, &report.downtime);
     Some([
         ("stop", forecast.stop, truth.stop),
         ("harvest", forecast.harvest, truth.harvest),
@@ -42,7 +42,7 @@ pub fn json(report: &Report) -> Value {
     let (Some(parts), Some(forecast)) = (parts(report), &report.forecast) else {
         return Value::Null;
     };
-    let mut object = compared(forecast.total(), report.blackout.without_digests());
+    let mut object = compared(forecast.total(), report.downtime.without_digests());
     let parts = parts
         .into_iter()
         .map(|(name, forecast, truth)| (name.to_owned(), compared(forecast, truth)));
@@ -53,7 +53,7 @@ pub fn json(report: &Report) -> Value {
 /// The same as a line for people; the parts whose interval did not hold are named.
 pub fn text(report: &Report) -> Option<String> {
     let forecast = report.forecast.as_ref()?.total();
-    let truth = report.blackout.without_digests();
+    let truth = report.downtime.without_digests();
     let digest = if report.verified {
         " without the digest"
     } else {
@@ -96,7 +96,7 @@ pub fn remedy_json(error: &MigrationError) -> Value {
 #[cfg(test)]
 mod tests {
     use pagelift_engine::converge::DowntimeForecast;
-    use pagelift_engine::migration::BlackoutParts;
+    use pagelift_engine::migration::DowntimeParts;
 
     use super::*;
 
@@ -110,12 +110,12 @@ mod tests {
                 state: interval(2, 3, 4),
                 ..DowntimeForecast::default()
             }),
-            blackout: BlackoutParts {
+            downtime: DowntimeParts {
                 stop: ms(1),
                 pages: ms(11),
                 verify: ms(100),
                 state: ms(6),
-                ..BlackoutParts::default()
+                ..DowntimeParts::default()
             },
             ..Report::default()
         }

@@ -13,7 +13,7 @@ use crate::advice::{Side, advice};
 
 /// The object for a completed migration.
 pub fn completed(report: &Report, extra: &Extra) -> Value {
-    let parts = &report.blackout;
+    let parts = &report.downtime;
     let mut object = json!({
         "outcome": "completed",
         "vm_location": GuestLocation::Target.name(),
@@ -52,14 +52,14 @@ pub fn completed(report: &Report, extra: &Extra) -> Value {
             "catalogue_pages": report.references.catalogue.0,
         },
         "data_bytes": {
-            "fill": report.data.fill,
-            "raw": report.data.raw,
-            "delta": report.data.delta,
-            "lz4": report.data.lz4,
-            "zstd": report.data.zstd,
-            "reference": report.data.reference,
+            "fill": report.encoded.fill,
+            "raw": report.encoded.raw,
+            "delta": report.encoded.delta,
+            "lz4": report.encoded.lz4,
+            "zstd": report.encoded.zstd,
+            "reference": report.encoded.reference,
         },
-        "saved_bytes": report.data.saved(&report.pages).0,
+        "saved_bytes": report.encoded.saved(&report.pages).0,
         "delta_cache": deltas::json(extra.delta_cache.as_ref()),
         "stages": stages::source_json(&report.stages),
         "dirty_bytes_per_s": report.dirty.map(|rate| rate.0),

@@ -83,7 +83,7 @@ pub(super) fn failed(failure: &Failure, side: Side, extra: &Extra) -> String {
 /// The downtime beside its limit. The limit does not cover the comparison of all memory, which
 /// `--verify` asks for.
 fn downtime(report: &Report, limit: Option<Duration>) -> String {
-    let parts = &report.blackout;
+    let parts = &report.downtime;
     let moving = ms(parts.without_digests());
     let mut text = format!("{:.1} ms", ms(parts.total()));
     if report.verified {
@@ -98,7 +98,7 @@ fn downtime(report: &Report, limit: Option<Duration>) -> String {
 
 /// What bounded the migration.
 fn sentence(report: &Report, extra: &Extra) -> Option<String> {
-    let moving = report.blackout.without_digests();
+    let moving = report.downtime.without_digests();
     let limit = extra.status.map(|status| status.limit);
     if report.forced {
         return Some(
@@ -133,7 +133,7 @@ fn lost_work(extra: &Extra) -> Option<Duration> {
 
 /// The longest part of the downtime that its limit covers.
 fn longest_part(report: &Report) -> (&'static str, Duration) {
-    let parts = &report.blackout;
+    let parts = &report.downtime;
     let all = [
         ("stopping the guest", parts.stop),
         ("the last harvest of dirty pages", parts.harvest),
@@ -148,16 +148,16 @@ fn longest_part(report: &Report) -> (&'static str, Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::migration::{BlackoutParts, SourceStages, SourceStatus, StageTime};
+    use pagelift_engine::migration::{DowntimeParts, SourceStages, SourceStatus, StageTime};
     use pagelift_engine::units::{PageCount, Rate};
 
     fn report() -> Report {
         Report {
             total: Duration::from_millis(12_410),
-            blackout: BlackoutParts {
+            downtime: DowntimeParts {
                 stop: Duration::from_millis(2),
                 pages: Duration::from_millis(16),
-                ..BlackoutParts::default()
+                ..DowntimeParts::default()
             },
             rounds: 5,
             guest_bytes: ByteCount(1 << 30),
@@ -221,7 +221,7 @@ mod tests {
             last_line(&report),
             "the guest wrote too fast for the link: it was throttled by up to 40 %"
         );
-        report.blackout.pages = Duration::from_millis(60);
+        report.downtime.pages = Duration::from_millis(60);
         assert_eq!(
             last_line(&report),
             "the downtime was 12.0 ms over its limit; sending the last pages took 60.0 ms of it"
@@ -235,7 +235,7 @@ mod tests {
     fn comparing_all_memory_is_set_apart() {
         let mut report = report();
         report.verified = true;
-        report.blackout.verify = Duration::from_millis(120);
+        report.downtime.verify = Duration::from_millis(120);
         let text = completed(&report, &extra());
         assert!(
             text.contains("138.0 ms: moving 18.0, comparing all memory 120.0 (limit 50 ms)"),

@@ -21,35 +21,31 @@
 //!          <-------------------------------  Complete (with the digest, in verify mode)
 //!   State..                        ------->  load
 //!          <-------------------------------  Ready
-//!   give up the right to run
+//!   relinquish the guest
 //!   HandOver                       ------->  run
 //!          <-------------------------------  Running
 //!   Settled                        ------->  nobody will ask any more
 //! ```
 //!
-//! From `Ready` on the target is bound: only the source's word, or [`DOUBT`], ends the migration
-//! there, because the source may have given up the right to run already.
+//! The end is a two-phase commit. From `Ready` on the target is prepared: only the source's word, or
+//! [`IN_DOUBT`], ends the migration there, since the source may have relinquished the guest already.
 
+mod counters;
 mod error;
-mod heat;
-mod ledger;
+mod liveness;
+mod ownership;
 mod report;
-mod right;
 mod source;
 mod stages;
 mod target;
-mod volume;
-mod watch;
 
+pub use counters::{EncodedBytes, PagesSent, SentFrame};
 pub use error::{Failure, GuestLocation, MigrationError};
-pub use report::{BlackoutParts, PagesSent, ReferenceReport, Report};
-pub use right::{Granted, HandedOver, RunRight, StoppedRight, TargetReady};
-pub use source::{
-    Batch, References, SentFrame, Source, SourceConfig, SourceStatus, SourceStep, Work,
-};
+pub use ownership::{Granted, Ownership, Relinquished, StoppedOwnership, TargetReady};
+pub use report::{DowntimeParts, ReferenceReport, Report};
+pub use source::{Batch, References, Source, SourceConfig, SourceStatus, SourceStep, Work};
 pub use stages::{SourceStages, StageTime, TargetStages};
 pub use target::{CatalogueDemand, Target, TargetConfig, TargetStatus, TargetStep};
-pub use volume::DataBytes;
 
 use std::time::Duration;
 
@@ -62,14 +58,14 @@ pub const PEER_SILENCE: Duration = Duration::from_secs(5);
 /// How long a source that has handed over tries to reach its target again.
 pub const REATTACH: Duration = Duration::from_secs(8);
 
-/// How long a target waits for a lost source to ask where the hand-over stands: before it gives
-/// up if it is ready, before it goes its way if the guest runs.
+/// In-doubt limit: how long a prepared target waits for a lost source to ask where the hand-over
+/// stands before it ends without knowing, and one that runs the guest before it goes its way.
 ///
 /// A source notices the loss after [`PEER_SILENCE`], tries for [`REATTACH`], and its last try
 /// may take as long as a connection attempt does (5 s on TCP).
-pub const DOUBT: Duration = Duration::from_secs(20);
+pub const IN_DOUBT: Duration = Duration::from_secs(20);
 
-const _: () = assert!(DOUBT.as_secs() > PEER_SILENCE.as_secs() + REATTACH.as_secs() + 5);
+const _: () = assert!(IN_DOUBT.as_secs() > PEER_SILENCE.as_secs() + REATTACH.as_secs() + 5);
 
 /// How long pages may be under way without any acknowledgement.
 ///

@@ -2,60 +2,16 @@
 
 use std::time::Duration;
 
-use super::source::SentFrame;
+use super::counters::{EncodedBytes, PagesSent};
 use super::stages::SourceStages;
-use super::volume::DataBytes;
 use crate::converge::{DowntimeForecast, ThrottleShare};
 use crate::units::{ByteCount, PageCount, Rate};
 
-/// Pages of the whole migration by how they went over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PagesSent {
-    /// Never populated, so neither read nor sent.
-    pub skipped: u64,
-    /// Found to hold only zeros; sent as a mark.
-    pub zero: u64,
-    /// Found to hold one word only; sent as that word.
-    pub fill: u64,
-    /// Sent as they are.
-    pub raw: u64,
-    /// Sent as what changed in them.
-    pub delta: u64,
-    /// Sent in blocks of LZ4.
-    pub lz4: u64,
-    /// Sent in blocks of zstd.
-    pub zstd: u64,
-    /// Sent as references to content that the target has; those it then missed included.
-    pub reference: u64,
-    /// Written by the guest, but found to hold what the target has already.
-    pub unchanged: u64,
-}
-
-impl PagesSent {
-    /// Pages that were read and sent in some form, repeats counted.
-    pub fn sent(&self) -> PageCount {
-        let packed = self.lz4 + self.zstd;
-        PageCount(self.zero + self.fill + self.raw + self.delta + packed + self.reference)
-    }
-
-    /// Adds the pages of a frame.
-    pub(super) fn count(&mut self, frame: &SentFrame) {
-        self.zero += frame.zero;
-        self.fill += frame.fill;
-        self.raw += frame.raw;
-        self.delta += frame.delta;
-        self.lz4 += frame.lz4;
-        self.zstd += frame.zstd;
-        self.reference += frame.reference;
-        self.unchanged += frame.unchanged;
-    }
-}
-
-/// The blackout, from the guest's stop on the source to its start on the target, in its parts.
+/// The downtime, from the guest's stop on the source to its start on the target, in its parts.
 ///
-/// The parts follow each other; together they are the blackout.
+/// The parts follow each other; together they are the downtime.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BlackoutParts {
+pub struct DowntimeParts {
     /// From the guest's standstill until it was known here.
     pub stop: Duration,
     /// Harvesting the last dirty pages.
@@ -66,17 +22,17 @@ pub struct BlackoutParts {
     pub verify: Duration,
     /// Saving, sending and loading device state, until the target was ready.
     pub state: Duration,
-    /// Giving up the right to run on the source, and starting the guest on the target.
+    /// Relinquishing the guest on the source, and starting the guest on the target.
     pub hand_over: Duration,
 }
 
-impl BlackoutParts {
-    /// The whole blackout.
+impl DowntimeParts {
+    /// The whole downtime.
     pub fn total(&self) -> Duration {
         self.without_digests() + self.verify
     }
 
-    /// What was forecast: the blackout but for the digests.
+    /// What was forecast: the downtime but for the digests.
     pub fn without_digests(&self) -> Duration {
         self.stop + self.harvest + self.pages + self.state + self.hand_over
     }
@@ -99,8 +55,8 @@ pub struct Report {
     /// From the handshake's start to the guest running on the target.
     pub total: Duration,
     /// The guest's standstill.
-    pub blackout: BlackoutParts,
-    /// The blackout that was forecast when it was decided to stop the guest.
+    pub downtime: DowntimeParts,
+    /// The downtime that was forecast when it was decided to stop the guest.
     pub forecast: Option<DowntimeForecast>,
     /// Whether the guest was stopped at the deadline, although that was longer than is allowed.
     pub forced: bool,
@@ -117,7 +73,7 @@ pub struct Report {
     /// What references came to.
     pub references: ReferenceReport,
     /// Bytes of their data, by how they went over.
-    pub data: DataBytes,
+    pub encoded: EncodedBytes,
     /// How long the stages of the source worked and waited.
     pub stages: SourceStages,
     /// Rate of distinct pages written, over the last precopy round.

@@ -8,7 +8,7 @@ use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::dirty::{DirtyError, DirtySource};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
 use pagelift_engine::memory::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages, Region};
-use pagelift_engine::migration::RunRight;
+use pagelift_engine::migration::Ownership;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 
 const PAGES: u64 = 4096;
@@ -108,7 +108,7 @@ impl SourceGuest for Here {
         Ok(())
     }
 
-    fn resume(&mut self, _: &RunRight) -> Result<(), GuestError> {
+    fn resume(&mut self, _: &Ownership) -> Result<(), GuestError> {
         Ok(())
     }
 }
@@ -130,7 +130,7 @@ impl TargetGuest for There {
         Ok(parts.incoming.try_iter().any(|chunk| chunk.last))
     }
 
-    fn run(&mut self, _: &RunRight) -> Result<(), GuestError> {
+    fn run(&mut self, _: &Ownership) -> Result<(), GuestError> {
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::codec::{Codec, CompressSetting};
 use pagelift_engine::converge::{Policy, ThrottleShare};
-use pagelift_engine::migration::{Failure, Report, RunRight, SourceStatus};
+use pagelift_engine::migration::{Failure, Ownership, Report, SourceStatus};
 use pagelift_engine::pipeline::{
     CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, Settings, receive, send,
 };
@@ -78,7 +78,7 @@ pub fn migrate(
             memory: Same::new(),
             dirty: &mut dirty,
             guest: &mut guest,
-            right: RunRight::claim(),
+            ownership: Ownership::claim(),
             options: SendOptions {
                 session: SessionId(7),
                 channels: 2,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
-use pagelift_engine::migration::RunRight;
+use pagelift_engine::migration::Ownership;
 use pagelift_engine::units::Instant;
 
 use super::crew;
@@ -106,7 +106,7 @@ impl SourceGuest for SourceHalf {
         Ok(())
     }
 
-    fn resume(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+    fn resume(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer.sleep_until(self.truth.now());
         self.truth.source_resumed();
@@ -178,7 +178,7 @@ impl TargetGuest for TargetHalf {
         Ok(self.load_calls == 0)
     }
 
-    fn run(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+    fn run(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
         crew::pass(Duration::from_micros(200));
         if self.arrived != self.expected {
             self.truth

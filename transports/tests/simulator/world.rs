@@ -7,7 +7,7 @@ use pagelift_engine::converge::{Limited, Limits, Policy, StopWhenFits, StopWhenF
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{PageBitmap, ReadPages};
 use pagelift_engine::migration::{
-    Failure, Report, RunRight, Source, SourceConfig, Target, TargetConfig,
+    Failure, Ownership, Report, Source, SourceConfig, Target, TargetConfig,
 };
 use pagelift_engine::pipeline::{
     CatalogueWorker, Clock, Controls, Deltas, KeptPages, Packing, Settings, Shared, SourceParts,
@@ -179,7 +179,7 @@ impl World {
             memory: self.source_memory.clone(),
             dirty: &mut self.tracker,
             guest: &mut source_half,
-            right: RunRight::claim(),
+            ownership: Ownership::claim(),
             controls,
             digest_threads: 1,
             packing: Packing {

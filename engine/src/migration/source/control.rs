@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::policy::POLICY_TICK;
 use super::{Phase, Source};
 use crate::migration::error::{MigrationError, misbehaved};
-use crate::migration::right::TargetReady;
-use crate::migration::watch::Watch;
+use crate::migration::liveness::Watch;
+use crate::migration::ownership::TargetReady;
 use crate::migration::{DATA_SILENCE, PEER_SILENCE};
 use crate::units::{ByteCount, Instant};
 use crate::wire::{AbortCode, Ack, Message, StateChunk};
@@ -24,7 +24,7 @@ impl Source {
         now: Instant,
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
-        self.watch.heard(now);
+        self.liveness.heard(now);
         match (message, self.phase) {
             (Message::Ping, _) => self.say(now, Message::Pong),
             (Message::Pong, phase) => {
@@ -83,14 +83,14 @@ impl Source {
             }
             (Message::Ready, Phase::Loading | Phase::SavingState) => {
                 self.phase = Phase::Ready;
-                self.marks.ready = now;
+                self.times.ready = now;
                 self.ready = Some(TargetReady(()));
             }
             // After a reattach the target repeats that it is ready: the hand-over was lost.
             (Message::Ready, Phase::HandedOver) => self.say(now, Message::HandOver),
             (Message::Running { cpu_us }, Phase::HandedOver) => {
                 self.phase = Phase::Completed;
-                self.marks.running = now;
+                self.times.running = now;
                 self.target_cpu = Duration::from_micros(cpu_us);
                 self.say(now, Message::Settled);
             }
@@ -107,7 +107,7 @@ impl Source {
         let (placed, refers) = self
             .channels
             .get_mut(usize::from(ack.channel))
-            .and_then(|channel| channel.ledger.acknowledge(ack))
+            .and_then(|channel| channel.in_flight.acknowledge(ack))
             .ok_or_else(|| misbehaved(&format!("an impossible acknowledgement {ack:?}")))?;
         self.acked_at = now;
         self.placed_bytes += placed;
@@ -115,12 +115,12 @@ impl Source {
             self.estimates.link.referred();
         }
         self.estimates.link.placed(now, placed);
-        let ledgers = || self.channels.iter().map(|channel| &channel.ledger);
+        let ledgers = || self.channels.iter().map(|channel| &channel.in_flight);
         while let Some(round) = self.under_way.placed(now, ledgers()) {
             self.estimates.pages.round(round);
         }
         if self.all_is_placed() {
-            self.marks.placed = now;
+            self.times.placed = now;
             if !matches!(self.phase, Phase::Round | Phase::LastRound) {
                 self.estimates.link.end(now);
             }
@@ -130,7 +130,7 @@ impl Source {
 
     /// Another side that is known to be there: this one has no room for what it says.
     pub fn heard(&mut self, now: Instant) {
-        self.watch.heard(now);
+        self.liveness.heard(now);
     }
 
     /// Time has passed: the other side may have died, and the policy may want to give up.
@@ -141,7 +141,7 @@ impl Source {
         if self.is_over() {
             return Ok(());
         }
-        match self.watch.look(now) {
+        match self.liveness.look(now) {
             Watch::Nothing => {}
             Watch::Ping => self.say(now, Message::Ping),
             Watch::Dead => {
@@ -171,13 +171,13 @@ impl Source {
     }
 
     pub(super) fn say(&mut self, now: Instant, message: Message) {
-        self.watch.said(now);
+        self.liveness.said(now);
         self.out.push_back(message);
     }
 
     /// Whether the target has placed everything that was handed out.
     pub(super) fn all_is_placed(&self) -> bool {
         let mut channels = self.channels.iter();
-        channels.all(|channel| channel.ledger.is_settled())
+        channels.all(|channel| channel.in_flight.is_settled())
     }
 }

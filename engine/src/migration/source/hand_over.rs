@@ -5,7 +5,7 @@
 
 use super::{Phase, Source};
 use crate::migration::error::{GuestLocation, MigrationError};
-use crate::migration::right::HandedOver;
+use crate::migration::ownership::Relinquished;
 use crate::units::{ByteCount, Instant};
 use crate::wire::Message;
 
@@ -32,7 +32,7 @@ impl Source {
     }
 
     /// The right to run was given up; tells the target.
-    pub fn handed_over(&mut self, now: Instant, _gone: HandedOver) {
+    pub fn handed_over(&mut self, now: Instant, _gone: Relinquished) {
         self.handed_over = true;
         self.phase = Phase::HandedOver;
         self.say(now, Message::HandOver);
@@ -43,7 +43,7 @@ impl Source {
     pub fn reattached(&mut self, now: Instant) {
         self.out.clear();
         self.failure = None;
-        self.watch.heard(now);
+        self.liveness.heard(now);
         let session = self.session;
         self.say(now, Message::Reattach(session));
     }
@@ -89,7 +89,7 @@ impl Source {
             _ => {}
         }
         self.phase = Phase::SavingState;
-        self.marks.complete = now;
+        self.times.complete = now;
         Ok(())
     }
 }

@@ -10,42 +10,43 @@
 //!   [`sent`](Source::sent),
 //! - [`poll_message`](Source::poll_message) gives messages for the control connection.
 //!
-//! Invariants: a page is in `pending`, `held`, `rewritten` or a ledger until the target has
+//! Invariants: a page is in `pending`, `held`, `mid_round` or in flight until the target has
 //! acknowledged it ("no page lost": [`undelivered`](Source::undelivered) gives all back); within one
-//! round a page is handed out once; the hand-over needs a [`HandedOver`](super::HandedOver), which
-//! consumes the right to run.
+//! round a page is handed out once; the hand-over needs a [`Relinquished`](super::Relinquished), which
+//! consumes the ownership.
 //!
-//! Cost: nine bits for each page of the guest, three of them for its [heat](super::heat).
+//! Cost: nine bits for each page of the guest, three of them for its `heat`.
 
-mod account;
 mod control;
 mod hand_over;
-mod parts;
+mod heat;
+mod in_flight;
+mod mid_round_harvest;
 mod policy;
 mod references;
 mod rehearse;
-mod rewritten;
 mod rounds;
+mod status;
+mod types;
 
-pub use parts::{Batch, SentFrame, SourceConfig, SourceStatus, SourceStep, Work};
 pub use references::References;
+pub use types::{Batch, SourceConfig, SourceStatus, SourceStep, Work};
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use self::account::Marks;
+use self::heat::Heat;
+use self::in_flight::InFlight;
+use self::mid_round_harvest::MidRoundHarvest;
 use self::references::Answers;
 use self::rehearse::RoundsUnderWay;
-use self::rewritten::Rewritten;
+use self::status::Timestamps;
 use super::HEARTBEAT;
+use super::counters::{EncodedBytes, PagesSent};
 use super::error::MigrationError;
-use super::heat::Heat;
-use super::ledger::Ledger;
-use super::report::PagesSent;
-use super::right::TargetReady;
+use super::liveness::Liveness;
+use super::ownership::TargetReady;
 use super::stages::SourceStages;
-use super::volume::DataBytes;
-use super::watch::PeerWatch;
 use crate::converge::{
     ConvergenceStatus, DowntimeForecast, Estimates, Policy, ThrottleResponse, ThrottleShare,
 };
@@ -78,7 +79,7 @@ enum Phase {
 
 #[derive(Debug, Default)]
 struct Channel {
-    ledger: Ledger,
+    in_flight: InFlight,
     round_ended: bool,
     /// What the target said last.
     waited: Option<Waited>,
@@ -103,7 +104,7 @@ pub struct Source {
     /// Those of them that were written in the round that is over.
     held_written: u64,
     heat: Heat,
-    rewritten: Rewritten,
+    mid_round: MidRoundHarvest,
     left: u64,
     cursor: u64,
     channels: Vec<Channel>,
@@ -112,7 +113,7 @@ pub struct Source {
 
     estimates: Estimates,
     pages: PagesSent,
-    data: DataBytes,
+    encoded: EncodedBytes,
     stages: SourceStages,
     page_bytes: ByteCount,
     state_bytes: ByteCount,
@@ -138,10 +139,10 @@ pub struct Source {
     target_cpu: Duration,
     /// Encodings that the target reads.
     target_reads: Encodings,
-    marks: Marks,
+    times: Timestamps,
 
     policy_due: Instant,
-    watch: PeerWatch,
+    liveness: Liveness,
     /// When the pages under way last became less, or began to be.
     acked_at: Instant,
     out: VecDeque<Message>,
@@ -180,7 +181,7 @@ impl Source {
             held_pages: 0,
             held_written: 0,
             heat: Heat::new(config.layout.pages()),
-            rewritten: Rewritten::new(config.layout.pages()),
+            mid_round: MidRoundHarvest::new(config.layout.pages()),
             layout: config.layout,
             policy: config.policy,
             phase: Phase::Greeting,
@@ -191,7 +192,7 @@ impl Source {
             under_way: RoundsUnderWay::default(),
             estimates: Estimates::default(),
             pages: PagesSent::default(),
-            data: DataBytes::default(),
+            encoded: EncodedBytes::default(),
             stages: SourceStages::default(),
             page_bytes: ByteCount(0),
             state_bytes: ByteCount(0),
@@ -212,12 +213,12 @@ impl Source {
             placed_all: false,
             target_cpu: Duration::ZERO,
             target_reads: Encodings::BASIC,
-            marks: Marks {
+            times: Timestamps {
                 began: now,
-                ..Marks::default()
+                ..Timestamps::default()
             },
             policy_due: now,
-            watch: PeerWatch::new(now),
+            liveness: Liveness::new(now),
             acked_at: now,
             out: VecDeque::from([Message::Hello(hello)]),
             ready: None,

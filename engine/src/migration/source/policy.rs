@@ -57,7 +57,7 @@ impl Source {
         let in_flight = self
             .channels
             .iter()
-            .map(|channel| channel.ledger.in_flight().0)
+            .map(|channel| channel.in_flight.bytes().0)
             .sum();
         // After a harvest the pages that were held back are among those left.
         let held_yet = if round_ended { 0 } else { self.held_pages };
@@ -67,7 +67,7 @@ impl Source {
         let trip = self.estimates.calibration.round_trip().likely();
         Observation {
             now,
-            elapsed: now.since(self.marks.began),
+            elapsed: now.since(self.times.began),
             round: self.round,
             round_ended,
             left,

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::parts::Batch;
+use super::types::Batch;
 use super::{Phase, Source};
 use crate::codec::reference::{Catalogue, Secret, SentPages};
 use crate::memory::PageBitmap;
@@ -179,6 +179,6 @@ impl Source {
     /// Whether the target may still say that it misses pages it was sent by reference.
     pub(super) fn is_answer_due(&self) -> bool {
         let mut channels = self.channels.iter();
-        channels.any(|channel| channel.ledger.has_references_under_way())
+        channels.any(|channel| channel.in_flight.has_references_under_way())
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Source;
 use crate::converge::{PageCosts, RoundSent, SwitchoverCosts};
-use crate::migration::ledger::Ledger;
+use crate::migration::source::in_flight::InFlight;
 use crate::units::{ByteCount, Instant, PageCount};
 use crate::wire::Message;
 
@@ -75,7 +75,7 @@ impl RoundsUnderWay {
     pub(super) fn placed<'a>(
         &mut self,
         now: Instant,
-        ledgers: impl Iterator<Item = &'a Ledger>,
+        ledgers: impl Iterator<Item = &'a InFlight>,
     ) -> Option<RoundSent> {
         let first = self.sent.front()?;
         let mut channels = first.frames.iter().zip(ledgers);

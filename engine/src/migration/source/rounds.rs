@@ -2,15 +2,16 @@
 //!
 //! When rounds end for good is the policy's to say: [`policy`](super::policy).
 //!
-//! Invariant: a page of a round is taken out of `pending` when it is handed to a channel, whose
-//! ledger has it from then on. Handing out a batch allocates nothing.
+//! Invariant: a page of a round is taken out of `pending` when it is handed to a channel, and
+//! is in flight there from then on. Handing out a batch allocates nothing.
 
 use std::time::Duration;
 
-use super::parts::{Batch, SentFrame, Work};
 use super::policy::POLICY_TICK;
+use super::types::{Batch, Work};
 use super::{Phase, Source};
 use crate::memory::PageBitmap;
+use crate::migration::counters::SentFrame;
 use crate::migration::error::MigrationError;
 use crate::units::Instant;
 use crate::wire::Message;
@@ -40,11 +41,11 @@ impl Source {
     /// # Errors
     /// When the policy gives up.
     pub fn harvested(&mut self, now: Instant, dirty: &PageBitmap) -> Result<(), MigrationError> {
-        self.rewritten.end(dirty, &mut self.pending);
+        self.mid_round.end(dirty, &mut self.pending);
         if self.phase != Phase::Harvesting {
             return Ok(());
         }
-        let written = self.rewritten.written();
+        let written = self.mid_round.written();
         self.heat.harvested(written);
         let lost = self.response.lost(self.throttled());
         self.estimates.harvested(now, written.count(), lost);
@@ -52,7 +53,7 @@ impl Source {
         let written = written.count().0 - self.held_written;
         self.take_back_held();
         let again = self.pending.count().0 - self.held_pages;
-        self.rewritten.learn(written, again);
+        self.mid_round.learn(written, again);
         self.take_returned();
         self.left = self.pending.count().0;
         self.look_ahead(now);
@@ -74,13 +75,13 @@ impl Source {
     /// Whether the pages written so far are to be harvested while the round goes on.
     pub(super) fn is_harvest_due(&self, now: Instant) -> bool {
         let took = self.last_harvest_took;
-        !self.cut_short && self.rewritten.is_due(now, self.left, took)
+        !self.cut_short && self.mid_round.is_due(now, self.left, took)
     }
 
     /// `dirty` was written since the last harvest, while the round goes on.
     pub fn harvested_within(&mut self, now: Instant, dirty: &PageBitmap) {
         let (waiting, left) = (&self.pending, self.left);
-        self.rewritten.harvested(now, dirty, waiting, left);
+        self.mid_round.harvested(now, dirty, waiting, left);
     }
 
     /// `dirty` was harvested, but the harvest failed: it must not be lost.
@@ -90,16 +91,16 @@ impl Source {
 
     /// The guest has stood still since `since`, and `dirty` was harvested after that.
     pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
-        self.rewritten.end(dirty, &mut self.pending);
+        self.mid_round.end(dirty, &mut self.pending);
         self.take_back_held();
         self.held_pages = 0;
         if self.phase != Phase::Stopping {
             return;
         }
         self.take_returned();
-        self.marks.guest_stopped = since;
-        self.marks.last_harvested = now;
-        self.marks.placed = now;
+        self.times.guest_stopped = since;
+        self.times.last_harvested = now;
+        self.times.placed = now;
         self.begin_round(now, Phase::LastRound);
         let round = self.round;
         self.say(now, Message::LastRound { round });
@@ -119,11 +120,11 @@ impl Source {
         let Some(own) = self.channels.get_mut(usize::from(channel)) else {
             return Work::Close;
         };
-        if own.round_ended || !own.ledger.has_room() {
+        if own.round_ended || !own.in_flight.has_room() {
             return Work::Wait;
         }
         batch.round = self.round;
-        batch.frame = own.ledger.next_frame();
+        batch.frame = own.in_flight.next_frame();
         batch.may_refer = !is_last;
         batch.runs.clear();
         // Towards the end of a round the channels share what is left, so that all end together.
@@ -146,7 +147,7 @@ impl Source {
             return Work::Wait;
         }
         self.answers.mark(batch);
-        own.ledger.hand_out(&batch.runs);
+        own.in_flight.hand_out(&batch.runs);
         if settled {
             self.acked_at = now;
         }
@@ -155,7 +156,7 @@ impl Source {
             let channels = self.channels.iter();
             batch
                 .placed
-                .extend(channels.map(|channel| channel.ledger.placed_frames()));
+                .extend(channels.map(|channel| channel.in_flight.placed_frames()));
             return Work::Pages;
         }
         own.round_ended = true;
@@ -169,10 +170,10 @@ impl Source {
     pub fn sent(&mut self, channel: u16, frame: SentFrame) {
         if let Some(channel) = self.channels.get_mut(usize::from(channel)) {
             let (references, pages) = (frame.reference, frame.pages());
-            channel.ledger.sent(frame.bytes, references, pages);
+            channel.in_flight.sent(frame.bytes, references, pages);
         }
         self.pages.count(&frame);
-        self.data += frame.data;
+        self.encoded += frame.encoded;
         self.stages += frame.stages;
         self.page_bytes += frame.bytes;
         let (pages, bytes) = frame.beyond_references();
@@ -185,10 +186,10 @@ impl Source {
     pub fn undelivered(&self, into: &mut PageBitmap) {
         into.union(&self.pending);
         into.union(&self.held);
-        self.rewritten.give_back(into);
+        self.mid_round.give_back(into);
         self.answers.add_returned(into);
         for channel in &self.channels {
-            channel.ledger.unplaced(into);
+            channel.in_flight.unplaced(into);
         }
     }
 
@@ -204,7 +205,7 @@ impl Source {
         self.cursor = 0;
         self.left = self.pending.count().0;
         self.under_way.begin(now);
-        self.rewritten.begin(now, self.left);
+        self.mid_round.begin(now, self.left);
         self.policy_due = now.after(POLICY_TICK);
         for channel in &mut self.channels {
             channel.round_ended = false;
@@ -213,7 +214,7 @@ impl Source {
     }
 
     pub(super) fn end_round(&mut self) {
-        let frames = self.channels.iter().map(|own| own.ledger.next_frame());
+        let frames = self.channels.iter().map(|own| own.in_flight.next_frame());
         self.under_way.end(frames);
         self.phase = match self.phase {
             Phase::LastRound => Phase::Completing,

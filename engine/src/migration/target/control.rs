@@ -3,12 +3,12 @@
 //! What a lost connection means once the target has said that it is ready is in
 //! [`bound`](super::bound).
 
-use super::differences::differences;
+use super::compatibility::differences;
 use super::{Channel, Phase, Target};
 use crate::migration::error::{MigrationError, misbehaved};
-use crate::migration::right::Granted;
-use crate::migration::watch::Watch;
-use crate::migration::{DOUBT, PEER_SILENCE};
+use crate::migration::liveness::Watch;
+use crate::migration::ownership::Granted;
+use crate::migration::{IN_DOUBT, PEER_SILENCE};
 use crate::units::Instant;
 use crate::wire::{Hello, Message, Refuse, StateChunk};
 
@@ -83,7 +83,7 @@ impl Target {
         if self.is_over() || matches!(self.phase, Phase::Greeting | Phase::Starting) {
             return Ok(());
         }
-        if let Some(ends) = self.doubt_ends {
+        if let Some(ends) = self.in_doubt_until {
             if now >= ends {
                 // At once, so that a source that asks in this very moment is not listened to.
                 let why = "the source did not ask again in time";
@@ -91,10 +91,10 @@ impl Target {
             }
             return Ok(());
         }
-        match self.watch.look(now) {
+        match self.liveness.look(now) {
             Watch::Nothing => {}
             Watch::Ping => self.say(now, Message::Ping),
-            Watch::Dead if self.is_bound() => self.doubt_ends = Some(now.after(DOUBT)),
+            Watch::Dead if self.is_prepared() => self.in_doubt_until = Some(now.after(IN_DOUBT)),
             Watch::Dead => {
                 return Err(MigrationError::PeerSilent {
                     seconds: PEER_SILENCE.as_secs(),
@@ -106,12 +106,12 @@ impl Target {
 
     /// A source that is known to be there: this side has no room for what it says.
     pub fn heard(&mut self, now: Instant) {
-        self.watch.heard(now);
-        self.doubt_ends = None;
+        self.liveness.heard(now);
+        self.in_doubt_until = None;
     }
 
     pub(super) fn say(&mut self, now: Instant, message: Message) {
-        self.watch.said(now);
+        self.liveness.said(now);
         self.out.push_back(message);
     }
 

@@ -17,14 +17,14 @@
 //! Cost: a frame takes a look at its runs and two additions; an acknowledgement goes out every
 //! fourth frame of a channel. Nothing is allocated while pages come, unless some are missing.
 
-mod bound;
 mod channels;
+mod compatibility;
 mod control;
-mod differences;
-mod parts;
+mod prepared;
 mod references;
+mod types;
 
-pub use parts::{CatalogueDemand, TargetConfig, TargetStatus, TargetStep};
+pub use types::{CatalogueDemand, TargetConfig, TargetStatus, TargetStep};
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -33,9 +33,9 @@ use self::channels::Channel;
 use self::references::Missing;
 use super::HEARTBEAT;
 use super::error::MigrationError;
-use super::right::Granted;
+use super::liveness::Liveness;
+use super::ownership::Granted;
 use super::stages::TargetStages;
-use super::watch::PeerWatch;
 use crate::units::Instant;
 use crate::wire::{Accept, Hello, Message};
 
@@ -78,8 +78,8 @@ pub struct Target {
     /// The source knows that the guest runs here.
     settled: bool,
     /// While there is no control connection: until when the source may ask over a new one.
-    doubt_ends: Option<Instant>,
-    watch: PeerWatch,
+    in_doubt_until: Option<Instant>,
+    liveness: Liveness,
     out: VecDeque<Message>,
     failure: Option<MigrationError>,
 }
@@ -103,8 +103,8 @@ impl Target {
             promised: false,
             kept_by_source: false,
             settled: false,
-            doubt_ends: None,
-            watch: PeerWatch::new(now),
+            in_doubt_until: None,
+            liveness: Liveness::new(now),
             out: VecDeque::new(),
             failure: None,
         }

@@ -3,7 +3,7 @@
 //! Invariant: a page that was sent and is not there is missing until it is sent whole, and the
 //! source is told before the frame that named it is acknowledged.
 
-use super::parts::CatalogueDemand;
+use super::types::CatalogueDemand;
 use super::{Phase, Target};
 use crate::codec::reference::Secret;
 use crate::memory::PageBitmap;

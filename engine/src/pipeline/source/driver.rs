@@ -11,7 +11,7 @@ use crate::dirty::DirtySource;
 use crate::guest::{GuestError, Parts, SourceGuest, Waker, state_queue};
 use crate::memory::{PageBitmap, ReadPages};
 use crate::migration::{
-    Failure, GuestLocation, MigrationError, RunRight, Source, SourceStep, StoppedRight,
+    Failure, GuestLocation, MigrationError, Ownership, Source, SourceStep, StoppedOwnership,
 };
 use crate::pipeline::Step;
 use crate::pipeline::cancel::CancelToken;
@@ -21,13 +21,13 @@ use crate::pipeline::shared::Shared;
 use crate::units::Instant;
 use crate::wire::{Message, StateChunk};
 
-/// The right to run the source's guest, as it stands.
+/// What this side owns of the guest.
 #[derive(Debug)]
-enum Right {
-    Running(RunRight),
-    Stopped(StoppedRight),
-    /// Handed over, or lost with a guest that could not be resumed.
-    Gone,
+enum Owned {
+    Running(Ownership),
+    Stopped(StoppedOwnership),
+    /// Nothing: it was handed over.
+    Nothing,
 }
 
 /// Drives a [`Source`].
@@ -37,7 +37,7 @@ pub struct SourceDriver<'a> {
     dirty: &'a mut dyn DirtySource,
     guest: &'a mut dyn SourceGuest,
     digest_threads: usize,
-    right: Right,
+    owned: Owned,
     harvest: PageBitmap,
     armed: bool,
     throttled: bool,
@@ -48,20 +48,20 @@ pub struct SourceDriver<'a> {
 impl std::fmt::Debug for SourceDriver<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SourceDriver")
-            .field("right", &self.right)
+            .field("owned", &self.owned)
             .finish_non_exhaustive()
     }
 }
 
 impl<'a> SourceDriver<'a> {
-    /// Drives `shared` for a guest that has the right to run. Also returns where the control
+    /// Drives `shared` for a guest that is owned here. Also returns where the control
     /// reader puts the target's answers to the device state.
     pub fn new(
         shared: Arc<Shared<Source>>,
         memory: Arc<dyn ReadPages>,
         dirty: &'a mut dyn DirtySource,
         guest: &'a mut dyn SourceGuest,
-        right: RunRight,
+        ownership: Ownership,
         digest_threads: usize,
         cancel: CancelToken,
     ) -> (Self, Sender<StateChunk>) {
@@ -75,7 +75,7 @@ impl<'a> SourceDriver<'a> {
             waker: Waker::new(move || wake.wake()),
         });
         let harvest = PageBitmap::new(memory.layout().pages());
-        let right = Right::Running(right);
+        let owned = Owned::Running(ownership);
         (
             Self {
                 shared,
@@ -83,7 +83,7 @@ impl<'a> SourceDriver<'a> {
                 dirty,
                 guest,
                 digest_threads,
-                right,
+                owned,
                 harvest,
                 armed: false,
                 throttled: false,
@@ -160,9 +160,9 @@ impl<'a> SourceDriver<'a> {
             }
             SourceStep::HandOver(ready) => {
                 self.guest.give_up().map_err(guest_failed)?;
-                let right = std::mem::replace(&mut self.right, Right::Gone);
-                let Right::Stopped(stopped) = right else {
-                    self.right = right;
+                let owned = std::mem::replace(&mut self.owned, Owned::Nothing);
+                let Owned::Stopped(stopped) = owned else {
+                    self.owned = owned;
                     return Err(MigrationError::Guest(
                         "it is not stopped at the hand-over".into(),
                     ));
@@ -178,7 +178,7 @@ impl<'a> SourceDriver<'a> {
                     None
                 });
                 if let Some(stopped) = kept {
-                    self.right = Right::Stopped(stopped);
+                    self.owned = Owned::Stopped(stopped);
                 }
             }
             SourceStep::Wait(until) => {
@@ -243,8 +243,8 @@ impl<'a> SourceDriver<'a> {
     fn stop(&mut self) -> Result<(), MigrationError> {
         let ago = self.guest.stop().map_err(guest_failed)?;
         self.vcpus.stopped();
-        self.right = match std::mem::replace(&mut self.right, Right::Gone) {
-            Right::Running(right) => Right::Stopped(right.stop()),
+        self.owned = match std::mem::replace(&mut self.owned, Owned::Nothing) {
+            Owned::Running(ownership) => Owned::Stopped(ownership.stop()),
             other => other,
         };
         let stopped_at = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
@@ -272,7 +272,7 @@ impl<'a> SourceDriver<'a> {
             guest: self.shared.look(Source::guest_location),
         };
         // First the guest, then the news: telling the target may have to wait for a dead link.
-        // A target that was not given the right to run cannot have used it.
+        // A target that was not granted the guest cannot run it.
         if !handed_over {
             self.take_back(&mut failure);
         }
@@ -303,16 +303,16 @@ impl<'a> SourceDriver<'a> {
     /// The guest goes on here.
     fn take_back(&mut self, failure: &mut Failure) {
         failure.guest = GuestLocation::Source;
-        self.right = match std::mem::replace(&mut self.right, Right::Gone) {
-            Right::Stopped(stopped) => {
-                let right = stopped.resume();
-                if let Err(error) = self.guest.resume(&right) {
+        self.owned = match std::mem::replace(&mut self.owned, Owned::Nothing) {
+            Owned::Stopped(stopped) => {
+                let ownership = stopped.resume();
+                if let Err(error) = self.guest.resume(&ownership) {
                     let why = &failure.error;
                     failure.error = MigrationError::Guest(format!(
                         "after the migration failed ({why}), it could not be resumed here: {error}"
                     ));
                 }
-                Right::Running(right)
+                Owned::Running(ownership)
             }
             other => other,
         };

@@ -35,7 +35,7 @@ use crate::dirty::DirtySource;
 use crate::guest::SourceGuest;
 use crate::memory::ReadPages;
 use crate::migration::{
-    Failure, MigrationError, Report, RunRight, Source, SourceConfig, SourceStatus,
+    Failure, MigrationError, Ownership, Report, Source, SourceConfig, SourceStatus,
 };
 use crate::pipeline::clock::SystemClock;
 use crate::pipeline::controls::Controls;
@@ -86,8 +86,8 @@ pub struct SendJob<'a> {
     pub dirty: &'a mut dyn DirtySource,
     /// The guest.
     pub guest: &'a mut dyn SourceGuest,
-    /// The right to run it.
-    pub right: RunRight,
+    /// The ownership of it.
+    pub ownership: Ownership,
     /// How to send.
     pub options: SendOptions,
     /// Steers the migration from elsewhere, and ends it.
@@ -142,7 +142,7 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         memory: job.memory,
         dirty: job.dirty,
         guest: job.guest,
-        right: job.right,
+        ownership: job.ownership,
         controls: job.controls,
         packing: Packing {
             compress,

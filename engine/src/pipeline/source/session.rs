@@ -16,7 +16,7 @@ use super::driver::SourceDriver;
 use crate::dirty::DirtySource;
 use crate::guest::SourceGuest;
 use crate::memory::ReadPages;
-use crate::migration::{Failure, MigrationError, REATTACH, Report, RunRight, Source};
+use crate::migration::{Failure, MigrationError, Ownership, REATTACH, Report, Source};
 use crate::pipeline::Step;
 use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::control::{ControlReader, lost};
@@ -39,8 +39,8 @@ pub struct SourceParts<'a> {
     pub dirty: &'a mut dyn DirtySource,
     /// The guest.
     pub guest: &'a mut dyn SourceGuest,
-    /// The right to run it.
-    pub right: RunRight,
+    /// The ownership of it.
+    pub ownership: Ownership,
     /// Steers the migration from elsewhere, and ends it.
     pub controls: Controls,
     /// Threads that compute the digest of verify mode.
@@ -111,7 +111,7 @@ impl<'a> SourceSession<'a> {
             Arc::clone(&parts.memory),
             parts.dirty,
             parts.guest,
-            parts.right,
+            parts.ownership,
             parts.digest_threads,
             parts.controls.cancel_token().clone(),
         );

@@ -171,7 +171,7 @@ mod tests {
     use crate::dirty::{ManualTracker, VcpuMarker};
     use crate::guest::Parts;
     use crate::memory::PageBitmap;
-    use crate::migration::RunRight;
+    use crate::migration::Ownership;
     use crate::units::PageRange;
 
     const PAGES: u64 = 1 << 20;
@@ -226,7 +226,7 @@ mod tests {
             Ok(())
         }
 
-        fn resume(&mut self, _: &RunRight) -> Result<(), GuestError> {
+        fn resume(&mut self, _: &Ownership) -> Result<(), GuestError> {
             Ok(())
         }
     }

@@ -88,8 +88,8 @@ impl<'a> TargetDriver<'a> {
             }
             TargetStep::Load => self.loading = true,
             TargetStep::Run(granted) => {
-                let right = granted.accept();
-                self.guest.run(&right).map_err(guest_failed)?;
+                let ownership = granted.accept();
+                self.guest.run(&ownership).map_err(guest_failed)?;
                 let (now, cpu) = (self.shared.now(), process_cpu());
                 self.shared.with(|target| target.running(now, cpu));
             }

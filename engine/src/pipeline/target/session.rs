@@ -10,7 +10,7 @@ use super::driver::TargetDriver;
 use super::kept::KeptPages;
 use crate::guest::TargetGuest;
 use crate::memory::GuestMemory;
-use crate::migration::{DOUBT, Failure, GuestLocation, Target};
+use crate::migration::{Failure, GuestLocation, IN_DOUBT, Target};
 use crate::pipeline::Step;
 use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::shared::Shared;
@@ -89,7 +89,7 @@ impl<'a> TargetSession<'a> {
         }
         match self.driver.step() {
             Ok(Step::Done) => {
-                self.lingers_until = Some(shared.now().after(DOUBT));
+                self.lingers_until = Some(shared.now().after(IN_DOUBT));
                 Ok(Step::Worked)
             }
             Ok(step) => Ok(step),

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use pagelift_engine::guest::{GuestError, Parts, StateSender, TargetGuest};
 use pagelift_engine::memory::FileMemory;
-use pagelift_engine::migration::RunRight;
+use pagelift_engine::migration::Ownership;
 use pagelift_engine::wire::{Fact, StateChunk};
 
 use super::watch::ProcessWatch;
@@ -166,7 +166,7 @@ impl TargetGuest for DirectTarget {
         }
     }
 
-    fn run(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+    fn run(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
         match self.take_loading() {
             Loading::Loaded { target, run } => {
                 let running = target.run(!run).map_err(|error| {

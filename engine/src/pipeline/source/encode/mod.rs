@@ -198,7 +198,7 @@ impl PageEncoder {
         } else if self.sends_fills
             && let Some(fill) = Fill::of(content)
         {
-            frame.data.fill += self.builder.add_fill(page, fill) as u64;
+            frame.encoded.fill += self.builder.add_fill(page, fill) as u64;
             frame.fill += 1;
             true
         } else {
@@ -227,7 +227,7 @@ impl PageEncoder {
             Outcome::Delta(length) => {
                 self.builder.add_delta(page, &self.delta[..length]);
                 frame.delta += 1;
-                frame.data.delta += length as u64;
+                frame.encoded.delta += length as u64;
             }
             Outcome::Whole => return false,
         }
@@ -246,8 +246,8 @@ impl PageEncoder {
                 self.builder
                     .add_block(format, self.block.runs(), end - kept);
                 let (pages, bytes) = match format {
-                    BlockFormat::Lz4 => (&mut frame.lz4, &mut frame.data.lz4),
-                    BlockFormat::Zstd => (&mut frame.zstd, &mut frame.data.zstd),
+                    BlockFormat::Lz4 => (&mut frame.lz4, &mut frame.encoded.lz4),
+                    BlockFormat::Zstd => (&mut frame.zstd, &mut frame.encoded.zstd),
                 };
                 *pages += count;
                 *bytes += (end - kept) as u64;
@@ -262,7 +262,7 @@ impl PageEncoder {
                     self.builder.add_raw(*run);
                 }
                 frame.raw += count;
-                frame.data.raw += (end - kept) as u64;
+                frame.encoded.raw += (end - kept) as u64;
                 end
             }
         };

@@ -139,7 +139,7 @@ impl Referrer {
         };
         builder.add_reference(open.range, &reference);
         frame.reference += open.range.count.0;
-        frame.data.reference += REFERENCE_BYTES as u64;
+        frame.encoded.reference += REFERENCE_BYTES as u64;
     }
 
     /// The frame took `time` from the reading of its pages until it was sent.

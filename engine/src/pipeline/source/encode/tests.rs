@@ -121,7 +121,7 @@ fn carry(
     let mut frame = encoded.frame;
     let body = PagesBody::decode(&body).unwrap();
     let data: usize = body.runs().map(|run| run.data.len()).sum();
-    assert_eq!(frame.data.total().0, data as u64);
+    assert_eq!(frame.encoded.total().0, data as u64);
     let sent: u64 = body.runs().map(|run| run.range.count.0).sum();
     assert_eq!(frame.pages(), sent + frame.unchanged);
     placer.place(&body, &clock, &mut Vec::new()).unwrap();

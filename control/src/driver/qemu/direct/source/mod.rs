@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
 use pagelift_engine::guest::{GuestError, Parts, SourceGuest};
-use pagelift_engine::migration::RunRight;
+use pagelift_engine::migration::Ownership;
 
 use self::relay::Relay;
 use super::disk_errors::DiskErrors;
@@ -208,7 +208,7 @@ impl SourceGuest for DirectSource {
         }
     }
 
-    fn resume(&mut self, _right: &RunRight) -> Result<(), GuestError> {
+    fn resume(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
         let undone = match std::mem::replace(&mut self.step, Step::Undone) {
             Step::Prepared(prepared) => prepared.cancel(),
             Step::Paused(paused) => paused.cancel(),

@@ -91,7 +91,7 @@ fn only_what_changed_crosses() {
     let (frame, missing) = bench.carry(&source, batch(1, &[(0, 200)]));
     assert_eq!((frame.reference, frame.raw), (199, 1));
     // 0 to 31, 32 to 39; 41 to 72, ... to 199.
-    assert_eq!(frame.data.reference, 24 * (2 + 5));
+    assert_eq!(frame.encoded.reference, 24 * (2 + 5));
     assert!(missing.is_empty());
     assert!(bench.arrived(&source, PageRange::new(0, 200)));
 }

@@ -1,14 +1,14 @@
 //! What a migration says of itself: where it is, and how it went.
 
-use super::parts::SourceStatus;
+use super::types::SourceStatus;
 use super::{Phase, Source};
 use crate::converge::DowntimeForecast;
-use crate::migration::report::{BlackoutParts, ReferenceReport, Report};
+use crate::migration::report::{DowntimeParts, ReferenceReport, Report};
 use crate::units::{ByteCount, Instant, PageCount};
 
 /// Moments of the migration that the report needs.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct Timestamps {
     pub(super) began: Instant,
     pub(super) guest_stopped: Instant,
     pub(super) last_harvested: Instant,
@@ -52,27 +52,27 @@ impl Source {
 
     /// The report of a completed migration.
     pub fn report(&self) -> Report {
-        let marks = &self.marks;
+        let times = &self.times;
         // Without digests, what comes after the last acknowledgement is the news of it.
         let placed = if self.verify {
-            marks.placed
+            times.placed
         } else {
-            marks.complete
+            times.complete
         };
         Report {
-            total: marks.running.since(marks.began),
-            blackout: BlackoutParts {
-                stop: marks
+            total: times.running.since(times.began),
+            downtime: DowntimeParts {
+                stop: times
                     .last_harvested
-                    .since(marks.guest_stopped)
+                    .since(times.guest_stopped)
                     .saturating_sub(self.last_harvest_took),
                 harvest: self
                     .last_harvest_took
-                    .min(marks.last_harvested.since(marks.guest_stopped)),
-                pages: placed.since(marks.last_harvested),
-                verify: marks.complete.since(placed),
-                state: marks.ready.since(marks.complete),
-                hand_over: marks.running.since(marks.ready),
+                    .min(times.last_harvested.since(times.guest_stopped)),
+                pages: placed.since(times.last_harvested),
+                verify: times.complete.since(placed),
+                state: times.ready.since(times.complete),
+                hand_over: times.running.since(times.ready),
             },
             forecast: self.forecast,
             rounds: self.round,
@@ -84,12 +84,12 @@ impl Source {
                 saved: {
                     let found = self.pages.reference.saturating_sub(self.answers.missing());
                     let found = PageCount(found).bytes().0;
-                    ByteCount(found.saturating_sub(self.data.reference))
+                    ByteCount(found.saturating_sub(self.encoded.reference))
                 },
                 missing: PageCount(self.answers.missing()),
                 catalogue: PageCount(self.references().map_or(0, |own| own.catalogue.told())),
             },
-            data: self.data,
+            encoded: self.encoded,
             stages: self.stages,
             dirty: self.estimates.dirty(),
             link: self.estimates.link.rate(),

@@ -1,7 +1,7 @@
 //! What was handed to a data channel and not yet acknowledged by the target.
 //!
-//! Bounded by the window: at most [`WINDOW_FRAMES`] frames of a channel are under way, so a
-//! channel's ledger holds at most that many frames of at most `MAX_FRAME_PAGES` runs.
+//! Bounded by the window: at most [`WINDOW_FRAMES`] frames of a channel are in flight, of at most
+//! `MAX_FRAME_PAGES` runs each.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ pub(super) const WINDOW_FRAMES: u64 = 64;
 
 /// The frames of one channel.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(super) struct InFlight {
     /// Frames handed out, acknowledged or not.
     frames: u64,
     acked_frames: u64,
@@ -31,7 +31,7 @@ pub(super) struct Ledger {
     with_references: VecDeque<(u64, bool)>,
 }
 
-impl Ledger {
+impl InFlight {
     /// Whether another frame may be handed out.
     pub(super) fn has_room(&self) -> bool {
         self.frames - self.acked_frames < WINDOW_FRAMES
@@ -96,7 +96,7 @@ impl Ledger {
     }
 
     /// Bytes sent and not yet placed. An acknowledgement may overtake [`sent`](Self::sent).
-    pub(super) fn in_flight(&self) -> ByteCount {
+    pub(super) fn bytes(&self) -> ByteCount {
         ByteCount(self.sent_bytes.saturating_sub(self.acked_bytes))
     }
 
@@ -128,57 +128,60 @@ mod tests {
 
     #[test]
     fn only_unacknowledged_pages_are_given_back() {
-        let mut ledger = Ledger::default();
-        ledger.hand_out(&[PageRange::new(0, 2), PageRange::new(5, 1)]);
-        ledger.hand_out(&[]);
-        ledger.hand_out(&[PageRange::new(7, 3)]);
+        let mut in_flight = InFlight::default();
+        in_flight.hand_out(&[PageRange::new(0, 2), PageRange::new(5, 1)]);
+        in_flight.hand_out(&[]);
+        in_flight.hand_out(&[PageRange::new(7, 3)]);
         assert_eq!(
-            ledger.acknowledge(&ack(2, 100)),
+            in_flight.acknowledge(&ack(2, 100)),
             Some((ByteCount(100), false))
         );
         let mut unplaced = PageBitmap::new(PageCount(16));
-        ledger.unplaced(&mut unplaced);
+        in_flight.unplaced(&mut unplaced);
         assert_eq!(unplaced.runs().collect::<Vec<_>>(), [PageRange::new(7, 3)]);
     }
 
     #[test]
     fn impossible_acknowledgements_are_noticed() {
-        let mut ledger = Ledger::default();
-        ledger.hand_out(&[]);
-        assert_eq!(ledger.acknowledge(&ack(2, 0)), None, "never sent");
-        assert!(ledger.acknowledge(&ack(1, 10)).is_some());
-        assert_eq!(ledger.acknowledge(&ack(0, 10)), None, "backwards");
-        assert_eq!(ledger.acknowledge(&ack(1, 9)), None, "fewer bytes");
+        let mut in_flight = InFlight::default();
+        in_flight.hand_out(&[]);
+        assert_eq!(in_flight.acknowledge(&ack(2, 0)), None, "never sent");
+        assert!(in_flight.acknowledge(&ack(1, 10)).is_some());
+        assert_eq!(in_flight.acknowledge(&ack(0, 10)), None, "backwards");
+        assert_eq!(in_flight.acknowledge(&ack(1, 9)), None, "fewer bytes");
     }
 
     #[test]
     fn references_are_under_way_until_their_frame_is_acknowledged() {
-        let mut ledger = Ledger::default();
-        let send = |ledger: &mut Ledger, references| {
-            ledger.hand_out(&[]);
-            ledger.sent(ByteCount(1), references, 10);
+        let mut in_flight = InFlight::default();
+        let send = |in_flight: &mut InFlight, references| {
+            in_flight.hand_out(&[]);
+            in_flight.sent(ByteCount(1), references, 10);
         };
-        send(&mut ledger, 6);
-        send(&mut ledger, 0);
-        assert!(ledger.has_references_under_way());
-        assert_eq!(ledger.acknowledge(&ack(1, 1)), Some((ByteCount(1), true)));
-        assert!(!ledger.has_references_under_way());
+        send(&mut in_flight, 6);
+        send(&mut in_flight, 0);
+        assert!(in_flight.has_references_under_way());
+        assert_eq!(
+            in_flight.acknowledge(&ack(1, 1)),
+            Some((ByteCount(1), true))
+        );
+        assert!(!in_flight.has_references_under_way());
         // The acknowledgement comes before the channel says that it has sent the frame.
-        ledger.hand_out(&[]);
-        assert!(ledger.acknowledge(&ack(3, 3)).is_some());
-        ledger.sent(ByteCount(1), 1, 10);
-        assert!(!ledger.has_references_under_way());
+        in_flight.hand_out(&[]);
+        assert!(in_flight.acknowledge(&ack(3, 3)).is_some());
+        in_flight.sent(ByteCount(1), 1, 10);
+        assert!(!in_flight.has_references_under_way());
     }
 
     #[test]
     fn the_window_closes_and_opens() {
-        let mut ledger = Ledger::default();
+        let mut in_flight = InFlight::default();
         for _ in 0..WINDOW_FRAMES {
-            assert!(ledger.has_room());
-            ledger.hand_out(&[]);
+            assert!(in_flight.has_room());
+            in_flight.hand_out(&[]);
         }
-        assert!(!ledger.has_room());
-        ledger.acknowledge(&ack(1, 0));
-        assert!(ledger.has_room());
+        assert!(!in_flight.has_room());
+        in_flight.acknowledge(&ack(1, 0));
+        assert!(in_flight.has_room());
     }
 }

@@ -1,6 +1,6 @@
 //! Harvests within a round: a page that is written before its turn need not go twice.
 //!
-//! A harvest clears the marks of all pages. With one harvest a round, every page that was written
+//! A harvest clears the times of all pages. With one harvest a round, every page that was written
 //! since the round began goes again, although those that were written before their turn went as
 //! they had become. With a few harvests in between it is known: what one of them finds written and
 //! still waiting for its turn waits on, and goes once; what was handed out before goes again in
@@ -43,7 +43,7 @@ const ROUNDS_WITHOUT: u32 = 4;
 
 /// What was written in the round under way.
 #[derive(Debug)]
-pub(super) struct Rewritten {
+pub(super) struct MidRoundHarvest {
     /// Pages found written since the round began.
     written: PageBitmap,
     /// Those of them that were not waiting for their turn.
@@ -58,7 +58,7 @@ pub(super) struct Rewritten {
     rounds_without: u32,
 }
 
-impl Rewritten {
+impl MidRoundHarvest {
     /// For a memory of `pages`.
     pub(super) fn new(pages: PageCount) -> Self {
         Self {
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_page_that_is_written_before_its_turn_goes_once() {
-        let mut round = Rewritten::new(PageCount(400));
+        let mut round = MidRoundHarvest::new(PageCount(400));
         round.begin(at_ms(0), 400);
         // 300 and 301 wait for their turn; 5 has had it.
         round.harvested(at_ms(200), &set(&[5, 300, 301]), &set(&[300, 301]), 2);
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn harvests_come_at_each_part_and_not_too_often() {
-        let mut round = Rewritten::new(PageCount(400));
+        let mut round = MidRoundHarvest::new(PageCount(400));
         let took = Duration::from_millis(1);
         round.begin(at_ms(0), 400);
         assert!(!round.is_due(at_ms(500), 335, took), "not a part yet");
@@ -204,8 +204,8 @@ mod tests {
 
     #[test]
     fn pages_that_are_written_all_the_time_are_left_alone() {
-        let mut round = Rewritten::new(PageCount(400));
-        let due = |round: &Rewritten| round.is_due(at_ms(9000), 50, Duration::ZERO);
+        let mut round = MidRoundHarvest::new(PageCount(400));
+        let due = |round: &MidRoundHarvest| round.is_due(at_ms(9000), 50, Duration::ZERO);
         let hot: Vec<u64> = (0..100).collect();
         round.begin(at_ms(0), 400);
         round.harvested(at_ms(0), &set(&hot), &set(&[]), 300);
@@ -220,8 +220,8 @@ mod tests {
 
     #[test]
     fn where_nothing_is_saved_the_next_rounds_do_without() {
-        let mut round = Rewritten::new(PageCount(400));
-        let due = |round: &Rewritten| round.is_due(at_ms(9000), 100, Duration::ZERO);
+        let mut round = MidRoundHarvest::new(PageCount(400));
+        let due = |round: &MidRoundHarvest| round.is_due(at_ms(9000), 100, Duration::ZERO);
         round.begin(at_ms(0), 400);
         round.learn(100, 100);
         round.begin(at_ms(0), 400);

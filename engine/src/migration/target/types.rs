@@ -1,7 +1,7 @@
 //! What goes into a [`Target`](super::Target) and what comes out of it.
 
 use crate::memory::Layout;
-use crate::migration::right::Granted;
+use crate::migration::ownership::Granted;
 use crate::migration::stages::TargetStages;
 use crate::units::{ByteCount, Instant};
 use crate::wire::{Encodings, Fact, ReferenceTerms};

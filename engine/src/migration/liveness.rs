@@ -20,14 +20,14 @@ pub(super) enum Watch {
 
 /// When the two sides heard of each other.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PeerWatch {
+pub(super) struct Liveness {
     heard: Instant,
     said: Instant,
     /// The first question since something was heard.
     asked: Option<Instant>,
 }
 
-impl PeerWatch {
+impl Liveness {
     /// Begins at `now`.
     pub(super) fn new(now: Instant) -> Self {
         Self {
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn an_unanswered_question_ends_after_the_silence_allowed() {
-        let mut watch = PeerWatch::new(at_ms(0));
+        let mut watch = Liveness::new(at_ms(0));
         assert_eq!(watch.look(at_ms(900)), Watch::Nothing);
         assert_eq!(watch.look(at_ms(1000)), Watch::Ping);
         watch.said(at_ms(1000));
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn time_in_which_nobody_asked_or_listened_does_not_count() {
-        let mut watch = PeerWatch::new(at_ms(0));
+        let mut watch = Liveness::new(at_ms(0));
         assert_eq!(watch.look(at_ms(60_000)), Watch::Ping, "busy for a minute");
         watch.said(at_ms(60_000));
         watch.heard(at_ms(60_010));

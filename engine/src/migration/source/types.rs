@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use crate::converge::{ConvergenceStatus, Interval, Policy, ThrottleShare};
 use crate::memory::Layout;
-use crate::migration::right::TargetReady;
+use crate::migration::ownership::TargetReady;
 use crate::migration::stages::SourceStages;
-use crate::migration::volume::DataBytes;
 use crate::units::{ByteCount, Instant, PageCount, PageIndex, PageRange, Rate};
-use crate::wire::{Encodings, Fact, REFERENCE_BYTES, RUN_BYTES, SessionId};
+use crate::wire::{Encodings, Fact, SessionId};
 
 /// What a source needs to know before it begins.
 #[derive(Debug)]
@@ -94,53 +93,6 @@ pub struct Batch {
     pub placed: Vec<u64>,
 }
 
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SentFrame {
-    /// Bytes on the wire.
-    pub bytes: ByteCount,
-    /// Pages that held only zeros.
-    pub zero: u64,
-    /// Pages of one word.
-    pub fill: u64,
-    /// Pages sent as they are.
-    pub raw: u64,
-    /// Pages sent as what changed in them.
-    pub delta: u64,
-    /// Pages sent in blocks of LZ4.
-    pub lz4: u64,
-    /// Pages sent in blocks of zstd.
-    pub zstd: u64,
-    /// Pages sent as references to what the target has.
-    pub reference: u64,
-    /// Pages that were written, but hold what the target has already.
-    pub unchanged: u64,
-    /// Bytes of the pages' data, by encoding.
-    pub data: DataBytes,
-    /// What reading, encoding and sending it took, and the waiting before.
-    pub stages: SourceStages,
-}
-
-impl SentFrame {
-    /// Pages of the batch.
-    pub fn pages(&self) -> u64 {
-        let packed = self.lz4 + self.zstd;
-        let small = self.zero + self.fill + self.delta + self.reference + self.unchanged;
-        small + packed + self.raw
-    }
-
-    /// The same without references, and the bytes of the frame without theirs: what speaks for
-    /// the last round, which has none.
-    pub(super) fn beyond_references(&self) -> (PageCount, ByteCount) {
-        let references = self.data.reference / REFERENCE_BYTES as u64;
-        let bytes = references * (RUN_BYTES + REFERENCE_BYTES) as u64;
-        (
-            PageCount(self.pages() - self.reference),
-            ByteCount(self.bytes.0.saturating_sub(bytes)),
-        )
-    }
-}
-
 /// Where a running migration is, for display.
 #[derive(Clone, Copy, Debug)]
 pub struct SourceStatus {
@@ -168,26 +120,4 @@ pub struct SourceStatus {
     pub throttle: ThrottleShare,
     /// How long the stages have worked and waited so far.
     pub stages: SourceStages,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn references_do_not_speak_for_pages_that_go_whole() {
-        let frame = SentFrame {
-            bytes: ByteCount(24 + 8 + 2 * 44 + 20 + 4096),
-            raw: 1,
-            reference: 60,
-            data: DataBytes {
-                raw: 4096,
-                reference: 48,
-                ..DataBytes::default()
-            },
-            ..SentFrame::default()
-        };
-        let whole = (PageCount(1), ByteCount(24 + 8 + 20 + 4096));
-        assert_eq!(frame.beyond_references(), whole);
-    }
 }

@@ -1,11 +1,11 @@
 //! A target that may not give up by itself any more: what a lost connection then means.
 //!
 //! From [`Phase::Ready`] on the source may have given up the right to run, and this side alone
-//! cannot know. It waits for [`DOUBT`] that a source asks over a new connection; until it has
+//! cannot know. It waits for [`IN_DOUBT`] that a source asks over a new connection; until it has
 //! heard from one, only a user may end it.
 
 use super::{Phase, Target};
-use crate::migration::DOUBT;
+use crate::migration::IN_DOUBT;
 use crate::migration::error::{GuestLocation, MigrationError};
 use crate::units::Instant;
 use crate::wire::{Message, SessionId};
@@ -13,7 +13,7 @@ use crate::wire::{Message, SessionId};
 impl Target {
     /// Whether this side may not give up by itself any more: it has said that it is ready, and
     /// the source may have given up the right to run.
-    pub fn is_bound(&self) -> bool {
+    pub fn is_prepared(&self) -> bool {
         matches!(self.phase, Phase::Ready | Phase::Starting | Phase::Running)
     }
 
@@ -24,29 +24,30 @@ impl Target {
             error,
             MigrationError::PeerAborted { .. } | MigrationError::PeerMisbehaved(_)
         );
-        if !self.is_bound() || (self.phase == Phase::Ready && said) {
+        if !self.is_prepared() || (self.phase == Phase::Ready && said) {
             self.end(error);
         } else {
-            self.doubt_ends.get_or_insert_with(|| now.after(DOUBT));
+            self.in_doubt_until
+                .get_or_insert_with(|| now.after(IN_DOUBT));
         }
     }
 
     /// Whether the control connection is lost and has not been replaced.
     pub fn is_lost(&self) -> bool {
-        self.doubt_ends.is_some()
+        self.in_doubt_until.is_some()
     }
 
     /// Whether this side may end because somebody asks for it. A target that is bound must wait
     /// for the source, but not for one that is lost.
     pub fn may_cancel(&self) -> bool {
-        !self.is_over() && (!self.is_bound() || (self.phase == Phase::Ready && self.is_lost()))
+        !self.is_over() && (!self.is_prepared() || (self.phase == Phase::Ready && self.is_lost()))
     }
 
     /// Ends because somebody asks for it, if it [may](Self::may_cancel).
     pub fn cancel(&mut self) {
         if self.may_cancel() {
             let why = "cancelled before the source asked again";
-            self.end(match self.is_bound() {
+            self.end(match self.is_prepared() {
                 true => MigrationError::InDoubt(why.into()),
                 false => MigrationError::Cancelled,
             });
@@ -66,7 +67,7 @@ impl Target {
 
     /// Whether a new control connection for `session` may take the place of the lost one.
     pub fn accepts_reattach(&self, session: SessionId) -> bool {
-        self.is_session(session) && self.is_bound()
+        self.is_session(session) && self.is_prepared()
     }
 
     /// A source reattached: says where the hand-over stands.
@@ -83,7 +84,7 @@ impl Target {
     /// Something beside the control connection failed, which ends the migration unless this
     /// side is bound. The first reason is kept.
     pub fn fail(&mut self, error: MigrationError) {
-        if !self.is_bound() {
+        if !self.is_prepared() {
             self.end(error);
         }
     }

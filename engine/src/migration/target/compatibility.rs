@@ -3,7 +3,7 @@
 //! Only compares: the machine decides what a difference means. All are named at once, so that a
 //! user need not come back once for each.
 
-use super::parts::TargetConfig;
+use super::types::TargetConfig;
 use crate::memory::Layout;
 use crate::wire::{Encoding, Encodings, Fact, Hello, OLDEST_VERSION, VERSION};
 
