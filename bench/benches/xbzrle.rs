@@ -1,9 +1,8 @@
 //! XBZRLE over pairs of pages as guests make them, per core, in the cache and from memory.
 //!
 //! Rates are bytes of guest pages per second of processor time, whatever the length of the deltas;
-//! the mean length of each set's deltas is printed first. Deltas are decoded one by one and, as the
-//! target does, 16 together. Beside them: encoding every fourth byte with each kernel, decoding
-//! many runs together with each kernel, and the comparison alone.
+//! the mean length of each set's deltas is printed first. Beside them: encoding every fourth byte with
+//! each kernel, and the comparison alone.
 
 #![allow(
     missing_docs,
@@ -15,7 +14,7 @@ mod thread_time;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pagelift_bench::pages::{Change, Content};
 use pagelift_engine::codec::simd::{self, DIFF_WORDS};
-use pagelift_engine::codec::xbzrle::{BatchDecoder, Encoded, decode, encode, encode_with};
+use pagelift_engine::codec::xbzrle::{Encoded, decode, encode, encode_with};
 use pagelift_engine::units::PAGE_BYTES;
 use std::hint::black_box;
 use std::time::Duration;
@@ -26,9 +25,6 @@ use thread_time::ThreadTime;
 const CACHED_PAGES: usize = 96;
 /// Pairs of pages far beyond any cache: 256 MiB of old and as many of new contents.
 const DRAM_PAGES: usize = 64 << 10;
-
-/// Deltas that the target applies together.
-const BATCH: usize = 16;
 
 type Page = [u8; PAGE_BYTES];
 
@@ -106,43 +102,6 @@ fn xbzrle(c: &mut Criterion<ThreadTime>) {
                     }
                 });
             });
-            let mut decoder = BatchDecoder::new();
-            group.bench_function(BenchmarkId::new("decode-together", name), |b| {
-                b.iter(|| decode_all(&mut decoder, black_box(&deltas), &mut work));
-            });
-        }
-        group.finish();
-    }
-}
-
-fn decode_all(decoder: &mut BatchDecoder, deltas: &[Vec<u8>], pages: &mut [Page]) {
-    for (deltas, pages) in deltas.chunks(BATCH).zip(pages.chunks_mut(BATCH)) {
-        let mut slices = [&[][..]; BATCH];
-        for (slice, delta) in slices.iter_mut().zip(deltas) {
-            *slice = delta;
-        }
-        let decoded = decoder.decode(&slices[..deltas.len()], pages);
-        decoded.expect("encoded deltas");
-    }
-}
-
-/// Decoding many runs together, with each kernel.
-fn weaving(c: &mut Criterion<ThreadTime>) {
-    for change in [Change::EighthScattered, Change::EveryFourth] {
-        let (old, new) = pairs(CACHED_PAGES, change);
-        let deltas = deltas(&old, &new);
-        let mut work = old.clone();
-        let mut group = c.benchmark_group(format!("xbzrle-together-{}", change.name()));
-        group
-            .throughput(Throughput::Bytes((CACHED_PAGES * PAGE_BYTES) as u64))
-            .sample_size(10)
-            .warm_up_time(Duration::from_millis(300))
-            .measurement_time(Duration::from_secs(1));
-        for kernel in simd::available_weave() {
-            let mut decoder = BatchDecoder::with_kernel(kernel);
-            group.bench_function(kernel.name(), |b| {
-                b.iter(|| decode_all(&mut decoder, black_box(&deltas), &mut work));
-            });
         }
         group.finish();
     }
@@ -195,6 +154,6 @@ fn diff(c: &mut Criterion<ThreadTime>) {
 criterion_group! {
     name = benches;
     config = Criterion::default().with_measurement(ThreadTime);
-    targets = xbzrle, weaving, kernels, diff
+    targets = xbzrle, kernels, diff
 }
 criterion_main!(benches);

@@ -53,7 +53,6 @@ use crate::codec::CompressSetting;
 use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};
 use crate::codec::choose::{Chooser, CpuLimit};
 use crate::codec::reference::{self, ReferenceSetting};
-use crate::codec::xbzrle::BATCH_BYTES;
 use crate::guest;
 use crate::memory::{Layout, PageBuffer};
 use crate::units::{ByteCount, Instant, PAGE_BYTES};
@@ -79,7 +78,7 @@ pub enum Step {
 pub fn memory_budget(layout: &Layout, channels: u16) -> ByteCount {
     let frames = (u64::from(channels) * 2 + 2) * MAX_BODY_BYTES as u64;
     let block = PageBuffer::footprint(MAX_BLOCK_PAGES).0;
-    let blocks = u64::from(channels) * (block + DECODER_BYTES + BATCH_BYTES);
+    let blocks = u64::from(channels) * (block + DECODER_BYTES);
     let referred = u64::from(channels) * PageBuffer::footprint(MAX_REFERENCE_PAGES).0;
     let state = guest::QUEUED_CHUNKS as u64 * guest::STATE_CHUNK_BYTES as u64;
     // Pending, held back, written and to go again, harvested, given back, missing, to be whole,

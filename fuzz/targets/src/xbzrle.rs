@@ -1,17 +1,8 @@
 //! XBZRLE, against the format as it is described.
 
 use pagelift_engine::codec::simd;
-use pagelift_engine::codec::xbzrle::{BatchDecoder, Encoded, decode, encode_with};
+use pagelift_engine::codec::xbzrle::{Encoded, decode, encode_with};
 use pagelift_engine::units::PAGE_BYTES;
-use std::cell::RefCell;
-
-thread_local! {
-    /// One decoder for each kernel, used again as the pipeline does.
-    static BATCHES: RefCell<Vec<BatchDecoder>> = {
-        let kernels = simd::available_weave().into_iter();
-        RefCell::new(kernels.map(BatchDecoder::with_kernel).collect())
-    };
-}
 
 fn page(seed: u8) -> [u8; PAGE_BYTES] {
     std::array::from_fn(|at| (at as u8).wrapping_mul(13).wrapping_add(seed))
@@ -50,18 +41,12 @@ fn decoded(delta: &[u8], page: &[u8]) -> Option<Vec<u8>> {
     (delta.len() <= PAGE_BYTES).then_some(page)
 }
 
-/// A length of the page (0 for a whole one), a seed for its content, a delta. For a whole page also
-/// together with the same delta, cut short.
+/// A length of the page (0 for a whole one), a seed for its content, a delta.
 pub fn xbzrle_decode(data: &[u8]) {
     let [length, seed, delta @ ..] = data else {
         return;
     };
     let before = page(*seed);
-    if *length == 0 {
-        let half = &delta[..delta.len() / 2];
-        let most = &delta[..delta.len() - delta.len() / 8];
-        together(&[delta, half, delta, most, half, delta], before);
-    }
     let before = match length {
         0 => &before[..],
         length => &before[..usize::from(*length)],
@@ -77,23 +62,6 @@ fn check(delta: &[u8], before: &[u8], fits: bool, after: &[u8]) {
         (false, None) => assert_eq!(after, before, "a refused page must stay as it was"),
         (fits, expected) => panic!("{fits}, but the oracle {expected:02x?}"),
     }
-}
-
-/// All deltas at once, each to a page of its own.
-fn together(deltas: &[&[u8]], before: [u8; PAGE_BYTES]) {
-    BATCHES.with_borrow_mut(|decoders| {
-        for decoder in decoders {
-            let mut after = vec![before; deltas.len()];
-            match decoder.decode(deltas, &mut after) {
-                Ok(()) => {
-                    for (delta, after) in deltas.iter().zip(&after) {
-                        check(delta, &before, true, after);
-                    }
-                }
-                Err(wrong) => check(deltas[wrong.number], &before, false, &after[wrong.number]),
-            }
-        }
-    });
 }
 
 /// A seed, the room for the delta in steps of 17 bytes, changes: place (two bytes), length, and

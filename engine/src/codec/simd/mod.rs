@@ -1,11 +1,10 @@
 //! Vector kernels: one generic algorithm over a small `Vector` trait, one thin file per
 //! instruction set, and a portable vector that works everywhere.
 //!
-//! Three kernels: the [zero test](ZeroKernel), the [comparison](DiffKernel) of two pages, which
-//! on some machines has a [way to write](Squeezer) what it found, and what [applies](WeaveKernel)
-//! several deltas in turns. [`available`], [`available_diff`] and [`available_weave`] list those of
-//! the machine this runs on, so that tests can hold each of them against the oracle and benchmarks
-//! can compare them; [`fastest`], [`fastest_diff`] and [`fastest_weave`] pick one.
+//! Two kernels: the [zero test](ZeroKernel), and the [comparison](DiffKernel) of two pages, which
+//! on some machines has a [way to write](Squeezer) what it found. [`available`] and
+//! [`available_diff`] list those of the machine this runs on, so that tests can hold each of them
+//! against the oracle and benchmarks can compare them; [`fastest`] and [`fastest_diff`] pick one.
 
 #![allow(unsafe_code, reason = "vector instructions and raw loads")]
 
@@ -13,11 +12,8 @@ mod generic;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
-mod weave;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
-
-pub use weave::{LANES, Lane, WeaveKernel};
 
 use crate::units::PAGE_BYTES;
 
@@ -183,24 +179,6 @@ pub fn available_diff() -> Vec<DiffKernel> {
 /// The comparison to use: the widest of the list.
 pub fn fastest_diff() -> DiffKernel {
     *available_diff()
-        .last()
-        .expect("the portable kernel is always there")
-}
-
-/// The ways to apply deltas in turns that this machine can run, the widest last.
-pub fn available_weave() -> Vec<WeaveKernel> {
-    let mut kernels = vec![WeaveKernel {
-        name: "portable",
-        run: portable::weave,
-    }];
-    #[cfg(target_arch = "x86_64")]
-    x86_64::add_weave(&mut kernels);
-    kernels
-}
-
-/// The way to apply deltas in turns to use: the widest of the list.
-pub fn fastest_weave() -> WeaveKernel {
-    *available_weave()
         .last()
         .expect("the portable kernel is always there")
 }

@@ -1,6 +1,5 @@
-//! The vectors that every machine has: words of 64 and of 128 bits.
+//! The vector that every machine has: words of 64 bits.
 
-use super::weave::{self, Blend, Lane};
 use super::{DIFF_WORDS, Vector, generic};
 use crate::units::PAGE_BYTES;
 
@@ -51,26 +50,4 @@ pub(super) fn diff(
 pub(super) fn is_zero(data: &[u8]) -> bool {
     // SAFETY: no special instructions.
     unsafe { generic::is_zero::<u64>(data) }
-}
-
-// SAFETY: no special instructions, and 16 bytes are written.
-unsafe impl Blend for u128 {
-    const BYTES: usize = 16;
-
-    #[inline(always)]
-    unsafe fn put(literals: *const u8, before: *const u8, length: usize, to: *mut u8) {
-        // SAFETY: the caller vouches for 16 bytes each, and for a shift of less than all bits.
-        unsafe {
-            let kept = Self::MAX << (8 * length);
-            let literals = Self::from_le(literals.cast::<Self>().read_unaligned());
-            let before = Self::from_le(before.cast::<Self>().read_unaligned());
-            let both = before & kept | literals & !kept;
-            to.cast::<Self>().write_unaligned(both.to_le());
-        }
-    }
-}
-
-pub(super) fn weave(lanes: &mut [Box<Lane>]) -> usize {
-    // SAFETY: no special instructions.
-    unsafe { weave::weave::<u128>(lanes) }
 }

@@ -1,14 +1,12 @@
 //! SSE2 (which every x86-64 has), AVX2 and AVX-512: F for the zero test, BW to compare bytes, VBMI2
-//! to write those that changed. AVX2 as well to apply deltas.
+//! to write those that changed.
 
-use super::weave::{self, Blend, Lane};
-use super::{DIFF_WORDS, DiffKernel, Squeezer, Vector, WeaveKernel, ZeroKernel, generic};
+use super::{DIFF_WORDS, DiffKernel, Squeezer, Vector, ZeroKernel, generic};
 use crate::units::PAGE_BYTES;
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512i, _mm_and_si128, _mm_andnot_si128, _mm_cmpeq_epi8, _mm_loadu_si128,
-    _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128, _mm_storeu_si128, _mm256_blendv_epi8,
-    _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256,
-    _mm256_storeu_si256, _mm256_testz_si256, _mm512_cmpneq_epi8_mask, _mm512_loadu_si512,
+    __m128i, __m256i, __m512i, _mm_cmpeq_epi8, _mm_loadu_si128,
+    _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128,     _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256,
+    _mm256_testz_si256, _mm512_cmpneq_epi8_mask, _mm512_loadu_si512,
     _mm512_mask_expand_epi8, _mm512_maskz_compress_epi8, _mm512_or_si512, _mm512_storeu_si512,
     _mm512_sub_epi8, _mm512_test_epi64_mask,
 };
@@ -60,20 +58,6 @@ pub(super) fn add_diff(kernels: &mut Vec<DiffKernel>) {
     }
 }
 
-/// Adds the ways to apply deltas in turns that the processor can run, the widest last.
-pub(super) fn add_weave(kernels: &mut Vec<WeaveKernel>) {
-    kernels.push(WeaveKernel {
-        name: "sse2",
-        run: sse2_weave,
-    });
-    if is_x86_feature_detected!("avx2") {
-        kernels.push(WeaveKernel {
-            name: "avx2",
-            run: avx2_weave,
-        });
-    }
-}
-
 #[target_feature(enable = "sse2")]
 fn sse2(data: &[u8]) -> bool {
     // SAFETY: this function enables the instructions of the vector.
@@ -112,64 +96,6 @@ fn avx512_diff(
 ) -> u64 {
     // SAFETY: as above.
     unsafe { generic::diff::<__m512i>(old, new, masks) }
-}
-
-#[target_feature(enable = "sse2")]
-fn sse2_weave(lanes: &mut [Box<Lane>]) -> usize {
-    // SAFETY: this function enables the instructions of the blend.
-    unsafe { weave::weave::<__m128i>(lanes) }
-}
-
-#[target_feature(enable = "avx2")]
-fn avx2_weave(lanes: &mut [Box<Lane>]) -> usize {
-    // SAFETY: as above.
-    unsafe { weave::weave::<__m256i>(lanes) }
-}
-
-/// For each length of a run, which bytes are its own.
-static OWN: [[u8; 32]; 32] = {
-    let mut own = [[0; 32]; 32];
-    let mut length = 0;
-    while length < 32 {
-        let mut at = 0;
-        while at < length {
-            own[length][at] = 0xff;
-            at += 1;
-        }
-        length += 1;
-    }
-    own
-};
-
-// SAFETY: only used, inlined, in `sse2_weave`; 16 bytes are written.
-unsafe impl Blend for __m128i {
-    const BYTES: usize = 16;
-
-    #[inline(always)]
-    unsafe fn put(literals: *const u8, before: *const u8, length: usize, to: *mut u8) {
-        // SAFETY: the caller vouches for 16 bytes each, a length below that, and the instructions.
-        unsafe {
-            let own = Self::load((&raw const OWN).cast::<u8>().add(32 * length));
-            let literals = _mm_and_si128(own, Self::load(literals));
-            let before = _mm_andnot_si128(own, Self::load(before));
-            _mm_storeu_si128(to.cast(), _mm_or_si128(literals, before));
-        }
-    }
-}
-
-// SAFETY: only used, inlined, in `avx2_weave`; 32 bytes are written.
-unsafe impl Blend for __m256i {
-    const BYTES: usize = 32;
-
-    #[inline(always)]
-    unsafe fn put(literals: *const u8, before: *const u8, length: usize, to: *mut u8) {
-        // SAFETY: the caller vouches for 32 bytes each, a length below that, and the instructions.
-        unsafe {
-            let own = Self::load((&raw const OWN).cast::<u8>().add(32 * length));
-            let both = _mm256_blendv_epi8(Self::load(before), Self::load(literals), own);
-            _mm256_storeu_si256(to.cast(), both);
-        }
-    }
 }
 
 /// All runs of 64 bytes at once: the places of all edges, in order, give the lengths; these go

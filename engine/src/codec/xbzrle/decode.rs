@@ -9,8 +9,8 @@
 //!   copy is put back if one is malformed.
 //!
 //! Cost: a run's place is known when the length before it is, so that each waits for a load from
-//! the first level cache and two additions, 7 cycles or so. What else can be done meanwhile is in
-//! [`batch`](super::batch).
+//! the first level cache and two additions, 7 cycles or so. Deltas of several pages applied in turns
+//! hide that wait; no move of a guest was 5 % faster by it (`docs/decisions/044`).
 
 use crate::units::PAGE_BYTES;
 
@@ -60,25 +60,25 @@ pub enum XbzrleError {
 
 /// One run: where its literals are in the delta, and where they go.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
-    pub(super) from: usize,
-    pub(super) to: usize,
-    pub(super) length: usize,
+struct Run {
+    from: usize,
+    to: usize,
+    length: usize,
 }
 
 /// The runs of a delta, checked one by one.
 #[derive(Clone, Copy)]
-pub(super) struct Runs<'a> {
-    pub(super) delta: &'a [u8],
-    pub(super) page_bytes: usize,
-    pub(super) at: usize,
-    pub(super) end: usize,
+struct Runs<'a> {
+    delta: &'a [u8],
+    page_bytes: usize,
+    at: usize,
+    end: usize,
 }
 
 impl Runs<'_> {
     /// The next run, which lies within delta and page; `None` after the last.
     #[inline(always)]
-    pub(super) fn next(&mut self) -> Result<Option<Run>, XbzrleError> {
+    fn next(&mut self) -> Result<Option<Run>, XbzrleError> {
         let at = self.at;
         let (zrun, nzrun, from) = match self.delta[at..].first_chunk::<2>() {
             // Both lengths below 128: nearly always.
@@ -113,64 +113,35 @@ impl Runs<'_> {
     }
 }
 
-/// How a delta is best applied, by its first runs.
-pub(super) enum Way<'a> {
-    /// All runs were read: there are few.
-    Few(Runs<'a>),
-    /// There are several: all of them, and those that were not read.
-    Several(Runs<'a>, Runs<'a>),
-    /// There are many.
-    Many(Runs<'a>),
-}
-
-/// Reads the first runs of `delta`, for a page of so many bytes.
-pub(super) fn survey(delta: &[u8], page_bytes: usize) -> Result<Way<'_>, XbzrleError> {
+/// Applies `delta` to `page`, which must hold what the encoder had as the old content.
+///
+/// # Errors
+/// When `delta` is malformed or does not fit `page`, which then is as it was.
+pub fn decode(delta: &[u8], page: &mut [u8]) -> Result<(), XbzrleError> {
     if delta.len() > PAGE_BYTES {
         let length = delta.len();
         return Err(XbzrleError::TooLong { length });
     }
     let runs = Runs {
         delta,
-        page_bytes,
+        page_bytes: page.len(),
         at: 0,
         end: 0,
     };
     let mut ahead = runs;
     for _ in 0..SAMPLED_RUNS {
         if ahead.next()?.is_none() {
-            return Ok(Way::Few(runs));
+            return apply_checked(runs, page);
         }
     }
-    if page_bytes == PAGE_BYTES && delta.len() * SAMPLED_RUNS > ahead.at * MANY_RUNS {
-        return Ok(Way::Many(runs));
-    }
-    Ok(Way::Several(runs, ahead))
-}
-
-/// Applies `delta` to `page`, which must hold what the encoder had as the old content.
-///
-/// # Errors
-/// When `delta` is malformed or does not fit `page`, which then is as it was.
-pub fn decode(delta: &[u8], page: &mut [u8]) -> Result<(), XbzrleError> {
-    let way = survey(delta, page.len())?;
-    if let Way::Many(runs) = way
+    // Many runs, by the length of the first.
+    if delta.len() * SAMPLED_RUNS > ahead.at * MANY_RUNS
         && let Ok(page) = <&mut [u8; PAGE_BYTES]>::try_from(&mut *page)
     {
         return apply_or_restore(runs, page);
     }
-    apply_few(way, page)
-}
-
-/// Applies a delta after all of its runs have been checked.
-pub(super) fn apply_few(way: Way<'_>, page: &mut [u8]) -> Result<(), XbzrleError> {
-    match way {
-        Way::Few(runs) => apply_checked(runs, page),
-        Way::Several(runs, mut ahead) => {
-            while ahead.next()?.is_some() {}
-            apply_checked(runs, page)
-        }
-        Way::Many(runs) => apply_few(Way::Several(runs, runs), page),
-    }
+    while ahead.next()?.is_some() {}
+    apply_checked(runs, page)
 }
 
 /// Applies runs that have all been read once: none of them is an error any more.

@@ -18,10 +18,8 @@
 //! set up.
 //!
 //! Cost for a page in the cache: one comparison of the pages, then a time that grows with the
-//! number of runs; several deltas of many runs are applied [together](BatchDecoder) in half of the
-//! time on x86-64. `bench/benches/xbzrle.rs` measures it all.
+//! number of runs. `bench/benches/xbzrle.rs` measures it all.
 
-mod batch;
 mod decode;
 mod encode;
 #[cfg(test)]
@@ -29,6 +27,5 @@ mod naive;
 #[cfg(test)]
 mod tests;
 
-pub use batch::{BATCH_BYTES, BatchDecoder, BatchError};
 pub use decode::{XbzrleError, decode};
 pub use encode::{Encoded, encode, encode_with};

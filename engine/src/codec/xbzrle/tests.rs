@@ -1,6 +1,5 @@
 //! The codec against the oracles, with every kernel of this machine.
 
-mod batch;
 mod decoding;
 
 use super::*;

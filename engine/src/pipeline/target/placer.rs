@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::referred::Referred;
 use crate::codec::block::{BlockDecoder, MAX_BLOCK_PAGES};
-use crate::codec::xbzrle::BatchDecoder;
+use crate::codec::xbzrle;
 use crate::codec::{BlockFormat, FILL_BYTES, Fill};
 use crate::memory::{GuestMemory, PageBuffer};
 use crate::migration::{MigrationError, TargetStages};
@@ -14,8 +14,8 @@ use crate::pipeline::clock::Clock;
 use crate::units::{Instant, PAGE_BYTES, PageRange};
 use crate::wire::{Encoding, PageRun, PagesBody};
 
-/// Most deltas that are applied together: enough that some can take turns most of the time, and few
-/// enough for their pages to stay in the caches.
+/// Most pages that are read, changed by their deltas and written together, with one call of the
+/// kernel for neighbours: few enough to stay in the caches.
 const BATCH_PAGES: usize = 16;
 
 /// Decodes and places for one channel, in buffers that are allocated once.
@@ -24,7 +24,6 @@ pub(in crate::pipeline) struct Placer {
     /// What references are found with, if there may be any.
     references: Option<Referred>,
     decoder: BlockDecoder,
-    deltas: BatchDecoder,
     /// The block under way, or what fills pages, or the pages that deltas are applied to.
     block: PageBuffer,
     /// Where the pages of the next run of the block are.
@@ -49,7 +48,6 @@ impl Placer {
             references,
             memory,
             decoder: BlockDecoder::new(),
-            deltas: BatchDecoder::new(),
             block: PageBuffer::new(MAX_BLOCK_PAGES),
             block_at: 0,
             since: Instant::default(),
@@ -105,12 +103,11 @@ impl Placer {
         clock: &dyn Clock,
     ) -> Result<(), MigrationError> {
         let mut batch = [first; BATCH_PAGES];
-        let mut deltas = [first.data; BATCH_PAGES];
         let mut count = 1;
         while count < BATCH_PAGES
             && let Some(run) = runs.next_if(|run| run.encoding == Encoding::Delta)
         {
-            (batch[count], deltas[count]) = (run, run.data);
+            batch[count] = run;
             count += 1;
         }
         let batch = &batch[..count];
@@ -121,10 +118,10 @@ impl Placer {
             self.memory.read(range, pages)?;
             room = rest;
         }
-        let (pages, _) = self.block.as_chunks_mut();
-        self.deltas
-            .decode(&deltas[..count], &mut pages[..count])
-            .map_err(|wrong| malformed(&batch[wrong.number], &wrong.error))?;
+        let pages = self.block.chunks_exact_mut(PAGE_BYTES);
+        for (run, page) in batch.iter().zip(pages) {
+            xbzrle::decode(run.data, page).map_err(|error| malformed(run, &error))?;
+        }
         stages.decode.busy += self.lap(clock);
         self.block_at = 0;
         neighbours(batch).try_for_each(|range| self.place_more(range))
