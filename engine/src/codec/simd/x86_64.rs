@@ -4,9 +4,9 @@
 use super::{DIFF_WORDS, DiffKernel, Squeezer, Vector, ZeroKernel, generic};
 use crate::units::PAGE_BYTES;
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512i, _mm_cmpeq_epi8, _mm_loadu_si128,
-    _mm_movemask_epi8, _mm_or_si128, _mm_setzero_si128,     _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256,
-    _mm256_testz_si256, _mm512_cmpneq_epi8_mask, _mm512_loadu_si512,
+    __m128i, __m256i, __m512i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_or_si128,
+    _mm_setzero_si128, _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8,
+    _mm256_or_si256, _mm256_testz_si256, _mm512_cmpneq_epi8_mask, _mm512_loadu_si512,
     _mm512_mask_expand_epi8, _mm512_maskz_compress_epi8, _mm512_or_si512, _mm512_storeu_si512,
     _mm512_sub_epi8, _mm512_test_epi64_mask,
 };
