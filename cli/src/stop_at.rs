@@ -10,14 +10,15 @@
 //! connections and QEMU nothing is stopped.
 
 use std::env;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
-use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
-use pagelift_engine::migration::{Ownership, SourceStatus};
+use pagelift_engine::guest::{self, DeviceChannel, SourceGuest, StateFlow, TargetGuest, Throttler};
+use pagelift_engine::migration::{GuestLocation, SourceStatus};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// The variable.
@@ -121,11 +122,11 @@ pub struct Stopping<'a, G> {
 }
 
 impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
-    fn attach(&mut self, parts: Parts) {
-        self.guest.attach(parts);
+    fn attach(&mut self, channel: DeviceChannel) -> StateFlow {
+        self.guest.attach(channel)
     }
 
-    fn check(&mut self) -> Result<(), GuestError> {
+    fn check(&mut self) -> guest::Result<()> {
         // What the coordinator says first it says between the first check and the second.
         if self.at.checked.swap(true, Ordering::AcqRel) {
             self.at.reached(Point::Connected);
@@ -133,66 +134,68 @@ impl<G: SourceGuest> SourceGuest for Stopping<'_, G> {
         self.guest.check()
     }
 
-    fn agrees(&mut self) -> Result<(), GuestError> {
-        self.guest.agrees()
+    fn abort_reason(&mut self) -> Option<String> {
+        self.guest.abort_reason()
     }
 
-    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
-        self.guest.throttle(share)
+    fn throttler(&mut self) -> Option<&mut dyn Throttler> {
+        self.guest.throttler()
     }
 
     fn switchover_costs(&mut self) -> SwitchoverCosts {
         self.guest.switchover_costs()
     }
 
-    fn vcpu_times(&mut self) -> Option<Vec<Duration>> {
-        self.guest.vcpu_times()
-    }
-
-    fn throttle_vcpus(&mut self, shares: &[ThrottleShare]) -> Result<(), GuestError> {
-        self.guest.throttle_vcpus(shares)
-    }
-
-    fn stop(&mut self) -> Result<Duration, GuestError> {
-        let ago = self.guest.stop()?;
+    fn pause(&mut self) -> guest::Result<()> {
+        self.guest.pause()?;
         self.at.reached(Point::Stopped);
         self.at.guest_stopped.store(true, Ordering::Release);
-        Ok(ago)
+        Ok(())
     }
 
-    fn save_state(&mut self) -> Result<(), GuestError> {
+    fn paused_for(&self) -> Option<Duration> {
+        self.guest.paused_for()
+    }
+
+    fn save_devices(&mut self, out: &mut dyn Write) -> guest::Result<()> {
         self.at.reached(Point::Placed);
-        self.guest.save_state()?;
+        self.guest.save_devices(out)?;
         self.at.reached(Point::State);
         Ok(())
     }
 
-    fn give_up(&mut self) -> Result<(), GuestError> {
+    fn relinquish(&mut self) -> guest::Result<()> {
         self.at.reached(Point::Ready);
-        self.guest.give_up()?;
+        self.guest.relinquish()?;
         self.at.reached(Point::GivenUp);
         Ok(())
     }
 
-    fn resume(&mut self, ownership: &Ownership) -> Result<(), GuestError> {
-        self.guest.resume(ownership)
+    fn resume(&mut self) -> guest::Result<()> {
+        self.guest.resume()
     }
 
-    fn released(&mut self) {
-        self.guest.released();
+    fn finish(&mut self, place: GuestLocation) {
+        self.guest.finish(place);
     }
 }
 
 impl<G: TargetGuest> TargetGuest for Stopping<'_, G> {
-    fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
-        self.guest.attach(parts)
+    fn attach(&mut self, channel: DeviceChannel) -> guest::Result<StateFlow> {
+        self.guest.attach(channel)
     }
 
-    fn check(&mut self) -> Result<(), GuestError> {
+    fn check(&mut self) -> guest::Result<()> {
         self.guest.check()
     }
 
-    fn is_loaded(&mut self) -> Result<bool, GuestError> {
+    fn load_devices(&mut self, state: &mut dyn Read) -> guest::Result<()> {
+        self.guest.load_devices(state)?;
+        self.at.reached(Point::Loaded);
+        Ok(())
+    }
+
+    fn is_loaded(&mut self) -> guest::Result<bool> {
         let is_loaded = self.guest.is_loaded()?;
         if is_loaded {
             self.at.reached(Point::Loaded);
@@ -200,14 +203,14 @@ impl<G: TargetGuest> TargetGuest for Stopping<'_, G> {
         Ok(is_loaded)
     }
 
-    fn run(&mut self, ownership: &Ownership) -> Result<(), GuestError> {
+    fn run(&mut self) -> guest::Result<()> {
         self.at.reached(Point::Granted);
-        self.guest.run(ownership)?;
+        self.guest.run()?;
         self.at.reached(Point::Running);
         Ok(())
     }
 
-    fn abandon(&mut self) {
-        self.guest.abandon();
+    fn finish(&mut self, place: GuestLocation) {
+        self.guest.finish(place);
     }
 }

@@ -1,13 +1,13 @@
 //! A guest without devices: nothing but a [`Writer`], if there is one, writes its memory.
 
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use pagelift_engine::converge::ThrottleShare;
-use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
+use pagelift_engine::guest::{self, GuestError, SourceGuest, TargetGuest, Throttler};
 use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
-use pagelift_engine::migration::Ownership;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount};
 
 use crate::writer::Writer;
@@ -27,10 +27,9 @@ pub(crate) fn memory(path: &Path) -> Result<FileMemory> {
     open().with_context(|| format!("{}", path.display()))
 }
 
-/// Either half of the guest; knows its other half once a migration has begun.
+/// Either half of the guest, which has no device state.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
-    parts: Option<Parts>,
     writer: Option<Writer>,
     /// CPU time that the writer used.
     writer_cpu: Duration,
@@ -49,62 +48,50 @@ impl Local {
     pub(crate) fn cpu(&self) -> Duration {
         self.writer_cpu
     }
-
-    fn parts(&self) -> Result<&Parts, GuestError> {
-        let parts = self.parts.as_ref();
-        parts.ok_or_else(|| GuestError("no migration has begun".into()))
-    }
 }
 
-impl SourceGuest for Local {
-    fn attach(&mut self, parts: Parts) {
-        self.parts = Some(parts);
-    }
-
-    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
+impl Throttler for Local {
+    fn throttle(&mut self, share: ThrottleShare) -> guest::Result<()> {
         if let Some(writer) = &self.writer {
             writer.throttle(share);
         }
         Ok(())
     }
+}
 
-    fn stop(&mut self) -> Result<Duration, GuestError> {
+impl SourceGuest for Local {
+    fn pause(&mut self) -> guest::Result<()> {
         if let Some(writer) = self.writer.take() {
             self.writer_cpu = writer
                 .stop()
                 .map_err(|error| GuestError(error.to_string()))?;
         }
-        Ok(Duration::ZERO)
-    }
-
-    fn save_state(&mut self) -> Result<(), GuestError> {
-        let sent = self.parts()?.state.send(&[], true);
-        sent.map_err(|error| GuestError(format!("sending state: {error}")))
-    }
-
-    fn give_up(&mut self) -> Result<(), GuestError> {
         Ok(())
     }
 
-    fn resume(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
+    fn save_devices(&mut self, _: &mut dyn Write) -> guest::Result<()> {
         Ok(())
+    }
+
+    fn relinquish(&mut self) -> guest::Result<()> {
+        Ok(())
+    }
+
+    fn resume(&mut self) -> guest::Result<()> {
+        Ok(())
+    }
+
+    fn throttler(&mut self) -> Option<&mut dyn Throttler> {
+        Some(self)
     }
 }
 
 impl TargetGuest for Local {
-    fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
-        self.parts = Some(parts);
+    fn load_devices(&mut self, _: &mut dyn Read) -> guest::Result<()> {
         Ok(())
     }
 
-    fn is_loaded(&mut self) -> Result<bool, GuestError> {
-        let chunk = self.parts()?.incoming.try_recv();
-        Ok(chunk.is_ok_and(|chunk| chunk.last))
-    }
-
-    fn run(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
+    fn run(&mut self) -> guest::Result<()> {
         Ok(())
     }
-
-    fn abandon(&mut self) {}
 }

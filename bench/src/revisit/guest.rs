@@ -1,67 +1,47 @@
-//! A guest that stands still and has no state.
+//! A guest that stands still, with a few bytes of device state.
 
-use std::time::Duration;
+use std::io::{Read, Write};
 
-use pagelift_engine::converge::ThrottleShare;
-use pagelift_engine::guest::{GuestError, Parts, SourceGuest, StateSender, TargetGuest};
-use pagelift_engine::migration::Ownership;
+use pagelift_engine::guest::{self, GuestError, SourceGuest, TargetGuest};
 
-/// It on the source.
+/// Its device state.
+const STATE: &[u8] = b"nothing";
+
+/// The guest on the source.
 #[derive(Debug, Default)]
-pub(super) struct Leaving {
-    state: Option<StateSender>,
-}
+pub(super) struct Leaving;
 
 impl SourceGuest for Leaving {
-    fn attach(&mut self, parts: Parts) {
-        self.state = Some(parts.state);
-    }
-
-    fn throttle(&mut self, _: ThrottleShare) -> Result<(), GuestError> {
+    fn pause(&mut self) -> guest::Result<()> {
         Ok(())
     }
 
-    fn stop(&mut self) -> Result<Duration, GuestError> {
-        Ok(Duration::ZERO)
+    fn save_devices(&mut self, out: &mut dyn Write) -> guest::Result<()> {
+        let written = out.write_all(STATE);
+        written.map_err(|error| GuestError::new("saving its state", error))
     }
 
-    fn save_state(&mut self) -> Result<(), GuestError> {
-        let state = self.state.as_ref();
-        let sent = state.map_or(Ok(()), |state| state.send(b"nothing", true));
-        sent.map_err(|error| GuestError(error.to_string()))
-    }
-
-    fn give_up(&mut self) -> Result<(), GuestError> {
+    fn relinquish(&mut self) -> guest::Result<()> {
         Ok(())
     }
 
-    fn resume(&mut self, _: &Ownership) -> Result<(), GuestError> {
+    fn resume(&mut self) -> guest::Result<()> {
         Ok(())
     }
 }
 
-/// It on the target.
+/// The guest on the target.
 #[derive(Debug, Default)]
-pub(super) struct Arriving {
-    incoming: Option<Parts>,
-    loaded: bool,
-}
+pub(super) struct Arriving;
 
 impl TargetGuest for Arriving {
-    fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
-        self.incoming = Some(parts);
+    fn load_devices(&mut self, state: &mut dyn Read) -> guest::Result<()> {
+        let mut bytes = [0; STATE.len()];
+        let read = state.read_exact(&mut bytes);
+        read.map_err(|error| GuestError::new("loading its state", error))
+    }
+
+    fn run(&mut self) -> guest::Result<()> {
         Ok(())
     }
-
-    fn is_loaded(&mut self) -> Result<bool, GuestError> {
-        let parts = self.incoming.as_ref();
-        self.loaded |= parts.is_some_and(|parts| parts.incoming.try_recv().is_ok());
-        Ok(self.loaded)
-    }
-
-    fn run(&mut self, _: &Ownership) -> Result<(), GuestError> {
-        Ok(())
-    }
-
-    fn abandon(&mut self) {}
 }

@@ -168,7 +168,7 @@ fn travel(
         receive(ReceiveJob {
             listener: &server,
             memory: received,
-            guest: &mut guest::Arriving::default(),
+            guest: &mut guest::Arriving,
             facts: Vec::new(),
             kept,
             cancel: CancelToken::default(),
@@ -184,7 +184,7 @@ fn travel(
         link: &TcpLink::resolve("127.0.0.1", port)?.capped(options.link),
         memory: source.clone(),
         dirty: &mut ManualTracker::new(pages),
-        guest: &mut guest::Leaving::default(),
+        guest: &mut guest::Leaving,
         ownership: Ownership::claim(),
         options: SendOptions {
             session: SessionId(u128::from(SEED)),

@@ -1,12 +1,13 @@
 //! The demo's first process: runs the guest, moves it, and reports.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
-use pagelift_engine::guest::{GuestError, Parts, SourceGuest, StateSender};
+use pagelift_engine::guest::{self, GuestError, SourceGuest, Throttler};
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{GuestLocation, Ownership, Report};
 use pagelift_engine::pipeline::{CancelToken, SendJob, SendOptions, process_cpu, send};
@@ -74,7 +75,6 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         dirty_bytes_per_s: options.dirty_rate.0,
         calibrated,
         throttled: ThrottleShare::NONE,
-        state: None,
         stopped_with: None,
     };
     let before = half.guest.counts();
@@ -212,19 +212,43 @@ struct SourceHalf {
     dirty_bytes_per_s: u64,
     calibrated: Calibrated,
     throttled: ThrottleShare,
-    state: Option<StateSender>,
     /// Writes of each vCPU when it was stopped for the hand-over.
     stopped_with: Option<Vec<u64>>,
 }
 
-impl SourceGuest for SourceHalf {
-    fn attach(&mut self, parts: Parts) {
-        self.state = Some(parts.state);
-    }
-
-    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
+impl Throttler for SourceHalf {
+    fn throttle(&mut self, share: ThrottleShare) -> guest::Result<()> {
         self.guest.throttle(share);
         self.throttled = share;
+        Ok(())
+    }
+}
+
+impl SourceGuest for SourceHalf {
+    fn pause(&mut self) -> guest::Result<()> {
+        self.guest.stop();
+        self.stopped_with = Some(self.guest.counts());
+        Ok(())
+    }
+
+    fn save_devices(&mut self, out: &mut dyn Write) -> guest::Result<()> {
+        let state = DeviceState {
+            script: self.script,
+            dirty_bytes_per_s: self.dirty_bytes_per_s,
+            counts: self.guest.counts(),
+        };
+        let saved = serde_json::to_writer(out, &state);
+        saved.map_err(|error| GuestError::new("saving device state", error))
+    }
+
+    fn relinquish(&mut self) -> guest::Result<()> {
+        Ok(())
+    }
+
+    fn resume(&mut self) -> guest::Result<()> {
+        self.stopped_with = None;
+        self.guest.throttle(ThrottleShare::NONE);
+        self.guest.run();
         Ok(())
     }
 
@@ -232,41 +256,11 @@ impl SourceGuest for SourceHalf {
         self.calibrated.switchover_costs(self.throttled)
     }
 
-    fn stop(&mut self) -> Result<Duration, GuestError> {
-        let asked = Instant::now();
-        self.guest.stop();
-        self.stopped_with = Some(self.guest.counts());
-        Ok(asked.elapsed())
+    fn throttler(&mut self) -> Option<&mut dyn Throttler> {
+        Some(self)
     }
 
-    fn save_state(&mut self) -> Result<(), GuestError> {
-        let state = DeviceState {
-            script: self.script,
-            dirty_bytes_per_s: self.dirty_bytes_per_s,
-            counts: self.guest.counts(),
-        };
-        let bytes = serde_json::to_vec(&state).map_err(|error| GuestError(error.to_string()))?;
-        let sender = self
-            .state
-            .as_ref()
-            .ok_or_else(|| GuestError("it is not attached".into()))?;
-        sender
-            .send(&bytes, true)
-            .map_err(|error| GuestError(format!("sending state: {error}")))
-    }
-
-    fn give_up(&mut self) -> Result<(), GuestError> {
-        Ok(())
-    }
-
-    fn released(&mut self) {
+    fn finish(&mut self, _: GuestLocation) {
         self.guest.throttle(ThrottleShare::NONE);
-    }
-
-    fn resume(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
-        self.stopped_with = None;
-        self.guest.throttle(ThrottleShare::NONE);
-        self.guest.run();
-        Ok(())
     }
 }

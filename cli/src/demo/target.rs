@@ -1,17 +1,16 @@
 //! The demo's second process: takes the guest, lets it go on, and proves its memory.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use crossbeam_channel::Receiver;
-use pagelift_engine::guest::{GuestError, Parts, TargetGuest};
-use pagelift_engine::migration::Ownership;
+use pagelift_engine::guest::{self, GuestError, TargetGuest};
+
+use pagelift_engine::migration::GuestLocation;
 use pagelift_engine::pipeline::{CancelToken, KeptPages, ReceiveJob, receive};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
-use pagelift_engine::wire::StateChunk;
 use pagelift_transports::tcp::TcpServer;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
@@ -61,8 +60,6 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
 
     let mut half = TargetHalf {
         memory,
-        incoming: None,
-        state: Vec::new(),
         guest: None,
     };
     let mut memory_peak_bytes = 0;
@@ -95,37 +92,20 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
 /// The guest as the engine sees it.
 struct TargetHalf {
     memory: Arc<GuestMemory>,
-    incoming: Option<Receiver<StateChunk>>,
-    state: Vec<u8>,
     guest: Option<(Guest, DeviceState)>,
 }
 
 impl TargetGuest for TargetHalf {
-    fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
-        self.incoming = Some(parts.incoming);
+    fn load_devices(&mut self, state: &mut dyn Read) -> guest::Result<()> {
+        let state: DeviceState = serde_json::from_reader(state)
+            .map_err(|error| GuestError::new("unreadable device state", error))?;
+        let rate = Rate(state.dirty_bytes_per_s);
+        let guest = Guest::new(Arc::clone(&self.memory), state.script, rate, &state.counts);
+        self.guest = Some((guest, state));
         Ok(())
     }
 
-    fn is_loaded(&mut self) -> Result<bool, GuestError> {
-        while let Some(chunk) = self
-            .incoming
-            .as_ref()
-            .and_then(|queue| queue.try_recv().ok())
-        {
-            self.state.extend_from_slice(&chunk.bytes);
-            if chunk.last {
-                let state: DeviceState = serde_json::from_slice(&self.state)
-                    .map_err(|error| GuestError(format!("unreadable device state: {error}")))?;
-                let rate = Rate(state.dirty_bytes_per_s);
-                let memory = Arc::clone(&self.memory);
-                let guest = Guest::new(memory, state.script, rate, &state.counts);
-                self.guest = Some((guest, state));
-            }
-        }
-        Ok(self.guest.is_some())
-    }
-
-    fn run(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
+    fn run(&mut self) -> guest::Result<()> {
         match &mut self.guest {
             Some((guest, _)) => guest.run(),
             None => return Err(GuestError("it has no device state".into())),
@@ -133,7 +113,9 @@ impl TargetGuest for TargetHalf {
         Ok(())
     }
 
-    fn abandon(&mut self) {
-        self.guest = None;
+    fn finish(&mut self, place: GuestLocation) {
+        if place == GuestLocation::Source {
+            self.guest = None;
+        }
     }
 }

@@ -119,7 +119,6 @@ impl ReceiveCommand {
                 source_lost = status.source_lost;
             },
         });
-        prepared.guest.finish();
         Ok(match result {
             Ok(received) => {
                 let object = received_json(&received, peak);

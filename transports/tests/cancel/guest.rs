@@ -1,14 +1,13 @@
 //! A guest that writes all its memory all the time, without having any.
 
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::dirty::{DirtyError, DirtySource};
-use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
+use pagelift_engine::guest::{self, SourceGuest, TargetGuest, Throttler};
 use pagelift_engine::memory::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages, Region};
-use pagelift_engine::migration::Ownership;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 
 const PAGES: u64 = 4096;
@@ -81,58 +80,51 @@ impl DirtySource for Busy {
 #[derive(Default)]
 pub struct Here {
     pub throttle: Arc<Mutex<ThrottleShare>>,
-    parts: Option<Parts>,
 }
 
 impl SourceGuest for Here {
-    fn attach(&mut self, parts: Parts) {
-        self.parts = Some(parts);
+    fn pause(&mut self) -> guest::Result<()> {
+        Ok(())
     }
 
-    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
+    fn save_devices(&mut self, out: &mut dyn Write) -> guest::Result<()> {
+        out.write_all(b"state").unwrap();
+        Ok(())
+    }
+
+    fn relinquish(&mut self) -> guest::Result<()> {
+        Ok(())
+    }
+
+    fn resume(&mut self) -> guest::Result<()> {
+        Ok(())
+    }
+
+    fn throttler(&mut self) -> Option<&mut dyn Throttler> {
+        Some(self)
+    }
+}
+
+impl Throttler for Here {
+    fn throttle(&mut self, share: ThrottleShare) -> guest::Result<()> {
         *self.throttle.lock().unwrap() = share;
-        Ok(())
-    }
-
-    fn stop(&mut self) -> Result<Duration, GuestError> {
-        Ok(Duration::ZERO)
-    }
-
-    fn save_state(&mut self) -> Result<(), GuestError> {
-        let parts = self.parts.as_ref().unwrap();
-        parts.state.send(b"state", true).unwrap();
-        Ok(())
-    }
-
-    fn give_up(&mut self) -> Result<(), GuestError> {
-        Ok(())
-    }
-
-    fn resume(&mut self, _: &Ownership) -> Result<(), GuestError> {
         Ok(())
     }
 }
 
 /// The guest on the target.
 #[derive(Default)]
-pub struct There {
-    parts: Option<Parts>,
-}
+pub struct There;
 
 impl TargetGuest for There {
-    fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
-        self.parts = Some(parts);
+    fn load_devices(&mut self, state: &mut dyn Read) -> guest::Result<()> {
+        let mut bytes = Vec::new();
+        state.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"state");
         Ok(())
     }
 
-    fn is_loaded(&mut self) -> Result<bool, GuestError> {
-        let parts = self.parts.as_ref().unwrap();
-        Ok(parts.incoming.try_iter().any(|chunk| chunk.last))
-    }
-
-    fn run(&mut self, _: &Ownership) -> Result<(), GuestError> {
+    fn run(&mut self) -> guest::Result<()> {
         Ok(())
     }
-
-    fn abandon(&mut self) {}
 }

@@ -65,7 +65,7 @@ pub fn migrate(
             receive(ReceiveJob {
                 listener: &server,
                 memory: Same::new(),
-                guest: &mut There::default(),
+                guest: &mut There,
                 facts: Vec::new(),
                 kept: KeptPages::new(None, 0),
                 cancel: give_up.clone(),

@@ -73,8 +73,8 @@ fn check(truth: &Truth, attempt: &Attempt, counts: &mut Counts) {
     }
     rules.need(!attempt.tracker_armed, "tracking is disarmed at the end");
     rules.need(
-        attempt.released == 1,
-        "the guest is released once, at the end",
+        attempt.finished == 1,
+        "the guest is finished with once, at the end",
     );
     let spoken_to = attempt.watcher.has_said(Side::Target, FrameType::Accept);
     let alone = attempt.target_told && spoken_to;

@@ -1,11 +1,14 @@
 //! The guest's two halves, as the engine sees them.
 
+use std::io::{Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::converge::ThrottleShare;
-use pagelift_engine::guest::{GuestError, Parts, SourceGuest, TargetGuest};
-use pagelift_engine::migration::Ownership;
+use pagelift_engine::guest::{
+    DeviceChannel, GuestError, SourceGuest, StateFlow, TargetGuest, Throttler,
+};
+use pagelift_engine::migration::GuestLocation;
 use pagelift_engine::units::Instant;
 
 use super::crew;
@@ -24,24 +27,21 @@ pub struct SourceHalf {
     pub writer: Arc<Mutex<Writer>>,
     pub state: Vec<u8>,
     pub stop_takes: Duration,
-    pub parts: Option<Parts>,
-    pub released: u32,
+    pub channel: Option<DeviceChannel>,
+    pub finished: u32,
+    pub paused_at: Option<Instant>,
     pub throttled: bool,
     pub sabotage: Option<Sabotage>,
 }
 
 impl SourceHalf {
-    fn parts(&self) -> Result<&Parts, GuestError> {
+    fn channel(&self) -> Result<&DeviceChannel, GuestError> {
         let missing = || GuestError("it was not attached".into());
-        self.parts.as_ref().ok_or_else(missing)
+        self.channel.as_ref().ok_or_else(missing)
     }
 }
 
-impl SourceGuest for SourceHalf {
-    fn attach(&mut self, parts: Parts) {
-        self.parts = Some(parts);
-    }
-
+impl Throttler for SourceHalf {
     fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
         if !self.truth.source_runs() && share != ThrottleShare::NONE {
             self.truth
@@ -56,8 +56,19 @@ impl SourceGuest for SourceHalf {
         writer.set_speed(1.0 - share.as_fraction());
         Ok(())
     }
+}
 
-    fn stop(&mut self) -> Result<Duration, GuestError> {
+impl SourceGuest for SourceHalf {
+    fn attach(&mut self, channel: DeviceChannel) -> StateFlow {
+        self.channel = Some(channel);
+        StateFlow::Relayed
+    }
+
+    fn throttler(&mut self) -> Option<&mut dyn Throttler> {
+        Some(self)
+    }
+
+    fn pause(&mut self) -> Result<(), GuestError> {
         crew::pass(self.stop_takes);
         if self.truth.strikes(Mishap::Stop) {
             return Err(GuestError("a device does not quiesce".into()));
@@ -67,13 +78,17 @@ impl SourceGuest for SourceHalf {
         writer.mark();
         drop(writer);
         self.truth.source_stopped();
-        let stopped = self.truth.now();
+        self.paused_at = Some(self.truth.now());
         crew::meanwhile();
-        Ok(self.truth.now().since(stopped))
+        Ok(())
     }
 
-    fn save_state(&mut self) -> Result<(), GuestError> {
-        let sender = &self.parts()?.state;
+    fn paused_for(&self) -> Option<Duration> {
+        self.paused_at.map(|at| self.truth.now().since(at))
+    }
+
+    fn save_devices(&mut self, _: &mut dyn Write) -> Result<(), GuestError> {
+        let sender = &self.channel()?.state;
         let (first, rest) = self.state.split_at(self.state.len() / 2);
         let lost = |error: std::io::Error| GuestError(format!("its state: {error}"));
         sender.send(first, false).map_err(lost)?;
@@ -84,12 +99,12 @@ impl SourceGuest for SourceHalf {
         sender.send(rest, true).map_err(lost)
     }
 
-    fn give_up(&mut self) -> Result<(), GuestError> {
+    fn relinquish(&mut self) -> Result<(), GuestError> {
         if self.truth.strikes(Mishap::GiveUp) {
             return Err(GuestError("it does not let go".into()));
         }
         let reply: Vec<u8> = self
-            .parts()?
+            .channel()?
             .incoming
             .try_iter()
             .flat_map(|c| c.bytes)
@@ -106,15 +121,15 @@ impl SourceGuest for SourceHalf {
         Ok(())
     }
 
-    fn resume(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
+    fn resume(&mut self) -> Result<(), GuestError> {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer.sleep_until(self.truth.now());
         self.truth.source_resumed();
         Ok(())
     }
 
-    fn released(&mut self) {
-        self.released += 1;
+    fn finish(&mut self, _: GuestLocation) {
+        self.finished += 1;
     }
 }
 
@@ -136,32 +151,36 @@ pub struct TargetHalf {
     pub piece_takes: Duration,
     /// When it has loaded what it took.
     pub busy_until: Instant,
-    pub parts: Option<Parts>,
+    pub channel: Option<DeviceChannel>,
     pub abandoned: bool,
     pub sabotage: Option<Sabotage>,
 }
 
 impl TargetGuest for TargetHalf {
-    fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
-        self.parts = Some(parts);
-        Ok(())
+    fn attach(&mut self, channel: DeviceChannel) -> Result<StateFlow, GuestError> {
+        self.channel = Some(channel);
+        Ok(StateFlow::Relayed)
+    }
+
+    fn load_devices(&mut self, _: &mut dyn Read) -> Result<(), GuestError> {
+        Err(GuestError("it relays its state".into()))
     }
 
     fn is_loaded(&mut self) -> Result<bool, GuestError> {
         if self.truth.strikes(Mishap::IsLoaded) {
             return Err(GuestError("a device is missing here".into()));
         }
-        let parts = self
-            .parts
+        let channel = self
+            .channel
             .as_ref()
             .ok_or_else(|| GuestError("not attached".into()))?;
         if self.truth.now() < self.busy_until {
             return Ok(false);
         }
         if !self.complete {
-            let pieces = u32::from(!parts.incoming.is_empty());
+            let pieces = u32::from(!channel.incoming.is_empty());
             self.busy_until = self.truth.now().after(self.piece_takes * pieces);
-            for chunk in parts.incoming.try_iter().take(self.pieces) {
+            for chunk in channel.incoming.try_iter().take(self.pieces) {
                 self.arrived.extend_from_slice(&chunk.bytes);
                 self.complete |= chunk.last;
             }
@@ -169,7 +188,7 @@ impl TargetGuest for TargetHalf {
                 return Ok(false);
             }
             let lost = |error: std::io::Error| GuestError(format!("its answer: {error}"));
-            parts.state.send(REPLY, true).map_err(lost)?;
+            channel.state.send(REPLY, true).map_err(lost)?;
         }
         if self.sabotage == Some(Sabotage::RunWithoutGrant) {
             self.truth.target_started();
@@ -178,7 +197,7 @@ impl TargetGuest for TargetHalf {
         Ok(self.load_calls == 0)
     }
 
-    fn run(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
+    fn run(&mut self) -> Result<(), GuestError> {
         crew::pass(Duration::from_micros(200));
         if self.arrived != self.expected {
             self.truth
@@ -202,7 +221,10 @@ impl TargetGuest for TargetHalf {
         Ok(())
     }
 
-    fn abandon(&mut self) {
+    fn finish(&mut self, place: GuestLocation) {
+        if place != GuestLocation::Source {
+            return;
+        }
         self.abandoned = true;
         if self.truth.gave_up() {
             self.truth

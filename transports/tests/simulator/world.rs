@@ -51,7 +51,7 @@ pub struct Attempt {
     pub differ: PageBitmap,
     /// Pages that the tracker knows to be dirty.
     pub marked: PageBitmap,
-    pub released: u32,
+    pub finished: u32,
     pub abandoned: bool,
     /// The source's guest was throttled at some time.
     pub throttled: bool,
@@ -147,7 +147,7 @@ impl World {
             pieces: plan.state_pieces,
             piece_takes: plan.piece_takes,
             busy_until: now,
-            parts: None,
+            channel: None,
             abandoned: false,
             sabotage: plan.sabotage,
         };
@@ -156,8 +156,9 @@ impl World {
             writer: Arc::clone(&self.source_writer),
             state,
             stop_takes: plan.stop_takes,
-            parts: None,
-            released: 0,
+            channel: None,
+            finished: 0,
+            paused_at: None,
             throttled: false,
             sabotage: plan.sabotage,
         };
@@ -232,7 +233,7 @@ impl World {
             tracker_armed,
             differ: self.source_memory.differences(&self.target_memory),
             marked,
-            released: source_half.released,
+            finished: source_half.finished,
             abandoned: target_half.abandoned,
             throttled: source_half.throttled,
             forced,

@@ -8,7 +8,9 @@ use crossbeam_channel::Sender;
 use super::vcpus::Vcpus;
 use crate::converge::ThrottleShare;
 use crate::dirty::DirtySource;
-use crate::guest::{GuestError, Parts, SourceGuest, Waker, state_queue};
+use crate::guest::{
+    DeviceChannel, GuestError, SourceGuest, StateFlow, StateSender, StateWriter, Waker, state_queue,
+};
 use crate::memory::{PageBitmap, ReadPages};
 use crate::migration::{
     Failure, GuestLocation, MigrationError, Ownership, Source, SourceStep, StoppedOwnership,
@@ -43,6 +45,9 @@ pub struct SourceDriver<'a> {
     throttled: bool,
     vcpus: Vcpus,
     cancel: CancelToken,
+    /// How the device state goes, and where to.
+    flow: StateFlow,
+    state: StateSender,
 }
 
 impl std::fmt::Debug for SourceDriver<'_> {
@@ -67,10 +72,11 @@ impl<'a> SourceDriver<'a> {
     ) -> (Self, Sender<StateChunk>) {
         let (replies, incoming) = state_queue();
         let (count, wake) = (Arc::clone(&shared), Arc::clone(&shared));
-        guest.attach(Parts {
-            state: shared
-                .control()
-                .state_sender(move |bytes| count.with(|source| source.count_state_bytes(bytes))),
+        let state = shared
+            .control()
+            .state_sender(move |bytes| count.with(|source| source.count_state_bytes(bytes)));
+        let flow = guest.attach(DeviceChannel {
+            state: state.clone(),
             incoming,
             waker: Waker::new(move || wake.wake()),
         });
@@ -89,6 +95,8 @@ impl<'a> SourceDriver<'a> {
                 throttled: false,
                 vcpus: Vcpus::default(),
                 cancel,
+                flow,
+                state,
             },
             replies,
         )
@@ -101,7 +109,9 @@ impl<'a> SourceDriver<'a> {
     pub fn step(&mut self) -> Result<Step, MigrationError> {
         if !self.shared.look(Source::has_handed_over) {
             self.guest.check().map_err(guest_ended)?;
-            self.guest.agrees().map_err(guest_objects)?;
+            if let Some(reason) = self.guest.abort_reason() {
+                return Err(MigrationError::GuestStays(reason));
+            }
         }
         let now = self.shared.now();
         let step = self.shared.try_with(|source| {
@@ -145,7 +155,7 @@ impl<'a> SourceDriver<'a> {
                 asked.map_err(guest_failed)?;
                 self.calibrate();
             }
-            SourceStep::StopGuest => self.stop()?,
+            SourceStep::StopGuest => self.pause()?,
             SourceStep::Digest => {
                 let is_cancelled = || self.cancel.is_cancelled();
                 let digest =
@@ -155,11 +165,11 @@ impl<'a> SourceDriver<'a> {
                 self.shared.with(|source| source.digested(now, digest))?;
             }
             SourceStep::SaveState => {
-                self.guest.save_state().map_err(guest_failed)?;
+                self.save_devices()?;
                 self.shared.with(Source::state_sent);
             }
             SourceStep::HandOver(ready) => {
-                self.guest.give_up().map_err(guest_failed)?;
+                self.guest.relinquish().map_err(guest_failed)?;
                 let owned = std::mem::replace(&mut self.owned, Owned::Nothing);
                 let Owned::Stopped(stopped) = owned else {
                     self.owned = owned;
@@ -169,8 +179,8 @@ impl<'a> SourceDriver<'a> {
                 };
                 let now = self.shared.now();
                 let kept = self.shared.with(|source| {
-                    // Giving up takes QEMU a while. If the migration has ended meanwhile, the
-                    // target was not told: the guest goes on here.
+                    // To relinquish a guest takes QEMU a while. If the migration has ended
+                    // meanwhile, the target was not told: the guest goes on here.
                     if source.is_over() {
                         return Some(stopped);
                     }
@@ -189,7 +199,7 @@ impl<'a> SourceDriver<'a> {
             }
             SourceStep::Completed => {
                 self.dirty.disarm();
-                self.guest.released();
+                self.guest.finish(GuestLocation::Target);
                 return Ok(Step::Done);
             }
             SourceStep::Failed => {
@@ -240,27 +250,46 @@ impl<'a> SourceDriver<'a> {
         Ok(result?)
     }
 
-    fn stop(&mut self) -> Result<(), MigrationError> {
-        let ago = self.guest.stop().map_err(guest_failed)?;
+    fn pause(&mut self) -> Result<(), MigrationError> {
+        let asked = self.shared.now();
+        self.guest.pause().map_err(guest_failed)?;
+        let since = self.guest.paused_for().map_or(asked, |time| {
+            let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            Instant(self.shared.now().0.saturating_sub(time))
+        });
         self.vcpus.stopped();
         self.owned = match std::mem::replace(&mut self.owned, Owned::Nothing) {
             Owned::Running(ownership) => Owned::Stopped(ownership.stop()),
             other => other,
         };
-        let stopped_at = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
-        let since = Instant(self.shared.now().0.saturating_sub(stopped_at));
         self.take_dirty()?;
         let (now, dirty) = (self.shared.now(), &self.harvest);
         self.shared.with(|source| source.stopped(since, now, dirty));
         Ok(())
     }
 
+    fn save_devices(&mut self) -> Result<(), MigrationError> {
+        match self.flow {
+            StateFlow::Relayed => {
+                let mut nowhere: &mut [u8] = &mut [];
+                self.guest.save_devices(&mut nowhere).map_err(guest_failed)
+            }
+            StateFlow::Written => {
+                let mut out = StateWriter::new(self.state.clone());
+                self.guest.save_devices(&mut out).map_err(guest_failed)?;
+                out.finish().map_err(lost)
+            }
+        }
+    }
+
     /// Ends the migration because of `error`: tells the target, lets the guest go on here if it
     /// is still here, gives back what was not delivered and stops tracking.
     pub fn fail(&mut self, error: MigrationError) -> Failure {
-        if std::mem::take(&mut self.throttled) {
+        if std::mem::take(&mut self.throttled)
+            && let Some(throttler) = self.guest.throttler()
+        {
             // If this fails the guest's own lease ends it.
-            let _ = self.guest.throttle(ThrottleShare::NONE);
+            let _ = throttler.throttle(ThrottleShare::NONE);
         }
         let peer_knows = matches!(
             error,
@@ -296,7 +325,7 @@ impl<'a> SourceDriver<'a> {
                 .write(&Message::Abort { code, reason });
         }
         self.shared.fail(MigrationError::Cancelled);
-        self.guest.released();
+        self.guest.finish(failure.guest);
         failure
     }
 
@@ -306,7 +335,7 @@ impl<'a> SourceDriver<'a> {
         self.owned = match std::mem::replace(&mut self.owned, Owned::Nothing) {
             Owned::Stopped(stopped) => {
                 let ownership = stopped.resume();
-                if let Err(error) = self.guest.resume(&ownership) {
+                if let Err(error) = self.guest.resume() {
                     let why = &failure.error;
                     failure.error = MigrationError::Guest(format!(
                         "after the migration failed ({why}), it could not be resumed here: {error}"
@@ -325,10 +354,6 @@ impl<'a> SourceDriver<'a> {
 
 fn guest_ended(error: GuestError) -> MigrationError {
     MigrationError::GuestEnded(error.0)
-}
-
-fn guest_objects(error: GuestError) -> MigrationError {
-    MigrationError::GuestStays(error.0)
 }
 
 fn guest_failed(error: GuestError) -> MigrationError {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::converge::{LookKind, ThrottleResponse, ThrottleShare, VcpuLook, VcpuThrottle};
 use crate::dirty::DirtySource;
-use crate::guest::{GuestError, SourceGuest};
+use crate::guest::{GuestError, SourceGuest, Throttler};
 use crate::units::{Instant, PageCount};
 
 /// The time between two looks, in units of what the last one took.
@@ -51,7 +51,7 @@ impl Vcpus {
         match self.throttle.shares() {
             None => {
                 self.told.clear();
-                guest.throttle(share)
+                apply(guest, |throttler| throttler.throttle(share))
             }
             Some(_) => self.tell(guest),
         }
@@ -138,7 +138,7 @@ impl Vcpus {
         if !self.can_look {
             return;
         }
-        if let Some(ran) = guest.vcpu_times() {
+        if let Some(ran) = guest.throttler().and_then(Throttler::vcpu_times) {
             self.throttle.looked(VcpuLook {
                 now,
                 ran,
@@ -154,24 +154,32 @@ impl Vcpus {
         match self.throttle.shares() {
             Some(shares) if shares != self.told => {
                 self.told = shares.to_vec();
-                guest.throttle_vcpus(&self.told)
+                apply(guest, |throttler| throttler.throttle_vcpus(&self.told))
             }
             None if !self.told.is_empty() => {
                 self.told.clear();
-                guest.throttle(self.throttle.wanted())
+                apply(guest, |throttler| {
+                    throttler.throttle(self.throttle.wanted())
+                })
             }
             _ => Ok(()),
         }
     }
 }
 
+/// Has the guest's throttler act. A guest that has none runs on at full speed.
+fn apply(
+    guest: &mut dyn SourceGuest,
+    act: impl FnOnce(&mut dyn Throttler) -> Result<(), GuestError>,
+) -> Result<(), GuestError> {
+    guest.throttler().map_or(Ok(()), act)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dirty::{ManualTracker, VcpuMarker};
-    use crate::guest::Parts;
     use crate::memory::PageBitmap;
-    use crate::migration::Ownership;
     use crate::units::PageRange;
 
     const PAGES: u64 = 1 << 20;
@@ -197,9 +205,7 @@ mod tests {
         }
     }
 
-    impl SourceGuest for Guest {
-        fn attach(&mut self, _: Parts) {}
-
+    impl Throttler for Guest {
         fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
             self.shares.fill(share);
             Ok(())
@@ -213,21 +219,27 @@ mod tests {
             self.shares = shares.to_vec();
             Ok(())
         }
+    }
 
-        fn stop(&mut self) -> Result<Duration, GuestError> {
-            Ok(Duration::ZERO)
-        }
-
-        fn save_state(&mut self) -> Result<(), GuestError> {
+    impl SourceGuest for Guest {
+        fn pause(&mut self) -> Result<(), GuestError> {
             Ok(())
         }
 
-        fn give_up(&mut self) -> Result<(), GuestError> {
+        fn save_devices(&mut self, _: &mut dyn std::io::Write) -> Result<(), GuestError> {
             Ok(())
         }
 
-        fn resume(&mut self, _: &Ownership) -> Result<(), GuestError> {
+        fn relinquish(&mut self) -> Result<(), GuestError> {
             Ok(())
+        }
+
+        fn resume(&mut self) -> Result<(), GuestError> {
+            Ok(())
+        }
+
+        fn throttler(&mut self) -> Option<&mut dyn Throttler> {
+            Some(self)
         }
     }
 

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
-use crate::guest::{GuestError, Parts, TargetGuest, Waker, state_queue};
+use crate::guest::{
+    DeviceChannel, GuestError, StateFlow, StateReader, TargetGuest, Waker, state_queue,
+};
 use crate::memory::{GuestMemory, MemoryError, PageBitmap};
 use crate::migration::{Failure, GuestLocation, MigrationError, Target, TargetStep};
 use crate::pipeline::Step;
@@ -21,6 +23,8 @@ pub struct TargetDriver<'a> {
     memory: Arc<dyn GuestMemory>,
     guest: &'a mut dyn TargetGuest,
     digest_threads: usize,
+    /// Device state for a guest that reads it.
+    state: Option<Receiver<StateChunk>>,
     loading: bool,
 }
 
@@ -43,10 +47,10 @@ impl<'a> TargetDriver<'a> {
     ) -> Result<(Self, Sender<StateChunk>), MigrationError> {
         let (state, incoming) = state_queue();
         let wake = Arc::clone(&shared);
-        guest
-            .attach(Parts {
+        let flow = guest
+            .attach(DeviceChannel {
                 state: shared.control().state_sender(|_| ()),
-                incoming,
+                incoming: incoming.clone(),
                 waker: Waker::new(move || wake.wake()),
             })
             .map_err(guest_failed)?;
@@ -56,6 +60,7 @@ impl<'a> TargetDriver<'a> {
                 memory,
                 guest,
                 digest_threads,
+                state: (flow == StateFlow::Written).then_some(incoming),
                 loading: false,
             },
             state,
@@ -86,10 +91,13 @@ impl<'a> TargetDriver<'a> {
                 let now = self.shared.now();
                 self.shared.with(|target| target.digested(now, digest));
             }
-            TargetStep::Load => self.loading = true,
+            TargetStep::Load => match self.state.take() {
+                Some(state) => self.load_devices(state)?,
+                None => self.loading = true,
+            },
             TargetStep::Run(granted) => {
-                let ownership = granted.accept();
-                self.guest.run(&ownership).map_err(guest_failed)?;
+                let _right = granted.accept();
+                self.guest.run().map_err(guest_failed)?;
                 let (now, cpu) = (self.shared.now(), process_cpu());
                 self.shared.with(|target| target.running(now, cpu));
             }
@@ -102,6 +110,34 @@ impl<'a> TargetDriver<'a> {
         }
         self.flush()?;
         Ok(Step::Worked)
+    }
+
+    /// Has the guest read its device state, which may still be under way.
+    fn load_devices(&mut self, state: Receiver<StateChunk>) -> Result<(), MigrationError> {
+        let shared = Arc::clone(&self.shared);
+        // Meanwhile nobody else notices a source that is gone.
+        let mut goes_on = || {
+            let now = shared.now();
+            if let Err(error) = shared.try_with(|target| (target.handle_time(now), false)) {
+                shared.fail(error);
+            }
+            let _ = shared.flush_messages();
+            !shared.look(Target::is_over)
+        };
+        let mut reader = StateReader::new(state, &mut goes_on);
+        let loaded = self.guest.load_devices(&mut reader);
+        let loaded = loaded.and_then(|()| {
+            let read = reader.finish();
+            read.map_err(|error| GuestError::new("its device state", error))
+        });
+        // What ended the migration matters more than that the state did not come any more.
+        if let Some(error) = self.shared.with(Target::take_failure) {
+            return Err(error);
+        }
+        loaded.map_err(guest_failed)?;
+        let now = self.shared.now();
+        self.shared.with(|target| target.loaded(now));
+        Ok(())
     }
 
     /// While the guest loads its state, a wake-up may mean that it is done.
@@ -155,10 +191,13 @@ impl<'a> TargetDriver<'a> {
         }
         self.shared
             .with(|target| target.end(MigrationError::Cancelled));
-        if guest == GuestLocation::Source {
-            self.guest.abandon();
-        }
+        self.guest.finish(guest);
         Failure { error, guest }
+    }
+
+    /// The guest runs here, and nobody asks for it any more.
+    pub(super) fn finish(&mut self) {
+        self.guest.finish(GuestLocation::Target);
     }
 }
 

@@ -81,7 +81,11 @@ impl<'a> TargetSession<'a> {
             let is_lost = shared.look(Target::is_lost);
             let over = shared.look(Target::is_settled) || shared.now() >= until;
             let over = over || self.is_cancelled(is_lost);
-            return Ok(if over { Step::Done } else { Step::Wait(until) });
+            if !over {
+                return Ok(Step::Wait(until));
+            }
+            self.driver.finish();
+            return Ok(Step::Done);
         }
         let may_cancel = shared.look(Target::may_cancel);
         if self.is_cancelled(may_cancel) {

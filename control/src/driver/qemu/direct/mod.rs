@@ -7,12 +7,12 @@
 //!
 //! ```text
 //!   engine: precopy of RAM ........................ rounds, guest runs
-//!   stop()        QEMU's `migrate` begins, guest stops (pre-switchover)
+//!   pause()         QEMU's `migrate` begins, guest stops (pre-switchover)
 //!   engine: last pages, Complete
-//!   save_state()  migrate-continue; device state flows
+//!   save_devices()  migrate-continue; device state flows
 //!                                                   target's QEMU loads, says SHUT (kept back)
 //!   engine: Ready
-//!   give_up()     SHUT to the source's QEMU, its `completed`, script cleared
+//!   relinquish()    SHUT to the source's QEMU, its `completed`, will cleared
 //!   engine: HandOver
 //!                                                   run(): cont
 //! ```

@@ -1,13 +1,15 @@
 //! The target's half of direct mode.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use pagelift_engine::guest::{GuestError, Parts, StateSender, TargetGuest};
+use pagelift_engine::guest::{
+    self, DeviceChannel, GuestError, StateFlow, StateSender, TargetGuest,
+};
 use pagelift_engine::memory::FileMemory;
-use pagelift_engine::migration::Ownership;
+use pagelift_engine::migration::GuestLocation;
 use pagelift_engine::wire::{Fact, StateChunk};
 
 use super::watch::ProcessWatch;
@@ -119,14 +121,6 @@ impl DirectTarget {
         self.running.as_ref().and_then(RunningTarget::resumed_at)
     }
 
-    /// Puts QEMU's settings back, after the guest has gone on.
-    pub fn finish(&mut self) {
-        if let Some(running) = self.running.take() {
-            // The guest is not concerned.
-            let _ = running.finish();
-        }
-    }
-
     fn take_loading(&self) -> Loading {
         let mut loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *loading, Loading::Taken)
@@ -134,18 +128,22 @@ impl DirectTarget {
 }
 
 impl TargetGuest for DirectTarget {
-    fn attach(&mut self, parts: Parts) -> Result<(), GuestError> {
+    fn attach(&mut self, channel: DeviceChannel) -> guest::Result<StateFlow> {
         *self.loading.lock().unwrap_or_else(PoisonError::into_inner) =
             Loading::Waiting(self.held.take());
         let loading = Arc::clone(&self.loading);
         let feeder = std::thread::Builder::new().name("pagelift-qemu".into());
         let feeder = feeder.spawn(move || {
-            let waker = parts.waker.clone();
-            feed(&loading, parts);
+            let waker = channel.waker.clone();
+            feed(&loading, channel);
             waker.wake();
         });
         self.feeder = Some(feeder.map_err(|error| failed("starting a thread", error))?);
-        Ok(())
+        Ok(StateFlow::Relayed)
+    }
+
+    fn load_devices(&mut self, _: &mut dyn Read) -> guest::Result<()> {
+        Err(GuestError("QEMU takes its device state by itself".into()))
     }
 
     fn check(&mut self) -> Result<(), GuestError> {
@@ -166,7 +164,7 @@ impl TargetGuest for DirectTarget {
         }
     }
 
-    fn run(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
+    fn run(&mut self) -> guest::Result<()> {
         match self.take_loading() {
             Loading::Loaded { target, run } => {
                 let running = target.run(!run).map_err(|error| {
@@ -179,7 +177,25 @@ impl TargetGuest for DirectTarget {
         }
     }
 
-    fn abandon(&mut self) {
+    fn finish(&mut self, place: GuestLocation) {
+        match place {
+            GuestLocation::Source => self.abandon(),
+            GuestLocation::Target => self.put_back_settings(),
+            GuestLocation::Unknown => {}
+        }
+    }
+}
+
+impl DirectTarget {
+    /// Puts QEMU's settings back, after the guest has gone on.
+    fn put_back_settings(&mut self) {
+        if let Some(running) = self.running.take() {
+            // The guest is not concerned.
+            let _ = running.finish();
+        }
+    }
+
+    fn abandon(&self) {
         // What fails here leaves a QEMU that will not run the guest by itself either.
         match self.take_loading() {
             Loading::Waiting(Some(held)) => drop(held.cancel()),
@@ -201,7 +217,7 @@ impl Drop for DirectTarget {
 }
 
 /// Feeds QEMU with the device state as it comes, and waits until it is loaded.
-fn feed(loading: &Mutex<Loading>, parts: Parts) {
+fn feed(loading: &Mutex<Loading>, channel: DeviceChannel) {
     let set = |new: Loading| {
         let mut loading = loading.lock().unwrap_or_else(PoisonError::into_inner);
         // What the engine has taken it has abandoned.
@@ -209,11 +225,11 @@ fn feed(loading: &Mutex<Loading>, parts: Parts) {
             *loading = new;
         }
     };
-    let Parts {
+    let DeviceChannel {
         state,
         incoming,
         waker: _,
-    } = parts;
+    } = channel;
     // Until the first byte comes, QEMU is untouched and could take another guest.
     let Ok(first) = incoming.recv() else { return };
     let held = match &mut *loading.lock().unwrap_or_else(PoisonError::into_inner) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pagelift_engine::converge::{Interval, SwitchoverCosts, ThrottleShare};
-use pagelift_engine::guest::GuestError;
+use pagelift_engine::guest::{GuestError, Throttler};
 
 use super::vcpus::{Throttled, Vcpus};
 use crate::agent_client::AgentClient;
@@ -102,27 +102,6 @@ impl Throttling {
         }
     }
 
-    /// Gives every vCPU the same share.
-    pub(super) fn give_all(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
-        self.give(&vec![share; self.vcpus.count()])
-    }
-
-    /// Gives each vCPU its share.
-    pub(super) fn give(&mut self, shares: &[ThrottleShare]) -> Result<(), GuestError> {
-        if shares.iter().all(|share| *share == ThrottleShare::NONE) {
-            self.release();
-            return Ok(());
-        }
-        let permille = |share: &ThrottleShare| {
-            Permille::new(share.as_permille())
-                .ok_or_else(|| GuestError(format!("it cannot be throttled to {share}")))
-        };
-        let permilles = shares.iter().map(permille).collect::<Result<_, _>>()?;
-        self.apply(ThrottlePlan::suited(Shares::PerVcpu(permilles)))?;
-        self.vcpus.are_given(shares, Instant::now());
-        Ok(())
-    }
-
     /// Lets the guest run at full speed.
     pub(super) fn release(&mut self) {
         self.plan = None;
@@ -164,11 +143,6 @@ impl Throttling {
         })
     }
 
-    /// Processor time of the vCPUs, as [`Vcpus::times`].
-    pub(super) fn times(&self) -> Option<Vec<Duration>> {
-        self.vcpus.times()
-    }
-
     /// How each vCPU was throttled so far, in the order of their index.
     pub(super) fn throttled(&self) -> Vec<Throttled> {
         self.vcpus.throttled(Instant::now())
@@ -191,5 +165,30 @@ impl Throttling {
             .map_err(|error| GuestError(error.to_string()))?;
         self.plan = Some((plan, Instant::now()));
         Ok(())
+    }
+}
+
+impl Throttler for Throttling {
+    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
+        self.throttle_vcpus(&vec![share; self.vcpus.count()])
+    }
+
+    fn throttle_vcpus(&mut self, shares: &[ThrottleShare]) -> Result<(), GuestError> {
+        if shares.iter().all(|share| *share == ThrottleShare::NONE) {
+            self.release();
+            return Ok(());
+        }
+        let permille = |share: &ThrottleShare| {
+            Permille::new(share.as_permille())
+                .ok_or_else(|| GuestError(format!("it cannot be throttled to {share}")))
+        };
+        let permilles = shares.iter().map(permille).collect::<Result<_, _>>()?;
+        self.apply(ThrottlePlan::suited(Shares::PerVcpu(permilles)))?;
+        self.vcpus.are_given(shares, Instant::now());
+        Ok(())
+    }
+
+    fn vcpu_times(&mut self) -> Option<Vec<Duration>> {
+        self.vcpus.times()
     }
 }

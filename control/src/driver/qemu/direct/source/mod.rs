@@ -9,13 +9,14 @@ mod relay;
 
 pub use prepare::{Prepared, SourceError, SourceOptions};
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
-use pagelift_engine::guest::{GuestError, Parts, SourceGuest};
-use pagelift_engine::migration::Ownership;
+use pagelift_engine::converge::SwitchoverCosts;
+use pagelift_engine::guest::{self, DeviceChannel, GuestError, SourceGuest, StateFlow, Throttler};
+use pagelift_engine::migration::GuestLocation;
 
 use self::relay::Relay;
 use super::disk_errors::DiskErrors;
@@ -46,7 +47,7 @@ pub struct DirectSource {
     step: Step,
     /// Whether the guest ran when the switchover began: one that was paused stays so.
     was_running: bool,
-    parts: Option<Parts>,
+    channel: Option<DeviceChannel>,
     relay: Option<Relay>,
 }
 
@@ -116,8 +117,9 @@ impl DirectSource {
 }
 
 impl SourceGuest for DirectSource {
-    fn attach(&mut self, parts: Parts) {
-        self.parts = Some(parts);
+    fn attach(&mut self, channel: DeviceChannel) -> StateFlow {
+        self.channel = Some(channel);
+        StateFlow::Relayed
     }
 
     fn check(&mut self) -> Result<(), GuestError> {
@@ -130,21 +132,12 @@ impl SourceGuest for DirectSource {
         )))
     }
 
-    fn agrees(&mut self) -> Result<(), GuestError> {
-        let failed = self.disk_errors.as_mut().and_then(DiskErrors::look);
-        failed.map_or(Ok(()), |words| Err(GuestError(words)))
+    fn abort_reason(&mut self) -> Option<String> {
+        self.disk_errors.as_mut().and_then(DiskErrors::look)
     }
 
-    fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
-        self.throttling.give_all(share)
-    }
-
-    fn vcpu_times(&mut self) -> Option<Vec<Duration>> {
-        self.throttling.times()
-    }
-
-    fn throttle_vcpus(&mut self, shares: &[ThrottleShare]) -> Result<(), GuestError> {
-        self.throttling.give(shares)
+    fn throttler(&mut self) -> Option<&mut dyn Throttler> {
+        Some(&mut self.throttling)
     }
 
     fn switchover_costs(&mut self) -> SwitchoverCosts {
@@ -156,12 +149,12 @@ impl SourceGuest for DirectSource {
         costs
     }
 
-    fn stop(&mut self) -> Result<Duration, GuestError> {
+    fn pause(&mut self) -> guest::Result<()> {
         let Step::Prepared(prepared) = std::mem::replace(&mut self.step, Step::Undone) else {
             return Err(GuestError("it was stopped before".into()));
         };
-        let parts = self
-            .parts
+        let channel = self
+            .channel
             .take()
             .ok_or_else(|| GuestError("it is not attached".into()))?;
         self.throttling.before_stop();
@@ -170,7 +163,7 @@ impl SourceGuest for DirectSource {
             .map_err(|error| failed("QEMU's migrate", error))?;
         self.was_running = switching.was_running();
         self.relay = Some(
-            Relay::start(stream, parts, self.was_running)
+            Relay::start(stream, channel, self.was_running)
                 .map_err(|error| failed("relaying QEMU's stream", error))?,
         );
         let paused = switching
@@ -178,16 +171,23 @@ impl SourceGuest for DirectSource {
             .map_err(|error| failed("stopping it", error))?;
         // Not earlier: a guest at full speed would write more until it stands still.
         self.throttling.release();
-        let ago = paused.stopped_at().map_or(Duration::ZERO, |at| {
-            SystemTime::now()
-                .duration_since(at.system_time())
-                .unwrap_or_default()
-        });
         self.step = Step::Paused(paused);
-        Ok(ago)
+        Ok(())
     }
 
-    fn save_state(&mut self) -> Result<(), GuestError> {
+    fn paused_for(&self) -> Option<Duration> {
+        let Step::Paused(paused) = &self.step else {
+            return None;
+        };
+        let at = paused.stopped_at()?;
+        Some(
+            SystemTime::now()
+                .duration_since(at.system_time())
+                .unwrap_or_default(),
+        )
+    }
+
+    fn save_devices(&mut self, _: &mut dyn Write) -> guest::Result<()> {
         let Step::Paused(paused) = std::mem::replace(&mut self.step, Step::Undone) else {
             return Err(GuestError("it is not stopped".into()));
         };
@@ -198,7 +198,7 @@ impl SourceGuest for DirectSource {
         Ok(())
     }
 
-    fn give_up(&mut self) -> Result<(), GuestError> {
+    fn relinquish(&mut self) -> guest::Result<()> {
         match std::mem::replace(&mut self.step, Step::Undone) {
             Step::HandingOver(handing) => self.commit(handing),
             other => {
@@ -208,7 +208,7 @@ impl SourceGuest for DirectSource {
         }
     }
 
-    fn resume(&mut self, _ownership: &Ownership) -> Result<(), GuestError> {
+    fn resume(&mut self) -> guest::Result<()> {
         let undone = match std::mem::replace(&mut self.step, Step::Undone) {
             Step::Prepared(prepared) => prepared.cancel(),
             Step::Paused(paused) => paused.cancel(),
@@ -219,7 +219,7 @@ impl SourceGuest for DirectSource {
         undone.map_err(|error| failed("QEMU", error))
     }
 
-    fn released(&mut self) {
+    fn finish(&mut self, _: GuestLocation) {
         if let Some(relay) = self.relay.take() {
             relay.end();
         }

@@ -142,7 +142,7 @@ impl DirectSource {
             disk_errors,
             step: Step::Prepared(prepared),
             was_running: false,
-            parts: None,
+            channel: None,
             relay: None,
         };
         Ok(Prepared {

@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
-use pagelift_engine::guest::{Parts, StateSender};
+use pagelift_engine::guest::{DeviceChannel, StateSender};
 
 use crate::driver::qemu::direct::Preamble;
 use crate::driver::qemu::relay;
@@ -25,12 +25,16 @@ impl Relay {
     ///
     /// # Errors
     /// When a thread or a descriptor is not to be had, or the connection is lost.
-    pub(super) fn start(stream: UnixStream, parts: Parts, run: bool) -> std::io::Result<Self> {
-        let Parts {
+    pub(super) fn start(
+        stream: UnixStream,
+        channel: DeviceChannel,
+        run: bool,
+    ) -> std::io::Result<Self> {
+        let DeviceChannel {
             state,
             incoming,
             waker: _,
-        } = parts;
+        } = channel;
         state.send(&Preamble { run }.encode(), false)?;
         let (from, mut answers) = (stream.try_clone()?, stream.try_clone()?);
         let down = std::thread::Builder::new()
