@@ -11,7 +11,6 @@
 //! | [`progress`] | what they show while a guest moves |
 //! | [`say`] | how they print, whether or not anybody reads |
 //! | [`steer`] | `--control`, and `pagelift ctl`, which speaks to it |
-//! | [`stop_at`] | stops them at a point of a migration, for tests |
 //!
 //! Progress goes to stderr, results to stdout. Exit codes are a contract, see [`ExitCode`].
 
@@ -29,7 +28,6 @@ pub mod replay;
 pub mod report;
 pub mod say;
 pub mod steer;
-pub mod stop_at;
 pub mod trace;
 
 pub use exit::ExitCode;

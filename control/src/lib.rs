@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`agent_client`] | the client of the agent that is loaded into QEMU |
 //! | [`driver`] | what guest this is, whether it can move, its hand-over, and direct mode |
+//! | [`failpoints`] | points at which a test can stop the program |
 //! | [`qmp`] | QEMU's monitor: commands, events, descriptors |
 //! | [`throttle`] | who can slow the guest's vCPUs down, and how |
 //!
@@ -11,5 +12,6 @@
 
 pub mod agent_client;
 pub mod driver;
+pub mod failpoints;
 pub mod qmp;
 pub mod throttle;

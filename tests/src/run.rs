@@ -77,13 +77,17 @@ impl Run {
         Ok(self.child.try_wait()?)
     }
 
-    /// Waits until it has stopped itself (SIGSTOP).
+    /// Waits until it has stopped itself (SIGSTOP) at a failpoint.
     pub fn wait_stopped(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !process::is_stopped(self.pid()) {
             let ended = self.ended()?;
             if ended.is_some() || Instant::now() >= deadline {
-                bail!("{} did not stop ({ended:?}): {}", self.name, self.stderr());
+                bail!(
+                    "{} did not stop ({ended:?}; was it built with --all-features?): {}",
+                    self.name,
+                    self.stderr()
+                );
             }
             sleep(Duration::from_millis(2));
         }

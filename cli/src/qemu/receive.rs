@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::Parser;
 use pagelift_control::driver::qemu::direct::DirectTarget;
+use pagelift_control::failpoints;
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages};
 use pagelift_engine::migration::{GuestLocation, IN_DOUBT, MigrationError};
@@ -24,7 +25,6 @@ use crate::options::random_number;
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{Extra, Output, stages};
-use crate::stop_at::{StopAt, Stopping};
 
 /// Waits for a guest and lets it go on in a QEMU that was started with `-incoming defer`.
 #[derive(Debug, Parser)]
@@ -57,7 +57,7 @@ impl ReceiveCommand {
     /// When what the migration needs beside the guest could not be set up: nothing was begun.
     fn receive(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
-        let stop_at = StopAt::from_env()?;
+        failpoints::check_environment()?;
         let kept = match KeptPages::open(&self.have, random_number()) {
             Ok(kept) => kept,
             Err(error) => return Ok(self.unusable(error)),
@@ -97,10 +97,7 @@ impl ReceiveCommand {
         let result = receive(ReceiveJob {
             listener: &server,
             memory,
-            guest: &mut Stopping {
-                guest: &mut prepared.guest,
-                at: &stop_at,
-            },
+            guest: &mut prepared.guest,
             facts: prepared.facts,
             kept,
             cancel: CancelToken::clone(&cancel),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use pagelift_control::driver::qemu::direct::{DirectSource, SourceOptions, ThrottleBy};
+use pagelift_control::failpoints;
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{MigrationError, Ownership};
@@ -21,7 +22,6 @@ use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
 use crate::steer::Board;
-use crate::stop_at::{StopAt, Stopping};
 
 /// Moves the guest of a running QEMU to another one.
 ///
@@ -92,7 +92,7 @@ impl SendCommand {
     /// When what the migration needs beside the guest could not be set up: nothing was begun.
     fn migrate(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
-        let stop_at = StopAt::from_env()?;
+        failpoints::check_environment()?;
         let controls = self.convergence.controls(self.bandwidth, cancel);
         let board = Board::new(controls.clone());
         let control = self.convergence.serve(&board)?;
@@ -152,10 +152,7 @@ impl SendCommand {
             link: &link,
             memory,
             dirty: &mut tracker,
-            guest: &mut Stopping {
-                guest: &mut guest,
-                at: &stop_at,
-            },
+            guest: &mut guest,
             ownership: Ownership::claim(),
             options: SendOptions {
                 session: random_session(),
@@ -172,7 +169,7 @@ impl SendCommand {
             progress: &mut |status| {
                 board.show(status);
                 progress.update(status);
-                stop_at.at(status);
+                failpoints::progress(status);
                 extra.status = Some(*status);
                 extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
             },

@@ -225,7 +225,7 @@ impl<'a> Ground<'a> {
         command.arg("--qmp").arg(target.qmp_path());
         command.args(["--json", "--listen", &format!("tcp://{host}:0")]);
         if let Some(Stop::Receiver(point)) = stop {
-            command.env("PAGELIFT_STOP_AT", point);
+            command.env("PAGELIFT_FAILPOINT", point);
         }
         let mut receiver = Run::start(self.bed, "receive", command)?;
         let uri = receiver.wait_stderr(|text| {
@@ -236,7 +236,7 @@ impl<'a> Ground<'a> {
         command.arg("--qmp").arg(source.qmp_path());
         command.args(["--json", "--to", &uri]).args(options);
         if let Some(Stop::Sender(point)) = stop {
-            command.env("PAGELIFT_STOP_AT", point);
+            command.env("PAGELIFT_FAILPOINT", point);
         }
         Ok((Run::start(self.bed, "send", command)?, receiver))
     }

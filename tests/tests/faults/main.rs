@@ -11,8 +11,8 @@
 //! `PAGELIFT_TEST_SEED` repeats the draws of the random moments, and `PAGELIFT_TEST_STRIKES` says
 //! how many of them there are, for a longer campaign.
 //!
-//! To strike at a known point, a program stops itself there (`PAGELIFT_STOP_AT`, see the module
-//! `stop_at` of the command line). The times that are printed are for people and not asserted.
+//! To strike at a known point, a program stops itself there (`PAGELIFT_FAILPOINT`, see
+//! `pagelift_control::failpoints`). The times that are printed are for people and not asserted.
 
 mod demo;
 mod ground;

@@ -20,6 +20,7 @@ use crate::driver::qemu::target::{
     HeldTarget, LoadedTarget, LoadingTarget, RunningTarget, TargetQemu,
 };
 use crate::driver::qemu::{QemuMigrationError, Refusal, preflight, relay};
+use crate::failpoints::{self, Failpoint};
 use crate::qmp::{Address, QmpError, Timestamp};
 
 /// Why a QEMU cannot take a guest.
@@ -158,19 +159,24 @@ impl TargetGuest for DirectTarget {
 
     fn is_loaded(&mut self) -> Result<bool, GuestError> {
         match &*self.loading.lock().unwrap_or_else(PoisonError::into_inner) {
-            Loading::Loaded { .. } => Ok(true),
+            Loading::Loaded { .. } => {
+                failpoints::reached(Failpoint::Loaded);
+                Ok(true)
+            }
             Loading::Failed(error) => Err(error.clone()),
             _ => Ok(false),
         }
     }
 
     fn run(&mut self) -> guest::Result<()> {
+        failpoints::reached(Failpoint::Granted);
         match self.take_loading() {
             Loading::Loaded { target, run } => {
                 let running = target.run(!run).map_err(|error| {
                     failed("it is the target's now, but QEMU does not run it", error)
                 })?;
                 self.running = Some(running);
+                failpoints::reached(Failpoint::Running);
                 Ok(())
             }
             _ => Err(GuestError("it is not loaded".into())),

@@ -30,6 +30,7 @@ use crate::driver::qemu::migration::{self, STEP_LIMIT};
 use crate::driver::qemu::source::{
     CommitError, CommittedSource, HandingOver, PausedSource, PreparedSource,
 };
+use crate::failpoints::{self, Failpoint};
 use crate::qmp::{Qmp, Timestamp};
 
 /// The guest on the source.
@@ -123,6 +124,7 @@ impl SourceGuest for DirectSource {
     }
 
     fn check(&mut self) -> Result<(), GuestError> {
+        failpoints::checked();
         if self.watch.is_alive() {
             return self.throttling.renew();
         }
@@ -172,6 +174,7 @@ impl SourceGuest for DirectSource {
         // Not earlier: a guest at full speed would write more until it stands still.
         self.throttling.release();
         self.step = Step::Paused(paused);
+        failpoints::reached(Failpoint::Stopped);
         Ok(())
     }
 
@@ -188,6 +191,7 @@ impl SourceGuest for DirectSource {
     }
 
     fn save_devices(&mut self, _: &mut dyn Write) -> guest::Result<()> {
+        failpoints::reached(Failpoint::Placed);
         let Step::Paused(paused) = std::mem::replace(&mut self.step, Step::Undone) else {
             return Err(GuestError("it is not stopped".into()));
         };
@@ -195,17 +199,21 @@ impl SourceGuest for DirectSource {
             .continue_device_state()
             .map_err(|error| failed("QEMU's migrate-continue", error))?;
         self.step = Step::HandingOver(handing);
+        failpoints::reached(Failpoint::State);
         Ok(())
     }
 
     fn relinquish(&mut self) -> guest::Result<()> {
+        failpoints::reached(Failpoint::Ready);
         match std::mem::replace(&mut self.step, Step::Undone) {
-            Step::HandingOver(handing) => self.commit(handing),
+            Step::HandingOver(handing) => self.commit(handing)?,
             other => {
                 self.step = other;
-                Err(GuestError("its device state was not sent".into()))
+                return Err(GuestError("its device state was not sent".into()));
             }
         }
+        failpoints::reached(Failpoint::GivenUp);
+        Ok(())
     }
 
     fn resume(&mut self) -> guest::Result<()> {
