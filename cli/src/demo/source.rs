@@ -11,8 +11,9 @@ use pagelift_engine::guest::{self, GuestError, SourceGuest, Throttler};
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{GuestLocation, Ownership, Report};
 use pagelift_engine::pipeline::{CancelToken, SendJob, SendOptions, process_cpu, send};
-use pagelift_engine::sys::Userfaultfd;
+use pagelift_engine::sys::{Userfaultfd, random_number};
 use pagelift_engine::units::PageRange;
+use pagelift_engine::wire::SessionId;
 use pagelift_transports::tcp::TcpLink;
 use serde_json::json;
 
@@ -23,7 +24,7 @@ use super::process::TargetProcess;
 use super::{DemoOptions, DeviceState, TargetSays};
 use crate::advice::Side;
 use crate::exit::ExitCode;
-use crate::options::{Effort, random_session};
+use crate::options::Effort;
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::Extra;
@@ -40,6 +41,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result<ExitCode> {
     let memory = Arc::new(GuestMemory::new(script.pages)?);
     memory.fill(&script);
+    let session = SessionId(random_number()?);
     let mut target = TargetProcess::start(options)?;
     let port = match target.hear()? {
         TargetSays::Listening { port } => port,
@@ -101,7 +103,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         dirty: &mut tracker,
         guest: &mut half,
         ownership: Ownership::claim(),
-        options: send_options(options, effort),
+        options: send_options(options, effort, session),
         controls: controls.clone(),
         progress: &mut |status| {
             progress.update(status);
@@ -132,10 +134,10 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     }
 }
 
-fn send_options(options: &DemoOptions, effort: Effort) -> SendOptions {
+fn send_options(options: &DemoOptions, effort: Effort, session: SessionId) -> SendOptions {
     let limits = &options.convergence;
     SendOptions {
-        session: random_session(),
+        session,
         channels: limits.channels,
         verify: !options.no_verify,
         facts: Vec::new(),

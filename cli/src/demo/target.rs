@@ -10,13 +10,13 @@ use pagelift_engine::guest::{self, GuestError, TargetGuest};
 
 use pagelift_engine::migration::GuestLocation;
 use pagelift_engine::pipeline::{CancelToken, KeptPages, ReceiveJob, receive};
+use pagelift_engine::sys::random_number;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
 use pagelift_transports::tcp::TcpServer;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::guest::{Guest, GuestMemory};
 use super::{DeviceState, TargetSays, proof};
-use crate::options::random_number;
 use crate::own_memory::own_memory_bytes;
 use crate::report::stages;
 
@@ -68,7 +68,7 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
         memory: view.clone(),
         guest: &mut half,
         facts: Vec::new(),
-        kept: KeptPages::new(None, random_number()),
+        kept: KeptPages::new(None, random_number()?),
         cancel: CancelToken::default(),
         progress: &mut |_| memory_peak_bytes = memory_peak_bytes.max(own_memory_bytes()),
     })?;

@@ -19,8 +19,6 @@ use pagelift_engine::pipeline::{
     CancelToken, Controls, Deltas, Settings, memory_budget, packing_budget, reference_budget,
 };
 use pagelift_engine::units::{ByteCount, Rate};
-use pagelift_engine::wire::SessionId;
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use self::values::channels;
 use crate::delta_cache::DeltaCacheSize;
@@ -200,18 +198,4 @@ pub struct Effort {
     pub deltas: Option<Arc<Deltas>>,
     /// Most memory it may all take, next to the guest's.
     pub budget: ByteCount,
-}
-
-/// A name for a migration that no other one has.
-pub fn random_session() -> SessionId {
-    // Without entropy zero must do, and a second migration to the same target at the same moment
-    // would be refused.
-    SessionId(random_number())
-}
-
-/// A number that nobody can guess; 0 if the kernel has no entropy yet, just after it started.
-pub fn random_number() -> u128 {
-    let mut bytes = [0; 16];
-    let _ = getrandom(&mut bytes, GetRandomFlags::empty());
-    u128::from_le_bytes(bytes)
 }

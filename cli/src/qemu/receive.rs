@@ -13,6 +13,7 @@ use pagelift_engine::migration::{GuestLocation, IN_DOUBT, MigrationError};
 use pagelift_engine::pipeline::{
     CancelToken, KeptPages, ReceiveJob, Received, memory_budget, process_cpu, receive,
 };
+use pagelift_engine::sys::random_number;
 use pagelift_engine::units::{ByteCount, PageCount};
 use pagelift_engine::wire::MAX_CHANNELS;
 use pagelift_transports::Endpoint;
@@ -21,7 +22,6 @@ use serde_json::{Value, json};
 
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
-use crate::options::random_number;
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{Extra, Output, stages};
@@ -58,7 +58,7 @@ impl ReceiveCommand {
     fn receive(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         failpoints::check_environment()?;
-        let kept = match KeptPages::open(&self.have, random_number()) {
+        let kept = match KeptPages::open(&self.have, random_number()?) {
             Ok(kept) => kept,
             Err(error) => return Ok(self.unusable(error)),
         };

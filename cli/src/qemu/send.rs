@@ -11,13 +11,15 @@ use pagelift_control::qmp::Address;
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{MigrationError, Ownership};
 use pagelift_engine::pipeline::{SendJob, SendOptions, process_cpu, send};
+use pagelift_engine::sys::random_number;
 use pagelift_engine::units::Rate;
+use pagelift_engine::wire::SessionId;
 use pagelift_transports::Endpoint;
 use pagelift_transports::tcp::TcpLink;
 
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
-use crate::options::{self, ConvergenceOptions, Effort, random_session};
+use crate::options::{self, ConvergenceOptions, Effort};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
@@ -93,6 +95,7 @@ impl SendCommand {
     fn migrate(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         failpoints::check_environment()?;
+        let session = SessionId(random_number()?);
         let controls = self.convergence.controls(self.bandwidth, cancel);
         let board = Board::new(controls.clone());
         let control = self.convergence.serve(&board)?;
@@ -155,7 +158,7 @@ impl SendCommand {
             guest: &mut guest,
             ownership: Ownership::claim(),
             options: SendOptions {
-                session: random_session(),
+                session,
                 channels,
                 verify: self.verify,
                 facts: prepared.facts,

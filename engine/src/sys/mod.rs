@@ -5,9 +5,11 @@
 //! [`SysError::Failed`] with the kernel's answer.
 
 mod pagemap_scan;
+mod random;
 mod userfaultfd;
 
 pub use pagemap_scan::{Marks, PagemapScan};
+pub use random::random_number;
 pub use userfaultfd::Userfaultfd;
 
 /// Why a kernel interface cannot be used.
