@@ -124,7 +124,7 @@ impl CommittedSource {
 
     /// When QEMU stopped the guest; `None` when it was paused already.
     pub fn stopped_at(&self) -> Option<Timestamp> {
-        self.session.stopped_at
+        self.session.stopped.and_then(|stopped| stopped.at)
     }
 
     /// When QEMU gave the guest up.

@@ -116,7 +116,8 @@ impl SourceQemu {
             disks,
             settings: Some(settings),
             stream: None,
-            stopped_at: None,
+            stopped: None,
+            asked: None,
         }))
     }
 }
@@ -202,7 +203,13 @@ impl SwitchingSource {
 impl PausedSource {
     /// When QEMU stopped the guest; `None` when it was paused already.
     pub fn stopped_at(&self) -> Option<Timestamp> {
-        self.0.stopped_at
+        self.0.stopped.and_then(|stopped| stopped.at)
+    }
+
+    /// How long ago QEMU stopped the guest; `None` when it was paused already. To be trusted even
+    /// if the host's clock was set meanwhile, to within the time that QEMU took for the stop.
+    pub fn stopped_ago(&self) -> Option<Duration> {
+        self.0.stopped_ago()
     }
 
     /// Lets QEMU send device state. The target must have all RAM by the time it loads it.

@@ -2,7 +2,7 @@
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,18 @@ pub(super) struct SourceSession {
     pub(super) was_running: bool,
     /// Our end of the stream, while the migration can be undone.
     pub(super) stream: Option<UnixStream>,
-    pub(super) stopped_at: Option<Timestamp>,
+    pub(super) stopped: Option<Stopped>,
+    /// When QEMU's migration was asked for; `None` before.
+    pub(super) asked: Option<Instant>,
+}
+
+/// When QEMU stopped the guest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stopped {
+    /// By QEMU's clock, which somebody may set at any time.
+    pub(super) at: Option<Timestamp>,
+    /// When the event was seen here.
+    seen: Instant,
 }
 
 impl Drop for SourceSession {
@@ -55,6 +66,7 @@ impl SourceSession {
         ours.set_write_timeout(Some(STEP_LIMIT))?;
         let second = ours.try_clone()?;
         self.events.skip_to_now();
+        self.asked = Some(Instant::now());
         if let Err(error) = self.qmp.execute("migrate", json!({ "uri": uri })) {
             // After a timeout the migration may have begun all the same.
             if error.refusal().is_none() {
@@ -68,14 +80,28 @@ impl SourceSession {
     }
 
     pub(super) fn wait_paused(&mut self, limit: Duration) -> Result<(), QemuMigrationError> {
-        let stopped_at = &mut self.stopped_at;
+        let stopped = &mut self.stopped;
         let note = |name: &str, at| {
             if name == "STOP" {
-                *stopped_at = at;
+                let seen = Instant::now();
+                *stopped = Some(Stopped { at, seen });
             }
         };
         migration::wait_status(&self.qmp, &mut self.events, "pre-switchover", limit, note)?;
         Ok(())
+    }
+
+    /// How long ago QEMU stopped the guest; `None` when it was paused already.
+    pub(super) fn stopped_ago(&self) -> Option<Duration> {
+        let (stopped, asked) = (self.stopped?, self.asked?);
+        let by_clock = stopped
+            .at
+            .and_then(|at| SystemTime::now().duration_since(at.system_time()).ok());
+        Some(within(
+            by_clock,
+            stopped.seen.elapsed(),
+            asked.elapsed(),
+        ))
     }
 
     /// Commands for somebody else to undo with; with `resume`, also a migration that completed.
@@ -145,5 +171,29 @@ impl SourceSession {
             settings.restore(&self.qmp)?;
         }
         Ok(())
+    }
+}
+
+/// The time `by_clock`, unless somebody has set the clock meanwhile: it was no less than `least`,
+/// the time since the event was seen, and no more than `most`, the time since it was asked for.
+fn within(by_clock: Option<Duration>, least: Duration, most: Duration) -> Duration {
+    by_clock.unwrap_or(least).clamp(least, most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_moves_the_stop_by_no_more_than_it_took() {
+        let ms = Duration::from_millis;
+        assert_eq!(within(Some(ms(3)), ms(2), ms(5)), ms(3));
+        assert_eq!(within(Some(ms(3_600_000)), ms(2), ms(5)), ms(5));
+        assert_eq!(within(Some(ms(0)), ms(2), ms(5)), ms(2));
+        assert_eq!(
+            within(None, ms(2), ms(5)),
+            ms(2),
+            "set back before the stop"
+        );
     }
 }

@@ -12,7 +12,7 @@ pub use prepare::{Prepared, SourceError, SourceOptions};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use pagelift_engine::converge::SwitchoverCosts;
 use pagelift_engine::guest::{self, DeviceChannel, GuestError, SourceGuest, StateFlow, Throttler};
@@ -182,12 +182,7 @@ impl SourceGuest for DirectSource {
         let Step::Paused(paused) = &self.step else {
             return None;
         };
-        let at = paused.stopped_at()?;
-        Some(
-            SystemTime::now()
-                .duration_since(at.system_time())
-                .unwrap_or_default(),
-        )
+        paused.stopped_ago()
     }
 
     fn save_devices(&mut self, _: &mut dyn Write) -> guest::Result<()> {
