@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pagelift_engine::converge::Share;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::migration::SourceStatus;
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -78,7 +78,7 @@ pub fn checked() {
 
 /// The source is where `status` says.
 pub fn progress(status: &SourceStatus) {
-    if status.throttle != Share::NONE && !status.blackout {
+    if status.throttle != ThrottleShare::NONE && !status.blackout {
         reached(Failpoint::Throttled);
     }
     match (status.round, status.blackout) {
