@@ -97,11 +97,7 @@ impl SourceSession {
         let by_clock = stopped
             .at
             .and_then(|at| SystemTime::now().duration_since(at.system_time()).ok());
-        Some(within(
-            by_clock,
-            stopped.seen.elapsed(),
-            asked.elapsed(),
-        ))
+        Some(within(by_clock, stopped.seen.elapsed(), asked.elapsed()))
     }
 
     /// Commands for somebody else to undo with; with `resume`, also a migration that completed.
