@@ -1,26 +1,26 @@
-//! What carries pagelift's frames.
+//! The transports of pagelift.
 //!
 //! A transport implements the engine's [`Link`](pagelift_engine::transport::Link) and
 //! [`Listener`](pagelift_engine::transport::Listener): it opens connections that carry bytes in
-//! order, and knows nothing of what they mean. [`Endpoint`] reads the URIs that users write.
+//! order, and knows nothing of what they mean. [`Endpoint`] reads the URIs that users write, and
+//! connects or listens there.
 //!
-//! | module | carries by |
+//! | module | is |
 //! |---|---|
-//! | [`tcp`] | blocking TCP sockets |
-//! | [`pace`] | nothing itself: caps the rate of another transport |
-//! | [`sim`] | a simulated network under virtual time |
+//! | `tcp` | blocking TCP sockets: `tcp://host:port` |
+//! | `paced` | a cap on the rate of any link, see [`Paced`] |
+//! | `sim` | a simulated network under virtual time, with the feature `sim`: for tests |
 
 #![cfg(target_os = "linux")]
 
-mod buffers;
-mod gauge;
-pub mod pace;
+mod endpoint;
+mod paced;
+#[cfg(feature = "sim")]
 pub mod sim;
-mod socket;
-pub mod tcp;
-mod uri;
+mod tcp;
 
-pub use uri::{Endpoint, EndpointError};
+pub use endpoint::{Endpoint, EndpointError};
+pub use paced::Paced;
 
 use pagelift_engine::wire::MAX_CHANNELS;
 

@@ -21,7 +21,7 @@ use pagelift_engine::pipeline::{
     CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, process_cpu, receive, send,
 };
 use pagelift_engine::wire::SessionId;
-use pagelift_transports::tcp::{TcpLink, TcpServer};
+use pagelift_transports::Endpoint;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
@@ -88,14 +88,14 @@ fn source(
 ) -> Result<()> {
     let memory = Arc::new(guest::memory(path)?);
     let mut tracker = ManualTracker::new(memory.layout().pages());
-    let link = TcpLink::resolve(&host.to_string(), port)?;
+    let link = endpoint(host, port).connect()?;
     let mut guest = match sending.guest_writes {
         Some(rate) => Local::writing(Writer::start(path, tracker.marker(), rate)?),
         None => Local::default(),
     };
     let cpu_before = process_cpu();
     let report = send(SendJob {
-        link: &link,
+        link: &*link,
         memory,
         dirty: &mut tracker,
         guest: &mut guest,
@@ -142,12 +142,11 @@ fn sent(report: &Report, source_cpu: Duration) -> Sent {
 
 fn target(path: &Path, host: Ipv4Addr) -> Result<()> {
     let memory = Arc::new(guest::memory(path)?);
-    let server = TcpServer::bind(&host.to_string(), 0).context("listening")?;
-    say(&Listening {
-        port: server.local_addr()?.port(),
-    })?;
+    let listener = endpoint(host, 0).listen()?;
+    let Endpoint::Tcp { port, .. } = listener.address().parse()?;
+    say(&Listening { port })?;
     receive(ReceiveJob {
-        listener: &server,
+        listener: &*listener,
         memory,
         kept: KeptPages::new(None, 0),
         guest: &mut Local::default(),
@@ -156,6 +155,13 @@ fn target(path: &Path, host: Ipv4Addr) -> Result<()> {
         progress: &mut |_| {},
     })?;
     Ok(())
+}
+
+fn endpoint(host: Ipv4Addr, port: u16) -> Endpoint {
+    Endpoint::Tcp {
+        host: host.to_string(),
+        port,
+    }
 }
 
 fn say(what: &impl Serialize) -> Result<()> {

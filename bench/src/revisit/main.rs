@@ -29,13 +29,13 @@ use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
 use pagelift_engine::migration::{Ownership, Report};
 use pagelift_engine::pipeline::{
-    CancelToken, Controls, Deltas, KeptPages, ReceiveJob, SendJob, SendOptions, digest_memory,
-    process_cpu, receive, send,
+    CancelToken, Controls, Deltas, KeptPages, ReceiveJob, SendJob, SendOptions, Settings,
+    digest_memory, process_cpu, receive, send,
 };
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, Rate};
 use pagelift_engine::wire::SessionId;
 use pagelift_tests::{Bed, supervised};
-use pagelift_transports::tcp::{TcpLink, TcpServer};
+use pagelift_transports::Endpoint;
 
 /// Seed of content and changes.
 const SEED: u64 = 1;
@@ -160,13 +160,13 @@ fn travel(
     let fresh = tempfile::tempfile_in("/dev/shm")?;
     fresh.set_len(pages.bytes().0)?;
     let target = Arc::new(memory(fresh)?);
-    let server = TcpServer::bind("127.0.0.1", 0)?;
-    let port = server.local_addr()?.port();
+    let listener = "tcp://127.0.0.1:0".parse::<Endpoint>()?.listen()?;
+    let link = listener.address().parse::<Endpoint>()?.connect()?;
     let kept = KeptPages::open(kept, u128::from(SEED))?;
     let received = Arc::clone(&target);
     let receiving = std::thread::spawn(move || {
         receive(ReceiveJob {
-            listener: &server,
+            listener: &*listener,
             memory: received,
             guest: &mut guest::Arriving,
             facts: Vec::new(),
@@ -179,9 +179,13 @@ fn travel(
         .wants_deltas()
         .then(|| Deltas::new(pages, ByteCount(128 << 20)))
         .transpose()?;
+    let settings = Settings {
+        bandwidth: Some(options.link),
+        ..Settings::default()
+    };
     let cpu = process_cpu();
     let report = send(SendJob {
-        link: &TcpLink::resolve("127.0.0.1", port)?.capped(options.link),
+        link: &*link,
         memory: source.clone(),
         dirty: &mut ManualTracker::new(pages),
         guest: &mut guest::Leaving,
@@ -197,7 +201,7 @@ fn travel(
             references: ReferenceSetting::Auto,
             policy: Box::new(StopWhenFits::new(StopWhenFitsConfig::default())),
         },
-        controls: Controls::default(),
+        controls: Controls::new(settings, CancelToken::default()),
         progress: &mut |_| (),
     })?;
     let cpu = process_cpu().saturating_sub(cpu);

@@ -116,8 +116,8 @@ struct DeviceState {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum TargetSays {
-    /// It listens on this port.
-    Listening { port: u16 },
+    /// It listens at this address.
+    Listening { address: String },
     /// The guest ran on, and its memory is what its vCPUs wrote.
     Proven {
         /// Writes of each vCPU when the guest arrived.

@@ -14,7 +14,7 @@ use pagelift_engine::pipeline::{CancelToken, SendJob, SendOptions, process_cpu, 
 use pagelift_engine::sys::{Userfaultfd, random_number};
 use pagelift_engine::units::PageRange;
 use pagelift_engine::wire::SessionId;
-use pagelift_transports::tcp::TcpLink;
+use pagelift_transports::Endpoint;
 use serde_json::json;
 
 use super::calibrate::Calibrated;
@@ -43,8 +43,8 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     memory.fill(&script);
     let session = SessionId(random_number()?);
     let mut target = TargetProcess::start(options)?;
-    let port = match target.hear()? {
-        TargetSays::Listening { port } => port,
+    let address: Endpoint = match target.hear()? {
+        TargetSays::Listening { address } => address.parse()?,
         other => bail!("the target process began with {other:?}"),
     };
 
@@ -87,10 +87,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     board.watch_deltas(effort.deltas.as_ref());
     let delta_cache = effort.deltas.clone();
     let control = options.convergence.serve(&board)?;
-    let mut link = TcpLink::resolve("127.0.0.1", port)?;
-    if let Some(rate) = options.link {
-        link = link.capped(rate);
-    }
+    let link = address.connect()?;
     let mut progress = Progress::new(options.output.quiet);
     let mut extra = Extra {
         memory_budget_bytes: budget.0,
@@ -98,7 +95,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     };
     let (began, cpu_before) = (Instant::now(), process_cpu());
     let result = send(SendJob {
-        link: &link,
+        link: &*link,
         memory: view,
         dirty: &mut tracker,
         guest: &mut half,

@@ -12,7 +12,7 @@ use pagelift_engine::migration::GuestLocation;
 use pagelift_engine::pipeline::{CancelToken, KeptPages, ReceiveJob, receive};
 use pagelift_engine::sys::random_number;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
-use pagelift_transports::tcp::TcpServer;
+use pagelift_transports::Endpoint;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::guest::{Guest, GuestMemory};
@@ -22,6 +22,9 @@ use crate::report::stages;
 
 /// How long the guest runs on before its memory is checked.
 const RUN_ON: Duration = Duration::from_millis(300);
+
+/// Where it waits for the guest.
+const LOOPBACK: &str = "tcp://127.0.0.1:0";
 
 /// Options of the hidden `pagelift demo-target`.
 #[derive(Args, Clone, Debug)]
@@ -53,9 +56,9 @@ fn say(says: &TargetSays) -> Result<()> {
 fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
     let memory = Arc::new(GuestMemory::new(options.memory.0 / PAGE_BYTES as u64)?);
     let view = Arc::new(memory.view()?);
-    let server = TcpServer::bind("127.0.0.1", 0).context("listening on loopback")?;
+    let listener = LOOPBACK.parse::<Endpoint>()?.listen()?;
     say(&TargetSays::Listening {
-        port: server.local_addr()?.port(),
+        address: listener.address(),
     })?;
 
     let mut half = TargetHalf {
@@ -64,7 +67,7 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
     };
     let mut memory_peak_bytes = 0;
     let received = receive(ReceiveJob {
-        listener: &server,
+        listener: &*listener,
         memory: view.clone(),
         guest: &mut half,
         facts: Vec::new(),

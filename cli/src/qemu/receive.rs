@@ -17,7 +17,6 @@ use pagelift_engine::sys::random_number;
 use pagelift_engine::units::{ByteCount, PageCount};
 use pagelift_engine::wire::MAX_CHANNELS;
 use pagelift_transports::Endpoint;
-use pagelift_transports::tcp::TcpServer;
 use serde_json::{Value, json};
 
 use crate::advice::Side;
@@ -62,13 +61,13 @@ impl ReceiveCommand {
             Ok(kept) => kept,
             Err(error) => return Ok(self.unusable(error)),
         };
-        let Endpoint::Tcp { host, port } = &self.listen;
-        let server = match TcpServer::bind(host, *port) {
-            Ok(server) => server,
-            Err(error) => {
+        let listener = match self.listen.listen() {
+            Ok(listener) => listener,
+            Err(source) => {
+                let what = "cannot listen";
                 return Ok(self
                     .output
-                    .no_link("cannot listen", &self.listen, error, Side::Target));
+                    .not_started(MigrationError::Link { what, source }, Side::Target));
             }
         };
         let mut prepared = match DirectTarget::prepare(&self.qmp) {
@@ -84,8 +83,8 @@ impl ReceiveCommand {
         }
         let progress = Progress::new(self.output.quiet);
         progress.say(&format!(
-            "waiting on tcp://{} for a guest of {} of RAM; at most {} of memory for the migration",
-            server.local_addr()?,
+            "waiting on {} for a guest of {} of RAM; at most {} of memory for the migration",
+            listener.address(),
             memory.layout().pages().bytes(),
             ByteCount(memory_budget(memory.layout(), MAX_CHANNELS).0 + kept.footprint().0),
         ));
@@ -95,7 +94,7 @@ impl ReceiveCommand {
         }
         let (mut peak, mut source_lost, mut began) = (0, false, None);
         let result = receive(ReceiveJob {
-            listener: &server,
+            listener: &*listener,
             memory,
             guest: &mut prepared.guest,
             facts: prepared.facts,

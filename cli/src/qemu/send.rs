@@ -15,7 +15,6 @@ use pagelift_engine::sys::random_number;
 use pagelift_engine::units::Rate;
 use pagelift_engine::wire::SessionId;
 use pagelift_transports::Endpoint;
-use pagelift_transports::tcp::TcpLink;
 
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
@@ -99,16 +98,13 @@ impl SendCommand {
         let controls = self.convergence.controls(self.bandwidth, cancel);
         let board = Board::new(controls.clone());
         let control = self.convergence.serve(&board)?;
-        let Endpoint::Tcp { host, port } = &self.to;
-        let mut link = match TcpLink::resolve(host, *port) {
+        let link = match self.to.connect() {
             Ok(link) => link,
-            Err(error) => {
-                return Ok(self.output.no_link(
-                    "cannot look up the target",
-                    &self.to,
-                    error,
-                    Side::Source,
-                ));
+            Err(source) => {
+                let what = "cannot look up the target";
+                return Ok(self
+                    .output
+                    .not_started(MigrationError::Link { what, source }, Side::Source));
             }
         };
         let prepared = match DirectSource::prepare(&SourceOptions {
@@ -142,9 +138,6 @@ impl SendCommand {
             memory.layout().pages().bytes(),
         ));
         progress.say(&format!("throttle, if needed: {}", guest.throttled_by()));
-        if let Some(rate) = self.bandwidth {
-            link = link.capped(rate);
-        }
         let mut extra = Extra {
             memory_budget_bytes: budget.0,
             throttle_by: Some(self.throttle_by.into()),
@@ -152,7 +145,7 @@ impl SendCommand {
         };
         let (began, cpu_before) = (Instant::now(), process_cpu());
         let result = send(SendJob {
-            link: &link,
+            link: &*link,
             memory,
             dirty: &mut tracker,
             guest: &mut guest,

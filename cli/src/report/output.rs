@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use clap::Args;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report, TargetStatus};
-use pagelift_transports::Endpoint;
 use serde_json::Value;
 
 use super::{Extra, details, json, stages, summary};
@@ -81,18 +80,6 @@ impl Output {
     pub fn not_started(&self, error: MigrationError, side: Side) -> ExitCode {
         let guest = GuestLocation::Source;
         self.failed(&Failure { error, guest }, side, &Extra::default())
-    }
-
-    /// Reports an address that cannot be used; nothing was started.
-    pub fn no_link(
-        &self,
-        what: &'static str,
-        address: &Endpoint,
-        error: std::io::Error,
-        side: Side,
-    ) -> ExitCode {
-        let source = std::io::Error::new(error.kind(), format!("{address}: {error}"));
-        self.not_started(MigrationError::Link { what, source }, side)
     }
 
     /// Reports that nothing was begun: the guest is where it was.

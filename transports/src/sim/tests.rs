@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use pagelift_engine::pipeline::Clock;
-use pagelift_engine::transport::{Connection, Link, Listener};
+use pagelift_engine::transport::{Connection, Link, Listener, RateCapped, Role};
 use pagelift_engine::units::{Instant, Rate};
 
 use super::{Direction, NetworkConfig, SimClock, SimNetwork, SimRng};
@@ -20,7 +20,7 @@ fn connected() -> (SimClock, SimNetwork, Connection, Connection) {
         piece_bytes: 100,
     };
     let network = SimNetwork::new(config, clock.clone(), SimRng::new(1));
-    let near = network.link().dial().unwrap();
+    let near = network.link().connect(Role::Control).unwrap();
     assert!(network.listener().accept(Duration::ZERO).unwrap().is_none());
     clock.advance(Duration::from_millis(20));
     let far = network.listener().accept(Duration::ZERO).unwrap().unwrap();
@@ -61,6 +61,25 @@ fn bytes_arrive_in_order_at_the_rate_of_the_link() {
         (20..=28).contains(&took),
         "10 ms of rate, 10 to 15 of latency: {took}"
     );
+}
+
+#[test]
+fn a_cap_holds_for_what_is_written_under_it() {
+    let (clock, network, mut near, mut far) = connected();
+    let mut took = |cap| {
+        network.link().set_rate(cap);
+        let began = clock.now();
+        near.tx.write_all(&bytes(5000)).unwrap();
+        let mut read = Vec::new();
+        while read.len() < 10_000 {
+            clock.advance_to(network.next_event().unwrap());
+            assert_eq!(read_on(&mut far, &mut read), ErrorKind::WouldBlock);
+        }
+        clock.now().since(began).as_millis()
+    };
+    let (capped, lifted) = (took(Some(Rate(100_000))), took(None));
+    assert!((110..=120).contains(&capped), "{capped}");
+    assert!((20..=28).contains(&lifted), "{lifted}");
 }
 
 #[test]
@@ -141,8 +160,8 @@ fn one_bit_flips_once_whether_under_way_or_still_to_come() {
 fn connections_are_refused_for_a_while() {
     let (clock, network, ..) = connected();
     network.refuse_until(clock.now().after(Duration::from_secs(1)));
-    let error = network.link().dial().unwrap_err();
+    let error = network.link().connect(Role::Control).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     clock.advance(Duration::from_secs(1));
-    assert!(network.link().dial().is_ok());
+    assert!(network.link().connect(Role::Control).is_ok());
 }

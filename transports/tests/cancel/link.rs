@@ -6,18 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use pagelift_engine::transport::{Closer, Connection, Link};
+use pagelift_engine::transport::{Closer, Connection, Link, RateCapped, Role};
 use pagelift_engine::units::Rate;
-use pagelift_transports::tcp::TcpLink;
 
 /// A link whose connections take nothing any more once it is jammed, like those to a host that
 /// hangs.
 pub struct Jammed {
-    pub link: TcpLink,
+    pub link: Box<dyn RateCapped>,
     pub jam: Arc<AtomicBool>,
-    /// Writers of the control connection, the first one, that are stuck.
+    /// Writers of the control connection that are stuck.
     pub stuck: Arc<AtomicUsize>,
-    pub connections: AtomicUsize,
 }
 
 struct Stuck {
@@ -61,15 +59,14 @@ impl Write for Stuck {
 }
 
 impl Link for Jammed {
-    fn dial(&self) -> io::Result<Connection> {
-        let connection = self.link.dial()?;
+    fn connect(&self, role: Role) -> io::Result<Connection> {
+        let connection = self.link.connect(role)?;
         let closed = Arc::new(AtomicBool::new(false));
-        let first = self.connections.fetch_add(1, Ordering::AcqRel) == 0;
         let tx = Box::new(Stuck {
             inner: connection.tx,
             jam: Arc::clone(&self.jam),
             closed: Arc::clone(&closed),
-            stuck: first.then(|| Arc::clone(&self.stuck)),
+            stuck: (role == Role::Control).then(|| Arc::clone(&self.stuck)),
         });
         let closer = connection.closer;
         Ok(Connection {
@@ -82,7 +79,9 @@ impl Link for Jammed {
             }),
         })
     }
+}
 
+impl RateCapped for Jammed {
     fn set_rate(&self, cap: Option<Rate>) {
         self.link.set_rate(cap);
     }

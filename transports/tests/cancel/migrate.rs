@@ -12,9 +12,8 @@ use pagelift_engine::migration::{Failure, Ownership, Report, SourceStatus};
 use pagelift_engine::pipeline::{
     CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, Settings, receive, send,
 };
-use pagelift_engine::transport::Link;
 use pagelift_engine::wire::SessionId;
-use pagelift_transports::tcp::{TcpLink, TcpServer};
+use pagelift_transports::Endpoint;
 
 use super::guest::{Busy, Here, Same, There};
 use super::link::Jammed;
@@ -41,9 +40,9 @@ pub fn migrate(
     policy: Box<dyn Policy>,
     meanwhile: impl FnOnce(&Seen) + Send,
 ) -> (Result<Report, Failure>, Seen) {
-    let server = TcpServer::bind("127.0.0.1", 0).unwrap();
-    let link = TcpLink::resolve("127.0.0.1", server.local_addr().unwrap().port()).unwrap();
-    link.set_rate(settings.bandwidth);
+    let here: Endpoint = "tcp://127.0.0.1:0".parse().unwrap();
+    let listener = here.listen().unwrap();
+    let there: Endpoint = listener.address().parse().unwrap();
     let (mut dirty, mut guest) = (Busy::default(), Here::default());
     let seen = Seen {
         jam: Arc::default(),
@@ -54,16 +53,15 @@ pub fn migrate(
         controls: Controls::new(settings, CancelToken::default()),
     };
     let link = Jammed {
-        link,
+        link: there.connect().unwrap(),
         jam: Arc::clone(&seen.jam),
         stuck: Arc::clone(&seen.stuck),
-        connections: AtomicUsize::new(0),
     };
     let give_up = CancelToken::default();
     let result = thread::scope(|scope| {
         let target = scope.spawn(|| {
             receive(ReceiveJob {
-                listener: &server,
+                listener: &*listener,
                 memory: Same::new(),
                 guest: &mut There,
                 facts: Vec::new(),

@@ -4,7 +4,8 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pagelift_engine::transport::{Connection, Link, Listener};
+use pagelift_engine::transport::{Connection, Link, Listener, RateCapped, Role};
+use pagelift_engine::units::Rate;
 use pagelift_engine::wire::{FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE};
 use pagelift_transports::sim::{ConnectionId, SimLink, SimListener, SimNetwork};
 
@@ -164,10 +165,16 @@ pub struct TapLink {
 }
 
 impl Link for TapLink {
-    fn dial(&self) -> io::Result<Connection> {
+    fn connect(&self, role: Role) -> io::Result<Connection> {
         let id = self.network.connections();
-        let plain = self.link.dial()?;
+        let plain = self.link.connect(role)?;
         Ok(tapped(&self.watcher, Side::Source, id, plain))
+    }
+}
+
+impl RateCapped for TapLink {
+    fn set_rate(&self, cap: Option<Rate>) {
+        self.link.set_rate(cap);
     }
 }
 
@@ -188,5 +195,9 @@ impl Listener for TapListener {
         let id = *accepted;
         *accepted += 1;
         Ok(Some(tapped(&self.watcher, Side::Target, id, plain)))
+    }
+
+    fn address(&self) -> String {
+        self.listener.address()
     }
 }

@@ -40,7 +40,7 @@ use crate::migration::{
 use crate::pipeline::clock::SystemClock;
 use crate::pipeline::controls::Controls;
 use crate::pipeline::shared::Shared;
-use crate::transport::Link;
+use crate::transport::RateCapped;
 use crate::wire::{Encodings, Fact, MAX_FRAME_PAGES, SessionId};
 
 /// Longest wait of the coordinator, so that progress is told several times a second.
@@ -79,7 +79,7 @@ pub struct SendOptions {
 /// Everything that a sending needs.
 pub struct SendJob<'a> {
     /// The way to the target.
-    pub link: &'a dyn Link,
+    pub link: &'a dyn RateCapped,
     /// The guest's memory.
     pub memory: Arc<dyn ReadPages>,
     /// What the guest writes.

@@ -22,7 +22,7 @@ use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::control::{ControlReader, lost};
 use crate::pipeline::controls::Controls;
 use crate::pipeline::shared::Shared;
-use crate::transport::{Connection, Link};
+use crate::transport::{Connection, RateCapped, Role};
 use crate::units::{Instant, Rate};
 use crate::wire::{FrameReader, StateChunk};
 
@@ -32,7 +32,7 @@ const REATTACH_PAUSE: Duration = Duration::from_millis(200);
 /// What a session works with.
 pub struct SourceParts<'a> {
     /// The way to the target.
-    pub link: &'a dyn Link,
+    pub link: &'a dyn RateCapped,
     /// The guest's memory.
     pub memory: Arc<dyn ReadPages>,
     /// What the guest writes.
@@ -58,7 +58,7 @@ impl std::fmt::Debug for SourceParts<'_> {
 /// The coordinator of a sending.
 pub struct SourceSession<'a> {
     shared: Arc<Shared<Source>>,
-    link: &'a dyn Link,
+    link: &'a dyn RateCapped,
     memory: Arc<dyn ReadPages>,
     packing: Packing,
     replies: Sender<StateChunk>,
@@ -104,7 +104,7 @@ impl std::fmt::Debug for SourceSession<'_> {
 }
 
 impl<'a> SourceSession<'a> {
-    /// Prepares to send; nothing is connected yet.
+    /// Prepares to send: the link is capped as the controls say. Nothing is connected yet.
     pub fn new(shared: Arc<Shared<Source>>, parts: SourceParts<'a>) -> Self {
         let (driver, replies) = SourceDriver::new(
             Arc::clone(&shared),
@@ -115,6 +115,8 @@ impl<'a> SourceSession<'a> {
             parts.digest_threads,
             parts.controls.cancel_token().clone(),
         );
+        let bandwidth = parts.controls.settings().bandwidth;
+        parts.link.set_rate(bandwidth);
         Self {
             shared,
             link: parts.link,
@@ -123,7 +125,7 @@ impl<'a> SourceSession<'a> {
             replies,
             driver,
             cancel: parts.controls.cancel_token().clone(),
-            bandwidth: parts.controls.settings().bandwidth,
+            bandwidth,
             controls: parts.controls,
             changes: 0,
             watchdog: Arc::default(),
@@ -162,7 +164,7 @@ impl<'a> SourceSession<'a> {
             }
             Stage::Greeting if self.shared.look(Source::is_accepted) => {
                 for number in 0..self.packing.channels {
-                    let Connection { tx, gauge, .. } = self.dial()?;
+                    let Connection { tx, gauge, .. } = self.open(Role::Data(number))?;
                     let (shared, memory) = (Arc::clone(&self.shared), Arc::clone(&self.memory));
                     let line = (tx, gauge);
                     let channel = SourceChannel::open(shared, memory, number, line, &self.packing)?;
@@ -191,7 +193,7 @@ impl<'a> SourceSession<'a> {
 
     /// Opens a control connection, to be read by the worker.
     fn connect_control(&mut self) -> Result<SourceWorker, MigrationError> {
-        let connection = self.dial()?;
+        let connection = self.open(Role::Control)?;
         self.shared.control().connect(connection.tx);
         Ok(SourceWorker::Control(ControlReader::new(
             Arc::clone(&self.shared),
@@ -200,8 +202,9 @@ impl<'a> SourceSession<'a> {
         )))
     }
 
-    fn dial(&mut self) -> Result<Connection, MigrationError> {
-        let connection = self.link.dial().map_err(|source| MigrationError::Link {
+    fn open(&mut self, role: Role) -> Result<Connection, MigrationError> {
+        let connection = self.link.connect(role);
+        let connection = connection.map_err(|source| MigrationError::Link {
             what: "cannot connect to the target",
             source,
         })?;

@@ -1,10 +1,10 @@
-//! What the engine gets of a simulated network: links, listeners, streams and gauges.
+//! The transport contract over a simulated network: link, listener, streams and gauge.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::time::Duration;
 
 use pagelift_engine::pipeline::Clock;
-use pagelift_engine::transport::{Connection, Gauge, Held, Link, Listener};
+use pagelift_engine::transport::{Connection, Gauge, Held, Link, Listener, RateCapped, Role};
 use pagelift_engine::units::Rate;
 
 use super::{ConnectionId, Direction, SimNetwork};
@@ -14,18 +14,29 @@ use super::{ConnectionId, Direction, SimNetwork};
 pub struct SimLink(pub(super) SimNetwork);
 
 impl Link for SimLink {
-    fn dial(&self) -> io::Result<Connection> {
-        self.0.dial()
+    fn connect(&self, _: Role) -> io::Result<Connection> {
+        self.0.connect()
     }
 }
 
-/// The target's ear on a [`SimNetwork`]; it never waits, whatever the time-out.
+impl RateCapped for SimLink {
+    /// Caps the network itself, both ways: nobody could wait for their turn in virtual time.
+    fn set_rate(&self, cap: Option<Rate>) {
+        self.0.lock().cap = cap;
+    }
+}
+
+/// Accepts connections from a [`SimNetwork`]. Never waits, whatever the time-out.
 #[derive(Clone, Debug)]
 pub struct SimListener(pub(super) SimNetwork);
 
 impl Listener for SimListener {
     fn accept(&self, _timeout: Duration) -> io::Result<Option<Connection>> {
         Ok(self.0.accept())
+    }
+
+    fn address(&self) -> String {
+        "sim://".into()
     }
 }
 
@@ -80,6 +91,6 @@ impl Gauge for SimGauge {
     }
 
     fn cap(&self) -> Option<Rate> {
-        Some(self.network.lock().config.rate)
+        Some(self.network.lock().rate())
     }
 }

@@ -35,9 +35,9 @@ pub struct NetworkConfig {
 /// The way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
-    /// From the side that dialled.
+    /// From the side that connects.
     ToTarget = 0,
-    /// To the side that dialled.
+    /// To the side that connects.
     ToSource = 1,
 }
 
@@ -63,6 +63,8 @@ pub struct SimNetwork(Arc<Mutex<Net>>);
 struct Net {
     clock: SimClock,
     config: NetworkConfig,
+    /// What the link is capped at.
+    cap: Option<Rate>,
     rng: SimRng,
     /// When each direction has carried what it was given.
     free_at: [Instant; 2],
@@ -70,6 +72,14 @@ struct Net {
     /// Connections that arrive at the listener, and when.
     arriving: VecDeque<(Instant, ConnectionId)>,
     refused_until: Instant,
+}
+
+impl Net {
+    /// The rate that all connections of one direction share now.
+    fn rate(&self) -> Rate {
+        self.cap
+            .map_or(self.config.rate, |cap| cap.min(self.config.rate))
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +94,7 @@ impl SimNetwork {
         Self(Arc::new(Mutex::new(Net {
             clock,
             config,
+            cap: None,
             rng,
             free_at: [Instant::default(); 2],
             connections: Vec::new(),
@@ -97,7 +108,7 @@ impl SimNetwork {
         SimLink(self.clone())
     }
 
-    /// The target's ear on it.
+    /// What accepts its connections on the target.
     pub fn listener(&self) -> SimListener {
         SimListener(self.clone())
     }
@@ -189,7 +200,7 @@ impl SimNetwork {
 
     // --- carrying ------------------------------------------------------------------------
 
-    fn dial(&self) -> io::Result<Connection> {
+    fn connect(&self) -> io::Result<Connection> {
         let mut net = self.lock();
         let now = net.clock.now();
         if now < net.refused_until {
@@ -252,14 +263,14 @@ impl SimNetwork {
     fn write(&self, id: ConnectionId, direction: Direction, bytes: &[u8]) -> io::Result<()> {
         let mut net = self.lock();
         let net = &mut *net;
-        let now = net.clock.now();
+        let (now, rate) = (net.clock.now(), net.rate());
         let Some(wire) = net.connections.get_mut(id) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
         let pipe = &mut wire.pipes[direction as usize];
         let free_at = &mut net.free_at[direction as usize];
         for piece in bytes.chunks(net.config.piece_bytes.max(1)) {
-            let time = ByteCount(piece.len() as u64).time_at(net.config.rate);
+            let time = ByteCount(piece.len() as u64).time_at(rate);
             let left = (*free_at).max(now).after(time.unwrap_or_default());
             let late = wire.latency + net.rng.time(net.config.jitter);
             pipe.write(now, left.after(late), piece)?;

@@ -1,4 +1,4 @@
-//! What the kernel says of a TCP socket.
+//! `TCP_INFO`: what the kernel has measured of a connection.
 //!
 //! Cost: a system call, 0.5 us.
 
@@ -16,7 +16,7 @@ use std::os::fd::AsRawFd;
 ///
 /// # Errors
 /// When the kernel refuses.
-pub(crate) fn tcp_info(stream: &TcpStream) -> io::Result<libc::tcp_info> {
+pub(super) fn tcp_info(stream: &TcpStream) -> io::Result<libc::tcp_info> {
     // SAFETY: the structure is made of integers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut len = libc::socklen_t::try_from(size_of_val(&info)).map_err(io::Error::other)?;

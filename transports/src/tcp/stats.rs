@@ -1,35 +1,24 @@
-//! Looks at a TCP connection while it is written to.
-//!
-//! Where the rate is capped the pacer stands between the writer and the socket, and what it
-//! holds back counts like a queue: the fuller of the two says how far the link is behind.
+//! What the kernel knows of the sending half of a TCP connection.
 
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pagelift_engine::transport::{Gauge, Held};
-use pagelift_engine::units::Rate;
 use socket2::SockRef;
 
-use crate::pace::{Cap, Pacer};
-use crate::socket;
+use super::info;
 
 /// Least room of a queue: less does not keep a link busy while a block is packed.
 const LEAST_ROOM_BYTES: u64 = 64 << 10;
 
 /// The gauge of a TCP connection.
-pub(crate) struct TcpGauge {
+pub(super) struct TcpGauge {
     stream: TcpStream,
-    cap: Option<Cap>,
 }
 
 impl TcpGauge {
-    /// Looks at `stream`, which is written through `cap` if there is one.
-    pub(crate) fn new(stream: TcpStream, cap: Option<Cap>) -> Self {
-        Self { stream, cap }
-    }
-
-    fn pacer(&self) -> Option<Pacer> {
-        self.cap.as_ref()?.pacer()
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream }
     }
 
     /// The socket's queue. Its buffer also holds what is under way, and grows as the path asks.
@@ -45,25 +34,15 @@ impl TcpGauge {
 
 impl Gauge for TcpGauge {
     fn look(&mut self) -> Option<Held> {
-        let info = socket::tcp_info(&self.stream).ok()?;
-        let queue = self.queue(&info)?;
-        let paced = self.pacer().map(|pacer| pacer.held(Instant::now()));
-        let filling = |held: Held| held.bytes as f64 / held.room_bytes as f64;
-        Some(match paced {
-            Some(paced) if filling(paced) > filling(queue) => paced,
-            _ => queue,
-        })
+        let info = info::tcp_info(&self.stream).ok()?;
+        self.queue(&info)
     }
 
     /// `tcpi_busy_time` (linux/tcp.h), in microseconds, of which the kernel counts ticks of 1 to 10 ms.
     fn carried(&self) -> Option<Duration> {
-        let info = socket::tcp_info(&self.stream).ok()?;
+        let info = info::tcp_info(&self.stream).ok()?;
         // Kernels before 4.10 leave it 0.
         (info.tcpi_busy_time > 0).then(|| Duration::from_micros(info.tcpi_busy_time))
-    }
-
-    fn cap(&self) -> Option<Rate> {
-        self.pacer().map(|pacer| pacer.rate())
     }
 }
 
@@ -75,7 +54,6 @@ fn under_way(info: &libc::tcp_info) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pace::{Gate, PacedWriter};
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
 
@@ -100,7 +78,7 @@ mod tests {
     #[test]
     fn a_receiver_that_does_not_read_fills_the_queue() {
         let (near, mut far) = pair();
-        let mut gauge = TcpGauge::new(near.try_clone().unwrap(), None);
+        let mut gauge = TcpGauge::new(near.try_clone().unwrap());
         let empty = gauge.look().unwrap();
         assert_eq!(empty.bytes, 0);
         let written = stuff(&near);
@@ -119,7 +97,7 @@ mod tests {
         // Several ticks of the kernel's.
         const WHILE: Duration = Duration::from_millis(50);
         let (near, mut far) = pair();
-        let gauge = TcpGauge::new(near.try_clone().unwrap(), None);
+        let gauge = TcpGauge::new(near.try_clone().unwrap());
         assert_eq!(gauge.carried(), None, "nothing was written");
         let written = stuff(&near);
         std::thread::sleep(WHILE);
@@ -134,18 +112,5 @@ mod tests {
             gauge.carried() == before
         };
         assert!(std::iter::repeat_with(stands).take(20).any(|stands| stands));
-    }
-
-    #[test]
-    fn what_a_pacer_holds_back_counts_as_held() {
-        let (near, _far) = pair();
-        let rate = Rate(1_000_000);
-        let cap = Cap::new(Some(rate));
-        let mut gauge = TcpGauge::new(near, Some(cap.clone()));
-        assert_eq!(gauge.cap(), Some(rate));
-        let mut writer = PacedWriter::new(std::io::sink(), Gate::new(&cap));
-        assert!(writer.write(&[0; 1 << 20]).unwrap() > 0);
-        let held = gauge.look().unwrap();
-        assert_eq!(held.bytes, held.room_bytes, "as much as there is room for");
     }
 }

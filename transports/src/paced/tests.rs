@@ -1,26 +1,41 @@
-//! The rate over any stretch, and who is woken when.
+//! The rate over any stretch, and which waiters are woken when.
 
-use super::*;
+use std::io::{self, IoSlice, Write};
+use std::time::{Duration, Instant};
+
+use pagelift_engine::transport::{Gauge, NoGauge};
+use pagelift_engine::units::{ByteCount, Rate};
+
+use super::cap::{Cap, Gate};
+use super::pacer::{BURST, Pacer, SLICE_BYTES, SLICE_BYTES_MIN};
+use super::send::{PacedGauge, PacedWriter};
+
+fn cap(rate: Option<u64>) -> Cap {
+    let cap = Cap::default();
+    cap.set(rate.map(Rate));
+    cap
+}
 
 fn gate(rate: Option<u64>) -> Gate {
-    Gate::new(&Cap::new(rate.map(Rate)))
+    Gate::new(&cap(rate))
 }
 
 #[test]
 fn without_a_cap_all_is_written_at_once() {
-    let gate = gate(None);
-    let mut writer = PacedWriter::new(io::sink(), gate.clone());
+    let cap = cap(None);
+    let mut writer = PacedWriter::new(io::sink(), Gate::new(&cap));
     assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), 1 << 20);
-    gate.cap.set(Some(Rate(1)));
-    assert_eq!(gate.cap.rate(), Some(Rate(1)));
+    cap.set(Some(Rate(1)));
+    assert_eq!(cap.rate(), Some(Rate(1)));
     assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), SLICE_BYTES_MIN);
-    gate.cap.set(None);
+    cap.set(None);
     assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), 1 << 20);
 }
 
 /// A writer behind a cap under which it would wait for minutes. The test hangs if it does.
-fn woken_by(act: impl FnOnce(&Gate)) {
-    let gate = gate(Some(1));
+fn woken_by(act: impl FnOnce(&Cap, &Gate)) {
+    let cap = cap(Some(1));
+    let gate = Gate::new(&cap);
     let (begun, has_begun) = std::sync::mpsc::channel();
     let mut writer = PacedWriter::new(Vec::new(), gate.clone());
     let thread = std::thread::spawn(move || {
@@ -31,17 +46,17 @@ fn woken_by(act: impl FnOnce(&Gate)) {
     });
     has_begun.recv().unwrap();
     std::thread::sleep(Duration::from_millis(20));
-    act(&gate);
+    act(&cap, &gate);
     let (first, second) = thread.join().unwrap();
     assert_eq!(first, SLICE_BYTES_MIN);
     assert!(second >= SLICE_BYTES_MIN);
 }
 
 #[test]
-fn who_waits_is_woken_by_a_change_and_by_the_end() {
-    woken_by(|gate| gate.cap.set(None));
-    woken_by(|gate| gate.cap.set(Some(Rate(1 << 40))));
-    woken_by(Gate::close);
+fn a_waiter_is_woken_by_a_change_and_by_the_end() {
+    woken_by(|cap, _| cap.set(None));
+    woken_by(|cap, _| cap.set(Some(Rate(1 << 40))));
+    woken_by(|_, gate| gate.close());
 }
 
 #[test]
@@ -89,4 +104,18 @@ fn all_bytes_pass_in_order() {
         rest = &rest[written..];
     }
     assert_eq!(writer.inner, data);
+}
+
+#[test]
+fn what_a_cap_holds_back_counts_as_held() {
+    let rate = Rate(1_000_000);
+    let cap = cap(Some(rate.0));
+    let mut gauge = PacedGauge::new(Box::new(NoGauge), cap.clone());
+    assert_eq!(gauge.cap(), Some(rate));
+    let mut writer = PacedWriter::new(io::sink(), Gate::new(&cap));
+    assert!(writer.write(&[0; 1 << 20]).unwrap() > 0);
+    let held = gauge.look().unwrap();
+    assert_eq!(held.bytes, held.room_bytes, "as much as there is room for");
+    cap.set(None);
+    assert_eq!((gauge.look(), gauge.cap()), (None, None));
 }

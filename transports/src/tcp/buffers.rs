@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use crate::socket;
+use super::info;
 
 /// Longest round trip of a short path. Longer ones keep the kernel's own buffers.
 const SHORT: Duration = Duration::from_micros(100);
@@ -27,7 +27,7 @@ const SHORT_BUFFER_BYTES: usize = 128 << 10;
 ///
 /// # Errors
 /// When the kernel does not say how long it is, or refuses.
-pub(crate) fn bound(stream: &TcpStream) -> io::Result<()> {
+pub(super) fn bound(stream: &TcpStream) -> io::Result<()> {
     if round_trip(stream)? <= SHORT {
         let socket = SockRef::from(stream);
         socket.set_send_buffer_size(SHORT_BUFFER_BYTES)?;
@@ -39,7 +39,7 @@ pub(crate) fn bound(stream: &TcpStream) -> io::Result<()> {
 /// The round trip as the kernel has measured it so far: in the handshake, on a fresh
 /// connection (`TCP_INFO`, tcp(7)).
 fn round_trip(stream: &TcpStream) -> io::Result<Duration> {
-    let info = socket::tcp_info(stream)?;
+    let info = info::tcp_info(stream)?;
     Ok(Duration::from_micros(info.tcpi_rtt.into()))
 }
 

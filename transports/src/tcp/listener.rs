@@ -1,0 +1,57 @@
+//! Accepting TCP connections.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use pagelift_engine::transport::{Connection, Listener};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Accepts TCP connections.
+#[derive(Debug)]
+pub(crate) struct TcpServer {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl TcpServer {
+    /// Listens on the first address of `host` that can be bound; port 0 lets the kernel choose.
+    ///
+    /// # Errors
+    /// When none can be bound.
+    pub(crate) fn bind(host: &str, port: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind((host, port))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            address: listener.local_addr()?,
+            listener,
+        })
+    }
+}
+
+impl Listener for TcpServer {
+    fn accept(&self, timeout: Duration) -> io::Result<Option<Connection>> {
+        let timeout = Timespec::try_from(timeout).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
+        match poll(&mut ready, Some(&timeout)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(None),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match self.listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false)?;
+                // A peer that is gone already is not the listener's failure.
+                Ok(super::connection(stream).ok())
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn address(&self) -> String {
+        format!("tcp://{}", self.address)
+    }
+}
