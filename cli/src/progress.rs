@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pagelift_engine::converge::ThrottleShare;
-use pagelift_engine::migration::SourceStatus;
+use pagelift_engine::migration::{Phase, SourceStatus};
 
 use crate::say;
 
@@ -105,11 +105,10 @@ fn forecast(status: &SourceStatus) -> String {
 
 fn describe(status: &SourceStatus) -> String {
     let (round, sent, left) = (status.round, status.sent, status.left.bytes());
-    if round == 0 {
-        return "waiting for the target".into();
-    }
-    if status.blackout {
-        return format!("round {round} (last)  sent {sent}");
+    match status.phase {
+        Phase::Handshake | Phase::Preparing => return "waiting for the target".into(),
+        Phase::Precopy { .. } | Phase::Failed => {}
+        _ => return format!("round {round} (last)  sent {sent}"),
     }
     let mut words = format!("round {round}  sent {sent}  left {left}");
     if status.throttle > ThrottleShare::NONE {

@@ -148,7 +148,7 @@ fn longest_part(report: &Report) -> (&'static str, Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagelift_engine::migration::{DowntimeParts, SourceStages, SourceStatus, StageTime};
+    use pagelift_engine::migration::{DowntimeParts, Phase, SourceStages, SourceStatus, StageTime};
     use pagelift_engine::units::{PageCount, Rate};
 
     fn report() -> Report {
@@ -179,6 +179,7 @@ mod tests {
         Extra {
             elapsed: Duration::from_millis(3200),
             status: Some(SourceStatus {
+                phase: Phase::Precopy { round: 2 },
                 round: 2,
                 left: PageCount(0),
                 sent: ByteCount(12 << 20),
@@ -187,7 +188,6 @@ mod tests {
                 forecast: None,
                 limit: Duration::from_millis(50),
                 convergence: None,
-                blackout: false,
                 forced: false,
                 throttle: ThrottleShare::NONE,
                 stages: SourceStages::default(),

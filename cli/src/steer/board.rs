@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pagelift_engine::converge::Limits;
-use pagelift_engine::migration::SourceStatus;
+use pagelift_engine::migration::{Phase, SourceStatus};
 use pagelift_engine::pipeline::{Controls, Deltas, Settings};
 use pagelift_engine::units::Rate;
 use serde_json::{Value, json};
@@ -49,9 +49,10 @@ impl Board {
         &self.controls
     }
 
-    /// Whether the guest is stopped for the hand-over.
+    /// Whether the guest is stopped for the hand-over, or has left.
     pub fn is_stopped(&self) -> bool {
-        self.last().is_some_and(|status| status.blackout)
+        self.last()
+            .is_some_and(|status| status.phase.is_downtime() || status.phase == Phase::Completed)
     }
 
     /// The object that `status` is answered with.
@@ -72,13 +73,9 @@ impl Board {
 
 /// What the engine says.
 fn of(status: &SourceStatus) -> Value {
-    let phase = match (status.round, status.blackout) {
-        (0, _) => "handshake",
-        (_, false) => "precopy",
-        (_, true) => "blackout",
-    };
     json!({
-        "phase": phase,
+        "phase": coarse_phase(status),
+        "detailed_phase": status.phase.name(),
         "round": status.round,
         "left_bytes": status.left.bytes().0,
         "sent_bytes": status.sent.0,
@@ -93,6 +90,16 @@ fn of(status: &SourceStatus) -> Value {
         "stages": stages::source_json(&status.stages),
         "prospect": status.convergence.map(|convergence| convergence.to_string()),
     })
+}
+
+/// The phase by the three words that scripts have known from the beginning.
+fn coarse_phase(status: &SourceStatus) -> &'static str {
+    match status.phase {
+        Phase::Handshake | Phase::Preparing => "handshake",
+        Phase::Failed if status.round == 0 => "handshake",
+        Phase::Precopy { .. } | Phase::Failed => "precopy",
+        _ => "blackout",
+    }
 }
 
 /// What the user has asked for.
@@ -140,6 +147,7 @@ mod tests {
         assert_eq!(early["settings"]["downtime_ms"], 50.0);
         assert_eq!(early["settings"]["bandwidth_bytes_per_s"], Value::Null);
         board.show(&SourceStatus {
+            phase: Phase::Precopy { round: 3 },
             round: 3,
             left: PageCount(2),
             sent: ByteCount(7),
@@ -158,7 +166,6 @@ mod tests {
                 throttled: None,
                 delta_share: None,
             }),
-            blackout: false,
             forced: false,
             throttle: ThrottleShare::permille(300),
             stages: SourceStages {
@@ -171,6 +178,7 @@ mod tests {
         });
         let status = board.status();
         assert_eq!(status["phase"], "precopy");
+        assert_eq!(status["detailed_phase"], "precopy");
         assert_eq!(status["left_bytes"], 8192);
         assert_eq!(status["blackout_forecast_ms"], 12.0);
         assert_eq!(status["blackout_forecast_low_ms"], 8.0);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pagelift_engine::converge::ThrottleShare;
-use pagelift_engine::migration::SourceStatus;
+use pagelift_engine::migration::{Phase, SourceStatus};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::{Failpoint, UnknownFailpoint};
@@ -33,7 +33,6 @@ const NAMES: [(&str, Failpoint); 13] = [
 static ARMED: OnceLock<Option<Failpoint>> = OnceLock::new();
 static DONE: AtomicBool = AtomicBool::new(false);
 static CHECKED: AtomicBool = AtomicBool::new(false);
-static GUEST_STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Takes note of the point that the environment names. To be called once, at the start.
 ///
@@ -63,9 +62,6 @@ pub fn reached(point: Failpoint) {
         // Another thread may take the signal, and this one go on for a moment.
         std::thread::sleep(Duration::from_millis(1));
     }
-    if point == Failpoint::Stopped {
-        GUEST_STOPPED.store(true, Ordering::Release);
-    }
 }
 
 /// The engine asks whether the source's guest is there. It does so before and after its first
@@ -78,16 +74,15 @@ pub fn checked() {
 
 /// The source is where `status` says.
 pub fn progress(status: &SourceStatus) {
-    if status.throttle != ThrottleShare::NONE && !status.blackout {
+    if status.throttle != ThrottleShare::NONE && !status.phase.is_downtime() {
         reached(Failpoint::Throttled);
     }
-    match (status.round, status.blackout) {
-        (0, _) => {}
-        (1, false) => reached(Failpoint::FirstRound),
-        (_, false) => reached(Failpoint::LaterRound),
-        (_, true) if GUEST_STOPPED.load(Ordering::Acquire) => reached(Failpoint::LastPages),
-        // It is about to be stopped.
-        (_, true) => {}
+    match status.phase {
+        Phase::Precopy { round: 1 } => reached(Failpoint::FirstRound),
+        Phase::Precopy { .. } => reached(Failpoint::LaterRound),
+        Phase::Stopping => {}
+        phase if phase.is_downtime() => reached(Failpoint::LastPages),
+        _ => {}
     }
 }
 

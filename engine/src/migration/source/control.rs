@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::policy::POLICY_TICK;
-use super::{Phase, Source};
+use super::{Source, State};
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::migration::liveness::Watch;
 use crate::migration::ownership::TargetReady;
@@ -25,11 +25,11 @@ impl Source {
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
         self.liveness.heard(now);
-        match (message, self.phase) {
+        match (message, self.state) {
             (Message::Ping, _) => self.say(now, Message::Pong),
             (Message::Pong, phase) => {
                 self.estimates.calibration.ponged(now);
-                if matches!(phase, Phase::Greeting | Phase::Arming | Phase::Round) {
+                if matches!(phase, State::Greeting | State::Arming | State::Round) {
                     self.ping(now);
                 }
             }
@@ -39,15 +39,15 @@ impl Source {
                 self.kept_by_target = self.handed_over && code == AbortCode::Guest;
                 return Err(MigrationError::PeerAborted { code, reason });
             }
-            (Message::Refuse(refuse), Phase::Greeting) => {
+            (Message::Refuse(refuse), State::Greeting) => {
                 return Err(MigrationError::Refused {
                     reasons: refuse.reasons,
                 });
             }
-            (Message::Accept(accept), Phase::Greeting) => {
+            (Message::Accept(accept), State::Greeting) => {
                 self.accept_references(accept.references)?;
                 self.target_reads = accept.reads;
-                self.phase = Phase::Arming;
+                self.state = State::Arming;
             }
             (Message::Ack(ack), _) => self.handle_ack(now, &ack)?,
             (Message::Waited(waited), _) => {
@@ -56,13 +56,13 @@ impl Source {
                     None => return Err(misbehaved(&format!("of no channel {waited:?}"))),
                 }
             }
-            (Message::Catalogue(chunk), phase) if phase != Phase::Greeting => {
+            (Message::Catalogue(chunk), phase) if phase != State::Greeting => {
                 self.handle_catalogue(&chunk)?;
             }
-            (Message::Missing(runs), phase) if phase != Phase::Greeting => {
+            (Message::Missing(runs), phase) if phase != State::Greeting => {
                 self.handle_missing(&runs)?;
             }
-            (Message::Complete { digest }, Phase::Completing) => {
+            (Message::Complete { digest }, State::Completing) => {
                 if !self.all_is_placed() {
                     return Err(misbehaved(
                         "it said complete before acknowledging all pages",
@@ -77,25 +77,25 @@ impl Source {
                 self.placed_all = true;
                 self.settle_complete(now)?;
             }
-            (Message::State(chunk), phase) if phase != Phase::Greeting => {
+            (Message::State(chunk), phase) if phase != State::Greeting => {
                 self.state_bytes += ByteCount(chunk.bytes.len() as u64);
                 return Ok(Some(chunk));
             }
-            (Message::Ready, Phase::Loading | Phase::SavingState) => {
-                self.phase = Phase::Ready;
+            (Message::Ready, State::Loading | State::SavingState) => {
+                self.state = State::Ready;
                 self.times.ready = now;
                 self.ready = Some(TargetReady(()));
             }
             // After a reattach the target repeats that it is ready: the hand-over was lost.
-            (Message::Ready, Phase::HandedOver) => self.say(now, Message::HandOver),
-            (Message::Running { cpu_us }, Phase::HandedOver) => {
-                self.phase = Phase::Completed;
+            (Message::Ready, State::HandedOver) => self.say(now, Message::HandOver),
+            (Message::Running { cpu_us }, State::HandedOver) => {
+                self.state = State::Completed;
                 self.times.running = now;
                 self.target_cpu = Duration::from_micros(cpu_us);
                 self.say(now, Message::Settled);
             }
             // It answered twice, over the old connection and the new one.
-            (Message::Running { .. }, Phase::Completed) => {}
+            (Message::Running { .. }, State::Completed) => {}
             (message, phase) => {
                 return Err(misbehaved(&format!("{:?} while {phase:?}", message.kind())));
             }
@@ -121,7 +121,7 @@ impl Source {
         }
         if self.all_is_placed() {
             self.times.placed = now;
-            if !matches!(self.phase, Phase::Round | Phase::LastRound) {
+            if !matches!(self.state, State::Round | State::LastRound) {
                 self.estimates.link.end(now);
             }
         }
@@ -156,7 +156,7 @@ impl Source {
                 source: std::io::ErrorKind::TimedOut.into(),
             });
         }
-        if self.phase == Phase::Round && now >= self.policy_due {
+        if self.state == State::Round && now >= self.policy_due {
             let late = now.since(self.policy_due);
             self.estimates.calibration.scheduling_delay.late(late);
             self.policy_due = now.after(POLICY_TICK);

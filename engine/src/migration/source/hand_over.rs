@@ -3,7 +3,7 @@
 //! Invariant: from [`Source::handed_over`] on this side does not say that the guest may run here;
 //! only the target's word that it runs there, or that it has it, settles where it is.
 
-use super::{Phase, Source};
+use super::{Source, State};
 use crate::migration::error::{GuestLocation, MigrationError};
 use crate::migration::ownership::Relinquished;
 use crate::units::{ByteCount, Instant};
@@ -21,8 +21,8 @@ impl Source {
 
     /// The device state has been sent, or is on its way without further help.
     pub fn state_sent(&mut self) {
-        if self.phase == Phase::SavingState {
-            self.phase = Phase::Loading;
+        if self.state == State::SavingState {
+            self.state = State::Loading;
         }
     }
 
@@ -34,7 +34,7 @@ impl Source {
     /// The right to run was given up; tells the target.
     pub fn handed_over(&mut self, now: Instant, _gone: Relinquished) {
         self.handed_over = true;
-        self.phase = Phase::HandedOver;
+        self.state = State::HandedOver;
         self.say(now, Message::HandOver);
     }
 
@@ -53,10 +53,10 @@ impl Source {
     /// After the hand-over the machine stays where it was: [`reattached`](Self::reattached) may
     /// still bring it to its end.
     pub fn fail(&mut self, error: MigrationError) {
-        match self.phase {
-            Phase::Completed => return,
-            Phase::HandedOver => {}
-            _ => self.phase = Phase::Failed,
+        match self.state {
+            State::Completed => return,
+            State::HandedOver => {}
+            _ => self.state = State::Failed,
         }
         self.failure.get_or_insert(error);
     }
@@ -68,8 +68,8 @@ impl Source {
 
     /// Where the guest is when the migration fails now, as far as the protocol knows.
     pub fn guest_location(&self) -> GuestLocation {
-        match self.phase {
-            Phase::Completed => GuestLocation::Target,
+        match self.state {
+            State::Completed => GuestLocation::Target,
             _ if self.kept_by_target => GuestLocation::Target,
             _ if self.handed_over => GuestLocation::Unknown,
             _ => GuestLocation::Source,
@@ -78,7 +78,7 @@ impl Source {
 
     /// Goes on once the target has everything and, in verify mode, both digests are there.
     pub(super) fn settle_complete(&mut self, now: Instant) -> Result<(), MigrationError> {
-        if !self.placed_all || self.phase != Phase::Completing {
+        if !self.placed_all || self.state != State::Completing {
             return Ok(());
         }
         match (self.verify, self.digest_here, self.digest_there) {
@@ -88,7 +88,7 @@ impl Source {
             (true, None, _) => return Ok(()),
             _ => {}
         }
-        self.phase = Phase::SavingState;
+        self.state = State::SavingState;
         self.times.complete = now;
         Ok(())
     }

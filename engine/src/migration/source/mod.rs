@@ -57,7 +57,7 @@ use crate::wire::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum State {
     Greeting,
     Arming,
     Round,
@@ -94,7 +94,7 @@ pub struct Source {
     layout: Layout,
     policy: Box<dyn Policy>,
 
-    phase: Phase,
+    state: State,
     round: u32,
     /// Pages of this round that no channel has taken yet.
     pending: PageBitmap,
@@ -184,7 +184,7 @@ impl Source {
             mid_round: MidRoundHarvest::new(config.layout.pages()),
             layout: config.layout,
             policy: config.policy,
-            phase: Phase::Greeting,
+            state: State::Greeting,
             round: 0,
             left: 0,
             cursor: 0,
@@ -238,47 +238,47 @@ impl Source {
         if self.failure.is_some() {
             return SourceStep::Failed;
         }
-        if self.phase == Phase::Resting && now >= self.policy_due {
-            self.phase = Phase::Harvesting;
+        if self.state == State::Resting && now >= self.policy_due {
+            self.state = State::Harvesting;
         }
         if let Some(share) = self.throttle_asked.take()
             && matches!(
-                self.phase,
-                Phase::Round | Phase::Harvesting | Phase::Resting
+                self.state,
+                State::Round | State::Harvesting | State::Resting
             )
         {
             self.throttle = share;
             self.throttle_most = self.throttle_most.max(share);
             return SourceStep::Throttle(share);
         }
-        match self.phase {
-            Phase::Arming => SourceStep::Arm,
-            Phase::Harvesting => SourceStep::Harvest,
-            Phase::Round if self.is_harvest_due(now) => SourceStep::HarvestWithin,
-            Phase::Stopping => SourceStep::StopGuest,
+        match self.state {
+            State::Arming => SourceStep::Arm,
+            State::Harvesting => SourceStep::Harvest,
+            State::Round if self.is_harvest_due(now) => SourceStep::HarvestWithin,
+            State::Stopping => SourceStep::StopGuest,
             // Not while the last pages are sent and placed: that would take the processors from
             // them, and the target begins when it has them all.
-            Phase::Completing if self.verify && !self.digest_asked && self.all_is_placed() => {
+            State::Completing if self.verify && !self.digest_asked && self.all_is_placed() => {
                 self.digest_asked = true;
                 SourceStep::Digest
             }
-            Phase::SavingState if !self.state_asked => {
+            State::SavingState if !self.state_asked => {
                 self.state_asked = true;
                 SourceStep::SaveState
             }
-            Phase::Ready => match self.ready.take() {
+            State::Ready => match self.ready.take() {
                 Some(ready) => SourceStep::HandOver(ready),
                 None => self.wait(now),
             },
-            Phase::Completed => SourceStep::Completed,
-            Phase::Failed => SourceStep::Failed,
+            State::Completed => SourceStep::Completed,
+            State::Failed => SourceStep::Failed,
             _ => self.wait(now),
         }
     }
 
     fn wait(&self, now: Instant) -> SourceStep {
         let mut until = now.after(HEARTBEAT / 4);
-        if matches!(self.phase, Phase::Round | Phase::Resting) {
+        if matches!(self.state, State::Round | State::Resting) {
             until = until.min(self.policy_due);
         }
         SourceStep::Wait(until)
@@ -286,12 +286,12 @@ impl Source {
 
     /// Whether there is nothing more to do.
     pub fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Completed | Phase::Failed) || self.failure.is_some()
+        matches!(self.state, State::Completed | State::Failed) || self.failure.is_some()
     }
 
     /// Whether the target has agreed to take the guest.
     pub fn is_accepted(&self) -> bool {
-        self.phase != Phase::Greeting
+        self.state != State::Greeting
     }
 
     /// Encodings of pages that the target reads; the basic ones until it has agreed.

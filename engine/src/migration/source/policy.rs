@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Phase, Source};
+use super::{Source, State};
 use crate::converge::{
     ConvergenceStatus, Decision, DowntimeForecast, GivenUp, Limits, Observation, Remedy,
     ThrottleResponse, ThrottleShare,
@@ -121,7 +121,7 @@ impl Source {
                 self.forced = decision == Decision::Force;
                 self.forecast = self.forecast_at_stop(now, seen);
                 if round_ended {
-                    self.phase = Phase::Stopping;
+                    self.state = State::Stopping;
                 } else {
                     // The channels must say that the round is over: what they have not sent of
                     // it goes into the last one.

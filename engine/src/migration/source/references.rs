@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::types::Batch;
-use super::{Phase, Source};
+use super::{Source, State};
 use crate::codec::reference::{Catalogue, Secret, SentPages};
 use crate::memory::PageBitmap;
 use crate::migration::error::{MigrationError, misbehaved};
@@ -134,8 +134,8 @@ impl Source {
             return Ok(());
         }
         if !matches!(
-            self.phase,
-            Phase::Round | Phase::Harvesting | Phase::Resting | Phase::Stopping | Phase::LastRound
+            self.state,
+            State::Round | State::Harvesting | State::Resting | State::Stopping | State::LastRound
         ) {
             return Err(misbehaved("it misses pages when no answer is due"));
         }
@@ -150,7 +150,7 @@ impl Source {
 
     fn return_page(&mut self, page: u64) {
         let (own, answers) = (PageRange::new(page, 1), &mut self.answers);
-        if self.phase == Phase::LastRound {
+        if self.state == State::LastRound {
             if answers.returned.contains(page) {
                 // It is on its way, or was, for an older reference: nothing writes it any more.
                 return;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::policy::POLICY_TICK;
 use super::types::{Batch, Work};
-use super::{Phase, Source};
+use super::{Source, State};
 use crate::memory::PageBitmap;
 use crate::migration::counters::SentFrame;
 use crate::migration::error::MigrationError;
@@ -28,12 +28,12 @@ impl Source {
     pub fn armed(&mut self, now: Instant, populated: &PageBitmap) {
         self.pending.union(populated);
         // It may have failed while the caller was at it; so in the methods below.
-        if self.phase != Phase::Arming {
+        if self.state != State::Arming {
             return;
         }
         self.estimates.armed(now);
         self.pages.skipped = self.layout.pages().0 - populated.count().0;
-        self.begin_round(now, Phase::Round);
+        self.begin_round(now, State::Round);
     }
 
     /// `dirty` was written since the last harvest (or since arming).
@@ -42,7 +42,7 @@ impl Source {
     /// When the policy gives up.
     pub fn harvested(&mut self, now: Instant, dirty: &PageBitmap) -> Result<(), MigrationError> {
         self.mid_round.end(dirty, &mut self.pending);
-        if self.phase != Phase::Harvesting {
+        if self.state != State::Harvesting {
             return Ok(());
         }
         let written = self.mid_round.written();
@@ -58,14 +58,14 @@ impl Source {
         self.left = self.pending.count().0;
         self.look_ahead(now);
         self.ask_policy(now, true)?;
-        if self.phase == Phase::Harvesting {
+        if self.state == State::Harvesting {
             self.hold_back(now);
             // What was sent has arrived for the most part, so that the path is free now.
             self.ping_again(now);
             if self.left > 0 {
-                self.begin_round(now, Phase::Round);
+                self.begin_round(now, State::Round);
             } else {
-                self.phase = Phase::Resting;
+                self.state = State::Resting;
                 self.policy_due = now.after(REST);
             }
         }
@@ -94,27 +94,27 @@ impl Source {
         self.mid_round.end(dirty, &mut self.pending);
         self.take_back_held();
         self.held_pages = 0;
-        if self.phase != Phase::Stopping {
+        if self.state != State::Stopping {
             return;
         }
         self.take_returned();
         self.times.guest_stopped = since;
         self.times.last_harvested = now;
         self.times.placed = now;
-        self.begin_round(now, Phase::LastRound);
+        self.begin_round(now, State::LastRound);
         let round = self.round;
         self.say(now, Message::LastRound { round });
     }
 
     /// What data channel number `channel` must do; `batch` takes the pages.
     pub fn next_work(&mut self, now: Instant, channel: u16, batch: &mut Batch) -> Work {
-        match self.phase {
-            Phase::HandedOver | Phase::Completed | Phase::Failed => return Work::Close,
-            Phase::Round | Phase::LastRound => {}
+        match self.state {
+            State::HandedOver | State::Completed | State::Failed => return Work::Close,
+            State::Round | State::LastRound => {}
             _ => return Work::Wait,
         }
         let settled = self.all_is_placed();
-        let is_last = self.phase == Phase::LastRound;
+        let is_last = self.state == State::LastRound;
         let answer_due = is_last && self.is_answer_due();
         let channels = self.channels.len() as u64;
         let Some(own) = self.channels.get_mut(usize::from(channel)) else {
@@ -199,8 +199,8 @@ impl Source {
         self.held.clear();
     }
 
-    pub(super) fn begin_round(&mut self, now: Instant, phase: Phase) {
-        self.phase = phase;
+    pub(super) fn begin_round(&mut self, now: Instant, state: State) {
+        self.state = state;
         self.round += 1;
         self.cursor = 0;
         self.left = self.pending.count().0;
@@ -216,10 +216,10 @@ impl Source {
     pub(super) fn end_round(&mut self) {
         let frames = self.channels.iter().map(|own| own.in_flight.next_frame());
         self.under_way.end(frames);
-        self.phase = match self.phase {
-            Phase::LastRound => Phase::Completing,
-            _ if std::mem::take(&mut self.cut_short) => Phase::Stopping,
-            _ => Phase::Harvesting,
+        self.state = match self.state {
+            State::LastRound => State::Completing,
+            _ if std::mem::take(&mut self.cut_short) => State::Stopping,
+            _ => State::Harvesting,
         };
     }
 }

@@ -1,8 +1,9 @@
 //! What a migration says of itself: where it is, and how it went.
 
 use super::types::SourceStatus;
-use super::{Phase, Source};
+use super::{Source, State};
 use crate::converge::DowntimeForecast;
+use crate::migration::phase::Phase;
 use crate::migration::report::{DowntimeParts, ReferenceReport, Report};
 use crate::units::{ByteCount, Instant, PageCount};
 
@@ -22,6 +23,7 @@ impl Source {
     /// Where the migration is.
     pub fn status(&self, now: Instant) -> SourceStatus {
         SourceStatus {
+            phase: self.phase(),
             round: self.round,
             left: PageCount(self.left),
             sent: self.page_bytes,
@@ -38,15 +40,23 @@ impl Source {
             forced: self.forced,
             throttle: self.throttle,
             stages: self.stages,
-            blackout: !matches!(
-                self.phase,
-                Phase::Greeting
-                    | Phase::Arming
-                    | Phase::Round
-                    | Phase::Harvesting
-                    | Phase::Resting
-                    | Phase::Failed
-            ),
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match self.state {
+            State::Greeting => Phase::Handshake,
+            State::Arming => Phase::Preparing,
+            State::Round | State::Harvesting | State::Resting => {
+                Phase::Precopy { round: self.round }
+            }
+            State::Stopping => Phase::Stopping,
+            State::LastRound | State::Completing => Phase::LastRound,
+            State::SavingState | State::Loading => Phase::DeviceState,
+            State::Ready => Phase::Ready,
+            State::HandedOver => Phase::HandingOver,
+            State::Completed => Phase::Completed,
+            State::Failed => Phase::Failed,
         }
     }
 

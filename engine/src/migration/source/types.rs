@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::converge::{ConvergenceStatus, Interval, Policy, ThrottleShare};
 use crate::memory::Layout;
 use crate::migration::ownership::TargetReady;
+use crate::migration::phase::Phase;
 use crate::migration::stages::SourceStages;
 use crate::units::{ByteCount, Instant, PageCount, PageIndex, PageRange, Rate};
 use crate::wire::{Encodings, Fact, SessionId};
@@ -96,6 +97,8 @@ pub struct Batch {
 /// Where a running migration is, for display.
 #[derive(Clone, Copy, Debug)]
 pub struct SourceStatus {
+    /// Where it is.
+    pub phase: Phase,
     /// Round under way, from 1; 0 before the first.
     pub round: u32,
     /// Pages of the round that are still to be sent.
@@ -112,8 +115,6 @@ pub struct SourceStatus {
     pub limit: Duration,
     /// Why it is not done yet, as of the end of the last round; its text is for people.
     pub convergence: Option<ConvergenceStatus>,
-    /// Whether the guest is stopped for the hand-over.
-    pub blackout: bool,
     /// Whether it is stopped although the forecast is longer than is allowed.
     pub forced: bool,
     /// Share of its time that the guest is kept from running.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::{Phase, Target, micros};
+use super::{State, Target, micros};
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::migration::stages::TargetStages;
 use crate::units::{ByteCount, Instant};
@@ -58,7 +58,7 @@ impl Target {
     /// When they are of another round, or outside the guest's memory.
     pub fn admit(&self, channel: u16, body: &PagesBody<'_>) -> Result<(), MigrationError> {
         let own = self.channel(channel)?;
-        if self.phase != Phase::Receiving || body.round != own.ended + 1 || !self.may_read(channel)
+        if self.state != State::Receiving || body.round != own.ended + 1 || !self.may_read(channel)
         {
             return Err(misbehaved(&format!(
                 "pages of round {} at a wrong time",
@@ -114,7 +114,7 @@ impl Target {
     ) -> Result<(), MigrationError> {
         let own = self.channel(channel)?;
         let past_last = self.last_round.is_some_and(|last| round > last);
-        if self.phase != Phase::Receiving || round != own.ended + 1 || past_last {
+        if self.state != State::Receiving || round != own.ended + 1 || past_last {
             return Err(misbehaved(&format!(
                 "the end of round {round} at a wrong time"
             )));
@@ -170,14 +170,14 @@ impl Target {
 
     /// After the last round, goes on to the digest.
     pub(super) fn settle_rounds(&mut self) -> Result<(), MigrationError> {
-        if self.phase == Phase::Receiving && self.last_round == Some(self.rounds_ended) {
+        if self.state == State::Receiving && self.last_round == Some(self.rounds_ended) {
             let count = self.missing.count();
             if count > 0 {
                 return Err(misbehaved(&format!(
                     "it ended the last round, and {count} pages are missing"
                 )));
             }
-            self.phase = Phase::Digesting;
+            self.state = State::Digesting;
             self.step_given = false;
         }
         Ok(())

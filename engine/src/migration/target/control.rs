@@ -4,7 +4,7 @@
 //! [`bound`](super::bound).
 
 use super::compatibility::differences;
-use super::{Channel, Phase, Target};
+use super::{Channel, State, Target};
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::migration::liveness::Watch;
 use crate::migration::ownership::Granted;
@@ -25,15 +25,15 @@ impl Target {
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
         self.heard(now);
-        match (message, self.phase) {
+        match (message, self.state) {
             (Message::Ping, _) => self.say(now, Message::Pong),
             (Message::Pong, _) => {}
             (Message::Abort { code, reason }, _) => {
                 self.kept_by_source = !self.owns_guest;
                 return Err(MigrationError::PeerAborted { code, reason });
             }
-            (Message::Hello(hello), Phase::Greeting) => self.greet(hello)?,
-            (Message::LastRound { round }, Phase::Receiving) => {
+            (Message::Hello(hello), State::Greeting) => self.greet(hello)?,
+            (Message::LastRound { round }, State::Receiving) => {
                 // On its own connection the news may come after all pages of that round.
                 let over = round < self.rounds_ended.max(1);
                 if self.last_round.replace(round).is_some() || over {
@@ -41,18 +41,18 @@ impl Target {
                 }
                 self.settle_rounds()?;
             }
-            (Message::State(chunk), phase) if phase >= Phase::Receiving => {
+            (Message::State(chunk), phase) if phase >= State::Receiving => {
                 return Ok(Some(chunk));
             }
-            (Message::HandOver, Phase::Ready) => {
-                self.phase = Phase::Starting;
+            (Message::HandOver, State::Ready) => {
+                self.state = State::Starting;
                 self.owns_guest = true;
                 self.granted = Some(Granted(()));
             }
             // The source did not get the answer, and asked again after a reattach.
-            (Message::HandOver, Phase::Starting) => {}
-            (Message::HandOver, Phase::Running) => self.say_running(now),
-            (Message::Settled, Phase::Running) => self.settled = true,
+            (Message::HandOver, State::Starting) => {}
+            (Message::HandOver, State::Running) => self.say_running(now),
+            (Message::Settled, State::Running) => self.settled = true,
             (message, phase) => {
                 return Err(misbehaved(&format!("{:?} while {phase:?}", message.kind())));
             }
@@ -71,7 +71,7 @@ impl Target {
         }
         self.channels = vec![Channel::default(); usize::from(hello.channels)];
         self.hello = Some(hello);
-        self.phase = Phase::Preparing;
+        self.state = State::Preparing;
         Ok(())
     }
 
@@ -80,7 +80,7 @@ impl Target {
     /// # Errors
     /// When the source is silent for too long, or a lost hand-over is not asked for any more.
     pub fn handle_time(&mut self, now: Instant) -> Result<(), MigrationError> {
-        if self.is_over() || matches!(self.phase, Phase::Greeting | Phase::Starting) {
+        if self.is_over() || matches!(self.state, State::Greeting | State::Starting) {
             return Ok(());
         }
         if let Some(ends) = self.in_doubt_until {

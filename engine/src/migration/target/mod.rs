@@ -35,13 +35,14 @@ use super::HEARTBEAT;
 use super::error::MigrationError;
 use super::liveness::Liveness;
 use super::ownership::Granted;
+use super::phase::Phase;
 use super::stages::TargetStages;
 use crate::units::Instant;
 use crate::wire::{Accept, Hello, Message};
 
 /// In the order they are passed through; `Failed` from any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
+enum State {
     Greeting,
     /// The guest fits; the memory is being cleared.
     Preparing,
@@ -58,7 +59,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Target {
     config: TargetConfig,
-    phase: Phase,
+    state: State,
     hello: Option<Hello>,
     channels: Vec<Channel>,
     /// Rounds that every channel has ended.
@@ -90,7 +91,7 @@ impl Target {
         Self {
             missing: Missing::none_of(config.layout.pages()),
             config,
-            phase: Phase::Greeting,
+            state: State::Greeting,
             hello: None,
             channels: Vec::new(),
             rounds_ended: 0,
@@ -112,10 +113,10 @@ impl Target {
 
     /// The memory reads as zeros: the source may send.
     pub fn prepared(&mut self, now: Instant) {
-        if self.phase == Phase::Preparing
+        if self.state == State::Preparing
             && let Some(version) = self.hello.as_ref().and_then(Hello::common_version)
         {
-            self.phase = Phase::Receiving;
+            self.state = State::Receiving;
             self.step_given = false;
             let accept = Accept {
                 version,
@@ -128,17 +129,17 @@ impl Target {
 
     /// What the caller must do next.
     pub fn poll(&mut self, now: Instant) -> TargetStep {
-        match self.phase {
-            Phase::Digesting if !self.verify() => self.complete(now, None),
+        match self.state {
+            State::Digesting if !self.verify() => self.complete(now, None),
             _ => {}
         }
-        let step = match self.phase {
-            Phase::Preparing => TargetStep::Prepare,
-            Phase::Digesting => TargetStep::Digest,
-            Phase::Loading => TargetStep::Load,
-            Phase::Running => return TargetStep::Running,
-            Phase::Failed => return TargetStep::Failed,
-            Phase::Starting => match self.granted.take() {
+        let step = match self.state {
+            State::Preparing => TargetStep::Prepare,
+            State::Digesting => TargetStep::Digest,
+            State::Loading => TargetStep::Load,
+            State::Running => return TargetStep::Running,
+            State::Failed => return TargetStep::Failed,
+            State::Starting => match self.granted.take() {
                 Some(granted) => return TargetStep::Run(granted),
                 None => return self.wait(now),
             },
@@ -157,21 +158,21 @@ impl Target {
 
     /// The digest of the whole memory.
     pub fn digested(&mut self, now: Instant, digest: u128) {
-        if self.phase == Phase::Digesting {
+        if self.state == State::Digesting {
             self.complete(now, Some(digest));
         }
     }
 
     fn complete(&mut self, now: Instant, digest: Option<u128>) {
-        self.phase = Phase::Loading;
+        self.state = State::Loading;
         self.step_given = false;
         self.say(now, Message::Complete { digest });
     }
 
     /// The device state is loaded: the guest could run.
     pub fn loaded(&mut self, now: Instant) {
-        if self.phase == Phase::Loading {
-            self.phase = Phase::Ready;
+        if self.state == State::Loading {
+            self.state = State::Ready;
             self.promised = true;
             self.say(now, Message::Ready);
         }
@@ -179,8 +180,8 @@ impl Target {
 
     /// The guest runs here; this process has used `cpu` so far.
     pub fn running(&mut self, now: Instant, cpu: Duration) {
-        if self.phase == Phase::Starting {
-            self.phase = Phase::Running;
+        if self.state == State::Starting {
+            self.state = State::Running;
             self.target_cpu_us = micros(cpu);
             self.say_running(now);
         }
@@ -198,12 +199,12 @@ impl Target {
 
     /// Whether there is nothing more to do.
     pub fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Running | Phase::Failed)
+        matches!(self.state, State::Running | State::Failed)
     }
 
     /// Whether every page of the last round is in memory.
     pub fn has_all_pages(&self) -> bool {
-        self.phase >= Phase::Digesting
+        self.state >= State::Digesting
     }
 
     /// Whether the handshake asked for digests.
@@ -211,9 +212,26 @@ impl Target {
         self.hello.as_ref().is_some_and(|hello| hello.verify)
     }
 
+    fn phase(&self) -> Phase {
+        match self.state {
+            State::Greeting => Phase::Handshake,
+            State::Preparing => Phase::Preparing,
+            State::Receiving if self.last_round.is_none() => Phase::Precopy {
+                round: self.rounds_ended + 1,
+            },
+            State::Receiving | State::Digesting => Phase::LastRound,
+            State::Loading => Phase::DeviceState,
+            State::Ready => Phase::Ready,
+            State::Starting => Phase::HandingOver,
+            State::Running => Phase::Completed,
+            State::Failed => Phase::Failed,
+        }
+    }
+
     /// Where the migration is.
     pub fn status(&self) -> TargetStatus {
         TargetStatus {
+            phase: self.phase(),
             round: self.rounds_ended + 1,
             received: self.received(),
             source_lost: self.is_lost(),

@@ -1,10 +1,10 @@
 //! A target that may not give up by itself any more: what a lost connection then means.
 //!
-//! From [`Phase::Ready`] on the source may have given up the right to run, and this side alone
+//! From [`State::Ready`] on the source may have given up the right to run, and this side alone
 //! cannot know. It waits for [`IN_DOUBT`] that a source asks over a new connection; until it has
 //! heard from one, only a user may end it.
 
-use super::{Phase, Target};
+use super::{State, Target};
 use crate::migration::IN_DOUBT;
 use crate::migration::error::{GuestLocation, MigrationError};
 use crate::units::Instant;
@@ -14,7 +14,7 @@ impl Target {
     /// Whether this side may not give up by itself any more: it has said that it is ready, and
     /// the source may have given up the right to run.
     pub fn is_prepared(&self) -> bool {
-        matches!(self.phase, Phase::Ready | Phase::Starting | Phase::Running)
+        matches!(self.state, State::Ready | State::Starting | State::Running)
     }
 
     /// What came over the control connection, or its loss, ends the migration with `error`;
@@ -24,7 +24,7 @@ impl Target {
             error,
             MigrationError::PeerAborted { .. } | MigrationError::PeerMisbehaved(_)
         );
-        if !self.is_prepared() || (self.phase == Phase::Ready && said) {
+        if !self.is_prepared() || (self.state == State::Ready && said) {
             self.end(error);
         } else {
             self.in_doubt_until
@@ -40,7 +40,7 @@ impl Target {
     /// Whether this side may end because somebody asks for it. A target that is bound must wait
     /// for the source, but not for one that is lost.
     pub fn may_cancel(&self) -> bool {
-        !self.is_over() && (!self.is_prepared() || (self.phase == Phase::Ready && self.is_lost()))
+        !self.is_over() && (!self.is_prepared() || (self.state == State::Ready && self.is_lost()))
     }
 
     /// Ends because somebody asks for it, if it [may](Self::may_cancel).
@@ -74,9 +74,9 @@ impl Target {
     pub fn reattached(&mut self, now: Instant) {
         self.heard(now);
         self.out.clear();
-        match self.phase {
-            Phase::Running => self.say_running(now),
-            Phase::Ready => self.say(now, Message::Ready),
+        match self.state {
+            State::Running => self.say_running(now),
+            State::Ready => self.say(now, Message::Ready),
             _ => {}
         }
     }
@@ -91,8 +91,8 @@ impl Target {
 
     /// Ends the migration, unless the guest runs.
     pub fn end(&mut self, error: MigrationError) {
-        if self.phase != Phase::Running {
-            self.phase = Phase::Failed;
+        if self.state != State::Running {
+            self.state = State::Failed;
             self.failure.get_or_insert(error);
         }
     }

@@ -4,7 +4,7 @@
 //! source is told before the frame that named it is acknowledged.
 
 use super::types::CatalogueDemand;
-use super::{Phase, Target};
+use super::{State, Target};
 use crate::codec::reference::Secret;
 use crate::memory::PageBitmap;
 use crate::units::{Instant, PageCount, PageRange};
@@ -50,9 +50,9 @@ impl Target {
 
     /// Whether to send fingerprints of pages that were kept.
     pub fn catalogue_demand(&self) -> CatalogueDemand {
-        match self.phase {
-            Phase::Greeting | Phase::Preparing => CatalogueDemand::NotYet,
-            Phase::Receiving if self.last_round.is_none() => {
+        match self.state {
+            State::Greeting | State::Preparing => CatalogueDemand::NotYet,
+            State::Receiving if self.last_round.is_none() => {
                 self.terms().map_or(CatalogueDemand::None, |terms| {
                     CatalogueDemand::First(terms.kept_pages)
                 })

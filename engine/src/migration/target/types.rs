@@ -2,6 +2,7 @@
 
 use crate::memory::Layout;
 use crate::migration::ownership::Granted;
+use crate::migration::phase::Phase;
 use crate::migration::stages::TargetStages;
 use crate::units::{ByteCount, Instant};
 use crate::wire::{Encodings, Fact, ReferenceTerms};
@@ -53,6 +54,8 @@ pub enum TargetStep {
 /// Where a migration is, for display.
 #[derive(Clone, Copy, Debug)]
 pub struct TargetStatus {
+    /// Where it is.
+    pub phase: Phase,
     /// Round whose pages are being placed, from 1.
     pub round: u32,
     /// Bytes of pages received on the wire so far.

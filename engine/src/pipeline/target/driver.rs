@@ -96,7 +96,7 @@ impl<'a> TargetDriver<'a> {
                 None => self.loading = true,
             },
             TargetStep::Run(granted) => {
-                let _right = granted.accept();
+                let _ownership = granted.accept();
                 self.guest.run().map_err(guest_failed)?;
                 let (now, cpu) = (self.shared.now(), process_cpu());
                 self.shared.with(|target| target.running(now, cpu));
