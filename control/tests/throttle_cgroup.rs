@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pagelift_control::throttle::{
-    CgroupMounts, CgroupThrottle, Permille, Shares, Throttle, ThrottleError, ThrottlePlan,
+    CgroupMounts, CgroupThrottle, Permille, Throttle, ThrottleError, ThrottlePlan,
 };
 use tempfile::TempDir;
 
@@ -84,14 +84,9 @@ fn find_in(tree: &Path, vcpus: &[u32]) -> Result<CgroupThrottle, ThrottleError> 
     CgroupThrottle::find(&mounts, PID, vcpus)
 }
 
-fn all(permille: u16) -> ThrottlePlan {
-    let share = Permille::new(permille).unwrap();
-    ThrottlePlan::new(Shares::All(share), Duration::from_millis(10))
-}
-
 fn each(permille: &[u16]) -> ThrottlePlan {
     let shares = permille.iter().map(|&p| Permille::new(p).unwrap());
-    ThrottlePlan::new(Shares::PerVcpu(shares.collect()), Duration::from_millis(10))
+    ThrottlePlan::new(shares.collect(), Duration::from_millis(10))
 }
 
 #[test]
@@ -108,9 +103,9 @@ fn a_qemu_alone_in_its_group_is_slowed_as_a_whole() {
         tree.path("cg/vm").display()
     );
     assert_eq!(throttle.to_string(), said);
-    throttle.apply(&all(500)).unwrap();
+    throttle.apply(&each(&[500, 500])).unwrap();
     assert_eq!(tree.read("cg/vm/cpu.max"), "10000 10000");
-    throttle.apply(&all(990)).unwrap();
+    throttle.apply(&each(&[990, 990])).unwrap();
     assert_eq!(tree.read("cg/vm/cpu.max"), "1000 50000");
     throttle.release();
     assert_eq!(tree.read("cg/vm/cpu.max"), "max 100000");
@@ -255,7 +250,7 @@ fn a_quota_in_force_is_not_written_again() {
 fn vcpus_that_share_a_thread_have_one_processor() {
     let tree = Tree::new(true, &[(PID, PID, "/vm"), (PID, 101, "/vm")]);
     let mut throttle = tree.find(&[101, 101]).unwrap();
-    throttle.apply(&all(500)).unwrap();
+    throttle.apply(&each(&[500, 500])).unwrap();
     assert_eq!(tree.read("cg/vm/cpu.max"), "5000 10000");
 }
 
@@ -263,10 +258,10 @@ fn vcpus_that_share_a_thread_have_one_processor() {
 fn a_quota_that_cannot_be_set_leaves_the_others_as_they_were() {
     let tree = Tree::new(true, &[(PID, 101, "/a"), (PID, 102, "/b")]);
     let mut throttle = tree.find(&[101, 102]).unwrap();
-    throttle.apply(&all(500)).unwrap();
+    throttle.apply(&each(&[500, 500])).unwrap();
     // The second vCPU is unplugged, and its cgroup with it.
     fs::remove_dir_all(tree.path("cg/b")).unwrap();
-    let error = throttle.apply(&all(600)).unwrap_err();
+    let error = throttle.apply(&each(&[600, 600])).unwrap_err();
     assert!(matches!(error, ThrottleError::File { .. }), "{error}");
     assert_eq!(tree.read("cg/a/cpu.max"), "max 100000");
     assert!(!tree.path("cg/b").exists());
@@ -310,7 +305,7 @@ fn role() {
         return;
     };
     let mut throttle = find_in(Path::new(&tree), &[101]).unwrap();
-    throttle.apply(&all(900)).unwrap();
+    throttle.apply(&each(&[900])).unwrap();
     println!("throttled");
     thread::sleep(PATIENCE);
 }
@@ -379,7 +374,7 @@ fn the_kernel_keeps_the_quota() {
 
     let mounts = CgroupMounts::of_host().unwrap();
     let mut throttle = CgroupThrottle::find(&mounts, pid, &[pid]).unwrap();
-    throttle.apply(&all(900)).unwrap();
+    throttle.apply(&each(&[900])).unwrap();
     assert_ne!(group.limit(), before);
     let cpu_ns = || {
         let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();

@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use pagelift_control::agent_client::{AgentClient, AgentError};
 use pagelift_control::driver::qemu::vcpu_threads;
 use pagelift_control::qmp::{Address, Qmp};
-use pagelift_control::throttle::{AgentThrottle, Permille, Shares, Throttle, ThrottlePlan};
+use pagelift_control::throttle::{AgentThrottle, Permille, Throttle, ThrottlePlan};
 use pagelift_tests::bed::ShmFile;
 use pagelift_tests::{
     Bed, Images, PATIENCE, Qemu, Ticks, Workload, guest_images, program, require,
@@ -174,15 +174,14 @@ fn stops_for_the_share_asked_for_and_releases() -> Result<()> {
         for (permille, ceiling) in [(500, 0.8), (900, 0.4), (990, 0.1)] {
             let share = Permille::new(permille).context("below 990")?;
             let period = Duration::from_millis(period_ms);
-            throttle.apply(&ThrottlePlan::new(Shares::All(share), period))?;
+            throttle.apply(&ThrottlePlan::new(vec![share], period))?;
             let got = guest.share(vcpu)?;
             assert!(got < ceiling, "{permille} at {period_ms} ms: {got}");
         }
     }
     throttle.release();
     guest.wait_until_free(vcpu)?;
-    let stopped = Shares::PerVcpu(vec![Permille::MAX]);
-    throttle.apply(&ThrottlePlan::new(stopped, PERIOD))?;
+    throttle.apply(&ThrottlePlan::new(vec![Permille::MAX], PERIOD))?;
     assert!(guest.is_stopped(vcpu)?);
     drop(throttle);
     guest.wait_until_free(vcpu)?;

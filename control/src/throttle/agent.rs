@@ -32,11 +32,6 @@ impl AgentThrottle {
             is_active: false,
         }
     }
-
-    /// Takes note of vCPUs that were plugged or unplugged; they count from the next plan on.
-    pub fn set_threads(&mut self, threads: Vec<u32>) {
-        self.threads = threads;
-    }
 }
 
 impl Throttle for AgentThrottle {

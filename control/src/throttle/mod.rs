@@ -1,40 +1,27 @@
 //! Slowing a guest down, so that it writes less than the link carries.
 //!
-//! What is to be slowed, and how much, is a [`ThrottlePlan`]; who does it is a [`Throttle`]:
+//! A [`ThrottlePlan`] says how much each vCPU is slowed; a [`Throttle`] does it:
 //!
 //! | actuator | how | per vCPU | pagelift killed | pagelift hangs |
 //! |---|---|---|---|---|
 //! | [`AgentThrottle`] | stops the vCPUs' threads | yes | released at once | the lease ends |
 //! | [`CgroupThrottle`] | quotas, v2 or v1 | if each has a group | by a guard process | stays |
-//! | [`CallbackThrottle`] | the embedder's own | as it likes | the guest ends too | stays |
-//! | [`QemuParametersThrottle`] | QEMU's auto-converge, in a migration of its own | no | stays | stays |
-//! | [`NoThrottle`] | not at all | | | |
-//!
-//! [`QemuDirtyLimit`] is none of them: it limits what a vCPU writes, not when it runs.
 //!
 //! Shares are of the time, in permille, in which a vCPU is kept from running. This module
-//! decides nothing: when to slow whom is the policy's.
+//! decides nothing: when to slow which vCPU is the policy's.
 
 mod agent;
-mod callback;
 mod cgroup;
 mod plan;
-mod qemu_dirty_limit;
-mod qemu_parameters;
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
 pub use agent::AgentThrottle;
-pub use callback::{Callback, CallbackThrottle};
 pub use cgroup::{CgroupMounts, CgroupThrottle};
-pub use plan::{Permille, Shares, ThrottlePlan};
-pub use qemu_dirty_limit::QemuDirtyLimit;
-pub use qemu_parameters::QemuParametersThrottle;
+pub use plan::{Permille, ThrottlePlan};
 
 use crate::agent_client::AgentError;
-use crate::qmp::QmpError;
 
 /// Slows a guest down.
 ///
@@ -96,22 +83,4 @@ pub enum ThrottleError {
          it needs /bin/sh"
     )]
     Guard(io::Error),
-    /// QEMU did not answer, or refused.
-    #[error("throttling by QEMU: {0}")]
-    Qemu(#[from] QmpError),
-    /// The embedder's callback failed.
-    #[error("throttling by the embedder: {0}")]
-    Callback(#[source] Box<dyn Error + Send + Sync>),
-}
-
-/// Throttles nothing: for guests that nobody may slow down.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoThrottle;
-
-impl Throttle for NoThrottle {
-    fn apply(&mut self, _: &ThrottlePlan) -> Result<(), ThrottleError> {
-        Ok(())
-    }
-
-    fn release(&mut self) {}
 }

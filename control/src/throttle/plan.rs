@@ -45,27 +45,19 @@ impl fmt::Display for Permille {
     }
 }
 
-/// Whose share is how large.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Shares {
-    /// The same for all vCPUs: who writes is not known.
-    All(Permille),
-    /// One for each vCPU, in the order of their index.
-    PerVcpu(Vec<Permille>),
-}
-
-/// What is to be slowed down, how much, and in what rhythm.
+/// How much each vCPU is slowed, and in what rhythm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThrottlePlan {
-    shares: Shares,
+    /// One for each vCPU, in the order of their index.
+    shares: Vec<Permille>,
     period: Duration,
 }
 
 impl ThrottlePlan {
-    /// Slows vCPUs by `shares`, each stopped about once in `period`. Short periods keep
+    /// Slows vCPUs by `shares`, one for each in the order of their index, each stopped about once in `period`. Short periods keep
     /// latencies low, long ones cost less; the period is brought into 0.5 to 50 ms, and an
     /// actuator that cannot have it takes the nearest that it can.
-    pub fn new(shares: Shares, period: Duration) -> Self {
+    pub fn new(shares: Vec<Permille>, period: Duration) -> Self {
         let limit_us = |us: &u32| Duration::from_micros((*us).into());
         Self {
             shares,
@@ -78,7 +70,7 @@ impl ThrottlePlan {
     /// small against what it is stopped for and against what it runs. So 0.56 ms for a share of
     /// a half, 2.8 ms for a tenth and nine tenths, 5.6 ms for 95 %. Of several shares the one
     /// that needs the longest period decides.
-    pub fn suited(shares: Shares) -> Self {
+    pub fn suited(shares: Vec<Permille>) -> Self {
         let period = |share: &Permille| {
             let less = share.get().min(1000 - share.get());
             let suited = PART_MIN * 1000 / u32::from(less.max(1));
@@ -88,16 +80,8 @@ impl ThrottlePlan {
                 suited.min(SUITED_MAX)
             }
         };
-        let longest = match &shares {
-            Shares::All(share) => period(share),
-            Shares::PerVcpu(each) => each.iter().map(period).max().unwrap_or(PART_MIN),
-        };
+        let longest = shares.iter().map(period).max().unwrap_or(PART_MIN);
         Self::new(shares, longest)
-    }
-
-    /// Whose share is how large.
-    pub fn shares(&self) -> &Shares {
-        &self.shares
     }
 
     /// One stop and one run together: 0.5 to 50 ms.
@@ -107,24 +91,21 @@ impl ThrottlePlan {
 
     /// The largest share of all, as it goes into a report.
     pub fn max_share(&self) -> Permille {
-        match &self.shares {
-            Shares::All(share) => *share,
-            Shares::PerVcpu(shares) => shares.iter().copied().max().unwrap_or_default(),
-        }
+        self.shares.iter().copied().max().unwrap_or_default()
     }
 
     /// The share of each of `vcpus` vCPUs.
     ///
     /// # Errors
     /// When the plan is for another number of them.
-    pub fn shares_of(&self, vcpus: usize) -> Result<Vec<Permille>, ThrottleError> {
-        match &self.shares {
-            Shares::All(share) => Ok(vec![*share; vcpus]),
-            Shares::PerVcpu(shares) if shares.len() == vcpus => Ok(shares.clone()),
-            Shares::PerVcpu(shares) => Err(ThrottleError::VcpuCount {
-                plan: shares.len(),
+    pub fn shares_of(&self, vcpus: usize) -> Result<&[Permille], ThrottleError> {
+        if self.shares.len() == vcpus {
+            Ok(&self.shares)
+        } else {
+            Err(ThrottleError::VcpuCount {
+                plan: self.shares.len(),
                 guest: vcpus,
-            }),
+            })
         }
     }
 }
@@ -136,27 +117,27 @@ mod tests {
     #[test]
     fn periods_are_as_short_as_pays() {
         let share = |permille| Permille::new(permille).unwrap();
-        let period = |permille| ThrottlePlan::suited(Shares::All(share(permille))).period();
+        let period = |permille| ThrottlePlan::suited(vec![share(permille)]).period();
         assert_eq!(period(500), Duration::from_micros(560));
         assert_eq!(period(100), period(900));
         assert_eq!(period(950), Duration::from_micros(5600));
         assert_eq!(period(990), Duration::from_millis(10));
         assert_eq!(period(1), Duration::from_millis(10));
-        let each = Shares::PerVcpu(vec![share(500), share(900), Permille::ZERO]);
+        let each = vec![share(500), share(900), Permille::ZERO];
         assert_eq!(ThrottlePlan::suited(each).period(), period(900));
     }
 
     #[test]
-    fn a_plan_is_for_a_number_of_vcpus_or_for_all() {
+    fn a_plan_is_for_a_number_of_vcpus() {
         let share = |permille| Permille::new(permille).unwrap();
         assert_eq!(Permille::new(991), None);
         assert_eq!(Permille::MAX.to_string(), "99.0 %");
         let second = Duration::from_secs(1);
-        let all = ThrottlePlan::new(Shares::All(share(7)), second);
+        let all = ThrottlePlan::new(vec![share(7); 2], second);
         assert_eq!(all.period(), Duration::from_millis(50));
         assert_eq!(all.shares_of(2).unwrap(), [share(7); 2]);
         assert_eq!(all.max_share(), share(7));
-        let each = Shares::PerVcpu(vec![share(1), share(500), Permille::ZERO]);
+        let each = vec![share(1), share(500), Permille::ZERO];
         let each = ThrottlePlan::new(each, Duration::ZERO);
         assert_eq!(each.period(), Duration::from_micros(500));
         assert_eq!(each.shares_of(3).unwrap()[1], share(500));

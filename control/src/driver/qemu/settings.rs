@@ -129,21 +129,6 @@ impl MigrationSettings {
     }
 }
 
-/// Switches QEMU's own throttling on or off; whether that changed anything.
-///
-/// A migration that has just ended is waited for.
-///
-/// # Errors
-/// As QMP's; QEMU refuses while a migration runs.
-pub fn set_auto_converge(qmp: &Qmp, state: bool) -> Result<bool, QmpError> {
-    let name = "auto-converge";
-    if capabilities(qmp)?.contains(&(name.to_owned(), state)) {
-        return Ok(false);
-    }
-    set_capabilities_once_idle(qmp, &[json!({ "capability": name, "state": state })])?;
-    Ok(true)
-}
-
 /// Name and state of every capability this QEMU knows.
 ///
 /// # Errors

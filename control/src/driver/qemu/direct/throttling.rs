@@ -12,8 +12,7 @@ use pagelift_engine::guest::{GuestError, Throttler};
 use super::vcpus::{Throttled, Vcpus};
 use crate::agent_client::AgentClient;
 use crate::throttle::{
-    AgentThrottle, CgroupMounts, CgroupThrottle, Permille, Shares, Throttle, ThrottleError,
-    ThrottlePlan,
+    AgentThrottle, CgroupMounts, CgroupThrottle, Permille, Throttle, ThrottleError, ThrottlePlan,
 };
 
 /// How long a throttle holds that is not renewed: that of a pagelift that hangs. One that is
@@ -183,7 +182,7 @@ impl Throttler for Throttling {
                 .ok_or_else(|| GuestError(format!("it cannot be throttled to {share}")))
         };
         let permilles = shares.iter().map(permille).collect::<Result<_, _>>()?;
-        self.apply(ThrottlePlan::suited(Shares::PerVcpu(permilles)))?;
+        self.apply(ThrottlePlan::suited(permilles))?;
         self.vcpus.are_given(shares, Instant::now());
         Ok(())
     }
