@@ -1,17 +1,20 @@
-//! `pagelift replay`: runs a policy over the guest and the link of a recorded migration.
+//! `pagelift replay`: runs policies over the guest and the link of a recorded migration, and draws
+//! it.
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use pagelift_engine::converge::{
-    Downtime, Ended, Limited, Limits, Record, Recorded, Run, Trace, replay,
+    Decision, Downtime, Ended, Limited, Limits, Recorded, Run, Trace, replay,
 };
+use pagelift_engine::units::PageCount;
 use serde_json::json;
 
 use crate::exit::ExitCode;
 use crate::options::{self, AtDeadlineName, Deadline, MaxThrottle, PolicyName};
-use crate::{plot, say};
+use crate::plot::{self, Timeline};
+use crate::say;
 
 /// Options of `pagelift replay`.
 #[derive(Args, Clone, Debug)]
@@ -26,7 +29,7 @@ pub struct ReplayOptions {
     #[arg(long, conflicts_with_all = ["policy", "downtime", "deadline", "at_deadline",
           "max_throttle"])]
     as_recorded: bool,
-    /// Longest blackout allowed; FROM..TO lets it grow, step by step, while rounds get nowhere
+    /// Longest downtime allowed; FROM..TO lets it grow, step by step, while rounds get nowhere
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = options::downtime)]
     downtime: Downtime,
     /// Longest time from the beginning to the guest's stop, or none
@@ -59,7 +62,8 @@ pub fn run(options: &ReplayOptions) -> Result<ExitCode> {
         std::fs::read(path).with_context(|| format!("cannot read the trace {}", path.display()))?;
     let trace = Trace::parse(&String::from_utf8_lossy(&text))
         .with_context(|| path.display().to_string())?;
-    let mut drawn = trace.records.clone();
+    let first = trace.first_pages;
+    let mut drawn = Drawing::of_record(&trace);
     let model = Recorded::new(trace)
         .ok_or_else(|| anyhow!("the trace has no finished round; there is nothing to run"))?;
     for limits in options.limits(&model)? {
@@ -71,11 +75,12 @@ pub fn run(options: &ReplayOptions) -> Result<ExitCode> {
         };
         print(limits, &run, options.json);
         if options.policy.is_some() || options.as_recorded {
-            drawn.clone_from(&run.records);
+            drawn = Drawing::of_run(first, limits, &run);
         }
     }
     if let Some(svg) = &options.svg {
-        draw(svg, &drawn)?;
+        std::fs::write(svg, plot::svg(&drawn.timeline, &drawn.caption))
+            .with_context(|| format!("cannot write the picture {}", svg.display()))?;
     }
     Ok(ExitCode::Completed)
 }
@@ -105,27 +110,74 @@ impl ReplayOptions {
     }
 }
 
-fn draw(path: &std::path::Path, records: &[Record]) -> Result<()> {
-    std::fs::write(path, plot::svg(records))
-        .with_context(|| format!("cannot write the picture {}", path.display()))
+/// What is drawn, and the line above it.
+struct Drawing {
+    timeline: Timeline,
+    caption: String,
+}
+
+impl Drawing {
+    /// The migration that was recorded.
+    fn of_record(trace: &Trace) -> Self {
+        let timeline = Timeline::of(trace.first_pages, &trace.records);
+        let end = match trace.records.last().map(|record| &record.decision) {
+            Some(Decision::Stop) => "stopped and handed over",
+            Some(Decision::Force) => "stopped at the deadline and handed over",
+            Some(Decision::GiveUp(_)) => "gave up",
+            _ => "not finished",
+        };
+        let caption = format!(
+            "recorded: {} rounds, {end} after {:.2} s",
+            timeline.rounds.len(),
+            timeline.end
+        );
+        Self { timeline, caption }
+    }
+
+    /// What a policy did under these `limits`.
+    fn of_run(first: PageCount, limits: Limits, run: &Run) -> Self {
+        let mut timeline = Timeline::of(first, &run.records);
+        if timeline.limit.is_empty() {
+            timeline
+                .limit
+                .push((0.0, limits.downtime.least().as_secs_f64()));
+        }
+        if let Ended::Completed { downtime } = run.ended {
+            timeline.end += downtime.as_secs_f64();
+        }
+        let caption = format!(
+            "replayed with policy {}: {} rounds, {} after {:.2} s",
+            limits.policy.name(),
+            run.records.len(),
+            outcome(run),
+            run.took.as_secs_f64()
+        );
+        Self { timeline, caption }
+    }
+}
+
+/// How a run ended, in two words at most.
+fn outcome(run: &Run) -> &'static str {
+    match run.ended {
+        Ended::Completed { .. } => "completed",
+        Ended::GaveUp => "gave up",
+        Ended::StillTrying => "still trying",
+    }
 }
 
 fn print(limits: Limits, run: &Run, as_json: bool) {
     let name = limits.policy.name();
-    let blackout_ms = match run.ended {
+    let downtime_ms = match run.ended {
         Ended::Completed { downtime } => Some(downtime.as_secs_f64() * 1e3),
         Ended::GaveUp | Ended::StillTrying => None,
-    };
-    let stayed = match run.ended {
-        Ended::StillTrying => "still trying",
-        _ => "gave up",
     };
     if as_json {
         let object = json!({
             "policy": name,
-            "outcome": if blackout_ms.is_some() { "completed" } else { stayed },
+            "outcome": outcome(run),
             "took_ms": run.took.as_secs_f64() * 1e3,
-            "blackout_ms": blackout_ms,
+            "blackout_ms": downtime_ms,
+            "downtime_ms": downtime_ms,
             "rounds": run.records.len(),
             "sent_bytes": run.sent.0,
             "throttle_pct_max": run.throttle_most.as_fraction() * 100.0,
@@ -134,9 +186,9 @@ fn print(limits: Limits, run: &Run, as_json: bool) {
         say::result(object);
         return;
     }
-    let end = blackout_ms.map_or_else(
-        || stayed.to_owned(),
-        |blackout| format!("completed, blackout {blackout:.0} ms"),
+    let end = downtime_ms.map_or_else(
+        || outcome(run).to_owned(),
+        |downtime| format!("completed, downtime {downtime:.0} ms"),
     );
     say::result(format_args!(
         "{name:10} {end} after {:.1} s and {} rounds, {} sent, throttled to {} at most, guest \

@@ -1,10 +1,16 @@
 //! Printing that cannot fail.
 //!
-//! `println!` panics when nobody reads any more: a migration must not end, nor its exit code lie,
+//! `println!` panics when nothing reads any more: a migration must not end, nor its exit code lie,
 //! because a pager was closed or a log's file system is full. What cannot be written is dropped.
 
 use std::fmt::Display;
 use std::io::{Write, stderr, stdout};
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::ProgressBar;
+
+/// The line that is rewritten on the terminal, if there is one: it makes room for others.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// A line of the result, on stdout.
 pub fn result(line: impl Display) {
@@ -14,5 +20,17 @@ pub fn result(line: impl Display) {
 
 /// A line for people who watch, on stderr.
 pub fn note(line: impl Display) {
-    let _ = writeln!(stderr().lock(), "{line}");
+    let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let print = || {
+        let _ = writeln!(stderr().lock(), "{line}");
+    };
+    match bar {
+        Some(bar) => bar.suspend(print),
+        None => print(),
+    }
+}
+
+/// From now on notes are printed above this line, or there is none any more.
+pub(crate) fn keep_off(bar: Option<ProgressBar>) {
+    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
 }

@@ -81,7 +81,7 @@ impl ReceiveCommand {
         if let Err(error) = self.check_have(&memory) {
             return Ok(self.unusable(error));
         }
-        let progress = Progress::new(self.output.quiet);
+        let mut progress = Progress::new(self.output.quiet);
         progress.say(&format!(
             "waiting on {} for a guest of {} of RAM; at most {} of memory for the migration",
             listener.address(),
@@ -113,8 +113,10 @@ impl ReceiveCommand {
                     ));
                 }
                 source_lost = status.source_lost;
+                progress.update_target(status);
             },
         });
+        progress.finish();
         Ok(match result {
             Ok(received) => {
                 let object = received_json(&received, peak);
