@@ -9,6 +9,7 @@
 //! | [`report`] | what all of them print at the end |
 //! | [`advice`] | the part of it that says what to do now |
 //! | [`progress`] | what they show while a guest moves |
+//! | [`recording`], [`html`] | `--report`: what is kept meanwhile, and the page made of it |
 //! | [`say`] | how they print, whether or not anybody reads |
 //! | [`steer`] | `--control`, and `pagelift ctl`, which speaks to it |
 //!
@@ -18,12 +19,14 @@ pub mod advice;
 pub mod delta_cache;
 pub mod demo;
 pub mod exit;
+pub mod html;
 pub mod launch;
 pub mod options;
 pub mod own_memory;
 pub mod plot;
 pub mod progress;
 pub mod qemu;
+pub mod recording;
 pub mod replay;
 pub mod report;
 pub mod say;

@@ -79,7 +79,7 @@ pub fn run(options: &ReplayOptions) -> Result<ExitCode> {
         }
     }
     if let Some(svg) = &options.svg {
-        std::fs::write(svg, plot::svg(&drawn.timeline, &drawn.caption))
+        std::fs::write(svg, plot::svg(&drawn.timeline, Some(&drawn.caption)))
             .with_context(|| format!("cannot write the picture {}", svg.display()))?;
     }
     Ok(ExitCode::Completed)

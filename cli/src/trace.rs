@@ -1,4 +1,4 @@
-//! Writes a migration's trace as it happens.
+//! Records what the policy sees and decides while a guest moves.
 
 use std::fs::File;
 use std::io::Write;
@@ -11,42 +11,66 @@ use pagelift_engine::converge::{
 };
 use pagelift_engine::units::PageCount;
 
+use crate::recording::Recording;
 use crate::say;
 
-/// A policy whose decisions are recorded.
+/// A policy whose decisions are recorded: in a file, for `--report`, or both.
 #[derive(Debug)]
 pub struct Tracing {
     policy: Box<dyn Policy>,
-    file: File,
-    /// Limits that no line has yet.
+    first_pages: PageCount,
+    file: Option<File>,
+    recording: Option<Recording>,
+    /// Limits that no record has yet.
     limits: Option<Limits>,
-    /// Whether the last line could be written; said once if not.
-    whole: bool,
 }
 
 impl Tracing {
-    /// Records `policy`, which begins with `limits`, in a new file at `path`.
+    /// Wraps `policy`, which begins with `limits`, for a migration whose first round has
+    /// `first_pages` pages. Nothing is recorded yet.
+    pub fn new(policy: Box<dyn Policy>, limits: Limits, first_pages: PageCount) -> Self {
+        Self {
+            policy,
+            first_pages,
+            file: None,
+            recording: None,
+            limits: Some(limits),
+        }
+    }
+
+    /// Writes a trace into a new file at `path`.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn new(
-        policy: Box<dyn Policy>,
-        limits: Limits,
-        path: &Path,
-        first_pages: PageCount,
-    ) -> Result<Self> {
+    pub fn write_to(&mut self, path: &Path) -> Result<()> {
         let unwritable = |error| {
             let path = path.display();
             anyhow!("cannot write the trace {path}: {error}; name a file that is yours to write")
         };
         let mut file = File::create(path).map_err(unwritable)?;
-        writeln!(file, "{}", Trace::header(first_pages)).map_err(unwritable)?;
-        Ok(Self {
-            policy,
-            file,
-            limits: Some(limits),
-            whole: true,
-        })
+        writeln!(file, "{}", Trace::header(self.first_pages)).map_err(unwritable)?;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Adds every decision to `recording`.
+    pub fn keep_in(&mut self, recording: Recording) {
+        recording.starts_with(self.first_pages);
+        self.recording = Some(recording);
+    }
+
+    fn record(&mut self, record: &Record) {
+        if let Some(recording) = &self.recording {
+            recording.decided(record);
+        }
+        let Some(file) = &mut self.file else {
+            return;
+        };
+        if let Err(error) = writeln!(file, "{record}") {
+            // A guest is not left behind for want of a record.
+            say::note(format_args!("warning: the trace is cut short: {error}"));
+            self.file = None;
+        }
     }
 }
 
@@ -55,18 +79,12 @@ impl Policy for Tracing {
         let decision = self.policy.decide(seen);
         // Within a round only what changes something is worth a line.
         if seen.round_ended || decision != Decision::Continue || self.limits.is_some() {
-            let record = Record {
+            let limits = self.limits.take();
+            self.record(&Record {
                 seen: *seen,
                 decision: decision.clone(),
-                limits: self.limits.take(),
-            };
-            let written = writeln!(self.file, "{record}");
-            if let Err(error) = written
-                && std::mem::take(&mut self.whole)
-            {
-                // A guest is not left behind for want of a record.
-                say::note(format_args!("warning: the trace is cut short: {error}"));
-            }
+                limits,
+            });
         }
         decision
     }
@@ -101,9 +119,9 @@ mod tests {
         let path = std::env::temp_dir().join(format!("pagelift-trace-{}", std::process::id()));
         let limits = Limits::default();
         let mut policy = Limited::new(limits);
-        let mut traced = Tracing::new(Box::new(policy.clone()), limits, &path, PageCount(1000));
+        let mut traced = Tracing::new(Box::new(policy.clone()), limits, PageCount(1000));
+        traced.write_to(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        let traced = traced.as_mut().unwrap();
         let seen = Observation {
             now: Instant(1_000_000_000),
             elapsed: Duration::from_secs(1),

@@ -3,6 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`bed`] | one test's place: names, directory, marked processes, and the leak check |
+//! | [`browser`] | a browser without a window, for pages that programs write |
 //! | [`content`] | what the guest's memory must hold, computed without the guest |
 //! | [`contract`] | the report that `--json` promises |
 //! | [`ctl`] | `pagelift ctl`: asks and changes a migration that runs |
@@ -49,6 +50,7 @@
 //! anything takes on a slow machine.
 
 pub mod bed;
+pub mod browser;
 pub mod cgroup;
 pub mod content;
 pub mod contract;
@@ -72,6 +74,7 @@ pub mod tmpfs;
 use core::time::Duration;
 
 pub use bed::Bed;
+pub use browser::{Browser, Theme};
 pub use cgroup::Cgroup;
 pub use ctl::Ctl;
 pub use guest::{Content, Images, Pattern, Phases, Workload, guest_images};

@@ -23,6 +23,7 @@ use clap::Args;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
 use serde::{Deserialize, Serialize};
 
+use crate::html::PageOptions;
 use crate::options::{self, ConvergenceOptions};
 use crate::report::Output;
 use pattern::{Pattern, Script};
@@ -68,6 +69,9 @@ pub struct DemoOptions {
     /// What to print
     #[command(flatten)]
     pub output: Output,
+    /// The page about the move
+    #[command(flatten)]
+    pub page: PageOptions,
 }
 
 impl DemoOptions {

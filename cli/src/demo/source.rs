@@ -24,6 +24,7 @@ use super::process::TargetProcess;
 use super::{DemoOptions, DeviceState, TargetSays};
 use crate::advice::Side;
 use crate::exit::ExitCode;
+use crate::html::Move;
 use crate::options::Effort;
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
@@ -39,6 +40,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// # Errors
 /// When the demo could not be set up, or the proof failed: no report is printed then.
 pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result<ExitCode> {
+    let recording = options.page.begin()?;
     let memory = Arc::new(GuestMemory::new(script.pages)?);
     memory.fill(&script);
     let session = SessionId(random_number()?);
@@ -49,7 +51,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     };
 
     let view: Arc<dyn ReadPages> = Arc::new(memory.view()?);
-    let effort = options.convergence.effort(&*view)?;
+    let effort = options.convergence.effort(&*view, recording.as_ref())?;
     let budget = effort.budget;
     say::note(format_args!(
         "guest: {} in {} vCPUs, {:.0} % filled, writing {} ({:?}, {} bytes a write)\n\
@@ -79,7 +81,6 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         throttled: ThrottleShare::NONE,
         stopped_with: None,
     };
-    let before = half.guest.counts();
 
     let mut tracker = tracker(&memory, script.pages)?;
     let controls = options.convergence.controls(options.link, cancel);
@@ -90,6 +91,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     let link = address.connect()?;
     let mut progress = Progress::new(options.output.quiet);
     let mut extra = Extra {
+        session: Some(session),
         memory_budget_bytes: budget.0,
         ..Extra::default()
     };
@@ -106,6 +108,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
             progress.update(status);
             board.show(status);
             extra.status = Some(*status);
+            recording.iter().for_each(|recording| recording.saw(status));
             extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
         },
     });
@@ -114,18 +117,25 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     extra.elapsed = began.elapsed();
     extra.delta_cache = delta_cache.map(|deltas| deltas.stats());
     extra.source_cpu = process_cpu().saturating_sub(cpu_before);
+    extra.freed_after = controls.cancel_token().freed_after();
+    if let Ok(report) = &result {
+        let writes = sum(&half.guest.counts());
+        extra.guest_slowdown = Some(half.guest.lost_time(writes) + report.downtime.total());
+    }
+    if let Some(recording) = recording {
+        options.page.write(&Move {
+            title: "pagelift demo",
+            outcome: result.as_ref(),
+            extra: &extra,
+            recorded: &recording.recorded(),
+        });
+    }
     match result {
-        Ok(report) => {
-            let done: u64 = sum(&half.guest.counts()) - sum(&before);
-            extra.guest_slowdown =
-                Some(half.guest.lost_time(sum(&before) + done) + report.downtime.total());
-            finish(options, &half, &mut target, &report, &extra)
-        }
+        Ok(report) => finish(options, &half, &mut target, &report, &extra),
         Err(failure) => {
             if failure.guest == GuestLocation::Source {
                 half.guest.stop();
             }
-            extra.freed_after = controls.cancel_token().freed_after();
             Ok(options.output.failed(&failure, Side::Source, &extra))
         }
     }

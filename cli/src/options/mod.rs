@@ -22,6 +22,7 @@ use pagelift_engine::units::{ByteCount, Rate};
 
 use self::values::channels;
 use crate::delta_cache::DeltaCacheSize;
+use crate::recording::Recording;
 use crate::steer::{Board, Server};
 use crate::trace::Tracing;
 
@@ -142,11 +143,16 @@ impl ConvergenceOptions {
         Controls::new(settings, cancel)
     }
 
-    /// What a source needs to move the guest with `memory` under these options.
+    /// What a source needs to move the guest with `memory` under these options; the decisions of
+    /// its policy are added to `recording`.
     ///
     /// # Errors
     /// When the memory for deltas is too little, or the trace cannot be written.
-    pub fn effort(&self, memory: &dyn ReadPages) -> anyhow::Result<Effort> {
+    pub fn effort(
+        &self,
+        memory: &dyn ReadPages,
+        recording: Option<&Recording>,
+    ) -> anyhow::Result<Effort> {
         let layout = memory.layout();
         let mut budget = memory_budget(layout, self.channels);
         budget += packing_budget(self.compress, self.channels);
@@ -163,14 +169,19 @@ impl ConvergenceOptions {
         }
         let limits = self.limits();
         let policy = Box::new(Limited::new(limits));
-        let policy: Box<dyn Policy> = match &self.trace {
-            None => policy,
-            Some(path) => {
-                let mut first_round = PageBitmap::new(layout.pages());
-                memory.populated(&mut first_round)?;
-                let pages = first_round.count();
-                Box::new(Tracing::new(policy, limits, path, pages)?)
+        let policy: Box<dyn Policy> = if self.trace.is_none() && recording.is_none() {
+            policy
+        } else {
+            let mut first_round = PageBitmap::new(layout.pages());
+            memory.populated(&mut first_round)?;
+            let mut traced = Tracing::new(policy, limits, first_round.count());
+            if let Some(path) = &self.trace {
+                traced.write_to(path)?;
             }
+            if let Some(recording) = recording {
+                traced.keep_in(recording.clone());
+            }
+            Box::new(traced)
         };
         Ok(Effort {
             policy,

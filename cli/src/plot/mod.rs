@@ -13,12 +13,12 @@ pub use timeline::{ForecastPoint, Timeline};
 
 use plotters::prelude::{IntoDrawingArea, SVGBackend};
 
-use panel::{Panel, Series, Shape};
+use panel::{Area, Drawn, Panel, Series, Shape, Size};
 use scale::{Axis, logarithm};
 use theme::{BLUE, ORANGE, RED, TEAL, VIOLET};
 
-/// The picture of a migration, beneath a line of words.
-pub fn svg(timeline: &Timeline, caption: &str) -> String {
+/// The picture of a migration, beneath a line of words if there are any.
+pub fn svg(timeline: &Timeline, caption: Option<&str>) -> String {
     let panels = [
         left(timeline),
         rates(timeline),
@@ -26,19 +26,29 @@ pub fn svg(timeline: &Timeline, caption: &str) -> String {
         throttle(timeline),
     ];
     let charts = panels.len() as u32;
-    let size = panel::size(charts);
+    let size = panel::size(charts, caption.is_some());
     let mut text = String::new();
     let picture = SVGBackend::with_string(&mut text, size.fine()).into_drawing_area();
     // Writing to a string cannot fail.
-    let _ = panel::caption(&picture, caption)
-        .and_then(|()| {
-            (0..charts)
-                .zip(&panels)
-                .try_for_each(|(index, panel)| panel.draw(&picture, index, charts, timeline))
-        })
-        .and_then(|()| picture.present());
+    let _ = draw(&picture, size, &panels, timeline, caption);
     drop(picture);
     theme::themed(&text, size)
+}
+
+fn draw(
+    picture: &Area<'_>,
+    size: Size,
+    panels: &[Panel],
+    timeline: &Timeline,
+    caption: Option<&str>,
+) -> Drawn {
+    if let Some(words) = caption {
+        panel::caption(picture, words)?;
+    }
+    for (panel, place) in panels.iter().zip(size.places()) {
+        panel.draw(picture, place, timeline)?;
+    }
+    picture.present()
 }
 
 fn left(timeline: &Timeline) -> Panel {
@@ -179,7 +189,7 @@ mod tests {
 
     #[test]
     fn rounds_limit_throttle_and_the_words_are_drawn() {
-        let picture = svg(&timeline(), "it ended <well>");
+        let picture = svg(&timeline(), Some("it ended <well>"));
         for words in [
             "it ended &lt;well&gt;",
             "limit 50 ms",
@@ -204,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_migration_without_a_round_is_drawn_as_well() {
-        let picture = svg(&Timeline::default(), "");
+        let picture = svg(&Timeline::default(), None);
         assert!(picture.ends_with("</svg>\n"));
     }
 }

@@ -40,25 +40,51 @@ const LETTER: f64 = 5.8;
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 pub(super) type Drawn = Result<(), DrawingAreaErrorKind<std::io::Error>>;
 
-/// Size of a picture, in pixels.
+/// Size of a picture, in pixels, and how it is divided.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
     pub(super) width: u32,
     pub(super) height: u32,
+    charts: u32,
+    caption: u32,
 }
 
-impl Size {
-    /// The same, in the picture's coordinates.
-    pub(super) fn fine(self) -> (u32, u32) {
-        (self.width * FINE, self.height * FINE)
-    }
+/// Where a chart stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Pixels above it.
+    top: u32,
+    /// Pixels beneath it for the labels of the time: the last chart has them.
+    labels: u32,
 }
 
 /// The size of a picture of so many charts.
-pub(super) fn size(charts: u32) -> Size {
+pub(super) fn size(charts: u32, captioned: bool) -> Size {
+    let caption = if captioned { CAPTION } else { 0 };
     Size {
         width: WIDTH,
-        height: CAPTION + charts * (HEADING + CHART + BENEATH) - BENEATH + TIME_LABELS,
+        height: caption + charts * (HEADING + CHART + BENEATH) - BENEATH + TIME_LABELS,
+        charts,
+        caption,
+    }
+}
+
+impl Size {
+    /// The size in the picture's coordinates.
+    pub(super) fn fine(self) -> (u32, u32) {
+        (self.width * FINE, self.height * FINE)
+    }
+
+    /// Where each chart stands.
+    pub(super) fn places(self) -> impl Iterator<Item = Place> {
+        (0..self.charts).map(move |index| Place {
+            top: self.caption + index * (HEADING + CHART + BENEATH),
+            labels: if index + 1 == self.charts {
+                TIME_LABELS
+            } else {
+                0
+            },
+        })
     }
 }
 
@@ -104,19 +130,9 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    /// Draws this chart as number `index` of `charts`.
-    pub(super) fn draw(
-        &self,
-        picture: &Area<'_>,
-        index: u32,
-        charts: u32,
-        timeline: &Timeline,
-    ) -> Drawn {
-        let last = index + 1 == charts;
-        let (top, labels) = (
-            CAPTION + index * (HEADING + CHART + BENEATH),
-            if last { TIME_LABELS } else { 0 },
-        );
+    /// Draws this chart at its place.
+    pub(super) fn draw(&self, picture: &Area<'_>, place: Place, timeline: &Timeline) -> Drawn {
+        let Place { top, labels } = place;
         let area = picture.clone().shrink(
             (0, top * FINE),
             (WIDTH * FINE, (HEADING + CHART + labels) * FINE),

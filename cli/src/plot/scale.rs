@@ -92,7 +92,7 @@ impl Axis {
     fn from_zero(most: f64, units: &Units, count: u32) -> Self {
         let smallest = units[0].0;
         let most = if most > 0.0 { most } else { smallest };
-        let fits = units.iter().rev().find(|(unit, _)| most >= unit * 1.5);
+        let fits = units.iter().rev().find(|(unit, _)| most >= *unit);
         let (unit, name) = *fits.unwrap_or(&units[0]);
         let step = round_step(most / unit / f64::from(count));
         let steps = (most / unit / step - 1e-9).ceil().max(1.0) as u32;
@@ -180,7 +180,7 @@ mod tests {
         );
         assert_eq!(
             labels(&Axis::rate(1.3 * 1024.0 * mib)),
-            ["0 MiB/s", "500 MiB/s", "1000 MiB/s", "1500 MiB/s"]
+            ["0.0 GiB/s", "0.5 GiB/s", "1.0 GiB/s", "1.5 GiB/s"]
         );
         assert_eq!(labels(&Axis::bytes(0.0)), ["0.0 B", "0.5 B", "1.0 B"]);
         assert_eq!(labels(&Axis::share()), ["0 %", "50 %", "100 %"]);

@@ -35,7 +35,7 @@ const BACKGROUND: [&str; 2] = ["#ffffff", "#0f1319"];
 /// The picture `drawn` by the library, at its `size` and with the rules for the dark theme.
 pub(super) fn themed(drawn: &str, size: Size) -> String {
     let content = drawn.find('>').map_or("", |end| &drawn[end + 1..]);
-    let Size { width, height } = size;
+    let Size { width, height, .. } = size;
     let (fine_width, fine_height) = size.fine();
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"pagelift-plot\" role=\"img\" \

@@ -78,7 +78,7 @@ impl Timeline {
             Decision::Stop | Decision::Force => self.stopped = Some(at),
             Decision::Continue | Decision::GiveUp(_) => {}
         }
-        self.end = at;
+        self.end = self.end.max(at);
     }
 }
 

@@ -18,6 +18,7 @@ use pagelift_transports::Endpoint;
 
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
+use crate::html::{Move, PageOptions};
 use crate::options::{self, ConvergenceOptions, Effort};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
@@ -60,6 +61,9 @@ pub struct SendCommand {
     /// What to print
     #[command(flatten)]
     output: Output,
+    /// The page about the move
+    #[command(flatten)]
+    page: PageOptions,
 }
 
 /// Who throttles.
@@ -95,6 +99,7 @@ impl SendCommand {
         let cancel = exit::cancel_on_signal()?;
         failpoints::check_environment()?;
         let session = SessionId(random_number()?);
+        let recording = self.page.begin()?;
         let controls = self.convergence.controls(self.bandwidth, cancel);
         let board = Board::new(controls.clone());
         let control = self.convergence.serve(&board)?;
@@ -129,7 +134,7 @@ impl SendCommand {
             cpu,
             deltas,
             budget,
-        } = self.convergence.effort(&*memory)?;
+        } = self.convergence.effort(&*memory, recording.as_ref())?;
         board.watch_deltas(deltas.as_ref());
         let delta_cache = deltas.clone();
         let mut progress = Progress::new(self.output.quiet);
@@ -139,6 +144,7 @@ impl SendCommand {
         ));
         progress.say(&format!("throttle, if needed: {}", guest.throttled_by()));
         let mut extra = Extra {
+            session: Some(session),
             memory_budget_bytes: budget.0,
             throttle_by: Some(self.throttle_by.into()),
             ..Extra::default()
@@ -167,6 +173,7 @@ impl SendCommand {
                 progress.update(status);
                 failpoints::progress(status);
                 extra.status = Some(*status);
+                recording.iter().for_each(|recording| recording.saw(status));
                 extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
             },
         });
@@ -176,12 +183,18 @@ impl SendCommand {
         extra.delta_cache = delta_cache.map(|deltas| deltas.stats());
         extra.vcpus = guest.throttled();
         extra.source_cpu = process_cpu().saturating_sub(cpu_before);
+        extra.freed_after = controls.cancel_token().freed_after();
+        if let Some(recording) = recording {
+            self.page.write(&Move {
+                title: &format!("pagelift-send to {}", self.to),
+                outcome: result.as_ref(),
+                extra: &extra,
+                recorded: &recording.recorded(),
+            });
+        }
         Ok(match result {
             Ok(report) => self.output.completed(&report, &extra, |_| {}),
-            Err(failure) => {
-                extra.freed_after = controls.cancel_token().freed_after();
-                self.output.failed(&failure, Side::Source, &extra)
-            }
+            Err(failure) => self.output.failed(&failure, Side::Source, &extra),
         })
     }
 }

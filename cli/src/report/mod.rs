@@ -16,19 +16,22 @@ pub mod forecast;
 pub mod json;
 pub mod output;
 pub mod stages;
-mod summary;
+pub(crate) mod summary;
 
 use std::time::Duration;
 
 use pagelift_control::driver::qemu::direct::{ThrottleBy, Throttled};
 use pagelift_engine::codec::cache::CacheStats;
 use pagelift_engine::migration::SourceStatus;
+use pagelift_engine::wire::SessionId;
 
 pub use output::Output;
 
 /// What a source's program knows of a migration beyond the engine's report.
 #[derive(Clone, Debug, Default)]
 pub struct Extra {
+    /// Names the migration.
+    pub session: Option<SessionId>,
     /// CPU time this process used.
     pub source_cpu: Duration,
     /// From the call of the engine to its return.
@@ -49,6 +52,15 @@ pub struct Extra {
     pub memory_budget_bytes: u64,
     /// Most memory that it was seen to take, in bytes.
     pub memory_peak_bytes: u64,
+}
+
+impl Extra {
+    /// Work that the guest lost, over all vCPUs; `None` if it cannot be known.
+    pub(crate) fn lost_work(&self) -> Option<Duration> {
+        let vcpus = self.vcpus.iter().map(|vcpu| vcpu.lost).sum();
+        let vcpus = (!self.vcpus.is_empty()).then_some(vcpus);
+        self.guest_slowdown.or(vcpus)
+    }
 }
 
 /// Milliseconds, to the microsecond.

@@ -49,12 +49,12 @@ pub(super) fn received(status: &TargetStatus, total: Duration) -> String {
 
 /// The lines for a migration that did not complete.
 pub(super) fn failed(failure: &Failure, side: Side, extra: &Extra) -> String {
-    let mut text = match &failure.error {
-        MigrationError::NotConverging(given_up) => {
-            format!("error: {}\n{}", given_up.reason, given_up.remedy)
-        }
-        error => format!("error: {error}"),
-    };
+    let (why, remedy) = why(failure);
+    let mut text = format!("error: {why}");
+    if let Some(remedy) = remedy {
+        text += "\n";
+        text += &remedy;
+    }
     if let Some(status) = extra.status.filter(|status| status.round > 0) {
         text += &format!(
             "\nended after {:.2} s in round {}, {} sent",
@@ -64,12 +64,7 @@ pub(super) fn failed(failure: &Failure, side: Side, extra: &Extra) -> String {
         );
     }
     text += "\n";
-    text += match failure.guest {
-        GuestLocation::Source if failure.error.ended_guest() => "the guest does not run any more",
-        GuestLocation::Source => "the guest is on the source",
-        GuestLocation::Target => "the guest is on the target",
-        GuestLocation::Unknown => "where the guest is, is not known",
-    };
+    text += place(failure);
     if let Some(time) = extra.freed_after {
         text += &format!(", at full speed {:.1} ms after the request", ms(time));
     }
@@ -78,6 +73,27 @@ pub(super) fn failed(failure: &Failure, side: Side, extra: &Extra) -> String {
         text += advice;
     }
     text
+}
+
+/// Why it did not complete, and what would have worked, if that is known.
+pub(crate) fn why(failure: &Failure) -> (String, Option<String>) {
+    match &failure.error {
+        MigrationError::NotConverging(given_up) => (
+            given_up.reason.to_string(),
+            Some(given_up.remedy.to_string()),
+        ),
+        error => (error.to_string(), None),
+    }
+}
+
+/// Where the guest is after a migration that did not complete.
+pub(crate) fn place(failure: &Failure) -> &'static str {
+    match failure.guest {
+        GuestLocation::Source if failure.error.ended_guest() => "the guest does not run any more",
+        GuestLocation::Source => "the guest is on the source",
+        GuestLocation::Target => "the guest is on the target",
+        GuestLocation::Unknown => "where the guest is, is not known",
+    }
 }
 
 /// The downtime beside its limit. The limit does not cover the comparison of all memory, which
@@ -97,7 +113,7 @@ fn downtime(report: &Report, limit: Option<Duration>) -> String {
 }
 
 /// What bounded the migration.
-fn sentence(report: &Report, extra: &Extra) -> Option<String> {
+pub(crate) fn sentence(report: &Report, extra: &Extra) -> Option<String> {
     let moving = report.downtime.without_digests();
     let limit = extra.status.map(|status| status.limit);
     if report.forced {
@@ -115,7 +131,7 @@ fn sentence(report: &Report, extra: &Extra) -> Option<String> {
     }
     if report.throttle_most > ThrottleShare::NONE {
         let most = report.throttle_most;
-        let lost = lost_work(extra).map_or_else(String::new, |lost| {
+        let lost = extra.lost_work().map_or_else(String::new, |lost| {
             format!(", which cost it {:.2} s of work", lost.as_secs_f64())
         });
         return Some(format!(
@@ -123,12 +139,6 @@ fn sentence(report: &Report, extra: &Extra) -> Option<String> {
         ));
     }
     stages::source_sentence(&report.stages)
-}
-
-/// Work that the guest lost, over all vCPUs; `None` if it cannot be known.
-fn lost_work(extra: &Extra) -> Option<Duration> {
-    let vcpus = (!extra.vcpus.is_empty()).then(|| extra.vcpus.iter().map(|vcpu| vcpu.lost).sum());
-    extra.guest_slowdown.or(vcpus)
 }
 
 /// The longest part of the downtime that its limit covers.

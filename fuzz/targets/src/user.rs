@@ -1,6 +1,6 @@
 //! What a user writes: lines on the control socket, and traces.
 
-use pagelift::plot;
+use pagelift::plot::{self, Timeline};
 use pagelift::steer::board;
 use pagelift::steer::request::Request;
 use pagelift_engine::converge::{Limited, Limits, PolicyKind, Recorded, Trace, replay};
@@ -86,7 +86,8 @@ pub fn trace(data: &[u8]) {
 }
 
 fn draw(trace: &Trace) {
-    let picture = plot::svg(&trace.records);
+    let timeline = Timeline::of(trace.first_pages, &trace.records);
+    let picture = plot::svg(&timeline, None);
     assert!(picture.ends_with("</svg>\n"));
     for word in ["NaN", "inf"] {
         assert!(!picture.contains(word), "{picture}");

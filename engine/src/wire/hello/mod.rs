@@ -28,6 +28,13 @@ pub const MAX_FACTS: usize = 4096;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SessionId(pub u128);
 
+/// As 32 hexadecimal digits.
+impl std::fmt::Display for SessionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 /// Something about the guest that must be the same on both sides: a machine type, a device.
 ///
 /// The engine compares and reports facts, and knows nothing of their meaning.
