@@ -10,7 +10,7 @@ use pagelift_engine::migration::{
     SentFrame, Source, SourceStep, Target, TargetStages, TargetStep, Work,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, PageRange};
-use pagelift_engine::wire::{AbortCode, Encoding, Encodings, Message, Waited};
+use pagelift_engine::wire::{AbortCode, Ack, Encoding, Encodings, Message, Waited};
 
 mod machines;
 mod support;
@@ -161,8 +161,8 @@ impl Pair {
         let SourceStep::HandOver(ready) = self.source.poll(self.now) else {
             panic!("the target is ready");
         };
-        let gone = Ownership::claim().stop().hand_over(ready);
-        self.source.handed_over(self.now, gone);
+        let stopped = Ownership::claim().stop();
+        self.source.relinquished(self.now, stopped, ready).unwrap();
     }
 }
 
@@ -261,6 +261,40 @@ fn a_granted_guest_runs_whatever_comes_after_the_grant() {
     assert!(pair.target.is_settled());
 }
 
+/// The source hangs between the commit and the hand-over, and wakes up when the target has ended
+/// by `abort`: the guest is where?
+fn woken_by(abort: AbortCode) -> GuestLocation {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    pair.tell_source();
+    let SourceStep::HandOver(ready) = pair.source.poll(pair.now) else {
+        panic!("the target is ready");
+    };
+    pair.pass(IN_DOUBT * 2);
+    let abort = Message::Abort {
+        code: abort,
+        reason: "it has waited long enough".into(),
+    };
+    let error = pair.source.handle_message(pair.now, abort).unwrap_err();
+    pair.source.fail(error);
+    let stopped = Ownership::claim().stop();
+    let kept = pair.source.relinquished(pair.now, stopped, ready);
+    assert!(matches!(pair.source.poll(pair.now), SourceStep::Failed));
+    assert_eq!(pair.source.poll_message(), None, "it is not handed over");
+    assert_eq!(kept.is_err(), !pair.source.has_handed_over());
+    let error = pair.source.take_failure();
+    assert!(matches!(error, Some(MigrationError::PeerAborted { .. })));
+    pair.source.guest_location()
+}
+
+/// A target that has given up in doubt has told its user that the guest may be let run there.
+#[test]
+fn a_source_that_wakes_too_late_does_not_claim_the_guest() {
+    assert_eq!(woken_by(AbortCode::Other), GuestLocation::Unknown);
+    // What was to run it has ended.
+    assert_eq!(woken_by(AbortCode::Guest), GuestLocation::Source);
+}
+
 #[test]
 fn a_guest_that_does_not_start_there_is_there_all_the_same() {
     let mut pair = Pair::new(1);
@@ -311,6 +345,44 @@ fn pages_that_go_nowhere_are_noticed_while_the_control_connection_lives() {
         ended = pair.source.handle_time(pair.now).err();
     }
     assert!(matches!(ended, Some(MigrationError::Link { .. })));
+}
+
+/// A target that only repeats itself makes no progress.
+#[test]
+fn acknowledgements_of_the_same_frames_do_not_keep_a_migration_alive() {
+    let mut pair = Pair::new(9);
+    pair.begin();
+    pair.carry();
+    pair.source.next_work(pair.now, 0, &mut pair.batch);
+    let again = Message::Ack(Ack {
+        channel: 0,
+        frames: 1,
+        bytes: 100,
+    });
+    let mut ended = None;
+    for _ in 0..DATA_SILENCE.as_secs() + 1 {
+        let (now, again) = (pair.now, again.clone());
+        pair.source.handle_message(now, again).unwrap();
+        pair.pass(Duration::from_secs(1));
+        ended = pair.source.handle_time(pair.now).err();
+    }
+    assert!(matches!(ended, Some(MigrationError::Link { .. })));
+}
+
+/// A link that looks quicker than it is would have the guest stopped too early.
+#[test]
+fn a_target_cannot_make_up_the_rate_of_the_link() {
+    let mut pair = Pair::new(9);
+    pair.begin();
+    pair.carry();
+    let inflated = Message::Ack(Ack {
+        channel: 0,
+        frames: 1,
+        bytes: 100 << 20,
+    });
+    let error = pair.source.handle_message(pair.now, inflated);
+    assert!(matches!(error, Err(MigrationError::PeerMisbehaved(_))));
+    assert!(pair.source.placed_bytes() < ByteCount(200));
 }
 
 /// The control reader may end the migration while the coordinator stops the guest.

@@ -2,18 +2,19 @@
 //!
 //! Silence alone proves nothing: a coordinator that was busy for a while (stopping a guest,
 //! digesting a large memory) has neither asked nor listened. So only an unanswered question
-//! counts: the watch asks after [`HEARTBEAT`] of silence, and gives the other side the rest of
+//! counts: a machine asks after [`HEARTBEAT`] of silence, and gives the other side the rest of
 //! [`PEER_SILENCE`] from that moment on.
 
 use super::{HEARTBEAT, PEER_SILENCE};
 use crate::units::Instant;
 
-/// What to do about the other side.
+/// What is known of the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Watch {
-    Nothing,
-    /// Ask whether it is there, or let it know that this side is.
-    Ping,
+pub(super) enum Verdict {
+    /// Nothing is due.
+    Alive,
+    /// It must be asked whether it is there, or told that this side is.
+    PingDue,
     /// It has not answered.
     Dead,
 }
@@ -21,43 +22,43 @@ pub(super) enum Watch {
 /// When the two sides heard of each other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Liveness {
-    heard: Instant,
-    said: Instant,
-    /// The first question since something was heard.
-    asked: Option<Instant>,
+    heard_at: Instant,
+    sent_at: Instant,
+    /// When it was first asked since something was heard.
+    asked_at: Option<Instant>,
 }
 
 impl Liveness {
     /// Begins at `now`.
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            heard: now,
-            said: now,
-            asked: None,
+            heard_at: now,
+            sent_at: now,
+            asked_at: None,
         }
     }
 
     /// Something came in.
     pub(super) fn heard(&mut self, now: Instant) {
-        self.heard = now;
-        self.asked = None;
+        self.heard_at = now;
+        self.asked_at = None;
     }
 
     /// Something goes out.
-    pub(super) fn said(&mut self, now: Instant) {
-        self.said = now;
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.sent_at = now;
     }
 
     /// Time has passed.
-    pub(super) fn look(&mut self, now: Instant) -> Watch {
-        match self.asked {
-            Some(asked) if now.since(asked) >= PEER_SILENCE - HEARTBEAT => Watch::Dead,
-            None if now.since(self.heard) >= HEARTBEAT => {
-                self.asked = Some(now);
-                Watch::Ping
+    pub(super) fn check(&mut self, now: Instant) -> Verdict {
+        match self.asked_at {
+            Some(asked) if now.since(asked) >= PEER_SILENCE - HEARTBEAT => Verdict::Dead,
+            None if now.since(self.heard_at) >= HEARTBEAT => {
+                self.asked_at = Some(now);
+                Verdict::PingDue
             }
-            _ if now.since(self.said) >= HEARTBEAT => Watch::Ping,
-            _ => Watch::Nothing,
+            _ if now.since(self.sent_at) >= HEARTBEAT => Verdict::PingDue,
+            _ => Verdict::Alive,
         }
     }
 }
@@ -72,21 +73,29 @@ mod tests {
 
     #[test]
     fn an_unanswered_question_ends_after_the_silence_allowed() {
-        let mut watch = Liveness::new(at_ms(0));
-        assert_eq!(watch.look(at_ms(900)), Watch::Nothing);
-        assert_eq!(watch.look(at_ms(1000)), Watch::Ping);
-        watch.said(at_ms(1000));
-        assert_eq!(watch.look(at_ms(1500)), Watch::Nothing);
-        assert_eq!(watch.look(at_ms(2000)), Watch::Ping, "so that it hears us");
-        assert_eq!(watch.look(at_ms(5000)), Watch::Dead);
+        let mut liveness = Liveness::new(at_ms(0));
+        assert_eq!(liveness.check(at_ms(900)), Verdict::Alive);
+        assert_eq!(liveness.check(at_ms(1000)), Verdict::PingDue);
+        liveness.sent(at_ms(1000));
+        assert_eq!(liveness.check(at_ms(1500)), Verdict::Alive);
+        assert_eq!(
+            liveness.check(at_ms(2000)),
+            Verdict::PingDue,
+            "so that it hears us"
+        );
+        assert_eq!(liveness.check(at_ms(5000)), Verdict::Dead);
     }
 
     #[test]
     fn time_in_which_nobody_asked_or_listened_does_not_count() {
-        let mut watch = Liveness::new(at_ms(0));
-        assert_eq!(watch.look(at_ms(60_000)), Watch::Ping, "busy for a minute");
-        watch.said(at_ms(60_000));
-        watch.heard(at_ms(60_010));
-        assert_eq!(watch.look(at_ms(60_020)), Watch::Nothing);
+        let mut liveness = Liveness::new(at_ms(0));
+        assert_eq!(
+            liveness.check(at_ms(60_000)),
+            Verdict::PingDue,
+            "busy for a minute"
+        );
+        liveness.sent(at_ms(60_000));
+        liveness.heard(at_ms(60_010));
+        assert_eq!(liveness.check(at_ms(60_020)), Verdict::Alive);
     }
 }

@@ -34,6 +34,7 @@ mod counters;
 mod error;
 mod liveness;
 mod ownership;
+mod peer;
 mod phase;
 mod report;
 mod source;

@@ -3,14 +3,12 @@
 
 use std::time::Duration;
 
+use super::Source;
 use super::policy::POLICY_TICK;
-use super::{Source, State};
+use super::state::State;
 use crate::migration::error::{MigrationError, misbehaved};
-use crate::migration::liveness::Watch;
-use crate::migration::ownership::TargetReady;
-use crate::migration::{DATA_SILENCE, PEER_SILENCE};
 use crate::units::{ByteCount, Instant};
-use crate::wire::{AbortCode, Ack, Message, StateChunk};
+use crate::wire::{Accept, Ack, Message, StateChunk};
 
 impl Source {
     /// Takes a message from the control connection. A piece of the target's answer to the
@@ -24,46 +22,51 @@ impl Source {
         now: Instant,
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
-        self.liveness.heard(now);
-        match (message, self.state) {
-            (Message::Ping, _) => self.say(now, Message::Pong),
-            (Message::Pong, phase) => {
-                self.estimates.calibration.ponged(now);
-                if matches!(phase, State::Greeting | State::Arming | State::Round) {
-                    self.ping(now);
+        self.peer.heard(now);
+        match message {
+            Message::Ping => self.peer.send(now, Message::Pong),
+            Message::Pong => self.handle_pong(now),
+            Message::Abort { code, reason } => {
+                if let Some(commit) = self.state.commit_mut() {
+                    commit.aborted_by_target(code);
                 }
-            }
-            (Message::Abort { code, reason }, _) => {
-                // A target that is ready gives up for one reason of its own: the guest was
-                // handed over and does not run.
-                self.kept_by_target = self.handed_over && code == AbortCode::Guest;
                 return Err(MigrationError::PeerAborted { code, reason });
             }
-            (Message::Refuse(refuse), State::Greeting) => {
+            Message::Refuse(refuse) if !self.is_accepted() => {
                 return Err(MigrationError::Refused {
                     reasons: refuse.reasons,
                 });
             }
-            (Message::Accept(accept), State::Greeting) => {
-                self.accept_references(accept.references)?;
-                self.target_reads = accept.reads;
-                self.state = State::Arming;
-            }
-            (Message::Ack(ack), _) => self.handle_ack(now, &ack)?,
-            (Message::Waited(waited), _) => {
-                match self.channels.get_mut(usize::from(waited.channel)) {
-                    Some(channel) => channel.waited = Some(waited),
-                    None => return Err(misbehaved(&format!("of no channel {waited:?}"))),
+            Message::Accept(accept) if !self.is_accepted() => self.accepted(&accept)?,
+            Message::Ack(ack) => self.handle_ack(now, &ack)?,
+            Message::Waited(waited) => {
+                if !self.channels.note_waited(waited) {
+                    return Err(misbehaved(&format!("of no channel {waited:?}")));
                 }
             }
-            (Message::Catalogue(chunk), phase) if phase != State::Greeting => {
-                self.handle_catalogue(&chunk)?;
+            Message::Catalogue(chunk) if self.is_accepted() => self.handle_catalogue(&chunk)?,
+            Message::Missing(runs) if self.is_accepted() => self.handle_missing(&runs)?,
+            Message::State(chunk) if self.is_accepted() => {
+                self.totals.state_bytes += ByteCount(chunk.bytes.len() as u64);
+                return Ok(Some(chunk));
             }
-            (Message::Missing(runs), phase) if phase != State::Greeting => {
-                self.handle_missing(&runs)?;
-            }
-            (Message::Complete { digest }, State::Completing) => {
-                if !self.all_is_placed() {
+            message => self.handle_switchover(now, message)?,
+        }
+        Ok(None)
+    }
+
+    /// Messages that the target sends from the last round on.
+    fn handle_switchover(&mut self, now: Instant, message: Message) -> Result<(), MigrationError> {
+        let (round, kind) = (self.round, message.kind());
+        let unexpected =
+            |state: &State| misbehaved(&format!("{kind:?} while {:?}", state.phase(round)));
+        let is_all_placed = self.channels.all_is_placed();
+        let Some(switchover) = self.state.switchover_mut() else {
+            return Err(unexpected(&self.state));
+        };
+        match message {
+            Message::Complete { digest } if switchover.is_completing() => {
+                if !is_all_placed {
                     return Err(misbehaved(
                         "it said complete before acknowledging all pages",
                     ));
@@ -73,93 +76,90 @@ impl Source {
                         "its digest is there or missing against the handshake",
                     ));
                 }
-                self.digest_there = digest;
-                self.placed_all = true;
-                self.settle_complete(now)?;
+                switchover.complete_there(now, digest)?;
             }
-            (Message::State(chunk), phase) if phase != State::Greeting => {
-                self.state_bytes += ByteCount(chunk.bytes.len() as u64);
-                return Ok(Some(chunk));
-            }
-            (Message::Ready, State::Loading | State::SavingState) => {
-                self.state = State::Ready;
-                self.times.ready = now;
-                self.ready = Some(TargetReady(()));
-            }
+            Message::Ready if switchover.awaits_ready() => switchover.ready(now),
             // After a reattach the target repeats that it is ready: the hand-over was lost.
-            (Message::Ready, State::HandedOver) => self.say(now, Message::HandOver),
-            (Message::Running { cpu_us }, State::HandedOver) => {
-                self.state = State::Completed;
-                self.times.running = now;
+            Message::Ready if switchover.awaits_running() => {
+                self.peer.send(now, Message::HandOver);
+            }
+            Message::Running { cpu_us } if switchover.awaits_running() => {
+                switchover.running(now);
                 self.target_cpu = Duration::from_micros(cpu_us);
-                self.say(now, Message::Settled);
+                self.peer.send(now, Message::Settled);
             }
             // It answered twice, over the old connection and the new one.
-            (Message::Running { .. }, State::Completed) => {}
-            (message, phase) => {
-                return Err(misbehaved(&format!("{:?} while {phase:?}", message.kind())));
-            }
+            Message::Running { .. } if switchover.is_completed() => {}
+            _ => return Err(unexpected(&self.state)),
         }
-        Ok(None)
+        Ok(())
+    }
+
+    fn accepted(&mut self, accept: &Accept) -> Result<(), MigrationError> {
+        self.accept_references(accept.references)?;
+        self.target_reads = accept.reads;
+        self.state = State::Arming;
+        Ok(())
     }
 
     fn handle_ack(&mut self, now: Instant, ack: &Ack) -> Result<(), MigrationError> {
-        let (placed, refers) = self
+        let placed = self
             .channels
-            .get_mut(usize::from(ack.channel))
-            .and_then(|channel| channel.in_flight.acknowledge(ack))
+            .acknowledge(now, ack)
             .ok_or_else(|| misbehaved(&format!("an impossible acknowledgement {ack:?}")))?;
-        self.acked_at = now;
-        self.placed_bytes += placed;
-        if refers {
-            self.estimates.link.referred();
-        }
-        self.estimates.link.placed(now, placed);
-        let ledgers = || self.channels.iter().map(|channel| &channel.in_flight);
-        while let Some(round) = self.under_way.placed(now, ledgers()) {
-            self.estimates.pages.round(round);
-        }
-        if self.all_is_placed() {
-            self.times.placed = now;
-            if !matches!(self.state, State::Round | State::LastRound) {
-                self.estimates.link.end(now);
+        self.measures
+            .placed(now, &placed, || self.channels.placed_frames());
+        if self.channels.all_is_placed() {
+            if !self.state.is_round() && !self.state.is_last_round() {
+                self.measures.link_idles(now);
+            }
+            if let Some(switchover) = self.state.switchover_mut() {
+                switchover.all_is_placed(now);
             }
         }
         Ok(())
     }
 
+    fn handle_pong(&mut self, now: Instant) {
+        self.measures.ponged(now);
+        if matches!(self.state, State::Handshake | State::Arming) || self.state.is_round() {
+            self.ping(now);
+        }
+    }
+
+    /// Asks the target for an answer, as long as another one would tell more.
+    pub(super) fn ping(&mut self, now: Instant) {
+        if self.measures.begin_ping(now, false) {
+            self.peer.send(now, Message::Ping);
+        }
+    }
+
+    /// Asks the target for an answer over a path that is free.
+    pub(super) fn ping_over_free_path(&mut self, now: Instant) {
+        if self.measures.begin_ping(now, true) {
+            self.peer.send(now, Message::Ping);
+        }
+    }
+
     /// Another side that is known to be there: this one has no room for what it says.
     pub fn heard(&mut self, now: Instant) {
-        self.liveness.heard(now);
+        self.peer.heard(now);
     }
 
     /// Time has passed: the other side may have died, and the policy may want to give up.
     ///
     /// # Errors
-    /// When nothing was heard for [`PEER_SILENCE`], or nothing placed for [`DATA_SILENCE`].
+    /// When nothing was heard for [`PEER_SILENCE`](crate::migration::PEER_SILENCE), or nothing
+    /// placed for [`DATA_SILENCE`](crate::migration::DATA_SILENCE).
     pub fn handle_time(&mut self, now: Instant) -> Result<(), MigrationError> {
         if self.is_over() {
             return Ok(());
         }
-        match self.liveness.look(now) {
-            Watch::Nothing => {}
-            Watch::Ping => self.say(now, Message::Ping),
-            Watch::Dead => {
-                return Err(MigrationError::PeerSilent {
-                    seconds: PEER_SILENCE.as_secs(),
-                });
-            }
-        }
-        if !self.all_is_placed() && now.since(self.acked_at) >= DATA_SILENCE {
-            return Err(MigrationError::Link {
-                what: "pages are sent and none arrives",
-                source: std::io::ErrorKind::TimedOut.into(),
-            });
-        }
-        if self.state == State::Round && now >= self.policy_due {
-            let late = now.since(self.policy_due);
-            self.estimates.calibration.scheduling_delay.late(late);
-            self.policy_due = now.after(POLICY_TICK);
+        self.peer.check(now)?;
+        self.channels.check_progress(now)?;
+        if self.state.is_round() && now >= self.convergence.ask_at {
+            self.measures.late(now.since(self.convergence.ask_at));
+            self.convergence.ask_at = now.after(POLICY_TICK);
             self.ask_policy(now, false)?;
         }
         Ok(())
@@ -167,17 +167,6 @@ impl Source {
 
     /// A message for the control connection.
     pub fn poll_message(&mut self) -> Option<Message> {
-        self.out.pop_front()
-    }
-
-    pub(super) fn say(&mut self, now: Instant, message: Message) {
-        self.liveness.said(now);
-        self.out.push_back(message);
-    }
-
-    /// Whether the target has placed everything that was handed out.
-    pub(super) fn all_is_placed(&self) -> bool {
-        let mut channels = self.channels.iter();
-        channels.all(|channel| channel.in_flight.is_settled())
+        self.peer.next_message()
     }
 }

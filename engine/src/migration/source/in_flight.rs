@@ -1,7 +1,11 @@
-//! What was handed to a data channel and not yet acknowledged by the target.
+//! Frames of a data channel that are in flight: handed out, and not yet acknowledged by the target.
 //!
 //! Bounded by the window: at most [`WINDOW_FRAMES`] frames of a channel are in flight, of at most
 //! `MAX_FRAME_PAGES` runs each.
+//!
+//! How many bytes the placed frames took is known here, and counted here: a target that says more
+//! would make up the rate of the link, and with it the moment at which the guest is stopped. What it
+//! says is only compared.
 
 use std::collections::VecDeque;
 
@@ -9,7 +13,7 @@ use crate::memory::PageBitmap;
 use crate::units::{ByteCount, PageRange};
 use crate::wire::Ack;
 
-/// Most frames of one channel that may be under way.
+/// Most frames of one channel that may be in flight.
 ///
 /// With frames of 512 KiB this is 32 MiB per channel: a 10 Gbit/s link of 100 ms round trip is
 /// kept busy by four channels.
@@ -19,90 +23,140 @@ pub(super) const WINDOW_FRAMES: u64 = 64;
 #[derive(Debug, Default)]
 pub(super) struct InFlight {
     /// Frames handed out, acknowledged or not.
-    frames: u64,
-    acked_frames: u64,
-    sent_bytes: u64,
-    acked_bytes: u64,
-    /// Number of runs of each frame under way, oldest first.
-    run_counts: VecDeque<u16>,
+    handed_out: u64,
+    /// Those in flight, oldest first.
+    frames: VecDeque<Frame>,
     /// The runs of those frames.
     runs: VecDeque<PageRange>,
-    /// Numbers, from 0, of those frames that hold references, and whether they hold little else.
-    with_references: VecDeque<(u64, bool)>,
+    /// Bytes of those frames, as far as they have been sent.
+    bytes: u64,
+    /// Frames in flight that hold references.
+    with_references: usize,
+    /// Bytes of the frames that were acknowledged.
+    placed_bytes: u64,
+    /// Those of them that no [`Placed`] has told of: the acknowledgement came before the channel
+    /// said how large the frame is.
+    late_bytes: u64,
+    /// The frame that was handed out last is acknowledged, and its size is still to come.
+    size_due: bool,
+}
+
+/// One frame in flight.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    runs: u16,
+    /// Bytes on the wire, once it is sent.
+    bytes: Option<u32>,
+    references: References,
+}
+
+/// How much of a frame is references.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum References {
+    None,
+    Some,
+    Mostly,
+}
+
+/// What an acknowledgement came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Placed {
+    /// Frames that are no longer in flight.
+    pub(super) frames: u64,
+    /// Bytes newly placed.
+    pub(super) bytes: ByteCount,
+    /// Whether frames of little but references are among them.
+    pub(super) mostly_references: bool,
 }
 
 impl InFlight {
     /// Whether another frame may be handed out.
     pub(super) fn has_room(&self) -> bool {
-        self.frames - self.acked_frames < WINDOW_FRAMES
+        (self.frames.len() as u64) < WINDOW_FRAMES
     }
 
     /// A frame with these runs is handed to the channel.
     pub(super) fn hand_out(&mut self, runs: &[PageRange]) {
-        self.frames += 1;
-        self.run_counts
-            .push_back(u16::try_from(runs.len()).unwrap_or(u16::MAX));
+        self.handed_out += 1;
+        self.frames.push_back(Frame {
+            runs: u16::try_from(runs.len()).unwrap_or(u16::MAX),
+            bytes: None,
+            references: References::None,
+        });
         self.runs.extend(runs);
     }
 
     /// Number of the frame that would be handed out next, from 0; so many were handed out so far.
     pub(super) fn next_frame(&self) -> u64 {
-        self.frames
+        self.handed_out
     }
 
     /// Frames that the target has placed.
     pub(super) fn placed_frames(&self) -> u64 {
-        self.acked_frames
+        self.handed_out - self.frames.len() as u64
     }
 
     /// The frame that was handed out last took `bytes` on the wire; `references` of its `pages`
     /// pages are references.
     pub(super) fn sent(&mut self, bytes: ByteCount, references: u64, pages: u64) {
-        self.sent_bytes += bytes.0;
-        // Its acknowledgement may have come already.
-        if references > 0 && self.acked_frames < self.frames {
-            let mostly = references > pages / 2;
-            self.with_references.push_back((self.frames - 1, mostly));
+        let Some(frame) = self.frames.back_mut() else {
+            self.placed_bytes += bytes.0;
+            self.late_bytes += bytes.0;
+            self.size_due = false;
+            return;
+        };
+        frame.bytes = u32::try_from(bytes.0).ok();
+        self.bytes += bytes.0;
+        if references > 0 {
+            frame.references = match references > pages / 2 {
+                true => References::Mostly,
+                false => References::Some,
+            };
+            self.with_references += 1;
         }
     }
 
     /// Whether a frame with references has been sent and not acknowledged.
-    pub(super) fn has_references_under_way(&self) -> bool {
-        !self.with_references.is_empty()
+    pub(super) fn has_references(&self) -> bool {
+        self.with_references > 0
     }
 
-    /// The target has placed frames. Returns the bytes newly placed and whether frames of
-    /// little but references are among them, or `None` if the acknowledgement is for frames that
-    /// were never sent or goes backwards.
-    pub(super) fn acknowledge(&mut self, ack: &Ack) -> Option<(ByteCount, bool)> {
-        if ack.frames > self.frames || ack.frames < self.acked_frames {
-            return None;
+    /// The target has placed frames. `None`: so many were never handed out, or fewer than it said
+    /// before, or they took other bytes.
+    pub(super) fn acknowledge(&mut self, ack: &Ack) -> Option<Placed> {
+        let mut placed = Placed {
+            frames: ack.frames.checked_sub(self.placed_frames())?,
+            bytes: ByteCount(std::mem::take(&mut self.late_bytes)),
+            mostly_references: false,
+        };
+        for _ in 0..placed.frames {
+            let frame = self.frames.pop_front()?;
+            self.runs.drain(..usize::from(frame.runs));
+            let bytes = frame.bytes.map_or(0, u64::from);
+            self.size_due = frame.bytes.is_none();
+            self.bytes -= bytes;
+            self.placed_bytes += bytes;
+            placed.bytes += ByteCount(bytes);
+            if frame.references != References::None {
+                self.with_references -= 1;
+                placed.mostly_references |= frame.references == References::Mostly;
+            }
         }
-        let placed = ack.bytes.checked_sub(self.acked_bytes)?;
-        for _ in self.acked_frames..ack.frames {
-            let runs = self.run_counts.pop_front()?;
-            self.runs.drain(..usize::from(runs));
-        }
-        let mut refers = false;
-        while let Some((frame, mostly)) = self.with_references.front()
-            && *frame < ack.frames
-        {
-            refers |= mostly;
-            self.with_references.pop_front();
-        }
-        self.acked_frames = ack.frames;
-        self.acked_bytes = ack.bytes;
-        Some((ByteCount(placed), refers))
+        let is_true = match self.size_due {
+            true => ack.bytes >= self.placed_bytes,
+            false => ack.bytes == self.placed_bytes,
+        };
+        is_true.then_some(placed)
     }
 
-    /// Bytes sent and not yet placed. An acknowledgement may overtake [`sent`](Self::sent).
+    /// Bytes sent and not yet placed.
     pub(super) fn bytes(&self) -> ByteCount {
-        ByteCount(self.sent_bytes.saturating_sub(self.acked_bytes))
+        ByteCount(self.bytes)
     }
 
     /// Whether everything handed out has been placed.
-    pub(super) fn is_settled(&self) -> bool {
-        self.frames == self.acked_frames
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
     }
 
     /// Adds the pages that are not known to be placed.
@@ -126,16 +180,24 @@ mod tests {
         }
     }
 
+    fn send(in_flight: &mut InFlight, runs: &[PageRange], bytes: u64) {
+        in_flight.hand_out(runs);
+        in_flight.sent(ByteCount(bytes), 0, 10);
+    }
+
     #[test]
     fn only_unacknowledged_pages_are_given_back() {
         let mut in_flight = InFlight::default();
-        in_flight.hand_out(&[PageRange::new(0, 2), PageRange::new(5, 1)]);
-        in_flight.hand_out(&[]);
-        in_flight.hand_out(&[PageRange::new(7, 3)]);
-        assert_eq!(
-            in_flight.acknowledge(&ack(2, 100)),
-            Some((ByteCount(100), false))
+        send(
+            &mut in_flight,
+            &[PageRange::new(0, 2), PageRange::new(5, 1)],
+            60,
         );
+        send(&mut in_flight, &[], 40);
+        send(&mut in_flight, &[PageRange::new(7, 3)], 30);
+        let placed = in_flight.acknowledge(&ack(2, 100)).unwrap();
+        assert_eq!((placed.frames, placed.bytes), (2, ByteCount(100)));
+        assert_eq!(in_flight.bytes(), ByteCount(30));
         let mut unplaced = PageBitmap::new(PageCount(16));
         in_flight.unplaced(&mut unplaced);
         assert_eq!(unplaced.runs().collect::<Vec<_>>(), [PageRange::new(7, 3)]);
@@ -143,34 +205,52 @@ mod tests {
 
     #[test]
     fn impossible_acknowledgements_are_noticed() {
+        let after_one = || {
+            let mut in_flight = InFlight::default();
+            send(&mut in_flight, &[], 10);
+            assert!(in_flight.acknowledge(&ack(1, 10)).is_some());
+            in_flight
+        };
+        assert_eq!(after_one().acknowledge(&ack(2, 10)), None, "never sent");
+        assert_eq!(after_one().acknowledge(&ack(0, 10)), None, "backwards");
+        assert_eq!(after_one().acknowledge(&ack(1, 9)), None, "fewer bytes");
+        assert_eq!(after_one().acknowledge(&ack(1, 11)), None, "more bytes");
+        assert!(after_one().acknowledge(&ack(1, 10)).is_some(), "no news");
+        let mut in_flight = after_one();
+        send(&mut in_flight, &[], 10);
+        assert_eq!(in_flight.acknowledge(&ack(2, 1 << 40)), None, "a lie");
+    }
+
+    /// The thread that sends says so after the bytes have left.
+    #[test]
+    fn an_acknowledgement_may_overtake_the_size_of_its_frame() {
         let mut in_flight = InFlight::default();
+        send(&mut in_flight, &[], 10);
         in_flight.hand_out(&[]);
-        assert_eq!(in_flight.acknowledge(&ack(2, 0)), None, "never sent");
-        assert!(in_flight.acknowledge(&ack(1, 10)).is_some());
-        assert_eq!(in_flight.acknowledge(&ack(0, 10)), None, "backwards");
-        assert_eq!(in_flight.acknowledge(&ack(1, 9)), None, "fewer bytes");
+        let placed = in_flight.acknowledge(&ack(2, 17)).unwrap();
+        assert_eq!((placed.frames, placed.bytes), (2, ByteCount(10)));
+        in_flight.sent(ByteCount(7), 1, 10);
+        assert_eq!(in_flight.bytes(), ByteCount(0));
+        assert!(!in_flight.has_references());
+        send(&mut in_flight, &[], 5);
+        let placed = in_flight.acknowledge(&ack(3, 22)).unwrap();
+        assert_eq!((placed.frames, placed.bytes), (1, ByteCount(12)));
+
+        in_flight.hand_out(&[]);
+        assert_eq!(in_flight.acknowledge(&ack(4, 21)), None, "fewer than known");
     }
 
     #[test]
-    fn references_are_under_way_until_their_frame_is_acknowledged() {
+    fn references_are_in_flight_until_their_frame_is_acknowledged() {
         let mut in_flight = InFlight::default();
-        let send = |in_flight: &mut InFlight, references| {
+        for references in [6, 0] {
             in_flight.hand_out(&[]);
             in_flight.sent(ByteCount(1), references, 10);
-        };
-        send(&mut in_flight, 6);
-        send(&mut in_flight, 0);
-        assert!(in_flight.has_references_under_way());
-        assert_eq!(
-            in_flight.acknowledge(&ack(1, 1)),
-            Some((ByteCount(1), true))
-        );
-        assert!(!in_flight.has_references_under_way());
-        // The acknowledgement comes before the channel says that it has sent the frame.
-        in_flight.hand_out(&[]);
-        assert!(in_flight.acknowledge(&ack(3, 3)).is_some());
-        in_flight.sent(ByteCount(1), 1, 10);
-        assert!(!in_flight.has_references_under_way());
+        }
+        assert!(in_flight.has_references());
+        let placed = in_flight.acknowledge(&ack(1, 1)).unwrap();
+        assert!(placed.mostly_references);
+        assert!(!in_flight.has_references());
     }
 
     #[test]
@@ -178,10 +258,10 @@ mod tests {
         let mut in_flight = InFlight::default();
         for _ in 0..WINDOW_FRAMES {
             assert!(in_flight.has_room());
-            in_flight.hand_out(&[]);
+            send(&mut in_flight, &[], 1);
         }
         assert!(!in_flight.has_room());
-        in_flight.acknowledge(&ack(1, 0));
+        in_flight.acknowledge(&ack(1, 1));
         assert!(in_flight.has_room());
     }
 }

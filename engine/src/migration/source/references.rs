@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
+use super::Source;
 use super::types::Batch;
-use super::{Source, State};
 use crate::codec::reference::{Catalogue, Secret, SentPages};
 use crate::memory::PageBitmap;
 use crate::migration::error::{MigrationError, misbehaved};
@@ -69,6 +69,16 @@ impl Answers {
     /// Pages that the target said it misses, repeats counted.
     pub(super) fn missing(&self) -> u64 {
         self.missing
+    }
+
+    /// The target misses `page`.
+    fn return_page(&mut self, page: u64) {
+        let own = PageRange::new(page, 1);
+        self.returned.insert(own);
+        if !self.whole.contains(page) {
+            self.whole.insert(own);
+            self.whole_count += 1;
+        }
     }
 
     /// Adds the pages that are to go again.
@@ -133,52 +143,32 @@ impl Source {
         if self.is_over() {
             return Ok(());
         }
-        if !matches!(
-            self.state,
-            State::Round | State::Harvesting | State::Resting | State::Stopping | State::LastRound
-        ) {
+        if !self.state.takes_answers() {
             return Err(misbehaved("it misses pages when no answer is due"));
         }
+        let is_last_round = self.state.is_last_round();
         for run in runs {
             self.answers.missing += run.count.0;
             for page in run.indices() {
-                self.return_page(page);
+                if is_last_round {
+                    if self.answers.returned.contains(page) {
+                        // It is on its way, or was, for an older reference: nothing writes it any
+                        // more.
+                        continue;
+                    }
+                    self.send_set.add_to_round(page);
+                }
+                self.answers.return_page(page);
             }
         }
         Ok(())
     }
 
-    fn return_page(&mut self, page: u64) {
-        let (own, answers) = (PageRange::new(page, 1), &mut self.answers);
-        if self.state == State::LastRound {
-            if answers.returned.contains(page) {
-                // It is on its way, or was, for an older reference: nothing writes it any more.
-                return;
-            }
-            if !self.pending.contains(page) {
-                self.pending.insert(own);
-                self.left += 1;
-                self.cursor = self.cursor.min(page);
-            }
-        }
-        answers.returned.insert(own);
-        if !answers.whole.contains(page) {
-            answers.whole.insert(own);
-            answers.whole_count += 1;
-        }
-    }
-
     /// Missing pages go with the round that is about to begin.
     pub(super) fn take_returned(&mut self) {
         if self.answers.missing > 0 {
-            self.pending.union(&self.answers.returned);
+            self.send_set.add(&self.answers.returned);
             self.answers.returned.clear();
         }
-    }
-
-    /// Whether the target may still say that it misses pages it was sent by reference.
-    pub(super) fn is_answer_due(&self) -> bool {
-        let mut channels = self.channels.iter();
-        channels.any(|channel| channel.in_flight.has_references_under_way())
     }
 }

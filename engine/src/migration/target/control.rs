@@ -6,7 +6,7 @@
 use super::compatibility::differences;
 use super::{Channel, State, Target};
 use crate::migration::error::{MigrationError, misbehaved};
-use crate::migration::liveness::Watch;
+use crate::migration::liveness::Verdict;
 use crate::migration::ownership::Granted;
 use crate::migration::{IN_DOUBT, PEER_SILENCE};
 use crate::units::Instant;
@@ -91,11 +91,11 @@ impl Target {
             }
             return Ok(());
         }
-        match self.liveness.look(now) {
-            Watch::Nothing => {}
-            Watch::Ping => self.say(now, Message::Ping),
-            Watch::Dead if self.is_prepared() => self.in_doubt_until = Some(now.after(IN_DOUBT)),
-            Watch::Dead => {
+        match self.liveness.check(now) {
+            Verdict::Alive => {}
+            Verdict::PingDue => self.say(now, Message::Ping),
+            Verdict::Dead if self.is_prepared() => self.in_doubt_until = Some(now.after(IN_DOUBT)),
+            Verdict::Dead => {
                 return Err(MigrationError::PeerSilent {
                     seconds: PEER_SILENCE.as_secs(),
                 });
@@ -111,7 +111,7 @@ impl Target {
     }
 
     pub(super) fn say(&mut self, now: Instant, message: Message) {
-        self.liveness.said(now);
+        self.liveness.sent(now);
         self.out.push_back(message);
     }
 

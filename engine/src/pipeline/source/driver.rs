@@ -178,16 +178,11 @@ impl<'a> SourceDriver<'a> {
                     ));
                 };
                 let now = self.shared.now();
-                let kept = self.shared.with(|source| {
-                    // To relinquish a guest takes QEMU a while. If the migration has ended
-                    // meanwhile, the target was not told: the guest goes on here.
-                    if source.is_over() {
-                        return Some(stopped);
-                    }
-                    source.handed_over(now, stopped.hand_over(ready));
-                    None
-                });
-                if let Some(stopped) = kept {
+                // To relinquish a guest takes QEMU a while, in which the migration may end.
+                let kept = self
+                    .shared
+                    .with(|source| source.relinquished(now, stopped, ready));
+                if let Err(stopped) = kept {
                     self.owned = Owned::Stopped(stopped);
                 }
             }

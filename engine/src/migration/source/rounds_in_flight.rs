@@ -1,20 +1,16 @@
-//! What the source measures on the way, so that a blackout can be forecast: pings, harvests, late
-//! timers, and rounds from their first page to their last acknowledgement.
+//! Rounds from their first page to their last acknowledgement: how long pages take.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Source;
-use crate::converge::{PageCosts, RoundSent, SwitchoverCosts};
-use crate::migration::source::in_flight::InFlight;
+use crate::converge::RoundSent;
 use crate::units::{ByteCount, Instant, PageCount};
-use crate::wire::Message;
 
 /// The round under way, and those whose acknowledgements are still to come.
 ///
 /// Bounded: each round has a frame on every channel, and the window bounds those.
 #[derive(Debug, Default)]
-pub(super) struct RoundsUnderWay {
+pub(super) struct RoundsInFlight {
     began: Instant,
     pages: PageCount,
     zero: PageCount,
@@ -37,13 +33,15 @@ struct Sent {
     frames: Vec<u64>,
 }
 
-impl RoundsUnderWay {
+impl RoundsInFlight {
+    /// A round begins.
     pub(super) fn begin(&mut self, now: Instant) {
         self.began = now;
         (self.pages, self.zero, self.delta) = Default::default();
         self.bytes = ByteCount(0);
     }
 
+    /// Pages of the round under way are sent.
     pub(super) fn add(&mut self, pages: u64, zero: u64, delta: u64, bytes: ByteCount) {
         self.pages.0 += pages;
         self.zero.0 += zero;
@@ -71,15 +69,15 @@ impl RoundsUnderWay {
         });
     }
 
-    /// The next round that the acknowledgements, channel by channel, have completed.
-    pub(super) fn placed<'a>(
+    /// The next round that is all placed, by the frames `placed` of each channel.
+    pub(super) fn placed(
         &mut self,
         now: Instant,
-        ledgers: impl Iterator<Item = &'a InFlight>,
+        placed: impl Iterator<Item = u64>,
     ) -> Option<RoundSent> {
         let first = self.sent.front()?;
-        let mut channels = first.frames.iter().zip(ledgers);
-        if !channels.all(|(frames, ledger)| ledger.placed_frames() >= *frames) {
+        let mut channels = first.frames.iter().zip(placed);
+        if !channels.all(|(frames, placed)| placed >= *frames) {
             return None;
         }
         let sent = self.sent.pop_front()?;
@@ -94,7 +92,7 @@ impl RoundsUnderWay {
     }
 
     /// The last round, as if what is under way of it arrives within `rest`.
-    fn expected(&self, now: Instant, rest: Duration) -> Option<RoundSent> {
+    pub(super) fn expected(&self, now: Instant, rest: Duration) -> Option<RoundSent> {
         let last = self.sent.back()?;
         Some(RoundSent {
             time: now.since(last.began.max(self.placed)) + rest,
@@ -108,47 +106,31 @@ impl RoundsUnderWay {
     }
 }
 
-impl Source {
-    /// What stopping and starting the guest costs, as far as it is known now.
-    pub fn set_switchover_costs(&mut self, costs: SwitchoverCosts) {
-        self.estimates.calibration.switchover(costs);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_ms(ms: u64) -> Instant {
+        Instant(ms * 1_000_000)
     }
 
-    /// The harvest that is handed over next took so long.
-    pub fn harvest_took(&mut self, time: Duration) {
-        self.estimates.calibration.harvested(time);
-        self.last_harvest_took = time;
-    }
-
-    /// Asks the target for an answer, as long as another one would tell more.
-    pub(super) fn ping(&mut self, now: Instant) {
-        if self.estimates.calibration.wants_ping() {
-            self.ask(now);
+    #[test]
+    fn a_round_counts_from_when_the_one_before_was_there() {
+        let mut rounds = RoundsInFlight::default();
+        for (at, frames) in [(0, [3, 2]), (10, [5, 5])] {
+            rounds.begin(at_ms(at));
+            rounds.add(10, 2, 3, ByteCount(1000));
+            rounds.end(frames.into_iter());
         }
-    }
-
-    /// Asks the target for an answer over a path that is free. All that keeps the guest from
-    /// being stopped may be that the pings before had to wait behind pages.
-    pub(super) fn ping_again(&mut self, now: Instant) {
-        if !self.estimates.calibration.awaits_pong() {
-            self.ask(now);
-        }
-    }
-
-    fn ask(&mut self, now: Instant) {
-        self.estimates.calibration.pinged(now);
-        self.say(now, Message::Ping);
-    }
-
-    /// What is known of pages, the last round's included although it is not all acknowledged.
-    pub(super) fn page_costs(&self, now: Instant, in_flight: ByteCount) -> PageCosts {
-        let mut costs = self.estimates.pages.clone();
-        let link = self.estimates.link.rate();
-        if let Some(rest) = link.and_then(|link| in_flight.time_at(link))
-            && let Some(round) = self.under_way.expected(now, rest)
-        {
-            costs.round(round);
-        }
-        costs
+        assert!(rounds.placed(at_ms(20), [3, 1].into_iter()).is_none());
+        let first = rounds.placed(at_ms(30), [4, 2].into_iter()).unwrap();
+        assert_eq!(first.time, Duration::from_millis(30));
+        assert_eq!((first.pages, first.zero), (PageCount(10), PageCount(2)));
+        let expected = rounds.expected(at_ms(40), Duration::from_millis(5));
+        assert_eq!(expected.unwrap().time, Duration::from_millis(15));
+        let second = rounds.placed(at_ms(50), [5, 5].into_iter()).unwrap();
+        assert_eq!(second.time, Duration::from_millis(20), "since the first");
+        assert!(rounds.expected(at_ms(60), Duration::ZERO).is_none());
+        assert_eq!(rounds.page_bytes(), Some(100.0));
     }
 }
