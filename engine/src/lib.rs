@@ -27,6 +27,7 @@ pub mod codec;
 pub mod converge;
 pub mod dirty;
 pub mod guest;
+pub mod job;
 pub mod memory;
 pub mod migration;
 pub mod pipeline;
@@ -35,3 +36,8 @@ pub mod sys;
 pub mod transport;
 pub mod units;
 pub mod wire;
+
+pub use guest::{SourceGuest, TargetGuest};
+pub use job::{Completed, DeltaCacheSize, Ended, Event, Incoming, Job, Outgoing, StartError};
+pub use memory::FileMemory;
+pub use ram::{GuestRam, RamError};

@@ -96,6 +96,15 @@ impl ByteCount {
     }
 }
 
+impl std::ops::Add for ByteCount {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        self += other;
+        self
+    }
+}
+
 impl std::ops::AddAssign for ByteCount {
     fn add_assign(&mut self, other: Self) {
         self.0 = self.0.saturating_add(other.0);

@@ -98,6 +98,13 @@ impl Downtime {
     }
 }
 
+impl From<Duration> for Downtime {
+    /// One that stays as it is.
+    fn from(time: Duration) -> Self {
+        Self::fixed(time)
+    }
+}
+
 impl fmt::Display for Downtime {
     /// `50ms`, or `50ms..500ms`: as it is written on a command line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

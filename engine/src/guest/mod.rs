@@ -36,6 +36,13 @@ impl GuestError {
     }
 }
 
+impl From<std::io::Error> for GuestError {
+    /// Device state that could not be written or read.
+    fn from(error: std::io::Error) -> Self {
+        Self::new("its device state", error)
+    }
+}
+
 /// What a guest answers.
 pub type Result<T> = std::result::Result<T, GuestError>;
 

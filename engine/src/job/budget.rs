@@ -1,0 +1,61 @@
+//! Most memory that a migration takes, beside the guest's own.
+//!
+//! Buffers, queues and windows have constant sizes, and sets of pages a bit or so for each page of
+//! the guest; nothing depends on what the guest writes.
+
+use crate::codec::CompressSetting;
+use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};
+use crate::codec::choose::{Chooser, CpuLimit};
+use crate::codec::reference::{self, ReferenceSetting};
+use crate::guest;
+use crate::memory::{Layout, PageBuffer};
+use crate::units::{ByteCount, PAGE_BYTES};
+use crate::wire::{MAX_BODY_BYTES, MAX_CHANNELS, MAX_REFERENCE_PAGES};
+
+/// Sets of pages that a side may hold: pending, held back, written and to go again, harvested,
+/// given back, missing, to be whole, three of heat, and two of the tracker's own.
+const PAGE_SETS: u64 = 12;
+
+/// A thread's stack and its share of the allocator.
+const THREAD_BYTES: u64 = 256 << 10;
+
+/// Threads beside those of the data channels.
+const OTHER_THREADS: u64 = 4;
+
+/// The budget of a source without its delta cache.
+pub(super) fn outgoing(
+    layout: &Layout,
+    channels: u16,
+    compress: CompressSetting,
+    dedup: ReferenceSetting,
+) -> ByteCount {
+    let codecs = Chooser::new(compress, 1, CpuLimit::default());
+    let encoders = BlockEncoder::most_bytes(codecs.codecs()).0;
+    let block = match encoders {
+        0 => 0,
+        _ => (MAX_BLOCK_PAGES * PAGE_BYTES) as u64,
+    };
+    let index = match dedup {
+        ReferenceSetting::Off => ByteCount(0),
+        ReferenceSetting::Auto | ReferenceSetting::On => reference::footprint(layout.pages()),
+    };
+    both_sides(layout, channels) + index + ByteCount(u64::from(channels) * (encoders + block))
+}
+
+/// The budget of a target without its base pages: for as many channels as a source may open.
+pub(super) fn incoming(layout: &Layout) -> ByteCount {
+    both_sides(layout, MAX_CHANNELS)
+}
+
+/// Buffers of frames on both ends of a channel, a block and what unpacks it or applies deltas,
+/// pieces of device state under way, sets of pages, threads.
+fn both_sides(layout: &Layout, channels: u16) -> ByteCount {
+    let channels = u64::from(channels);
+    let frames = (channels * 2 + 2) * MAX_BODY_BYTES as u64;
+    let blocks = channels * (PageBuffer::footprint(MAX_BLOCK_PAGES).0 + DECODER_BYTES);
+    let base_pages = channels * PageBuffer::footprint(MAX_REFERENCE_PAGES).0;
+    let state = (guest::QUEUED_CHUNKS * guest::STATE_CHUNK_BYTES) as u64;
+    let sets = PAGE_SETS * layout.pages().0.div_ceil(8);
+    let threads = (channels + OTHER_THREADS) * THREAD_BYTES;
+    ByteCount(frames + blocks + base_pages + state + sets + threads)
+}

@@ -1,0 +1,269 @@
+//! A guest that is to leave.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::budget;
+use super::running::Job;
+use super::{DeltaCacheSize, StartError, default_channels, random};
+use crate::codec::CompressSetting;
+use crate::codec::choose::CpuLimit;
+use crate::codec::reference::ReferenceSetting;
+use crate::converge::{AtDeadline, Downtime, Limited, Limits, Policy, PolicyKind};
+use crate::guest::SourceGuest;
+use crate::migration::{Ownership, Report, SourceStatus};
+use crate::pipeline::{Controls, Deltas, SendJob, SendOptions, send};
+use crate::ram::GuestRam;
+use crate::transport::RateCapped;
+use crate::units::{ByteCount, Rate};
+use crate::wire::{Fact, SessionId};
+
+/// Wraps the policy of a migration.
+type WrapPolicy = Box<dyn FnOnce(Box<dyn Policy>, Limits) -> Box<dyn Policy> + Send>;
+
+/// Told where a migration is.
+type OnStatus = Box<dyn FnMut(&SourceStatus) + Send>;
+
+/// A guest that is to leave: set it up, then [`start`](Self::start).
+///
+/// | knob | default | memory |
+/// |---|---|---|
+/// | [`downtime`](Self::downtime) | 50 ms | |
+/// | [`deadline`](Self::deadline) | none | |
+/// | [`at_deadline`](Self::at_deadline) | cancel | |
+/// | [`policy`](Self::policy) | predictive | |
+/// | [`bandwidth`](Self::bandwidth) | as fast as the link carries | |
+/// | [`channels`](Self::channels) | one a processor, at most 8 | 3 MiB a channel |
+/// | [`compress`](Self::compress) | auto | up to 2 MiB a channel |
+/// | [`cpu_limit`](Self::cpu_limit) | none | |
+/// | [`delta_cache`](Self::delta_cache) | auto | what it is given |
+/// | [`dedup`](Self::dedup) | auto | some 20 bytes a page |
+/// | [`verify`](Self::verify) | no | |
+pub struct Outgoing<G> {
+    link: Box<dyn RateCapped>,
+    ram: GuestRam,
+    guest: G,
+    controls: Controls,
+    channels: u16,
+    compress: CompressSetting,
+    cpu: CpuLimit,
+    delta_cache: DeltaCacheSize,
+    dedup: ReferenceSetting,
+    verify: bool,
+    facts: Vec<Fact>,
+    wrap_policy: Option<WrapPolicy>,
+    on_status: Option<OnStatus>,
+}
+
+impl<G> std::fmt::Debug for Outgoing<G> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outgoing")
+            .field("ram", &self.ram)
+            .field("controls", &self.controls)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<G: SourceGuest + 'static> Outgoing<G> {
+    /// The guest `guest`, whose memory is `ram` and which runs here, is to leave by `link`.
+    pub fn new(link: Box<dyn RateCapped>, ram: GuestRam, guest: G) -> Self {
+        Self {
+            link,
+            ram,
+            guest,
+            controls: Controls::default(),
+            channels: default_channels(),
+            compress: CompressSetting::Auto,
+            cpu: CpuLimit::default(),
+            delta_cache: DeltaCacheSize::Auto,
+            dedup: ReferenceSetting::Auto,
+            verify: false,
+            facts: Vec::new(),
+            wrap_policy: None,
+            on_status: None,
+        }
+    }
+
+    /// Longest downtime allowed.
+    #[must_use]
+    pub fn downtime(self, downtime: impl Into<Downtime>) -> Self {
+        let downtime = downtime.into();
+        self.limit(|limits| limits.downtime = downtime)
+    }
+
+    /// Longest time from the beginning to the pause of the guest.
+    #[must_use]
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.limit(|limits| limits.deadline = Some(deadline))
+    }
+
+    /// What happens when the deadline has come.
+    #[must_use]
+    pub fn at_deadline(self, action: AtDeadline) -> Self {
+        self.limit(|limits| limits.at_deadline = action)
+    }
+
+    /// What is done about a guest that writes faster than the link carries.
+    #[must_use]
+    pub fn policy(self, policy: PolicyKind) -> Self {
+        self.limit(|limits| limits.policy = policy)
+    }
+
+    /// Cap on the rate of everything that is sent, also during the downtime.
+    #[must_use]
+    pub fn bandwidth(self, rate: Rate) -> Self {
+        self.controls
+            .change(|settings| settings.bandwidth = Some(rate));
+        self
+    }
+
+    /// Number of data connections, 1 to [`MAX_CHANNELS`](crate::wire::MAX_CHANNELS).
+    #[must_use]
+    pub fn channels(mut self, channels: u16) -> Self {
+        self.channels = channels;
+        self
+    }
+
+    /// How pages are compressed.
+    #[must_use]
+    pub fn compress(mut self, setting: CompressSetting) -> Self {
+        self.compress = setting;
+        self
+    }
+
+    /// Most processor time that reading, encoding and sending may take.
+    #[must_use]
+    pub fn cpu_limit(mut self, limit: CpuLimit) -> Self {
+        self.cpu = limit;
+        self
+    }
+
+    /// Memory for the contents that deltas are made against.
+    #[must_use]
+    pub fn delta_cache(mut self, size: DeltaCacheSize) -> Self {
+        self.delta_cache = size;
+        self
+    }
+
+    /// Whether pages that the target has already are not sent.
+    #[must_use]
+    pub fn dedup(mut self, setting: ReferenceSetting) -> Self {
+        self.dedup = setting;
+        self
+    }
+
+    /// Compares the digests of all memory before the hand-over. Lengthens the downtime by the
+    /// time to read all memory.
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// What must be equal on both sides beside the memory's layout.
+    #[must_use]
+    pub fn facts(mut self, facts: Vec<Fact>) -> Self {
+        self.facts = facts;
+        self
+    }
+
+    /// Takes settings and cancellation from `controls`, by which others may change the migration
+    /// before it has started. Replaces the limits that were set here before.
+    #[must_use]
+    pub fn controls(mut self, controls: Controls) -> Self {
+        self.controls = controls;
+        self
+    }
+
+    /// Wraps the policy that the limits name: to record what it sees, say.
+    #[must_use]
+    pub fn wrap_policy(
+        mut self,
+        wrap: impl FnOnce(Box<dyn Policy>, Limits) -> Box<dyn Policy> + Send + 'static,
+    ) -> Self {
+        self.wrap_policy = Some(Box::new(wrap));
+        self
+    }
+
+    /// Calls `told` with the status at every step of the coordinator, in its thread: often, and
+    /// never long. Most embedders take [events](Job::next_event) instead.
+    #[must_use]
+    pub fn on_status(mut self, told: impl FnMut(&SourceStatus) + Send + 'static) -> Self {
+        self.on_status = Some(Box::new(told));
+        self
+    }
+
+    /// Most memory that the migration takes on this side, beside the guest's own.
+    pub fn memory_budget(&self) -> ByteCount {
+        let layout = self.ram.layout();
+        let deltas = match self.compress.wants_deltas() {
+            true => self.delta_cache.for_guest(layout.pages()),
+            false => ByteCount(0),
+        };
+        budget::outgoing(layout, self.channels, self.compress, self.dedup) + deltas
+    }
+
+    /// Starts the migration.
+    ///
+    /// # Errors
+    /// When what it needs is not to be had. The guest runs on here, and was not touched.
+    pub fn start(self) -> Result<Job<G, Report>, StartError> {
+        let session = random()?;
+        let (memory, mut dirty) = self.ram.into_parts();
+        let pages = memory.layout().pages();
+        let deltas = match self.compress {
+            CompressSetting::Fixed(_) => None,
+            // Too little for this guest's deltas is no reason not to move it.
+            CompressSetting::Auto => Deltas::new(pages, self.delta_cache.for_guest(pages)).ok(),
+            CompressSetting::Xbzrle => Some(Deltas::new(pages, self.delta_cache.for_guest(pages))?),
+        };
+        let deltas = deltas.map(Arc::new);
+        let mut guest = self.guest;
+        if guest.throttler().is_none() {
+            self.controls
+                .change(|settings| settings.limits.policy = PolicyKind::None);
+        }
+        let limits = self.controls.settings().limits;
+        let mut policy: Box<dyn Policy> = Box::new(Limited::new(limits));
+        if let Some(wrap) = self.wrap_policy {
+            policy = wrap(policy, limits);
+        }
+        let options = SendOptions {
+            session: SessionId(session),
+            channels: self.channels,
+            verify: self.verify,
+            facts: self.facts,
+            compress: self.compress,
+            deltas: deltas.clone(),
+            cpu: self.cpu,
+            references: self.dedup,
+            policy,
+        };
+        let (link, mut on_status) = (self.link, self.on_status);
+        let controls = self.controls.clone();
+        Job::start(self.controls, deltas, move |show| {
+            let result = send(SendJob {
+                link: &*link,
+                memory,
+                dirty: &mut *dirty,
+                guest: &mut guest,
+                ownership: Ownership::claim(),
+                options,
+                controls,
+                progress: &mut |status| {
+                    show(status);
+                    if let Some(told) = &mut on_status {
+                        told(status);
+                    }
+                },
+            });
+            (result, guest)
+        })
+    }
+
+    fn limit(self, change: impl FnOnce(&mut Limits)) -> Self {
+        self.controls
+            .change(|settings| change(&mut settings.limits));
+        self
+    }
+}

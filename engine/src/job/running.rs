@@ -1,0 +1,161 @@
+//! A migration that runs, as its embedder holds it.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::StartError;
+use super::events::{Board, Event, Status};
+use crate::migration::{Failure, Report, SourceStatus, TargetStatus};
+use crate::pipeline::{Controls, Deltas, Received, Settings};
+
+/// What a completed migration ends in, on either side.
+pub trait Completed: Send + 'static {
+    /// What it says of itself while it runs.
+    type Status: Status;
+}
+
+impl Completed for Report {
+    type Status = SourceStatus;
+}
+
+impl Completed for Received {
+    type Status = TargetStatus;
+}
+
+/// A migration that runs in threads of its own.
+///
+/// Methods may be called from any thread. A job that is dropped is cancelled and waited for: the
+/// guest is then where [`wait`](Self::wait) would have said.
+#[derive(Debug)]
+pub struct Job<G, R: Completed> {
+    board: Arc<Board<R::Status>>,
+    controls: Controls,
+    deltas: Option<Arc<Deltas>>,
+    thread: Option<JoinHandle<(Result<R, Failure>, G)>>,
+}
+
+/// A migration that has ended.
+#[derive(Debug)]
+pub struct Ended<G, R> {
+    /// How it ended. A failure says where the guest is.
+    pub result: Result<R, Failure>,
+    /// The guest, as the embedder gave it.
+    pub guest: G,
+}
+
+impl<G: Send + 'static, R: Completed> Job<G, R> {
+    /// Runs `migrate` in a thread. It is given what to tell of its status.
+    pub(super) fn start(
+        controls: Controls,
+        deltas: Option<Arc<Deltas>>,
+        migrate: impl FnOnce(&mut dyn FnMut(&R::Status)) -> (Result<R, Failure>, G) + Send + 'static,
+    ) -> Result<Self, StartError> {
+        let refused = |what| move |source| StartError::Kernel { what, source };
+        let board = Arc::new(Board::new().map_err(refused("an eventfd"))?);
+        let shown = Arc::clone(&board);
+        let thread = thread::Builder::new()
+            .name("pagelift-job".into())
+            .spawn(move || {
+                let _end = EndOnDrop(&shown);
+                migrate(&mut |status| shown.show(status))
+            })
+            .map_err(refused("a thread"))?;
+        Ok(Self {
+            board,
+            controls,
+            deltas,
+            thread: Some(thread),
+        })
+    }
+
+    /// The oldest event that was not taken yet; does not wait.
+    pub fn next_event(&self) -> Option<Event> {
+        self.board.next()
+    }
+
+    /// Waits for the next event. `None` after [`Event::Ended`].
+    pub fn wait_event(&self) -> Option<Event> {
+        self.board.wait(None)
+    }
+
+    /// Waits for the next event for at most `limit`.
+    pub fn wait_event_for(&self, limit: Duration) -> Option<Event> {
+        self.board.wait(Some(limit))
+    }
+
+    /// Where the migration is; `None` before it has begun.
+    pub fn status(&self) -> Option<R::Status> {
+        self.board.status()
+    }
+
+    /// Whether the migration is over.
+    pub fn has_ended(&self) -> bool {
+        self.board.has_ended()
+    }
+
+    /// Changes limits while the guest moves. On a target nothing can be changed.
+    pub fn change(&self, change: impl FnOnce(&mut Settings)) {
+        self.controls.change(change);
+    }
+
+    /// A handle by which others change or cancel the same migration.
+    pub fn controls(&self) -> &Controls {
+        &self.controls
+    }
+
+    /// The contents that the source makes deltas against, if it does.
+    pub fn deltas(&self) -> Option<&Arc<Deltas>> {
+        self.deltas.as_ref()
+    }
+
+    /// Ends the migration: the guest is at full speed on the source within 100 ms, unless it was
+    /// handed over already.
+    pub fn cancel(&self) {
+        self.controls.cancel();
+    }
+
+    /// Waits until the migration is over.
+    ///
+    /// # Panics
+    /// If a method of the guest has panicked.
+    pub fn wait(mut self) -> Ended<G, R> {
+        let thread = self.thread.take().expect("only `wait` and `drop` take it");
+        let (result, guest) = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ended { result, guest }
+    }
+}
+
+impl<G, R: Completed> AsFd for Job<G, R> {
+    /// A descriptor that is readable while an event waits to be taken, for poll(2) or epoll(7).
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.board.as_fd()
+    }
+}
+
+impl<G, R: Completed> AsRawFd for Job<G, R> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.board.as_fd().as_raw_fd()
+    }
+}
+
+impl<G, R: Completed> Drop for Job<G, R> {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.controls.cancel();
+            // A panic has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Says that the migration is over, also when the thread panics.
+struct EndOnDrop<'a, S: Status>(&'a Board<S>);
+
+impl<S: Status> Drop for EndOnDrop<'_, S> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
