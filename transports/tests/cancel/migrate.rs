@@ -4,15 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::codec::{Codec, CompressSetting};
 use pagelift_engine::converge::{Policy, ThrottleShare};
-use pagelift_engine::migration::{Failure, Ownership, Report, SourceStatus};
-use pagelift_engine::pipeline::{
-    CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, Settings, receive, send,
-};
-use pagelift_engine::wire::SessionId;
+use pagelift_engine::migration::{Failure, Report, SourceStatus};
+use pagelift_engine::pipeline::{CancelToken, Controls, Settings};
+use pagelift_engine::{GuestRam, Incoming, Outgoing};
 use pagelift_transports::Endpoint;
 
 use super::guest::{Busy, Here, Same, There};
@@ -39,64 +36,42 @@ pub fn migrate(
     settings: Settings,
     policy: Box<dyn Policy>,
     meanwhile: impl FnOnce(&Seen) + Send,
-) -> (Result<Report, Failure>, Seen) {
+) -> (Result<Report, Failure>, Arc<Seen>) {
     let here: Endpoint = "tcp://127.0.0.1:0".parse().unwrap();
-    let listener = here.listen().unwrap();
-    let there: Endpoint = listener.address().parse().unwrap();
-    let (mut dirty, mut guest) = (Busy::default(), Here::default());
-    let seen = Seen {
+    let incoming = Incoming::new(here.listen().unwrap(), Same::new(), There);
+    let there: Endpoint = incoming.address().parse().unwrap();
+    let (dirty, guest) = (Busy::default(), Here::default());
+    let seen = Arc::new(Seen {
         jam: Arc::default(),
         stuck: Arc::default(),
         armed: Arc::clone(&dirty.armed),
         throttle: Arc::clone(&guest.throttle),
         status: Mutex::new(None),
         controls: Controls::new(settings, CancelToken::default()),
-    };
+    });
     let link = Jammed {
         link: there.connect().unwrap(),
         jam: Arc::clone(&seen.jam),
         stuck: Arc::clone(&seen.stuck),
     };
-    let give_up = CancelToken::default();
+    let ram = GuestRam::new(Same::new(), Box::new(dirty));
+    let status = Arc::clone(&seen);
+    let outgoing = Outgoing::new(Box::new(link), ram, guest)
+        .channels(2)
+        .compress(CompressSetting::Fixed(Codec::Raw))
+        .dedup(ReferenceSetting::Off)
+        .controls(seen.controls.clone())
+        .wrap_policy(|_, _| policy)
+        .on_status(move |now| *status.status.lock().unwrap() = Some(*now));
+    let target = incoming.start().unwrap();
     let result = thread::scope(|scope| {
-        let target = scope.spawn(|| {
-            receive(ReceiveJob {
-                listener: &*listener,
-                memory: Same::new(),
-                guest: &mut There,
-                facts: Vec::new(),
-                kept: KeptPages::new(None, 0),
-                cancel: give_up.clone(),
-                progress: &mut |_| {},
-            })
-        });
         scope.spawn(|| meanwhile(&seen));
-        let result = send(SendJob {
-            link: &link,
-            memory: Same::new(),
-            dirty: &mut dirty,
-            guest: &mut guest,
-            ownership: Ownership::claim(),
-            options: SendOptions {
-                session: SessionId(7),
-                channels: 2,
-                verify: false,
-                facts: Vec::new(),
-                compress: CompressSetting::Fixed(Codec::Raw),
-                deltas: None,
-                cpu: CpuLimit::default(),
-                references: ReferenceSetting::Off,
-                policy,
-            },
-            controls: seen.controls.clone(),
-            progress: &mut |status| *seen.status.lock().unwrap() = Some(*status),
-        });
-        if result.is_err() {
-            give_up.cancel();
-        }
-        // How it ended there is for others to test.
-        let _ = target.join().unwrap();
-        result
+        outgoing.start().unwrap().wait().result
     });
+    if result.is_err() {
+        target.cancel();
+    }
+    // How it ended there is for others to test.
+    let _ = target.wait();
     (result, seen)
 }
