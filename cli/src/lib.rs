@@ -11,12 +11,12 @@
 //! | [`progress`] | what they show while a guest moves |
 //! | [`recording`], [`html`] | `--report`: what is kept meanwhile, and the page made of it |
 //! | [`say`] | how they print, whether or not anybody reads |
-//! | [`steer`] | `--control`, and `pagelift ctl`, which speaks to it |
+//! | [`ctl`] | `pagelift ctl`: asks and changes a migration that runs |
 //!
 //! Progress goes to stderr, results to stdout. Exit codes are a contract, see [`ExitCode`].
 
 pub mod advice;
-pub mod delta_cache;
+pub mod ctl;
 pub mod demo;
 pub mod exit;
 pub mod html;
@@ -30,7 +30,6 @@ pub mod recording;
 pub mod replay;
 pub mod report;
 pub mod say;
-pub mod steer;
 pub mod trace;
 
 pub use exit::ExitCode;

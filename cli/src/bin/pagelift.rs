@@ -3,12 +3,12 @@
 use std::process::ExitCode as ProcessExit;
 
 use clap::{Parser, Subcommand};
+use pagelift::ctl::{self, CtlOptions};
 use pagelift::demo::{self, DemoOptions, target::TargetOptions};
 use pagelift::exit::{self, ExitCode};
 use pagelift::launch::{self, RunOptions};
 use pagelift::replay::{self, ReplayOptions};
 use pagelift::say;
-use pagelift::steer::client::{self, CtlOptions};
 
 /// Moves running virtual machines.
 #[derive(Debug, Parser)]
@@ -45,7 +45,7 @@ fn main() -> ProcessExit {
         },
         Command::Run(options) => launch::run(options).map(|never| match never {}),
         Command::Replay(options) => replay::run(&options),
-        Command::Ctl(options) => client::run(&options),
+        Command::Ctl(options) => ctl::run(&options),
         Command::DemoTarget(options) => demo::target::run(&options).map(|()| ExitCode::Completed),
     };
     exit::report(result).into()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use pagelift_control::job::JobStatus;
 use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
 use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
 use pagelift_engine::guest::{self, GuestError, SourceGuest, Throttler};
@@ -30,7 +31,6 @@ use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::Extra;
 use crate::say;
-use crate::steer::Board;
 
 /// How long the guest runs before it is moved.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -84,10 +84,10 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
 
     let mut tracker = tracker(&memory, script.pages)?;
     let controls = options.convergence.controls(options.link, cancel);
-    let board = Board::new(controls.clone());
-    board.watch_deltas(effort.deltas.as_ref());
+    let job = JobStatus::new(controls.clone());
+    job.set_deltas(effort.deltas.as_ref());
     let delta_cache = effort.deltas.clone();
-    let control = options.convergence.serve(&board)?;
+    let control = options.convergence.serve(&job)?;
     let link = address.connect()?;
     let mut progress = Progress::new(options.output.quiet);
     let mut extra = Extra {
@@ -106,7 +106,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         controls: controls.clone(),
         progress: &mut |status| {
             progress.update(status);
-            board.show(status);
+            job.update(status);
             extra.status = Some(*status);
             recording.iter().for_each(|recording| recording.saw(status));
             extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());

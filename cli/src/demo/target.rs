@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
+use pagelift_control::job::json;
 use pagelift_engine::guest::{self, GuestError, TargetGuest};
 
 use pagelift_engine::migration::GuestLocation;
@@ -18,7 +19,6 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::guest::{Guest, GuestMemory};
 use super::{DeviceState, TargetSays, proof};
 use crate::own_memory::own_memory_bytes;
-use crate::report::stages;
 
 /// How long the guest runs on before its memory is checked.
 const RUN_ON: Duration = Duration::from_millis(300);
@@ -88,7 +88,7 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
         arrived_with: state.counts,
         counts,
         memory_peak_bytes,
-        stages: stages::target_json(&received.status.stages),
+        stages: json::target_stages(&received.status.stages),
     })
 }
 

@@ -1,15 +1,15 @@
 //! Options that several programs share, and what a source makes of them.
 
-mod values;
-
-pub use values::{
-    Deadline, MaxThrottle, cpu_limit, deadline, downtime, duration, max_throttle, rate,
+pub use pagelift_control::job::values::{
+    Deadline, MaxThrottle, channels, cpu_limit, deadline, downtime, duration, max_throttle, rate,
 };
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use pagelift_control::job::{DeltaCacheSize, JobStatus};
+use pagelift_control::socket::{ControlSocket, ControlSocketError};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
@@ -20,10 +20,7 @@ use pagelift_engine::pipeline::{
 };
 use pagelift_engine::units::{ByteCount, Rate};
 
-use self::values::channels;
-use crate::delta_cache::DeltaCacheSize;
 use crate::recording::Recording;
-use crate::steer::{Board, Server};
 use crate::trace::Tracing;
 
 /// How long a migration may take and how hard it may try.
@@ -125,12 +122,12 @@ impl ConvergenceOptions {
         }
     }
 
-    /// The control socket, if one is wanted, of the migration that `board` shows.
+    /// The control socket of `job`, if one is wanted.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn serve(&self, board: &Board) -> anyhow::Result<Option<Server>> {
-        let start = |path: &PathBuf| Server::start(path, board.clone());
+    pub fn serve(&self, job: &JobStatus) -> Result<Option<ControlSocket>, ControlSocketError> {
+        let start = |path: &PathBuf| ControlSocket::start(path, job.clone());
         self.control.as_ref().map(start).transpose()
     }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Parser;
 use pagelift_control::driver::qemu::direct::DirectTarget;
 use pagelift_control::failpoints;
+use pagelift_control::job::json as job;
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages};
 use pagelift_engine::migration::{GuestLocation, IN_DOUBT, MigrationError};
@@ -23,7 +24,7 @@ use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
-use crate::report::{Extra, Output, stages};
+use crate::report::{Extra, Output};
 
 /// Waits for a guest and lets it go on in a QEMU that was started with `-incoming defer`.
 #[derive(Debug, Parser)]
@@ -159,7 +160,7 @@ fn received_json(received: &Received, memory_peak_bytes: u64) -> Value {
         "outcome": "completed",
         "vm_location": GuestLocation::Target.name(),
         "wire_bytes": received.status.received.0,
-        "stages": stages::target_json(&received.status.stages),
+        "stages": job::target_stages(&received.status.stages),
         "cpu_s": { "target": process_cpu().as_secs_f64() },
         "memory_bytes": { "peak": memory_peak_bytes },
         "verified": received.verified,

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use pagelift_control::driver::qemu::direct::{DirectSource, SourceOptions, ThrottleBy};
 use pagelift_control::failpoints;
+use pagelift_control::job::JobStatus;
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::migration::{MigrationError, Ownership};
@@ -23,7 +24,6 @@ use crate::options::{self, ConvergenceOptions, Effort};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
-use crate::steer::Board;
 
 /// Moves the guest of a running QEMU to another one.
 ///
@@ -101,8 +101,8 @@ impl SendCommand {
         let session = SessionId(random_number()?);
         let recording = self.page.begin()?;
         let controls = self.convergence.controls(self.bandwidth, cancel);
-        let board = Board::new(controls.clone());
-        let control = self.convergence.serve(&board)?;
+        let job = JobStatus::new(controls.clone());
+        let control = self.convergence.serve(&job)?;
         let link = match self.to.connect() {
             Ok(link) => link,
             Err(source) => {
@@ -135,7 +135,7 @@ impl SendCommand {
             deltas,
             budget,
         } = self.convergence.effort(&*memory, recording.as_ref())?;
-        board.watch_deltas(deltas.as_ref());
+        job.set_deltas(deltas.as_ref());
         let delta_cache = deltas.clone();
         let mut progress = Progress::new(self.output.quiet);
         progress.say(&format!(
@@ -169,7 +169,7 @@ impl SendCommand {
             },
             controls: controls.clone(),
             progress: &mut |status| {
-                board.show(status);
+                job.update(status);
                 progress.update(status);
                 failpoints::progress(status);
                 extra.status = Some(*status);

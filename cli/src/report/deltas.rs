@@ -3,25 +3,6 @@
 
 use pagelift_engine::codec::cache::CacheStats;
 use pagelift_engine::units::ByteCount;
-use serde_json::{Value, json};
-
-/// The counts as an object; null where there is no cache.
-pub fn json(stats: Option<&CacheStats>) -> Value {
-    let Some(stats) = stats else {
-        return Value::Null;
-    };
-    json!({
-        "lookups": stats.lookups,
-        "hits": stats.hits,
-        "hit_rate": stats.hit_rate(),
-        "unchanged": stats.unchanged,
-        "overflows": stats.overflows,
-        "stored": stats.stored,
-        "refused": stats.refused,
-        "delta_bytes": stats.delta_bytes,
-        "saved_bytes": stats.saved_bytes,
-    })
-}
 
 /// The counts in words; `None` where nothing was looked up.
 pub fn text(stats: &CacheStats) -> Option<String> {
@@ -58,17 +39,11 @@ mod tests {
             "delta cache: had 150 of 200 pages that came again (75 %), 5 of them changed too much \
              for a delta; 2.0 MiB saved"
         );
-        let object = json(Some(&stats));
-        assert_eq!(object["hit_rate"], 0.75);
-        assert_eq!(object["overflows"], 5);
-        assert_eq!(object["saved_bytes"], 2 << 20);
     }
 
     #[test]
     fn where_nothing_was_looked_up_there_is_no_rate() {
         let stats = CacheStats::default();
         assert_eq!(text(&stats), None);
-        assert_eq!(json(Some(&stats))["hit_rate"], Value::Null);
-        assert_eq!(json(None), Value::Null);
     }
 }

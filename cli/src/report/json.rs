@@ -5,10 +5,11 @@
 use std::time::Duration;
 
 use pagelift_control::driver::qemu::direct::{ThrottleBy, Throttled};
+use pagelift_control::job::json as job;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
 use serde_json::{Value, json};
 
-use super::{Extra, deltas, forecast, ms, stages};
+use super::{Extra, forecast, ms};
 use crate::advice::{Side, advice};
 
 /// The object for a completed migration.
@@ -60,8 +61,8 @@ pub fn completed(report: &Report, extra: &Extra) -> Value {
             "reference": report.encoded.reference,
         },
         "saved_bytes": report.encoded.saved(&report.pages).0,
-        "delta_cache": deltas::json(extra.delta_cache.as_ref()),
-        "stages": stages::source_json(&report.stages),
+        "delta_cache": job::delta_cache(extra.delta_cache.as_ref()),
+        "stages": job::source_stages(&report.stages),
         "dirty_bytes_per_s": report.dirty.map(|rate| rate.0),
         "link_bytes_per_s": report.link.map(|rate| rate.0),
         "throttle_pct_max": report.throttle_most.as_fraction() * 100.0,

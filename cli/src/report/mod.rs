@@ -26,6 +26,7 @@ use pagelift_engine::migration::SourceStatus;
 use pagelift_engine::wire::SessionId;
 
 pub use output::Output;
+pub(crate) use pagelift_control::job::json::ms;
 
 /// What a source's program knows of a migration beyond the engine's report.
 #[derive(Clone, Debug, Default)]
@@ -61,9 +62,4 @@ impl Extra {
         let vcpus = (!self.vcpus.is_empty()).then_some(vcpus);
         self.guest_slowdown.or(vcpus)
     }
-}
-
-/// Milliseconds, to the microsecond.
-pub fn ms(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -2,29 +2,8 @@
 
 use std::time::Duration;
 
+use pagelift_control::job::Bottleneck;
 use pagelift_engine::migration::{SourceStages, StageTime, TargetStages};
-use serde_json::{Value, json};
-
-/// The stages of a source, as an object.
-pub fn source_json(stages: &SourceStages) -> Value {
-    json!({
-        "read": times(stages.read),
-        "encode": times(stages.encode),
-        "send": times(stages.send),
-        "target_full_s": stages.target_full.as_secs_f64(),
-        "bottleneck": source_bottleneck(stages).map(|found| found.0),
-    })
-}
-
-/// The stages of a target, as an object.
-pub fn target_json(stages: &TargetStages) -> Value {
-    json!({
-        "receive": times(stages.receive),
-        "decode": times(stages.decode),
-        "place": times(stages.place),
-        "bottleneck": target_bottleneck(stages).map(|found| found.0),
-    })
-}
 
 /// The stages of a source, in a line.
 pub fn source_text(stages: &SourceStages) -> String {
@@ -33,7 +12,7 @@ pub fn source_text(stages: &SourceStages) -> String {
         ("encode", stages.encode),
         ("send", stages.send),
     ];
-    line(&named, source_bottleneck(stages), stages.total())
+    line(&named, Bottleneck::of_source(stages), stages.total())
 }
 
 /// The stages of a target, in a line.
@@ -43,104 +22,42 @@ pub fn target_text(stages: &TargetStages) -> String {
         ("decode", stages.decode),
         ("place", stages.place),
     ];
-    line(&named, target_bottleneck(stages), stages.total())
+    line(&named, Bottleneck::of_target(stages), stages.total())
 }
 
 /// What bounds the migration, in one sentence; `None` if nothing was measured.
 pub fn source_sentence(stages: &SourceStages) -> Option<String> {
-    source_bottleneck(stages).map(|found| sentence(found, stages.total()))
+    Bottleneck::of_source(stages).map(|found| sentence(found, stages.total()))
 }
 
 /// The same, as the target sees it.
 pub fn target_sentence(stages: &TargetStages) -> Option<String> {
-    target_bottleneck(stages).map(|found| sentence(found, stages.total()))
+    Bottleneck::of_target(stages).map(|found| sentence(found, stages.total()))
 }
 
-/// The bottleneck for scripts and for people, and the time that shows it.
-type Found = (&'static str, &'static str, Duration);
+/// A bottleneck and the time that shows it.
+type Found = (Bottleneck, Duration);
 
-fn source_bottleneck(stages: &SourceStages) -> Option<Found> {
-    let link = stages.send.waiting.saturating_sub(stages.target_full);
-    most([
-        (
-            "link",
-            "the link was the bottleneck: sending waited for it",
-            link,
-        ),
-        (
-            "target",
-            "the target was the bottleneck: sending waited for it to take more",
-            stages.target_full,
-        ),
-        (
-            "encode",
-            "encoding pages was the bottleneck: it took",
-            stages.encode.busy,
-        ),
-        (
-            "cpu-limit",
-            "the CPU limit was the bottleneck: threads paused",
-            stages.encode.waiting,
-        ),
-        (
-            "read",
-            "reading guest memory was the bottleneck: it took",
-            stages.read.busy,
-        ),
-        (
-            "send",
-            "the CPU was the bottleneck: checksums and writing to the link took",
-            stages.send.busy,
-        ),
-        (
-            "idle",
-            "nothing was the bottleneck: there were no pages to send",
-            stages.read.waiting,
-        ),
-    ])
-}
-
-fn target_bottleneck(stages: &TargetStages) -> Option<Found> {
-    most([
-        (
-            "source",
-            "the source or the link was the bottleneck: receiving waited for it",
-            stages.receive.waiting,
-        ),
-        (
-            "receive",
-            "the CPU was the bottleneck: reading from the link and checksums took",
-            stages.receive.busy,
-        ),
-        (
-            "decode",
-            "decoding pages was the bottleneck: it took",
-            stages.decode.busy,
-        ),
-        (
-            "place",
-            "writing guest memory was the bottleneck: it took",
-            stages.place.busy,
-        ),
-        (
-            "idle",
-            "nothing was the bottleneck: connections waited for each other",
-            stages.place.waiting,
-        ),
-    ])
-}
-
-/// The one with the longest time, if any took any.
-fn most<const N: usize>(all: [Found; N]) -> Option<Found> {
-    let longest = all.into_iter().max_by_key(|found| found.2);
-    longest.filter(|found| !found.2.is_zero())
-}
-
-fn times(stage: StageTime) -> Value {
-    json!({
-        "busy_s": stage.busy.as_secs_f64(),
-        "waiting_s": stage.waiting.as_secs_f64(),
-    })
+/// What was the bottleneck, and what the time that follows was taken by.
+fn words(bottleneck: Bottleneck) -> &'static str {
+    match bottleneck {
+        Bottleneck::Link => "the link was the bottleneck: sending waited for it",
+        Bottleneck::Target => "the target was the bottleneck: sending waited for it to take more",
+        Bottleneck::Encode => "encoding pages was the bottleneck: it took",
+        Bottleneck::CpuLimit => "the CPU limit was the bottleneck: threads paused",
+        Bottleneck::Read => "reading guest memory was the bottleneck: it took",
+        Bottleneck::Send => "the CPU was the bottleneck: checksums and writing to the link took",
+        Bottleneck::Source => "the source or the link was the bottleneck: receiving waited for it",
+        Bottleneck::Receive => {
+            "the CPU was the bottleneck: reading from the link and checksums took"
+        }
+        Bottleneck::Decode => "decoding pages was the bottleneck: it took",
+        Bottleneck::Place => "writing guest memory was the bottleneck: it took",
+        Bottleneck::Idle => "nothing was the bottleneck: there were no pages to send",
+        Bottleneck::IdleConnections => {
+            "nothing was the bottleneck: connections waited for each other"
+        }
+    }
 }
 
 fn line(named: &[(&str, StageTime)], found: Option<Found>, total: Duration) -> String {
@@ -156,8 +73,9 @@ fn line(named: &[(&str, StageTime)], found: Option<Found>, total: Duration) -> S
     text
 }
 
-fn sentence((_, words, time): Found, total: Duration) -> String {
+fn sentence((bottleneck, time): Found, total: Duration) -> String {
     let percent = 100.0 * time.as_secs_f64() / total.as_secs_f64();
+    let words = words(bottleneck);
     format!("{words} {percent:.0} % of the time")
 }
 
@@ -186,19 +104,17 @@ mod tests {
              send 0.04 s and waited 0.83 s\n\
              the link was the bottleneck: sending waited for it 83 % of the time"
         );
-        assert_eq!(source_json(&stages)["bottleneck"], "link");
         stages.target_full = Duration::from_millis(500);
-        assert_eq!(source_json(&stages)["bottleneck"], "target");
+        assert!(source_text(&stages).contains("\nthe target was the bottleneck"));
         stages.encode = time(2000, 0);
-        assert_eq!(source_json(&stages)["bottleneck"], "encode");
+        assert!(source_text(&stages).contains("\nencoding pages was the bottleneck"));
         stages.encode = time(2000, 5000);
-        assert_eq!(source_json(&stages)["bottleneck"], "cpu-limit");
+        assert!(source_text(&stages).contains("\nthe CPU limit was the bottleneck"));
         let target = TargetStages {
             receive: time(10, 20),
             decode: time(40, 0),
             place: time(30, 5),
         };
-        assert_eq!(target_json(&target)["bottleneck"], "decode");
         assert!(target_text(&target).ends_with("it took 38 % of the time"));
     }
 
@@ -206,7 +122,7 @@ mod tests {
     fn where_nothing_was_measured_nothing_is_blamed() {
         let text = source_text(&SourceStages::default());
         assert!(!text.contains("bottleneck"), "{text}");
-        let object = target_json(&TargetStages::default());
-        assert_eq!(object["bottleneck"], Value::Null);
+        let text = target_text(&TargetStages::default());
+        assert!(!text.contains("bottleneck"), "{text}");
     }
 }

@@ -1,8 +1,8 @@
 //! What a user writes: lines on the control socket, and traces.
 
 use pagelift::plot::{self, Timeline};
-use pagelift::steer::board;
-use pagelift::steer::request::Request;
+use pagelift_control::job::json;
+use pagelift_control::socket::ControlRequest;
 use pagelift_engine::converge::{Limited, Limits, PolicyKind, Recorded, Trace, replay};
 use pagelift_engine::pipeline::Settings;
 use std::time::Duration;
@@ -12,18 +12,18 @@ const DEADLINE: Duration = Duration::from_secs(2);
 
 /// A line on the control socket: what is accepted can be made, and told.
 pub fn control_request(data: &[u8]) {
-    match Request::parse(data) {
-        Ok(Request::Set(changes)) => {
+    match ControlRequest::parse(data) {
+        Ok(ControlRequest::Set(changes)) => {
             assert!(!changes.is_empty(), "nothing to set is an error");
             let mut settings = Settings::default();
             for change in &changes {
                 change.make(&mut settings).expect("it was tried");
             }
-            let told = board::settings(&settings).to_string();
+            let told = json::settings(&settings).to_string();
             assert!(told.starts_with('{'), "{told}");
             run(&settings.limits);
         }
-        Ok(Request::Status | Request::Cancel) => {}
+        Ok(ControlRequest::Status | ControlRequest::Cancel) => {}
         Err(error) => assert!(!error.to_string().is_empty()),
     }
 }

@@ -1,7 +1,6 @@
 //! Values of options, as users and other programs write them.
 
-use pagelift::delta_cache::DeltaCacheSize;
-use pagelift::options;
+use pagelift_control::job::{DeltaCacheSize, values};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::units::{ByteCount, Rate};
@@ -36,13 +35,13 @@ pub fn option_value(data: &[u8]) {
     named(text, text.parse::<ByteCount>());
     named(text, text.parse::<DeltaCacheSize>());
     named(text, text.parse::<Rate>());
-    named(text, options::cpu_limit(text));
-    named(text, options::deadline(text).map(drop));
-    named(text, options::duration(text));
-    if let Ok(downtime) = options::downtime(text) {
+    named(text, values::cpu_limit(text));
+    named(text, values::deadline(text).map(drop));
+    named(text, values::duration(text));
+    if let Ok(downtime) = values::downtime(text) {
         assert!(downtime.least() <= downtime.most());
     }
-    if let Ok(rate) = options::rate(text) {
+    if let Ok(rate) = values::rate(text) {
         assert!(rate > Rate(0), "a rate of zero would never end");
     }
 }

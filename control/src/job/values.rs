@@ -1,6 +1,6 @@
-//! How the values of options are read: times, rates, shares, counts.
+//! The values of a job's settings as users write them: times, rates, shares, counts.
 //!
-//! Each refuses with words that say what to write instead.
+//! An error says what to write instead.
 
 use std::time::Duration;
 
@@ -97,8 +97,11 @@ pub fn cpu_limit(text: &str) -> Result<CpuLimit, String> {
     })
 }
 
-/// Reads a number of channels.
-pub(super) fn channels(text: &str) -> Result<u16, String> {
+/// Reads a number of channels, or `auto`.
+///
+/// # Errors
+/// When it is neither, or out of range.
+pub fn channels(text: &str) -> Result<u16, String> {
     if text == "auto" {
         return Ok(auto_channels());
     }

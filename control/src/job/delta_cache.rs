@@ -1,22 +1,22 @@
-//! How much memory the contents may take that deltas are made against.
+//! The size of the delta cache: the memory for old contents that deltas are made against.
 
 use std::str::FromStr;
 
 use pagelift_engine::pipeline::Deltas;
 use pagelift_engine::units::{ByteCount, PageCount};
 
-/// Part of the memory available that pagelift takes by itself.
+/// Part of the available memory that `auto` takes at most: one of so many.
 const OF_AVAILABLE: u64 = 8;
 
-/// What it takes where it cannot be known how much is available.
+/// What `auto` takes where the available memory is not known.
 const UNKNOWN: ByteCount = ByteCount(128 << 20);
 
-/// What `--delta-cache` says.
+/// The size that a user asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeltaCacheSize {
     /// What the guest needs, within what the machine can spare.
     Auto,
-    /// So much.
+    /// This many bytes.
     Bytes(ByteCount),
 }
 

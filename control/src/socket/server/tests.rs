@@ -8,18 +8,18 @@ use pagelift_engine::pipeline::Controls;
 use super::*;
 
 /// A path that no other test has; its file is gone with it.
-struct Place(PathBuf);
+struct TestPath(PathBuf);
 
-impl Place {
+impl TestPath {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("pagelift-steer-{}-{number}", std::process::id());
+        let name = format!("pagelift-control-{}-{number}", std::process::id());
         Self(std::env::temp_dir().join(name))
     }
 
-    fn serve(&self) -> Result<Server> {
-        Server::start(&self.0, Board::new(Controls::default()))
+    fn serve(&self) -> Result<ControlSocket, ControlSocketError> {
+        ControlSocket::start(&self.0, JobStatus::new(Controls::default()))
     }
 
     fn connect(&self) -> BufReader<UnixStream> {
@@ -27,7 +27,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for TestPath {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
@@ -47,9 +47,9 @@ fn heard(client: &mut BufReader<UnixStream>) -> Value {
 
 #[test]
 fn a_client_asks_and_changes_and_cancels() {
-    let place = Place::new();
+    let place = TestPath::new();
     let controls = Controls::default();
-    let server = Server::start(&place.0, Board::new(controls.clone())).unwrap();
+    let server = ControlSocket::start(&place.0, JobStatus::new(controls.clone())).unwrap();
     let mode = std::fs::metadata(&place.0).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let (mut one, mut two) = (place.connect(), place.connect());
@@ -82,7 +82,7 @@ fn a_client_asks_and_changes_and_cancels() {
 
 #[test]
 fn bad_clients_disturb_nobody() {
-    let place = Place::new();
+    let place = TestPath::new();
     let server = place.serve().unwrap();
     // One says nothing, one goes at once, one never reads, one has no end.
     let _silent = place.connect();
@@ -109,7 +109,7 @@ fn bad_clients_disturb_nobody() {
 
 #[test]
 fn one_too_many_is_told_so() {
-    let place = Place::new();
+    let place = TestPath::new();
     let server = place.serve().unwrap();
     let mut clients: Vec<_> = (0..MOST_CLIENTS).map(|_| place.connect()).collect();
     for client in &mut clients {
@@ -122,7 +122,7 @@ fn one_too_many_is_told_so() {
 
 #[test]
 fn who_sees_the_socket_can_connect() {
-    let place = Place::new();
+    let place = TestPath::new();
     for _ in 0..100 {
         let path = place.0.clone();
         let seen = thread::spawn(move || {
@@ -139,18 +139,18 @@ fn who_sees_the_socket_can_connect() {
 
 #[test]
 fn a_stale_socket_is_replaced_and_nothing_else_is() {
-    let place = Place::new();
+    let place = TestPath::new();
     drop(UnixListener::bind(&place.0).unwrap());
     assert!(place.0.exists(), "left by one that was killed");
     let server = place.serve().unwrap();
-    let error = format!("{:#}", place.serve().unwrap_err());
+    let error = place.serve().unwrap_err().to_string();
     assert!(error.contains("another process listens there"), "{error}");
     assert!(place.0.exists());
     // Not ours any more: it is not removed.
     std::fs::remove_file(&place.0).unwrap();
     std::fs::write(&place.0, "precious").unwrap();
     drop(server);
-    let error = format!("{:#}", place.serve().unwrap_err());
+    let error = place.serve().unwrap_err().to_string();
     assert!(error.contains("is no socket"), "{error}");
     assert_eq!(std::fs::read_to_string(&place.0).unwrap(), "precious");
 }

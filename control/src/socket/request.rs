@@ -1,32 +1,32 @@
-//! What a line on the control socket asks for.
+//! Requests on the control socket: one line of JSON each.
 
 use pagelift_engine::converge::{AtDeadline, PolicyKind};
 use pagelift_engine::pipeline::Settings;
 use serde_json::{Map, Value};
 
-use crate::options::{self, Deadline, MaxThrottle};
+use crate::job::values::{self, Deadline, MaxThrottle};
 
 /// One request.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Request {
-    /// Where is the migration?
+pub enum ControlRequest {
+    /// Asks where the migration is.
     Status,
-    /// Change these.
+    /// Changes settings.
     Set(Vec<Change>),
-    /// End it.
+    /// Ends the migration.
     Cancel,
 }
 
-/// One knob and its new position.
+/// One setting and its new position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    knob: Knob,
+    setting: Setting,
     text: String,
 }
 
 /// What can be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Knob {
+enum Setting {
     AtDeadline,
     Bandwidth,
     Deadline,
@@ -35,17 +35,17 @@ enum Knob {
     Policy,
 }
 
-/// The knobs by their names.
-const KNOBS: [(&str, Knob); 6] = [
-    ("at_deadline", Knob::AtDeadline),
-    ("bandwidth", Knob::Bandwidth),
-    ("deadline", Knob::Deadline),
-    ("downtime", Knob::Downtime),
-    ("max_throttle", Knob::MaxThrottle),
-    ("policy", Knob::Policy),
+/// The settings by their names.
+const SETTINGS: [(&str, Setting); 6] = [
+    ("at_deadline", Setting::AtDeadline),
+    ("bandwidth", Setting::Bandwidth),
+    ("deadline", Setting::Deadline),
+    ("downtime", Setting::Downtime),
+    ("max_throttle", Setting::MaxThrottle),
+    ("policy", Setting::Policy),
 ];
 
-/// Why a line asks for nothing.
+/// Why a line is no request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
     /// It is no JSON.
@@ -76,10 +76,10 @@ pub enum BadRequest {
 }
 
 fn names() -> String {
-    KNOBS.map(|(name, _)| name).join(", ")
+    SETTINGS.map(|(name, _)| name).join(", ")
 }
 
-impl Request {
+impl ControlRequest {
     /// Reads a line.
     ///
     /// # Errors
@@ -109,8 +109,8 @@ fn nothing_else(command: &'static str, members: &Map<String, Value>) -> Result<(
 
 fn changes(members: Map<String, Value>) -> Result<Vec<Change>, BadRequest> {
     let change = |(name, value): (String, Value)| {
-        let known = KNOBS.into_iter().find(|(known, _)| *known == name);
-        let (name, knob) = known.ok_or(BadRequest::Unknown {
+        let known = SETTINGS.into_iter().find(|(known, _)| *known == name);
+        let (name, setting) = known.ok_or(BadRequest::Unknown {
             command: "set",
             name,
         })?;
@@ -123,7 +123,7 @@ fn changes(members: Map<String, Value>) -> Result<Vec<Change>, BadRequest> {
                 return Err(BadRequest::Value { name, why });
             }
         };
-        let change = Change { knob, text };
+        let change = Change { setting, text };
         // Tried on what is there at the start, so that all of them are made or none.
         let tried = change.make(&mut Settings::default());
         tried.map_err(|why| BadRequest::Value { name, why })?;
@@ -140,31 +140,31 @@ impl Change {
     /// Makes the change.
     ///
     /// # Errors
-    /// When its text makes no sense, whatever the settings: [`Request::parse`] has refused it.
+    /// When its text makes no sense, whatever the settings: [`ControlRequest::parse`] has refused it.
     pub fn make(&self, settings: &mut Settings) -> Result<(), String> {
         let (text, limits) = (self.text.as_str(), &mut settings.limits);
-        match self.knob {
-            Knob::AtDeadline => {
+        match self.setting {
+            Setting::AtDeadline => {
                 let action = AtDeadline::from_name(text);
                 let names = AtDeadline::ALL.map(AtDeadline::name).join(", ");
                 limits.at_deadline = action.ok_or_else(|| no_such(text, &names))?;
             }
-            Knob::Bandwidth => {
+            Setting::Bandwidth => {
                 settings.bandwidth = match text {
                     "none" => None,
-                    _ => Some(options::rate(text).map_err(|why| format!("{why}; or none"))?),
+                    _ => Some(values::rate(text).map_err(|why| format!("{why}; or none"))?),
                 };
             }
-            Knob::Deadline => {
-                let Deadline(deadline) = options::deadline(text)?;
+            Setting::Deadline => {
+                let Deadline(deadline) = values::deadline(text)?;
                 limits.deadline = deadline;
             }
-            Knob::Downtime => limits.downtime = options::downtime(text)?,
-            Knob::MaxThrottle => {
-                let MaxThrottle(most) = options::max_throttle(text)?;
+            Setting::Downtime => limits.downtime = values::downtime(text)?,
+            Setting::MaxThrottle => {
+                let MaxThrottle(most) = values::max_throttle(text)?;
                 limits.throttle_most = most;
             }
-            Knob::Policy => {
+            Setting::Policy => {
                 let names = PolicyKind::ALL.map(PolicyKind::name).join(", ");
                 let policy = PolicyKind::from_name(text);
                 limits.policy = policy.ok_or_else(|| no_such(text, &names))?;
@@ -186,7 +186,7 @@ mod tests {
     use std::time::Duration;
 
     fn set(line: &str) -> Settings {
-        let Ok(Request::Set(changes)) = Request::parse(line.as_bytes()) else {
+        let Ok(ControlRequest::Set(changes)) = ControlRequest::parse(line.as_bytes()) else {
             panic!("{line}")
         };
         let mut settings = Settings::default();
@@ -220,9 +220,12 @@ mod tests {
 
     #[test]
     fn the_other_commands_stand_alone() {
-        let parse = |line: &str| Request::parse(line.as_bytes());
-        assert_eq!(parse(r#"{"command":"status"}"#), Ok(Request::Status));
-        assert_eq!(parse(r#" {"command":"cancel"} "#), Ok(Request::Cancel));
+        let parse = |line: &str| ControlRequest::parse(line.as_bytes());
+        assert_eq!(parse(r#"{"command":"status"}"#), Ok(ControlRequest::Status));
+        assert_eq!(
+            parse(r#" {"command":"cancel"} "#),
+            Ok(ControlRequest::Cancel)
+        );
         assert!(parse(r#"{"command":"cancel","now":true}"#).is_err());
     }
 
@@ -266,7 +269,9 @@ mod tests {
                 "deadline: write a text",
             ),
         ] {
-            let error = Request::parse(line.as_bytes()).unwrap_err().to_string();
+            let error = ControlRequest::parse(line.as_bytes())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(words), "{line}: {error}");
         }
     }

@@ -1,20 +1,15 @@
 //! `pagelift ctl`: asks a running migration, and changes it.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use pagelift_control::socket::ask;
 use pagelift_engine::units::{ByteCount, Rate};
 use serde_json::{Map, Value, json};
 
 use crate::exit::ExitCode;
 use crate::say;
-
-/// How long a migration may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Options of `pagelift ctl`.
 #[derive(Args, Clone, Debug)]
@@ -100,28 +95,6 @@ fn request(command: &Command) -> Value {
             Value::Object(members)
         }
     }
-}
-
-fn ask(socket: &Path, request: &Value) -> Result<Value> {
-    let place = || format!("the control socket {}", socket.display());
-    let mut stream = UnixStream::connect(socket).with_context(|| {
-        let place = place();
-        format!("{place}: no migration listens there; name what --control was given")
-    })?;
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .with_context(place)?;
-    stream
-        .write_all(format!("{request}\n").as_bytes())
-        .with_context(place)?;
-    let mut line = String::new();
-    BufReader::new(stream)
-        .read_line(&mut line)
-        .with_context(|| format!("{}: no answer", place()))?;
-    if line.is_empty() {
-        bail!("{}: the migration has just ended", place());
-    }
-    serde_json::from_str(&line).with_context(|| format!("{}: {line:?}", place()))
 }
 
 /// The lines for a status.
@@ -235,12 +208,12 @@ fn describe_settings(settings: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::steer::Board;
+    use pagelift_control::job::JobStatus;
     use pagelift_engine::pipeline::Controls;
 
     #[test]
     fn a_status_is_told_in_words() {
-        let status = Board::new(Controls::default()).status();
+        let status = JobStatus::new(Controls::default()).to_json();
         let text = describe(&status);
         assert!(text.starts_with("waiting for the target"), "{text}");
         let settings = "policy predictive, downtime 50.0 ms, deadline 600 s, then cancel, no cap, \
