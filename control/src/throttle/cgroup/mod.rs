@@ -121,7 +121,7 @@ impl CgroupThrottle {
         let wanted = self
             .groups
             .iter()
-            .map(|group| group.share(&shares))
+            .map(|group| group.share(shares))
             .collect::<Result<Vec<_>, _>>()?;
         if self.guard.is_none() {
             for group in &mut self.groups {

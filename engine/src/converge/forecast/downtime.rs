@@ -41,7 +41,7 @@ impl DowntimeForecast {
             .fold(self.stop, Interval::then)
     }
 
-    fn parts(seen: &Observation, left: f64, in_flight: f64) -> Option<DowntimeForecast> {
+    fn parts(seen: &Observation, left: f64, in_flight: f64) -> Option<Self> {
         let fixed = seen.fixed;
         let page = match seen.time_of_page() {
             Some(page) => page,
@@ -68,7 +68,7 @@ impl DowntimeForecast {
             finite(sending),
             finite(sending + more),
         );
-        Some(DowntimeForecast {
+        Some(Self {
             stop: fixed.stop,
             harvest: fixed.harvest,
             pages: fixed.ack_latency.then(sending),
