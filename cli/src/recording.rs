@@ -55,7 +55,9 @@ impl Recording {
     pub fn decided(&self, record: &Record) {
         let now = Instant::now();
         self.with(|recorded| {
-            recorded.began = recorded.began.or(now.checked_sub(record.seen.elapsed));
+            recorded.began = recorded
+                .began
+                .or_else(|| now.checked_sub(record.seen.elapsed));
             recorded.records.push(record.clone());
         });
     }
@@ -104,7 +106,10 @@ impl Recorded {
     pub fn timeline(&self, end: f64) -> Timeline {
         let mut timeline = Timeline::of(self.first_pages, &self.records);
         timeline.end = timeline.end.max(end);
-        let Some(began) = self.began.or(self.samples.first().map(|sample| sample.at)) else {
+        let Some(began) = self
+            .began
+            .or_else(|| self.samples.first().map(|sample| sample.at))
+        else {
             return timeline;
         };
         let at = |sample: &Sample| sample.at.saturating_duration_since(began).as_secs_f64();

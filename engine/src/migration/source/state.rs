@@ -28,6 +28,10 @@ pub(super) enum State {
 }
 
 /// Where it is while the guest runs.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one value of it in a migration"
+)]
 #[derive(Debug)]
 pub(super) enum Precopy {
     /// The pages of a round are handed out.
