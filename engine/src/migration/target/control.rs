@@ -1,14 +1,14 @@
 //! The control connection of a target: its messages, and a source that says nothing.
 //!
 //! What a lost connection means once the target has said that it is ready is in
-//! [`bound`](super::bound).
+//! [`prepared`](super::prepared).
 
+use super::Target;
+use super::barrier::Barrier;
+use super::commit::Commit;
 use super::compatibility::differences;
-use super::{Channel, State, Target};
+use super::memory::Memory;
 use crate::migration::error::{MigrationError, misbehaved};
-use crate::migration::liveness::Verdict;
-use crate::migration::ownership::Granted;
-use crate::migration::{IN_DOUBT, PEER_SILENCE};
 use crate::units::Instant;
 use crate::wire::{Hello, Message, Refuse, StateChunk};
 
@@ -18,60 +18,57 @@ impl Target {
     ///
     /// # Errors
     /// When the message ends the migration: an abort, a guest that does not fit, or a message
-    /// that must not come now. The caller passes the error to [`fail`](Self::fail).
+    /// that must not come now. The caller passes the error to
+    /// [`control_failed`](Self::control_failed).
     pub fn handle_message(
         &mut self,
         now: Instant,
         message: Message,
     ) -> Result<Option<StateChunk>, MigrationError> {
         self.heard(now);
-        match (message, self.state) {
-            (Message::Ping, _) => self.say(now, Message::Pong),
-            (Message::Pong, _) => {}
-            (Message::Abort { code, reason }, _) => {
-                self.kept_by_source = !self.owns_guest;
-                return Err(MigrationError::PeerAborted { code, reason });
+        match message {
+            Message::Ping => self.peer.send(now, Message::Pong),
+            Message::Pong => {}
+            Message::Abort { code, reason } => {
+                let aborted = |reason| MigrationError::PeerAborted { code, reason };
+                self.commit.kept_by_source(aborted(reason.clone()));
+                return Err(aborted(reason));
             }
-            (Message::Hello(hello), State::Greeting) => self.greet(hello)?,
-            (Message::LastRound { round }, State::Receiving) => {
-                // On its own connection the news may come after all pages of that round.
-                let over = round < self.rounds_ended.max(1);
-                if self.last_round.replace(round).is_some() || over {
-                    return Err(misbehaved("a last round that is over, or a second one"));
-                }
+            Message::Hello(hello) if self.memory == Memory::Vacant && self.commit.is_open() => {
+                self.greet(now, hello)?;
+            }
+            Message::LastRound { round } if self.is_receiving() => {
+                self.barrier.set_last_round(round)?;
                 self.settle_rounds()?;
             }
-            (Message::State(chunk), phase) if phase >= State::Receiving => {
-                return Ok(Some(chunk));
+            Message::State(chunk) if self.memory.is_cleared() => return Ok(Some(chunk)),
+            Message::HandOver if self.commit.grant() => {
+                if let Commit::Running { cpu_us, .. } = self.commit {
+                    self.peer.send(now, Message::Running { cpu_us });
+                }
             }
-            (Message::HandOver, State::Ready) => {
-                self.state = State::Starting;
-                self.owns_guest = true;
-                self.granted = Some(Granted(()));
-            }
-            // The source did not get the answer, and asked again after a reattach.
-            (Message::HandOver, State::Starting) => {}
-            (Message::HandOver, State::Running) => self.say_running(now),
-            (Message::Settled, State::Running) => self.settled = true,
-            (message, phase) => {
-                return Err(misbehaved(&format!("{:?} while {phase:?}", message.kind())));
+            Message::Settled if self.commit.settle() => {}
+            message => {
+                let (kind, phase) = (message.kind(), self.status().phase);
+                return Err(misbehaved(&format!("{kind:?} while {phase:?}")));
             }
         }
         Ok(None)
     }
 
     /// Compares the source's guest with this side's, and refuses with every difference.
-    fn greet(&mut self, hello: Hello) -> Result<(), MigrationError> {
+    fn greet(&mut self, now: Instant, hello: Hello) -> Result<(), MigrationError> {
         let reasons = differences(&hello, &self.config);
         if !reasons.is_empty() {
-            self.out.push_back(Message::Refuse(Refuse {
+            let refuse = Refuse {
                 reasons: reasons.clone(),
-            }));
+            };
+            self.peer.send(now, Message::Refuse(refuse));
             return Err(MigrationError::Refused { reasons });
         }
-        self.channels = vec![Channel::default(); usize::from(hello.channels)];
+        self.barrier = Barrier::new(hello.channels);
         self.hello = Some(hello);
-        self.state = State::Preparing;
+        self.memory = Memory::Clearing { asked: false };
         Ok(())
     }
 
@@ -80,43 +77,30 @@ impl Target {
     /// # Errors
     /// When the source is silent for too long, or a lost hand-over is not asked for any more.
     pub fn handle_time(&mut self, now: Instant) -> Result<(), MigrationError> {
-        if self.is_over() || matches!(self.state, State::Greeting | State::Starting) {
+        let waits_for_source = self.memory == Memory::Vacant;
+        if self.is_over() || waits_for_source || matches!(self.commit, Commit::Granted { .. }) {
             return Ok(());
         }
-        if let Some(ends) = self.in_doubt_until {
-            if now >= ends {
+        if self.is_lost() {
+            if self.commit.is_in_doubt_for_good(now) {
                 // At once, so that a source that asks in this very moment is not listened to.
                 let why = "the source did not ask again in time";
                 self.end(MigrationError::InDoubt(why.into()));
             }
             return Ok(());
         }
-        match self.liveness.check(now) {
-            Verdict::Alive => {}
-            Verdict::PingDue => self.say(now, Message::Ping),
-            Verdict::Dead if self.is_prepared() => self.in_doubt_until = Some(now.after(IN_DOUBT)),
-            Verdict::Dead => {
-                return Err(MigrationError::PeerSilent {
-                    seconds: PEER_SILENCE.as_secs(),
-                });
+        self.peer.check(now).or_else(|silent| {
+            if !self.is_prepared() {
+                return Err(silent);
             }
-        }
-        Ok(())
+            self.commit.lost(now);
+            Ok(())
+        })
     }
 
     /// A source that is known to be there: this side has no room for what it says.
     pub fn heard(&mut self, now: Instant) {
-        self.liveness.heard(now);
-        self.in_doubt_until = None;
-    }
-
-    pub(super) fn say(&mut self, now: Instant, message: Message) {
-        self.liveness.sent(now);
-        self.out.push_back(message);
-    }
-
-    pub(super) fn say_running(&mut self, now: Instant) {
-        let cpu_us = self.target_cpu_us;
-        self.say(now, Message::Running { cpu_us });
+        self.peer.heard(now);
+        self.commit.heard();
     }
 }

@@ -1,46 +1,38 @@
-//! A target that may not give up by itself any more: what a lost connection then means.
-//!
-//! From [`State::Ready`] on the source may have given up the right to run, and this side alone
-//! cannot know. It waits for [`IN_DOUBT`] that a source asks over a new connection; until it has
-//! heard from one, only a user may end it.
+//! A target that may not end by itself any more: what a lost connection then means.
 
-use super::{State, Target};
-use crate::migration::IN_DOUBT;
+use super::Target;
+use super::commit::Commit;
 use crate::migration::error::{GuestLocation, MigrationError};
 use crate::units::Instant;
 use crate::wire::{Message, SessionId};
 
 impl Target {
-    /// Whether this side may not give up by itself any more: it has said that it is ready, and
-    /// the source may have given up the right to run.
+    /// Whether this side may not end by itself any more: it has said that it is ready, and the
+    /// source may have relinquished the guest.
     pub fn is_prepared(&self) -> bool {
-        matches!(self.state, State::Ready | State::Starting | State::Running)
+        self.commit.is_prepared()
     }
 
     /// What came over the control connection, or its loss, ends the migration with `error`;
-    /// unless this side is bound and a source that reattaches can still settle it.
+    /// unless this side is prepared and a source that reattaches can still settle it.
     pub fn control_failed(&mut self, now: Instant, error: MigrationError) {
-        let said = matches!(
-            error,
-            MigrationError::PeerAborted { .. } | MigrationError::PeerMisbehaved(_)
-        );
-        if !self.is_prepared() || (self.state == State::Ready && said) {
-            self.end(error);
-        } else {
-            self.in_doubt_until
-                .get_or_insert_with(|| now.after(IN_DOUBT));
+        let misbehaved = matches!(error, MigrationError::PeerMisbehaved(_));
+        match &self.commit {
+            Commit::Prepared(_) if misbehaved => self.end(error),
+            commit if commit.is_prepared() => self.commit.lost(now),
+            _ => self.end(error),
         }
     }
 
     /// Whether the control connection is lost and has not been replaced.
     pub fn is_lost(&self) -> bool {
-        self.in_doubt_until.is_some()
+        self.commit.is_lost()
     }
 
-    /// Whether this side may end because somebody asks for it. A target that is bound must wait
+    /// Whether this side may end because somebody asks for it. A target that is prepared must wait
     /// for the source, but not for one that is lost.
     pub fn may_cancel(&self) -> bool {
-        !self.is_over() && (!self.is_prepared() || (self.state == State::Ready && self.is_lost()))
+        self.commit.may_cancel()
     }
 
     /// Ends because somebody asks for it, if it [may](Self::may_cancel).
@@ -56,7 +48,8 @@ impl Target {
 
     /// Whether the guest runs here and the source knows it.
     pub fn is_settled(&self) -> bool {
-        self.settled
+        let commit = &self.commit;
+        matches!(commit, Commit::Running { is_settled, .. } if *is_settled)
     }
 
     /// Whether `session` is the migration under way.
@@ -72,17 +65,17 @@ impl Target {
 
     /// A source reattached: says where the hand-over stands.
     pub fn reattached(&mut self, now: Instant) {
-        self.heard(now);
-        self.out.clear();
-        match self.state {
-            State::Running => self.say_running(now),
-            State::Ready => self.say(now, Message::Ready),
+        self.commit.heard();
+        self.peer.reconnected(now);
+        match self.commit {
+            Commit::Running { cpu_us, .. } => self.peer.send(now, Message::Running { cpu_us }),
+            Commit::Prepared(_) => self.peer.send(now, Message::Ready),
             _ => {}
         }
     }
 
     /// Something beside the control connection failed, which ends the migration unless this
-    /// side is bound. The first reason is kept.
+    /// side is prepared. The first reason is kept.
     pub fn fail(&mut self, error: MigrationError) {
         if !self.is_prepared() {
             self.end(error);
@@ -91,25 +84,11 @@ impl Target {
 
     /// Ends the migration, unless the guest runs.
     pub fn end(&mut self, error: MigrationError) {
-        if self.state != State::Running {
-            self.state = State::Failed;
-            self.failure.get_or_insert(error);
-        }
+        self.commit.end(error);
     }
 
     /// Where the guest is if the migration fails now, as far as this side knows.
     pub fn guest_location(&self) -> GuestLocation {
-        if self.owns_guest {
-            GuestLocation::Target
-        } else if self.promised && !self.kept_by_source {
-            GuestLocation::Unknown
-        } else {
-            GuestLocation::Source
-        }
-    }
-
-    /// Whether the source has given the guest to this side.
-    pub fn owns_guest(&self) -> bool {
-        self.owns_guest
+        self.commit.guest_location()
     }
 }

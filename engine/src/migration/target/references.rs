@@ -3,8 +3,9 @@
 //! Invariant: a page that was sent and is not there is missing until it is sent whole, and the
 //! source is told before the frame that named it is acknowledged.
 
+use super::Target;
+use super::memory::Memory;
 use super::types::CatalogueDemand;
-use super::{State, Target};
 use crate::codec::reference::Secret;
 use crate::memory::PageBitmap;
 use crate::units::{Instant, PageCount, PageRange};
@@ -50,9 +51,12 @@ impl Target {
 
     /// Whether to send fingerprints of pages that were kept.
     pub fn catalogue_demand(&self) -> CatalogueDemand {
-        match self.state {
-            State::Greeting | State::Preparing => CatalogueDemand::NotYet,
-            State::Receiving if self.last_round.is_none() => {
+        if !self.commit.is_open() {
+            return CatalogueDemand::None;
+        }
+        match self.memory {
+            Memory::Vacant | Memory::Clearing { .. } => CatalogueDemand::NotYet,
+            Memory::Receiving if !self.barrier.knows_last_round() => {
                 self.terms().map_or(CatalogueDemand::None, |terms| {
                     CatalogueDemand::First(terms.kept_pages)
                 })
@@ -85,7 +89,7 @@ impl Target {
         self.missing.count = self.missing.pages.count().0;
         if !missing.is_empty() {
             // Before the acknowledgement: the source then knows that no answer is outstanding.
-            self.say(now, Message::Missing(missing.to_vec()));
+            self.peer.send(now, Message::Missing(missing.to_vec()));
         }
     }
 }
