@@ -10,6 +10,7 @@
 //! | [`advice`] | the part of it that says what to do now |
 //! | [`progress`] | what they show while a guest moves |
 //! | [`recording`], [`html`] | `--report`: what is kept meanwhile, and the page made of it |
+//! | [`logging`] | `--log-level` |
 //! | [`say`] | how they print, whether or not anybody reads |
 //! | [`ctl`] | `pagelift ctl`: asks and changes a migration that runs |
 //!
@@ -21,6 +22,7 @@ pub mod demo;
 pub mod exit;
 pub mod html;
 pub mod launch;
+pub mod logging;
 pub mod options;
 pub mod own_memory;
 pub mod plot;

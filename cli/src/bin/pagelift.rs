@@ -7,6 +7,7 @@ use pagelift::ctl::{self, CtlOptions};
 use pagelift::demo::{self, DemoOptions, target::TargetOptions};
 use pagelift::exit::{self, ExitCode};
 use pagelift::launch::{self, RunOptions};
+use pagelift::logging::LogOptions;
 use pagelift::replay::{self, ReplayOptions};
 use pagelift::say;
 
@@ -14,6 +15,8 @@ use pagelift::say;
 #[derive(Debug, Parser)]
 #[command(name = "pagelift", version)]
 struct Cli {
+    #[command(flatten)]
+    log: LogOptions,
     #[command(subcommand)]
     command: Command,
 }
@@ -34,7 +37,9 @@ enum Command {
 }
 
 fn main() -> ProcessExit {
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    cli.log.start();
+    let result = match cli.command {
         Command::Demo(options) => match options.script() {
             Ok(script) => exit::cancel_on_signal()
                 .and_then(|cancel| demo::source::run(&options, script, cancel)),

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
+use crate::logging::LogOptions;
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
@@ -43,11 +44,15 @@ pub struct ReceiveCommand {
     /// What to print
     #[command(flatten)]
     output: Output,
+    /// What to log
+    #[command(flatten)]
+    log: LogOptions,
 }
 
 impl ReceiveCommand {
     /// Takes a guest. What goes wrong is reported.
     pub fn run(self) -> ExitCode {
+        self.log.start();
         let output = self.output.clone();
         let ended = self.receive();
         ended.unwrap_or_else(|error| output.not_begun(&error))

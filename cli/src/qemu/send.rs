@@ -20,6 +20,7 @@ use pagelift_transports::Endpoint;
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::html::{Move, PageOptions};
+use crate::logging::LogOptions;
 use crate::options::{self, ConvergenceOptions, Effort};
 use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
@@ -61,6 +62,9 @@ pub struct SendCommand {
     /// What to print
     #[command(flatten)]
     output: Output,
+    /// What to log
+    #[command(flatten)]
+    log: LogOptions,
     /// The page about the move
     #[command(flatten)]
     page: PageOptions,
@@ -88,6 +92,7 @@ impl From<Throttler> for ThrottleBy {
 impl SendCommand {
     /// Moves the guest. What goes wrong is reported.
     pub fn run(self) -> ExitCode {
+        self.log.start();
         let output = self.output.clone();
         let ended = self.migrate();
         ended.unwrap_or_else(|error| output.not_begun(&error))

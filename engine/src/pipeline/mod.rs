@@ -30,6 +30,7 @@ mod control;
 mod controls;
 mod digest;
 mod disconnect_grace;
+mod log;
 mod shared;
 mod source;
 mod target;

@@ -52,10 +52,14 @@ impl Target {
         matches!(commit, Commit::Running { is_settled, .. } if *is_settled)
     }
 
+    /// Names the migration under way; `None` before the source has said so.
+    pub fn session(&self) -> Option<SessionId> {
+        self.hello.as_ref().map(|hello| hello.session)
+    }
+
     /// Whether `session` is the migration under way.
     pub fn is_session(&self, session: SessionId) -> bool {
-        let hello = self.hello.as_ref();
-        hello.is_some_and(|hello| hello.session == session)
+        self.session() == Some(session)
     }
 
     /// Whether a new control connection for `session` may take the place of the lost one.

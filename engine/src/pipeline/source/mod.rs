@@ -39,6 +39,7 @@ use crate::migration::{
 };
 use crate::pipeline::clock::SystemClock;
 use crate::pipeline::controls::Controls;
+use crate::pipeline::log::SourceLog;
 use crate::pipeline::shared::Shared;
 use crate::transport::RateCapped;
 use crate::wire::{Encodings, Fact, MAX_FRAME_PAGES, SessionId};
@@ -110,6 +111,9 @@ impl std::fmt::Debug for SendJob<'_> {
 /// When the guest did not move; the failure says where it is. It then runs on the source as
 /// before, with tracking disarmed, unless the failure says otherwise.
 pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
+    let span = SourceLog::span(job.options.session);
+    let _inside = span.enter();
+    let mut log = SourceLog::default();
     let clock = Arc::new(SystemClock::default());
     let cpu = job.options.cpu;
     let channels =
@@ -169,7 +173,9 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         let seen = shared.version();
         let step = session.step(&mut spawn);
         let now = shared.now();
-        (job.progress)(&shared.look(|source| source.status(now)));
+        let status = shared.look(|source| source.status(now));
+        log.saw(&status);
+        (job.progress)(&status);
         match step {
             Ok(Step::Worked | Step::Quiet) => {}
             Ok(Step::Wait(until)) => shared.wait_past(seen, until.min(now.after(PROGRESS_TICK))),
@@ -177,6 +183,7 @@ pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
             Err(failure) => break Err(failure),
         }
     };
+    SourceLog::ended(&result);
     controls.forget();
     watchdog.over();
     session.close();

@@ -13,6 +13,8 @@ use crossbeam_channel::Sender;
 use super::cancel_watchdog::CancelWatchdog;
 use super::channel::{Packing, SourceChannel};
 use super::driver::SourceDriver;
+use tracing::{debug, info, warn};
+
 use crate::dirty::DirtySource;
 use crate::guest::SourceGuest;
 use crate::memory::ReadPages;
@@ -147,6 +149,11 @@ impl<'a> SourceSession<'a> {
             return Err(MigrationError::Cancelled);
         }
         if let Some(settings) = self.controls.news(&mut self.changes) {
+            info!(
+                limits = %settings.limits,
+                bandwidth_bytes_per_s = settings.bandwidth.map(|rate| rate.0),
+                "settings"
+            );
             self.link.set_rate(settings.bandwidth);
             let before = std::mem::replace(&mut self.bandwidth, settings.bandwidth);
             let now = self.shared.now();
@@ -243,11 +250,16 @@ impl<'a> SourceSession<'a> {
         let (now, why) = (self.shared.now(), error.to_string());
         match &mut self.stage {
             Stage::Settling(settling) => {
+                debug!(why, "asking the target failed");
                 settling.next_try = now.after(REATTACH_PAUSE);
                 settling.asked = false;
                 settling.why = why;
             }
             stage => {
+                warn!(
+                    why,
+                    "the target is lost during the hand-over: asking it where the guest is"
+                );
                 *stage = Stage::Settling(Settling {
                     deadline: now.after(REATTACH),
                     next_try: now,

@@ -30,6 +30,7 @@ use crate::memory::GuestMemory;
 use crate::migration::{Failure, MigrationError, Target, TargetConfig, TargetStatus};
 use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::clock::SystemClock;
+use crate::pipeline::log::TargetLog;
 use crate::pipeline::shared::Shared;
 use crate::transport::Listener;
 use crate::wire::{Encodings, Fact};
@@ -77,6 +78,9 @@ pub struct Received {
 /// # Errors
 /// When the guest did not arrive; the failure says where it is.
 pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
+    let mut log = TargetLog::new();
+    let span = log.span();
+    let _inside = span.enter();
     let clock = Arc::new(SystemClock::default());
     let config = TargetConfig {
         layout: job.memory.layout().clone(),
@@ -104,7 +108,9 @@ pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
         let result = loop {
             let seen = shared.version();
             let step = session.step();
-            (job.progress)(&shared.look(Target::status));
+            let (session, status) = shared.look(|target| (target.session(), target.status()));
+            log.saw(session, &status);
+            (job.progress)(&status);
             match step {
                 Ok(Step::Worked | Step::Quiet) => {}
                 Ok(Step::Wait(until)) => {
@@ -114,6 +120,7 @@ pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
                 Err(failure) => break Err(failure),
             }
         };
+        TargetLog::ended(&result);
         acceptor.close();
         result.map(|()| Received {
             status: shared.look(Target::status),

@@ -96,6 +96,7 @@ impl DirectTarget {
         let guest = target.guest();
         let refusals = preflight::target(target.qmp(), guest)?;
         if !refusals.is_empty() {
+            tracing::info!(?refusals, "QEMU cannot take a guest");
             return Err(TargetError::Refused(refusals));
         }
         let watch = ProcessWatch::new(guest.pid).map_err(TargetError::Gone)?;

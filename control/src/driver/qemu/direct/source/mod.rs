@@ -17,6 +17,7 @@ use std::time::Duration;
 use pagelift_engine::converge::SwitchoverCosts;
 use pagelift_engine::guest::{self, DeviceChannel, GuestError, SourceGuest, StateFlow, Throttler};
 use pagelift_engine::migration::GuestLocation;
+use tracing::{debug, info};
 
 use self::relay::Relay;
 use super::disk_errors::DiskErrors;
@@ -164,6 +165,7 @@ impl SourceGuest for DirectSource {
             .begin_switchover()
             .map_err(|error| failed("QEMU's migrate", error))?;
         self.was_running = switching.was_running();
+        debug!(was_running = self.was_running, "QEMU switches over");
         self.relay = Some(
             Relay::start(stream, channel, self.was_running)
                 .map_err(|error| failed("relaying QEMU's stream", error))?,
@@ -201,7 +203,10 @@ impl SourceGuest for DirectSource {
     fn relinquish(&mut self) -> guest::Result<()> {
         failpoints::reached(Failpoint::Ready);
         match std::mem::replace(&mut self.step, Step::Undone) {
-            Step::HandingOver(handing) => self.commit(handing)?,
+            Step::HandingOver(handing) => {
+                self.commit(handing)?;
+                info!("QEMU has relinquished the guest");
+            }
             other => {
                 self.step = other;
                 return Err(GuestError("its device state was not sent".into()));
@@ -212,6 +217,7 @@ impl SourceGuest for DirectSource {
     }
 
     fn resume(&mut self) -> guest::Result<()> {
+        info!("the guest goes on in this QEMU");
         let undone = match std::mem::replace(&mut self.step, Step::Undone) {
             Step::Prepared(prepared) => prepared.cancel(),
             Step::Paused(paused) => paused.cancel(),

@@ -11,6 +11,7 @@ use pagelift_engine::sys::{PagemapScan, Userfaultfd};
 use pagelift_engine::units::{PAGE_BYTES, PageRange};
 use pagelift_engine::wire::Fact;
 use rustix::process::Pid;
+use tracing::info;
 
 use super::{DirectSource, Step};
 use crate::agent_client::{AgentClient, AgentError};
@@ -111,6 +112,7 @@ impl DirectSource {
         let guest = source.guest();
         let refusals = preflight::source(source.qmp(), guest, options.buffer_disks)?;
         if !refusals.is_empty() {
+            info!(?refusals, "QEMU's guest is refused");
             return Err(SourceError::Refused(refusals));
         }
         let vcpus = vcpu_threads(source.qmp())?;
