@@ -11,6 +11,7 @@
 //! | [`progress`] | what they show while a guest moves |
 //! | [`recording`], [`html`] | `--report`: what is kept meanwhile, and the page made of it |
 //! | [`logging`] | `--log-level` |
+//! | [`watch`] | how they wait for a job |
 //! | [`say`] | how they print, whether or not anybody reads |
 //! | [`ctl`] | `pagelift ctl`: asks and changes a migration that runs |
 //!
@@ -33,5 +34,6 @@ pub mod replay;
 pub mod report;
 pub mod say;
 pub mod trace;
+pub mod watch;
 
 pub use exit::ExitCode;

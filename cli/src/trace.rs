@@ -14,27 +14,21 @@ use pagelift_engine::units::PageCount;
 use crate::recording::Recording;
 use crate::say;
 
-/// A policy whose decisions are recorded: in a file, for `--report`, or both.
+/// Where decisions are recorded: in a file, for `--report`, or both.
 #[derive(Debug)]
-pub struct Tracing {
-    policy: Box<dyn Policy>,
+pub struct Recorder {
     first_pages: PageCount,
     file: Option<File>,
     recording: Option<Recording>,
-    /// Limits that no record has yet.
-    limits: Option<Limits>,
 }
 
-impl Tracing {
-    /// Wraps `policy`, which begins with `limits`, for a migration whose first round has
-    /// `first_pages` pages. Nothing is recorded yet.
-    pub fn new(policy: Box<dyn Policy>, limits: Limits, first_pages: PageCount) -> Self {
+impl Recorder {
+    /// For a migration whose first round has `first_pages` pages. Nothing is recorded yet.
+    pub fn new(first_pages: PageCount) -> Self {
         Self {
-            policy,
             first_pages,
             file: None,
             recording: None,
-            limits: Some(limits),
         }
     }
 
@@ -59,6 +53,15 @@ impl Tracing {
         self.recording = Some(recording);
     }
 
+    /// Records the decisions of `policy`, which begins with `limits`.
+    pub fn wrap(self, policy: Box<dyn Policy>, limits: Limits) -> RecordedPolicy {
+        RecordedPolicy {
+            policy,
+            recorder: self,
+            limits: Some(limits),
+        }
+    }
+
     fn record(&mut self, record: &Record) {
         if let Some(recording) = &self.recording {
             recording.decided(record);
@@ -74,13 +77,22 @@ impl Tracing {
     }
 }
 
-impl Policy for Tracing {
+/// A policy whose decisions are recorded.
+#[derive(Debug)]
+pub struct RecordedPolicy {
+    policy: Box<dyn Policy>,
+    recorder: Recorder,
+    /// Limits that no record has yet.
+    limits: Option<Limits>,
+}
+
+impl Policy for RecordedPolicy {
     fn decide(&mut self, seen: &Observation) -> Decision {
         let decision = self.policy.decide(seen);
         // Within a round only what changes something is worth a line.
         if seen.round_ended || decision != Decision::Continue || self.limits.is_some() {
             let limits = self.limits.take();
-            self.record(&Record {
+            self.recorder.record(&Record {
                 seen: *seen,
                 decision: decision.clone(),
                 limits,
@@ -119,9 +131,10 @@ mod tests {
         let path = std::env::temp_dir().join(format!("pagelift-trace-{}", std::process::id()));
         let limits = Limits::default();
         let mut policy = Limited::new(limits);
-        let mut traced = Tracing::new(Box::new(policy.clone()), limits, PageCount(1000));
-        traced.write_to(&path).unwrap();
+        let mut recorder = Recorder::new(PageCount(1000));
+        recorder.write_to(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
+        let mut traced = recorder.wrap(Box::new(policy.clone()), limits);
         let seen = Observation {
             now: Instant(1_000_000_000),
             elapsed: Duration::from_secs(1),

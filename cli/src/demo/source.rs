@@ -4,17 +4,13 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use pagelift_control::job::JobStatus;
 use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
-use pagelift_engine::dirty::{PagemapTracker, TrackedRange};
 use pagelift_engine::guest::{self, GuestError, SourceGuest, Throttler};
-use pagelift_engine::memory::ReadPages;
-use pagelift_engine::migration::{GuestLocation, Ownership, Report};
-use pagelift_engine::pipeline::{CancelToken, SendJob, SendOptions, process_cpu, send};
-use pagelift_engine::sys::{Userfaultfd, random_number};
-use pagelift_engine::units::PageRange;
-use pagelift_engine::wire::SessionId;
+use pagelift_engine::migration::{GuestLocation, Report};
+use pagelift_engine::pipeline::{CancelToken, process_cpu};
+use pagelift_engine::{Ended, Outgoing};
 use pagelift_transports::Endpoint;
 use serde_json::json;
 
@@ -26,11 +22,10 @@ use super::{DemoOptions, DeviceState, TargetSays};
 use crate::advice::Side;
 use crate::exit::ExitCode;
 use crate::html::Move;
-use crate::options::Effort;
-use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::Extra;
 use crate::say;
+use crate::watch::watch;
 
 /// How long the guest runs before it is moved.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -43,16 +38,38 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     let recording = options.page.begin()?;
     let memory = Arc::new(GuestMemory::new(script.pages)?);
     memory.fill(&script);
-    let session = SessionId(random_number()?);
     let mut target = TargetProcess::start(options)?;
     let address: Endpoint = match target.hear()? {
         TargetSays::Listening { address } => address.parse()?,
         other => bail!("the target process began with {other:?}"),
     };
 
-    let view: Arc<dyn ReadPages> = Arc::new(memory.view()?);
-    let effort = options.convergence.effort(&*view, recording.as_ref())?;
-    let budget = effort.budget;
+    let mut guest = Guest::new(
+        Arc::clone(&memory),
+        script,
+        options.dirty_rate,
+        &vec![0; script.vcpus as usize],
+    );
+    guest.run();
+    std::thread::sleep(WARM_UP);
+    let calibrated = Calibrated::new(&mut guest, &memory, script, options.dirty_rate);
+    let half = SourceHalf {
+        guest,
+        script,
+        dirty_bytes_per_s: options.dirty_rate.0,
+        calibrated,
+        throttled: ThrottleShare::NONE,
+        stopped_with: None,
+    };
+
+    let controls = options.convergence.controls(options.link, cancel);
+    let shown = JobStatus::new(controls.clone());
+    let control = options.convergence.serve(&shown)?;
+    let outgoing = Outgoing::new(address.connect()?, memory.ram()?, half)
+        .controls(controls.clone())
+        .verify(!options.no_verify);
+    let outgoing = options.convergence.set_up(outgoing, recording.as_ref())?;
+    let budget = outgoing.memory_budget();
     say::note(format_args!(
         "guest: {} in {} vCPUs, {:.0} % filled, writing {} ({:?}, {} bytes a write)\n\
          pagelift: {} channels, at most {budget} of memory of its own on each side",
@@ -64,58 +81,33 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         options.write_size,
         options.convergence.channels,
     ));
-    let mut guest = Guest::new(
-        Arc::clone(&memory),
-        script,
-        options.dirty_rate,
-        &vec![0; script.vcpus as usize],
-    );
-    guest.run();
-    std::thread::sleep(WARM_UP);
-    let calibrated = Calibrated::new(&mut guest, &memory, script, options.dirty_rate);
-    let mut half = SourceHalf {
-        guest,
-        script,
-        dirty_bytes_per_s: options.dirty_rate.0,
-        calibrated,
-        throttled: ThrottleShare::NONE,
-        stopped_with: None,
-    };
-
-    let mut tracker = tracker(&memory, script.pages)?;
-    let controls = options.convergence.controls(options.link, cancel);
-    let job = JobStatus::new(controls.clone());
-    job.set_deltas(effort.deltas.as_ref());
-    let delta_cache = effort.deltas.clone();
-    let control = options.convergence.serve(&job)?;
-    let link = address.connect()?;
     let mut progress = Progress::new(options.output.quiet);
+    let (began, cpu_before) = (Instant::now(), process_cpu());
+    let (told, recorded) = (shown.clone(), recording.clone());
+    let job = outgoing
+        .on_status(move |status| {
+            told.update(status);
+            recorded.iter().for_each(|recording| recording.saw(status));
+        })
+        .start()?;
+    shown.set_deltas(job.deltas());
     let mut extra = Extra {
-        session: Some(session),
+        session: job.id(),
         memory_budget_bytes: budget.0,
         ..Extra::default()
     };
-    let (began, cpu_before) = (Instant::now(), process_cpu());
-    let result = send(SendJob {
-        link: &*link,
-        memory: view,
-        dirty: &mut tracker,
-        guest: &mut half,
-        ownership: Ownership::claim(),
-        options: send_options(options, effort, session),
-        controls: controls.clone(),
-        progress: &mut |status| {
-            progress.update(status);
-            job.update(status);
-            extra.status = Some(*status);
-            recording.iter().for_each(|recording| recording.saw(status));
-            extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
-        },
+    extra.memory_peak_bytes = watch(&job, |status| {
+        progress.update(status);
+        extra.status = Some(*status);
     });
     drop(control);
     progress.finish();
+    extra.delta_cache = job.deltas().map(|deltas| deltas.stats());
+    let Ended {
+        result,
+        guest: mut half,
+    } = job.wait();
     extra.elapsed = began.elapsed();
-    extra.delta_cache = delta_cache.map(|deltas| deltas.stats());
     extra.source_cpu = process_cpu().saturating_sub(cpu_before);
     extra.freed_after = controls.cancel_token().freed_after();
     if let Ok(report) = &result {
@@ -139,34 +131,6 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
             Ok(options.output.failed(&failure, Side::Source, &extra))
         }
     }
-}
-
-fn send_options(options: &DemoOptions, effort: Effort, session: SessionId) -> SendOptions {
-    let limits = &options.convergence;
-    SendOptions {
-        session,
-        channels: limits.channels,
-        verify: !options.no_verify,
-        facts: Vec::new(),
-        compress: effort.compress,
-        cpu: effort.cpu,
-        references: effort.references,
-        deltas: effort.deltas,
-        policy: effort.policy,
-    }
-}
-
-/// Tracks the guest's memory in this process.
-fn tracker(memory: &GuestMemory, pages: u64) -> Result<PagemapTracker> {
-    let uffd = Userfaultfd::open().context("cannot track what the guest writes")?;
-    uffd.enable_async_write_protect()
-        .context("cannot track what the guest writes")?;
-    let range = PageRange::new(0, pages);
-    let ranges = vec![TrackedRange {
-        address: memory.address(),
-        range,
-    }];
-    Ok(PagemapTracker::new(None, uffd, ranges)?)
 }
 
 /// Hears the target's proof, does its own, and prints the report.

@@ -10,15 +10,14 @@ use pagelift_control::job::json;
 use pagelift_engine::guest::{self, GuestError, TargetGuest};
 
 use pagelift_engine::migration::GuestLocation;
-use pagelift_engine::pipeline::{CancelToken, KeptPages, ReceiveJob, receive};
-use pagelift_engine::sys::random_number;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
+use pagelift_engine::{Ended, Incoming};
 use pagelift_transports::Endpoint;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::guest::{Guest, GuestMemory};
 use super::{DeviceState, TargetSays, proof};
-use crate::own_memory::own_memory_bytes;
+use crate::watch::watch;
 
 /// How long the guest runs on before its memory is checked.
 const RUN_ON: Duration = Duration::from_millis(300);
@@ -61,25 +60,18 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
         address: listener.address(),
     })?;
 
-    let mut half = TargetHalf {
+    let half = TargetHalf {
         memory,
         guest: None,
     };
-    let mut memory_peak_bytes = 0;
-    let received = receive(ReceiveJob {
-        listener: &*listener,
-        memory: view.clone(),
-        guest: &mut half,
-        facts: Vec::new(),
-        kept: KeptPages::new(None, random_number()?),
-        cancel: CancelToken::default(),
-        progress: &mut |_| memory_peak_bytes = memory_peak_bytes.max(own_memory_bytes()),
-    })?;
-
-    let (mut guest, state) = half
-        .guest
-        .take()
-        .ok_or_else(|| anyhow!("no guest arrived"))?;
+    let job = Incoming::new(listener, view.clone(), half).start()?;
+    let memory_peak_bytes = watch(&job, |_| ());
+    let Ended {
+        result,
+        guest: half,
+    } = job.wait();
+    let received = result?;
+    let (mut guest, state) = half.guest.ok_or_else(|| anyhow!("no guest arrived"))?;
     std::thread::sleep(RUN_ON);
     guest.stop();
     let counts = guest.counts();

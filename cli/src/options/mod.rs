@@ -5,28 +5,26 @@ pub use pagelift_control::job::values::{
 };
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use pagelift_control::job::{DeltaCacheSize, JobStatus};
+use pagelift_control::job::JobStatus;
 use pagelift_control::socket::{ControlSocket, ControlSocketError};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::reference::ReferenceSetting;
-use pagelift_engine::converge::{AtDeadline, Downtime, Limited, Limits, Policy, PolicyKind};
-use pagelift_engine::memory::{PageBitmap, ReadPages};
-use pagelift_engine::pipeline::{
-    CancelToken, Controls, Deltas, Settings, memory_budget, packing_budget, reference_budget,
-};
-use pagelift_engine::units::{ByteCount, Rate};
+use pagelift_engine::converge::{AtDeadline, Downtime, Limits, PolicyKind};
+use pagelift_engine::memory::PageBitmap;
+use pagelift_engine::pipeline::{CancelToken, Controls, Settings};
+use pagelift_engine::units::Rate;
+use pagelift_engine::{DeltaCacheSize, Outgoing, SourceGuest};
 
 use crate::recording::Recording;
-use crate::trace::Tracing;
+use crate::trace::Recorder;
 
 /// How long a migration may take and how hard it may try.
 #[derive(Args, Clone, Debug)]
 pub struct ConvergenceOptions {
-    /// Longest blackout allowed; FROM..TO lets it grow, step by step, while rounds get nowhere
+    /// Longest downtime allowed; FROM..TO lets it grow, step by step, while rounds get nowhere
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = downtime)]
     pub downtime: Downtime,
     /// Longest time from the beginning to the guest's stop, or none
@@ -96,7 +94,7 @@ pub enum AtDeadlineName {
     Cancel,
     /// Let go of the guest, and move it as soon as it fits the downtime by itself
     StopTrying,
-    /// Stop the guest and send the rest, whatever the blackout
+    /// Stop the guest and send the rest, whatever the downtime
     Force,
 }
 
@@ -140,70 +138,35 @@ impl ConvergenceOptions {
         Controls::new(settings, cancel)
     }
 
-    /// What a source needs to move the guest with `memory` under these options; the decisions of
-    /// its policy are added to `recording`.
+    /// Sets up a migration as these options say. What its policy sees goes into `recording`, and into
+    /// the trace.
     ///
     /// # Errors
-    /// When the memory for deltas is too little, or the trace cannot be written.
-    pub fn effort(
+    /// When the trace cannot be written, or the memory not be looked at.
+    pub fn set_up<G: SourceGuest + 'static>(
         &self,
-        memory: &dyn ReadPages,
+        outgoing: Outgoing<G>,
         recording: Option<&Recording>,
-    ) -> anyhow::Result<Effort> {
-        let layout = memory.layout();
-        let mut budget = memory_budget(layout, self.channels);
-        budget += packing_budget(self.compress, self.channels);
-        budget += reference_budget(self.references, layout);
-        let cache = self.delta_cache.for_guest(layout.pages());
-        let deltas = match self.compress {
-            CompressSetting::Fixed(_) => None,
-            // What is too little for this guest's deltas is no reason not to move it.
-            CompressSetting::Auto => Deltas::new(layout.pages(), cache).ok(),
-            CompressSetting::Xbzrle => Some(Deltas::new(layout.pages(), cache)?),
-        };
-        if let Some(deltas) = &deltas {
-            budget += deltas.footprint();
+    ) -> anyhow::Result<Outgoing<G>> {
+        let outgoing = outgoing
+            .channels(self.channels)
+            .compress(self.compress)
+            .cpu_limit(self.cpu_limit.unwrap_or_default())
+            .delta_cache(self.delta_cache)
+            .dedup(self.references);
+        if self.trace.is_none() && recording.is_none() {
+            return Ok(outgoing);
         }
-        let limits = self.limits();
-        let policy = Box::new(Limited::new(limits));
-        let policy: Box<dyn Policy> = if self.trace.is_none() && recording.is_none() {
-            policy
-        } else {
-            let mut first_round = PageBitmap::new(layout.pages());
-            memory.populated(&mut first_round)?;
-            let mut traced = Tracing::new(policy, limits, first_round.count());
-            if let Some(path) = &self.trace {
-                traced.write_to(path)?;
-            }
-            if let Some(recording) = recording {
-                traced.keep_in(recording.clone());
-            }
-            Box::new(traced)
-        };
-        Ok(Effort {
-            policy,
-            compress: self.compress,
-            cpu: self.cpu_limit.unwrap_or_default(),
-            references: self.references,
-            deltas: deltas.map(Arc::new),
-            budget,
-        })
+        let memory = outgoing.memory();
+        let mut first_round = PageBitmap::new(memory.layout().pages());
+        memory.populated(&mut first_round)?;
+        let mut recorder = Recorder::new(first_round.count());
+        if let Some(path) = &self.trace {
+            recorder.write_to(path)?;
+        }
+        if let Some(recording) = recording {
+            recorder.keep_in(recording.clone());
+        }
+        Ok(outgoing.wrap_policy(|policy, limits| Box::new(recorder.wrap(policy, limits))))
     }
-}
-
-/// What a source works with, by its options.
-#[derive(Debug)]
-pub struct Effort {
-    /// When to stop the guest, or to give up.
-    pub policy: Box<dyn Policy>,
-    /// How pages are compressed.
-    pub compress: CompressSetting,
-    /// How much of the processors sending may use.
-    pub cpu: CpuLimit,
-    /// Whether pages that the target has go as references.
-    pub references: ReferenceSetting,
-    /// How pages are sent that change again.
-    pub deltas: Option<Arc<Deltas>>,
-    /// Most memory it may all take, next to the guest's.
-    pub budget: ByteCount,
 }

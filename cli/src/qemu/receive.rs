@@ -9,23 +9,21 @@ use pagelift_control::driver::qemu::direct::DirectTarget;
 use pagelift_control::failpoints;
 use pagelift_control::job::json as job;
 use pagelift_control::qmp::Address;
+use pagelift_engine::Incoming;
 use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages};
 use pagelift_engine::migration::{GuestLocation, IN_DOUBT, MigrationError};
-use pagelift_engine::pipeline::{
-    CancelToken, KeptPages, ReceiveJob, Received, memory_budget, process_cpu, receive,
-};
+use pagelift_engine::pipeline::{Controls, KeptPages, Received, Settings, process_cpu};
 use pagelift_engine::sys::random_number;
 use pagelift_engine::units::{ByteCount, PageCount};
-use pagelift_engine::wire::MAX_CHANNELS;
 use pagelift_transports::Endpoint;
 use serde_json::{Value, json};
 
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::logging::LogOptions;
-use crate::own_memory::own_memory_bytes;
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
+use crate::watch::watch;
 
 /// Waits for a guest and lets it go on in a QEMU that was started with `-incoming defer`.
 #[derive(Debug, Parser)]
@@ -76,7 +74,7 @@ impl ReceiveCommand {
                     .not_started(MigrationError::Link { what, source }, Side::Target));
             }
         };
-        let mut prepared = match DirectTarget::prepare(&self.qmp) {
+        let prepared = match DirectTarget::prepare(&self.qmp) {
             Ok(prepared) => prepared,
             Err(error) => {
                 let error = MigrationError::Guest(error.to_string());
@@ -87,43 +85,38 @@ impl ReceiveCommand {
         if let Err(error) = self.check_have(&memory) {
             return Ok(self.unusable(error));
         }
+        let (size, here) = (memory.layout().pages().bytes(), kept.pages());
+        let incoming = Incoming::new(listener, memory, prepared.guest)
+            .controls(Controls::new(Settings::default(), cancel))
+            .facts(prepared.facts)
+            .base(kept);
         let mut progress = Progress::new(self.output.quiet);
         progress.say(&format!(
-            "waiting on {} for a guest of {} of RAM; at most {} of memory for the migration",
-            listener.address(),
-            memory.layout().pages().bytes(),
-            ByteCount(memory_budget(memory.layout(), MAX_CHANNELS).0 + kept.footprint().0),
+            "waiting on {} for a guest of {size} of RAM; at most {} of memory for the migration",
+            incoming.address(),
+            incoming.memory_budget(),
         ));
-        if kept.pages() > PageCount(0) {
-            let what = kept.pages().bytes();
-            progress.say(&format!("{what} of pages are here already"));
+        if here > PageCount(0) {
+            progress.say(&format!("{} of pages are here already", here.bytes()));
         }
-        let (mut peak, mut source_lost, mut began) = (0, false, None);
-        let result = receive(ReceiveJob {
-            listener: &*listener,
-            memory,
-            guest: &mut prepared.guest,
-            facts: prepared.facts,
-            kept,
-            cancel: CancelToken::clone(&cancel),
-            progress: &mut |status| {
-                peak = peak.max(own_memory_bytes());
-                if status.received > ByteCount(0) {
-                    began.get_or_insert_with(Instant::now);
-                }
-                if status.source_lost && !std::mem::replace(&mut source_lost, true) {
-                    progress.say(&format!(
-                        "the source is lost during the hand-over; waiting up to {} s for it to \
-                         ask again",
-                        IN_DOUBT.as_secs()
-                    ));
-                }
-                source_lost = status.source_lost;
-                progress.update_target(status);
-            },
+        let (mut source_lost, mut began) = (false, None);
+        let job = incoming.start()?;
+        let peak = watch(&job, |status| {
+            if status.received > ByteCount(0) {
+                began.get_or_insert_with(Instant::now);
+            }
+            if status.source_lost && !std::mem::replace(&mut source_lost, true) {
+                progress.say(&format!(
+                    "the source is lost during the hand-over; waiting up to {} s for it to ask \
+                     again",
+                    IN_DOUBT.as_secs()
+                ));
+            }
+            source_lost = status.source_lost;
+            progress.update_target(status);
         });
         progress.finish();
-        Ok(match result {
+        Ok(match job.wait().result {
             Ok(received) => {
                 let object = received_json(&received, peak);
                 let total = began.map_or(Duration::ZERO, |began| began.elapsed());

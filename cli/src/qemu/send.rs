@@ -1,6 +1,5 @@
 //! `pagelift-send`: the guest of a running QEMU leaves.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -10,21 +9,20 @@ use pagelift_control::failpoints;
 use pagelift_control::job::JobStatus;
 use pagelift_control::qmp::Address;
 use pagelift_engine::memory::ReadPages;
-use pagelift_engine::migration::{MigrationError, Ownership};
-use pagelift_engine::pipeline::{SendJob, SendOptions, process_cpu, send};
-use pagelift_engine::sys::random_number;
+use pagelift_engine::migration::MigrationError;
+use pagelift_engine::pipeline::process_cpu;
 use pagelift_engine::units::Rate;
-use pagelift_engine::wire::SessionId;
+use pagelift_engine::{Ended, GuestRam, Outgoing};
 use pagelift_transports::Endpoint;
 
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::html::{Move, PageOptions};
 use crate::logging::LogOptions;
-use crate::options::{self, ConvergenceOptions, Effort};
-use crate::own_memory::own_memory_bytes;
+use crate::options::{self, ConvergenceOptions};
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
+use crate::watch::watch;
 
 /// Moves the guest of a running QEMU to another one.
 ///
@@ -103,11 +101,10 @@ impl SendCommand {
     fn migrate(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         failpoints::check_environment()?;
-        let session = SessionId(random_number()?);
         let recording = self.page.begin()?;
         let controls = self.convergence.controls(self.bandwidth, cancel);
-        let job = JobStatus::new(controls.clone());
-        let control = self.convergence.serve(&job)?;
+        let shown = JobStatus::new(controls.clone());
+        let control = self.convergence.serve(&shown)?;
         let link = match self.to.connect() {
             Ok(link) => link,
             Err(source) => {
@@ -129,63 +126,46 @@ impl SendCommand {
                 return Ok(self.output.not_started(error, Side::Source));
             }
         };
-        let (mut tracker, mut guest) = (prepared.tracker, prepared.guest);
-        let memory = Arc::clone(&prepared.memory) as Arc<dyn ReadPages>;
-        let channels = self.convergence.channels;
-        let Effort {
-            policy,
-            compress,
-            references,
-            cpu,
-            deltas,
-            budget,
-        } = self.convergence.effort(&*memory, recording.as_ref())?;
-        job.set_deltas(deltas.as_ref());
-        let delta_cache = deltas.clone();
+        let size = prepared.memory.layout().pages().bytes();
+        let throttled_by = prepared.guest.throttled_by();
+        let ram = GuestRam::new(prepared.memory, Box::new(prepared.tracker));
+        let outgoing = Outgoing::new(link, ram, prepared.guest)
+            .controls(controls.clone())
+            .verify(self.verify)
+            .facts(prepared.facts);
+        let outgoing = self.convergence.set_up(outgoing, recording.as_ref())?;
+        let budget = outgoing.memory_budget();
         let mut progress = Progress::new(self.output.quiet);
         progress.say(&format!(
-            "guest: {} of RAM; {channels} channels, at most {budget} of memory for the migration",
-            memory.layout().pages().bytes(),
+            "guest: {size} of RAM; {} channels, at most {budget} of memory for the migration",
+            self.convergence.channels,
         ));
-        progress.say(&format!("throttle, if needed: {}", guest.throttled_by()));
+        progress.say(&format!("throttle, if needed: {throttled_by}"));
+        let (began, cpu_before) = (Instant::now(), process_cpu());
+        let (told, recorded) = (shown.clone(), recording.clone());
+        let job = outgoing
+            .on_status(move |status| {
+                told.update(status);
+                failpoints::progress(status);
+                recorded.iter().for_each(|recording| recording.saw(status));
+            })
+            .start()?;
+        shown.set_deltas(job.deltas());
         let mut extra = Extra {
-            session: Some(session),
+            session: job.id(),
             memory_budget_bytes: budget.0,
             throttle_by: Some(self.throttle_by.into()),
             ..Extra::default()
         };
-        let (began, cpu_before) = (Instant::now(), process_cpu());
-        let result = send(SendJob {
-            link: &*link,
-            memory,
-            dirty: &mut tracker,
-            guest: &mut guest,
-            ownership: Ownership::claim(),
-            options: SendOptions {
-                session,
-                channels,
-                verify: self.verify,
-                facts: prepared.facts,
-                compress,
-                references,
-                cpu,
-                deltas,
-                policy,
-            },
-            controls: controls.clone(),
-            progress: &mut |status| {
-                job.update(status);
-                progress.update(status);
-                failpoints::progress(status);
-                extra.status = Some(*status);
-                recording.iter().for_each(|recording| recording.saw(status));
-                extra.memory_peak_bytes = extra.memory_peak_bytes.max(own_memory_bytes());
-            },
+        extra.memory_peak_bytes = watch(&job, |status| {
+            progress.update(status);
+            extra.status = Some(*status);
         });
         drop(control);
         progress.finish();
+        extra.delta_cache = job.deltas().map(|deltas| deltas.stats());
+        let Ended { result, guest } = job.wait();
         extra.elapsed = began.elapsed();
-        extra.delta_cache = delta_cache.map(|deltas| deltas.stats());
         extra.vcpus = guest.throttled();
         extra.source_cpu = process_cpu().saturating_sub(cpu_before);
         extra.freed_after = controls.cancel_token().freed_after();

@@ -3,17 +3,14 @@
 //! | module | part of a job |
 //! |---|---|
 //! | [`values`] | how users write the limits of a job: times, rates, shares |
-//! | [`delta_cache`] | how much memory the delta cache may take |
 //! | [`JobStatus`] | the last status of a job, for whoever asks |
 //! | [`Bottleneck`] | the stage that took the most time |
 //! | [`json`] | status and report as JSON objects |
 
 mod bottleneck;
-pub mod delta_cache;
 pub mod json;
 mod status;
 pub mod values;
 
 pub use bottleneck::Bottleneck;
-pub use delta_cache::DeltaCacheSize;
 pub use status::JobStatus;

@@ -111,7 +111,7 @@ impl<G: TargetGuest + 'static> Incoming<G> {
             None => KeptPages::new(None, random()?),
         };
         let cancel = controls.cancel_token().clone();
-        Job::start(controls, None, move |show| {
+        Job::start(controls, None, None, move |show| {
             let result = receive(ReceiveJob {
                 listener: &*listener,
                 memory,

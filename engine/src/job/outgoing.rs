@@ -11,6 +11,7 @@ use crate::codec::choose::CpuLimit;
 use crate::codec::reference::ReferenceSetting;
 use crate::converge::{AtDeadline, Downtime, Limited, Limits, Policy, PolicyKind};
 use crate::guest::SourceGuest;
+use crate::memory::GuestMemory;
 use crate::migration::{Ownership, Report, SourceStatus};
 use crate::pipeline::{Controls, Deltas, SendJob, SendOptions, send};
 use crate::ram::GuestRam;
@@ -193,6 +194,11 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
         self
     }
 
+    /// The guest's memory.
+    pub fn memory(&self) -> &Arc<dyn GuestMemory> {
+        self.ram.memory()
+    }
+
     /// Most memory that the migration takes on this side, beside the guest's own.
     pub fn memory_budget(&self) -> ByteCount {
         let layout = self.ram.layout();
@@ -208,7 +214,7 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
     /// # Errors
     /// When what it needs is not to be had. The guest runs on here, and was not touched.
     pub fn start(self) -> Result<Job<G, Report>, StartError> {
-        let session = random()?;
+        let id = SessionId(random()?);
         let (memory, mut dirty) = self.ram.into_parts();
         let pages = memory.layout().pages();
         let deltas = match self.compress {
@@ -229,7 +235,7 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
             policy = wrap(policy, limits);
         }
         let options = SendOptions {
-            session: SessionId(session),
+            session: id,
             channels: self.channels,
             verify: self.verify,
             facts: self.facts,
@@ -241,7 +247,7 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
         };
         let (link, mut on_status) = (self.link, self.on_status);
         let controls = self.controls.clone();
-        Job::start(self.controls, deltas, move |show| {
+        Job::start(self.controls, deltas, Some(id), move |show| {
             let result = send(SendJob {
                 link: &*link,
                 memory,

@@ -10,6 +10,7 @@ use super::StartError;
 use super::events::{Board, Event, Status};
 use crate::migration::{Failure, Report, SourceStatus, TargetStatus};
 use crate::pipeline::{Controls, Deltas, Received, Settings};
+use crate::wire::SessionId;
 
 /// What a completed migration ends in, on either side.
 pub trait Completed: Send + 'static {
@@ -34,6 +35,7 @@ pub struct Job<G, R: Completed> {
     board: Arc<Board<R::Status>>,
     controls: Controls,
     deltas: Option<Arc<Deltas>>,
+    id: Option<SessionId>,
     thread: Option<JoinHandle<(Result<R, Failure>, G)>>,
 }
 
@@ -51,6 +53,7 @@ impl<G: Send + 'static, R: Completed> Job<G, R> {
     pub(super) fn start(
         controls: Controls,
         deltas: Option<Arc<Deltas>>,
+        id: Option<SessionId>,
         migrate: impl FnOnce(&mut dyn FnMut(&R::Status)) -> (Result<R, Failure>, G) + Send + 'static,
     ) -> Result<Self, StartError> {
         let refused = |what| move |source| StartError::Kernel { what, source };
@@ -67,6 +70,7 @@ impl<G: Send + 'static, R: Completed> Job<G, R> {
             board,
             controls,
             deltas,
+            id,
             thread: Some(thread),
         })
     }
@@ -104,6 +108,11 @@ impl<G: Send + 'static, R: Completed> Job<G, R> {
     /// A handle by which others change or cancel the same migration.
     pub fn controls(&self) -> &Controls {
         &self.controls
+    }
+
+    /// The name of the migration: a random number. The target learns it from the source.
+    pub fn id(&self) -> Option<SessionId> {
+        self.id
     }
 
     /// The contents that the source makes deltas against, if it does.

@@ -1,6 +1,7 @@
 //! Values of options, as users and other programs write them.
 
-use pagelift_control::job::{DeltaCacheSize, values};
+use pagelift_control::job::values;
+use pagelift_engine::DeltaCacheSize;
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::reference::ReferenceSetting;
 use pagelift_engine::units::{ByteCount, Rate};

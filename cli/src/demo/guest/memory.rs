@@ -12,8 +12,8 @@ use std::fs::File;
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
-use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
-use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount};
+use pagelift_engine::units::PAGE_BYTES;
+use pagelift_engine::{FileMemory, GuestRam};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -63,9 +63,13 @@ impl GuestMemory {
         })
     }
 
-    /// Where the mapping begins in this process.
-    pub fn address(&self) -> u64 {
-        self.start.as_ptr() as u64
+    /// The memory, and what tracks the writes of this process to it.
+    ///
+    /// # Errors
+    /// When the file cannot be used, or writes cannot be tracked.
+    pub fn ram(&self) -> Result<GuestRam> {
+        let file = self.file.try_clone()?;
+        GuestRam::from_file(file, self.start.as_ptr()).context("cannot track what the guest writes")
     }
 
     /// The engine's view of the memory.
@@ -73,16 +77,7 @@ impl GuestMemory {
     /// # Errors
     /// When the file cannot be used.
     pub fn view(&self) -> Result<FileMemory> {
-        let region = Region {
-            name: "ram".into(),
-            pages: PageCount((self.bytes / PAGE_BYTES) as u64),
-            backing_page: ByteCount(PAGE_BYTES as u64),
-        };
-        let file = RegionFile {
-            file: self.file.try_clone()?,
-            offset: 0,
-        };
-        Ok(FileMemory::new(Layout::new(vec![region])?, vec![file])?)
+        Ok(FileMemory::whole(self.file.try_clone()?)?)
     }
 
     /// Writes words at byte `offset` of `page`, as a guest's store instructions would.
