@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pagelift_engine::memory::{GuestMemory, MappedMemory, ReadPages};
 use pagelift_engine::sys::PagemapScan;
 use pagelift_engine::units::{PAGE_BYTES, PageIndex, PageRange};
-use support::{Mapping, layout, pages, populated, read, runs};
+use support::{Mapping, harvest, layout, pages, populated, read, runs};
 
 /// A view of all of `mapping`, as regions of `pages` pages each.
 fn mapped(mapping: &Mapping, pages: &[u64]) -> MappedMemory {
@@ -63,13 +63,34 @@ fn mapped_memory_is_populated_by_writing_alone() {
 fn pages_behind_write_protection_are_never_left_out() {
     let mapping = Mapping::anonymous(100);
     mapping.write(5, 1);
-    let ranges = vec![mapping.tracked(0, PageRange::new(0, 100))];
-    let Some(_armed) = support::tracker(ranges) else {
+    let Some(uffd) = support::userfaultfd() else {
         return;
     };
+    // By somebody who protects what is not populated as well.
+    let len_bytes = PageRange::new(0, 100).bytes().0;
+    uffd.register_write_protect(mapping.address(), len_bytes)
+        .unwrap();
+    uffd.write_protect(mapping.address(), len_bytes).unwrap();
     let memory = mapped(&mapping, &[100]);
     assert_eq!(populated(&memory), runs(&[(0, 100)]));
     assert_eq!(read(&memory, 5, 1)[2000], 1);
+}
+
+#[test]
+fn a_tracker_hides_nothing_of_what_is_populated() {
+    let mapping = Mapping::anonymous(2000);
+    mapping.write(5, 1);
+    mapping.read(6);
+    let ranges = vec![mapping.tracked(0, PageRange::new(0, 2000))];
+    let Some(mut tracker) = support::tracker(ranges) else {
+        return;
+    };
+    let memory = mapped(&mapping, &[2000]);
+    assert_eq!(populated(&memory), runs(&[(5, 1)]));
+    mapping.write(1200, 1);
+    assert_eq!(populated(&memory), runs(&[(5, 1), (1200, 1)]));
+    assert_eq!(harvest(&mut tracker, 2000), runs(&[(1200, 1)]));
+    assert_eq!(populated(&memory), runs(&[(5, 1), (1200, 1)]));
 }
 
 /// A writer changes whole pages while they are copied: each byte is one of the two values.

@@ -167,9 +167,31 @@ fn discarded_anonymous_pages_are_reported() {
     assert_eq!(harvest(&mut tracker, PAGES), runs(&[(3, 2)]));
     memory.write(3, 1);
     assert_eq!(harvest(&mut tracker, PAGES), runs(&[(3, 1)]));
+    memory.write(4, 1);
+    assert_eq!(harvest(&mut tracker, PAGES), runs(&[(4, 1)]));
     // Whole page tables may go with their pages.
     memory.advise(ALL, Advice::LinuxDontNeed).unwrap();
     assert_eq!(harvest(&mut tracker, PAGES), [ALL]);
+    memory.advise(ALL, Advice::LinuxDontNeed).unwrap();
+    assert_eq!(harvest(&mut tracker, PAGES), [], "there was nothing left");
+    memory.write(600, 1);
+    memory
+        .advise(PageRange::new(590, 20), Advice::LinuxDontNeed)
+        .unwrap();
+    memory.read(600);
+    assert_eq!(tracker.look().unwrap(), Some(PageCount(0)));
+    memory.write(700, 1);
+    assert_eq!(harvest(&mut tracker, PAGES), runs(&[(700, 1)]));
+    memory
+        .advise(PageRange::new(690, 20), Advice::LinuxDontNeed)
+        .unwrap();
+    memory.read(700);
+    assert_eq!(tracker.look().unwrap(), Some(PageCount(1)));
+    assert_eq!(
+        harvest(&mut tracker, PAGES),
+        runs(&[(700, 1)]),
+        "the kernel's page of zeros is there, and the page gone"
+    );
 }
 
 #[test]
@@ -226,20 +248,27 @@ fn ranges_are_numbered_by_the_layout_and_not_by_address() {
 #[test]
 fn more_runs_than_one_call_reports_are_all_found() {
     const MANY: u64 = 5000;
-    let memory = Mapping::anonymous(MANY);
-    let Some(mut tracker) = tracker(vec![memory.tracked(0, PageRange::new(0, MANY))]) else {
-        return;
-    };
-    for page in (0..MANY).step_by(2) {
-        memory.write(page, 1);
+    let file = memfd(MANY, MemfdFlags::empty()).unwrap();
+    for memory in [
+        Mapping::anonymous(MANY),
+        Mapping::of_file(&file, MANY).unwrap(),
+    ] {
+        let Some(mut tracker) = tracker(vec![memory.tracked(0, PageRange::new(0, MANY))]) else {
+            return;
+        };
+        for page in (0..MANY).step_by(2) {
+            memory.write(page, 1);
+        }
+        assert_eq!(tracker.look().unwrap(), Some(PageCount(MANY / 2)));
+        let found = harvest(&mut tracker, MANY);
+        let expected: Vec<_> = (0..MANY)
+            .step_by(2)
+            .map(|page| PageRange::new(page, 1))
+            .collect();
+        assert_eq!(found, expected);
+        assert_eq!(tracker.look().unwrap(), Some(PageCount(0)));
+        assert_eq!(harvest(&mut tracker, MANY), []);
     }
-    let found = harvest(&mut tracker, MANY);
-    let expected: Vec<_> = (0..MANY)
-        .step_by(2)
-        .map(|page| PageRange::new(page, 1))
-        .collect();
-    assert_eq!(found, expected);
-    assert_eq!(harvest(&mut tracker, MANY), []);
 }
 
 #[test]

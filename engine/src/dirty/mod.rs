@@ -7,6 +7,7 @@
 
 mod manual;
 mod pagemap;
+mod private;
 
 pub use manual::{DirtyMarker, ManualTracker, VcpuMarker};
 pub use pagemap::{PagemapTracker, TrackedRange};

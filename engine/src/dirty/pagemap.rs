@@ -13,17 +13,26 @@
 //! ends), by write(2) to that file, and by devices that were given the physical pages (VFIO).
 //! Such guests must be refused.
 //!
-//! Discarded pages (MADV_DONTNEED on anonymous memory) are reported, because their
-//! protection goes with them. The exception: a hole punched into a shared file leaves the
-//! protection in place, so a page that was not written since the last harvest is zero from then
-//! on and is not reported. Balloons and free page reporting do this, to pages whose content the
-//! guest has given up; the target may then hold their older bytes.
+//! What is protected: of anonymous private memory, which is nowhere but in page tables, the pages
+//! that are there (see [`private`](super::private)), so that what was never populated still shows
+//! as such and costs nothing. Of a shared file every place is protected: the kernel puts a marker
+//! where the page table holds nothing, since the file may hold a page there. So what is populated
+//! can be asked at any time, of private memory and of files. It must be asked after arming: a page
+//! first written before that is then found, and one first written later is harvested as well.
+//!
+//! Discarded pages of anonymous memory (MADV_DONTNEED) are reported. The exception: a hole punched
+//! into a shared file leaves the protection in place, so a page that was not written since the
+//! last harvest is zero from then on and is not reported. Balloons and free page reporting do this,
+//! to pages whose content the guest has given up; the target may then hold their older bytes.
+
+use std::ops::Range;
 
 use rustix::process::Pid;
 
+use super::private::PrivateRanges;
 use super::{DirtyError, DirtySource};
 use crate::memory::PageBitmap;
-use crate::sys::{Marks, PagemapScan, SysError, Userfaultfd};
+use crate::sys::{Mappings, Marks, PagemapScan, SysError, Userfaultfd};
 use crate::units::{PAGE_BYTES, PageCount, PageRange};
 
 /// Pages of the layout, and where the tracked process has mapped them.
@@ -37,8 +46,16 @@ pub struct TrackedRange {
 }
 
 impl TrackedRange {
-    fn addresses(&self) -> std::ops::Range<u64> {
+    /// Where the pages are.
+    pub(super) fn addresses(&self) -> Range<u64> {
         self.address..self.address.saturating_add(self.range.bytes().0)
+    }
+
+    /// The pages at `addresses`, a part of [`addresses`](Self::addresses).
+    pub(super) fn pages(&self, addresses: Range<u64>) -> PageRange {
+        let page = |address: u64| (address - self.address) / PAGE_BYTES as u64;
+        let first = page(addresses.start);
+        PageRange::new(self.range.first.0 + first, page(addresses.end) - first)
     }
 }
 
@@ -46,12 +63,17 @@ impl TrackedRange {
 #[derive(Debug)]
 pub struct PagemapTracker {
     scan: PagemapScan,
+    mappings: Mappings,
     uffd: Userfaultfd,
     ranges: Vec<TrackedRange>,
-    /// Harvested, but given back.
-    pending: Option<PageBitmap>,
     /// How many of `ranges` are registered, from the first on.
     registered: usize,
+    /// Those of them that are protected as a whole.
+    whole: Vec<TrackedRange>,
+    /// Those of which only what is populated is.
+    private: PrivateRanges,
+    /// Harvested, but given back.
+    pending: Option<PageBitmap>,
 }
 
 impl PagemapTracker {
@@ -68,23 +90,30 @@ impl PagemapTracker {
         PagemapScan::probe()?;
         Ok(Self {
             scan: PagemapScan::open(pid)?,
+            mappings: Mappings::open(pid)?,
             uffd,
             ranges,
-            pending: None,
             registered: 0,
+            whole: Vec::new(),
+            private: PrivateRanges::new(PageCount(0)),
+            pending: None,
         })
     }
 
-    /// Registers and protects every range. Protecting also covers pages that are not populated,
-    /// or that only the page cache of a shared file holds: the kernel leaves a marker in the
-    /// page table, so that the first write to such a page is seen as well.
     fn protect_all(&mut self) -> Result<(), SysError> {
+        let pages = self.ranges.iter().map(|tracked| tracked.range.end());
+        self.private = PrivateRanges::new(PageCount(pages.max().unwrap_or(0)));
         for tracked in &self.ranges {
-            let len_bytes = tracked.range.bytes().0;
-            self.uffd
-                .register_write_protect(tracked.address, len_bytes)?;
+            let is_private = self.mappings.are_private_anonymous(tracked.addresses())?;
+            let (address, len_bytes) = (tracked.address, tracked.range.bytes().0);
+            self.uffd.register_write_protect(address, len_bytes)?;
             self.registered += 1;
-            self.uffd.write_protect(tracked.address, len_bytes)?;
+            if is_private {
+                self.private.protect(*tracked, &mut self.scan)?;
+            } else {
+                self.uffd.write_protect(address, len_bytes)?;
+                self.whole.push(*tracked);
+            }
         }
         Ok(())
     }
@@ -103,29 +132,24 @@ impl DirtySource for PagemapTracker {
         if let Some(pending) = self.pending.take() {
             into.union(&pending);
         }
-        for tracked in &self.ranges {
+        for tracked in &self.whole {
+            let found = |run| into.insert(tracked.pages(run));
             self.scan
-                .written(tracked.addresses(), Marks::Clear, |run| {
-                    let page = |address: u64| (address - tracked.address) / PAGE_BYTES as u64;
-                    let first = page(run.start);
-                    into.insert(PageRange::new(
-                        tracked.range.first.0 + first,
-                        page(run.end) - first,
-                    ));
-                })?;
+                .written(tracked.addresses(), Marks::Clear, found)?;
         }
+        self.private
+            .harvest(&mut self.scan, |run| into.insert(run))?;
         Ok(())
     }
 
-    /// Costs a scan: 0.4 ms per GiB, and no fault of the guest's.
+    /// Costs a scan, and no fault of the guest's.
     fn look(&mut self) -> Result<Option<PageCount>, DirtyError> {
-        let mut bytes = 0;
-        for tracked in &self.ranges {
-            self.scan.written(tracked.addresses(), Marks::Keep, |run| {
-                bytes += run.end - run.start;
-            })?;
+        let mut pages = self.private.look(&mut self.scan)?;
+        for tracked in &self.whole {
+            let found = |run| pages += tracked.pages(run).count;
+            self.scan.written(tracked.addresses(), Marks::Keep, found)?;
         }
-        Ok(Some(PageCount(bytes / PAGE_BYTES as u64)))
+        Ok(Some(pages))
     }
 
     fn give_back(&mut self, pages: &PageBitmap) {
@@ -144,6 +168,8 @@ impl DirtySource for PagemapTracker {
                 .unregister(tracked.address, tracked.range.bytes().0);
         }
         self.registered = 0;
+        self.whole.clear();
+        self.private = PrivateRanges::new(PageCount(0));
         self.pending = None;
     }
 }

@@ -98,11 +98,16 @@ impl PageBitmap {
 
     /// All runs of pages in the set, in order.
     pub fn runs(&self) -> impl Iterator<Item = PageRange> + '_ {
-        let mut at = 0;
+        self.runs_in(PageRange::new(0, self.pages))
+    }
+
+    /// The runs of pages that are both in the set and in `within`, in order.
+    pub fn runs_in(&self, within: PageRange) -> impl Iterator<Item = PageRange> + '_ {
+        let (mut at, end) = (within.first.0, within.end().min(self.pages));
         std::iter::from_fn(move || {
-            let run = self.next_run(at, u64::MAX)?;
-            at = run.end();
-            Some(run)
+            let first = self.find(at..end, true)?;
+            at = self.find(first..end, false).unwrap_or(end);
+            Some(PageRange::new(first, at - first))
         })
     }
 

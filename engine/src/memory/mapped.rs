@@ -76,9 +76,10 @@ impl ReadPages for MappedMemory {
         Ok(())
     }
 
-    /// Asks the page tables: pages that are there, or swapped out. While a tracker is armed, the
-    /// kernel shows pages that were never populated as swapped out as well, so that all are
-    /// reported: they are then read, as zeros. The same holds on kernels before Linux 6.7.
+    /// Asks the page tables: pages that are there, or swapped out. An armed
+    /// [`PagemapTracker`](crate::dirty::PagemapTracker) does not change what they show. Where
+    /// somebody else has write-protected places that hold nothing, and on kernels before Linux 6.7,
+    /// those are reported as well, and read as zeros.
     fn populated(&self, into: &mut PageBitmap) -> Result<(), MemoryError> {
         let mut scan = PagemapScan::open(None).ok();
         for (number, start) in self.starts.iter().enumerate() {

@@ -4,11 +4,13 @@
 //! becomes [`SysError::Unsupported`], which says what to change; anything else that fails is
 //! [`SysError::Failed`] with the kernel's answer.
 
+mod mappings;
 mod pagemap_scan;
 mod random;
 mod userfaultfd;
 
-pub use pagemap_scan::{Marks, PagemapScan};
+pub use mappings::Mappings;
+pub use pagemap_scan::{Content, Marks, PagemapScan};
 pub use random::random_number;
 pub use userfaultfd::Userfaultfd;
 

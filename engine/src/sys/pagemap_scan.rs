@@ -45,9 +45,30 @@ pub enum Marks {
     Clear,
 }
 
+/// What is in a run of places of a page table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Pages, in memory or swapped out.
+    Pages,
+    /// Nothing, or the kernel's page of zeros.
+    Nothing,
+}
+
+impl Content {
+    fn of(categories: u64) -> Self {
+        let is_page = categories & u64::from(PAGE_IS_PRESENT | PAGE_IS_SWAPPED) != 0;
+        match is_page && categories & u64::from(PAGE_IS_PFNZERO) == 0 {
+            true => Self::Pages,
+            false => Self::Nothing,
+        }
+    }
+}
+
 /// Which pages a scan reports, and what it does with them.
 #[derive(Clone, Copy, Default)]
 struct Query {
+    /// Categories that count as theirs by those that lack them.
+    inverted: u64,
     /// Pages that have all of these categories,
     all_of: u64,
     /// and, unless it is 0, one of these.
@@ -186,6 +207,58 @@ impl PagemapScan {
         })
     }
 
+    /// Calls `found` for each run of pages in `addresses` that are written, and of places in the
+    /// page table that hold nothing, in order: for memory that is nowhere but in page tables.
+    ///
+    /// Protects nothing. Costs 2 ns for a page that is not written, and 12 ns for one that is and
+    /// for an empty place; places without a page table are free.
+    ///
+    /// # Errors
+    /// As for [`written`](Self::written) with [`Marks::Clear`].
+    pub fn written_or_empty(
+        &mut self,
+        addresses: Range<u64>,
+        mut found: impl FnMut(Range<u64>, Content),
+    ) -> Result<(), SysError> {
+        let query = Query {
+            inverted: PAGE_IS_PRESENT.into(),
+            any_of: (PAGE_IS_WRITTEN | PAGE_IS_PRESENT).into(),
+            told: (PAGE_IS_WRITTEN | PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO).into(),
+            flags: PM_SCAN_CHECK_WPASYNC.into(),
+            ..Query::default()
+        };
+        self.scan(addresses, query, |run, categories| {
+            let content = Content::of(categories);
+            // What is swapped out is not present, and so is reported although it is not written.
+            if content == Content::Nothing || categories & u64::from(PAGE_IS_WRITTEN) != 0 {
+                found(run, content);
+            }
+        })
+    }
+
+    /// Calls `found` for each run of written pages in `addresses`, in order, after they have been
+    /// protected again; places that hold nothing are left alone. [`Content::Nothing`]: they were
+    /// the kernel's page of zeros.
+    ///
+    /// # Errors
+    /// As for [`written`](Self::written) with [`Marks::Clear`].
+    pub fn protect_written_pages(
+        &mut self,
+        addresses: Range<u64>,
+        mut found: impl FnMut(Range<u64>, Content),
+    ) -> Result<(), SysError> {
+        let query = Query {
+            all_of: PAGE_IS_WRITTEN.into(),
+            any_of: (PAGE_IS_PRESENT | PAGE_IS_SWAPPED).into(),
+            told: (PAGE_IS_PRESENT | PAGE_IS_SWAPPED | PAGE_IS_PFNZERO).into(),
+            flags: (PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC).into(),
+            ..Query::default()
+        };
+        self.scan(addresses, query, |run, categories| {
+            found(run, Content::of(categories));
+        })
+    }
+
     /// Calls `found` for each run of pages that `query` asks for, with what it is told of them.
     fn scan(
         &mut self,
@@ -204,7 +277,7 @@ impl PagemapScan {
                 vec: self.runs.as_mut_ptr().expose_provenance() as u64,
                 vec_len: self.runs.len() as u64,
                 max_pages: 0,
-                category_inverted: 0,
+                category_inverted: query.inverted,
                 category_mask: query.all_of,
                 category_anyof_mask: query.any_of,
                 return_mask: query.told,
@@ -220,11 +293,14 @@ impl PagemapScan {
                 found(run.start..run.end, run.categories);
             }
             // The walk stops early when `vec` is full. It says how far it came, and without
-            // that it would be repeated for ever.
-            if arg.walk_end <= at {
+            // that it would be repeated for ever. A walk that the kernel has gone on with, after
+            // it had emptied a buffer of its own, may say too little (seen with 6.18).
+            let reported = self.runs[..count].last().map_or(0, |run| run.end);
+            let end = arg.walk_end.max(reported);
+            if end <= at {
                 return Err(SysError::failed("PAGEMAP_SCAN without progress", Errno::IO));
             }
-            at = arg.walk_end;
+            at = end;
         }
         Ok(())
     }

@@ -35,6 +35,10 @@ pub(crate) struct Mapping {
     pages: u64,
 }
 
+// SAFETY: accesses are volatile single-byte operations, and threads that share a mapping write
+// pages of their own.
+unsafe impl Sync for Mapping {}
+
 impl Mapping {
     /// The first `pages` pages of `file`, shared.
     pub(crate) fn of_file(file: &File, pages: u64) -> rustix::io::Result<Self> {
