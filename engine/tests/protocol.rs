@@ -222,6 +222,21 @@ fn a_ready_target_can_be_cancelled_only_while_its_source_is_lost() {
     pair.target_gives_up_in_doubt();
 }
 
+/// Nobody but a source that has lost its connection has reason to ask for another one.
+#[test]
+fn a_connection_that_lives_is_not_taken_over() {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    assert!(!pair.target.accepts_reattach(SESSION), "it lives");
+    pair.pass(Duration::from_secs(1));
+    pair.target.handle_time(pair.now).unwrap();
+    pair.pass(PEER_SILENCE);
+    pair.target.handle_time(pair.now).unwrap();
+    assert!(pair.target.accepts_reattach(SESSION), "it does not answer");
+    pair.target.reattached(pair.now);
+    assert!(!pair.target.accepts_reattach(SESSION), "the new one lives");
+}
+
 #[test]
 fn the_source_can_take_its_guest_back_from_a_ready_target() {
     let mut pair = Pair::new(1);

@@ -62,9 +62,10 @@ impl Target {
         self.session() == Some(session)
     }
 
-    /// Whether a new control connection for `session` may take the place of the lost one.
+    /// Whether a new control connection for `session` may take the place of the old one: only of
+    /// one that is lost. A source that has noticed the loss first asks again until this side has.
     pub fn accepts_reattach(&self, session: SessionId) -> bool {
-        self.is_session(session) && self.is_prepared()
+        self.is_session(session) && self.is_lost()
     }
 
     /// A source reattached: says where the hand-over stands.
