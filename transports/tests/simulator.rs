@@ -31,11 +31,13 @@ mod simulator {
     pub mod kept;
     pub mod knobs;
     pub mod memory;
+    pub mod phases;
     pub mod plan;
     pub mod policies;
     pub mod reached;
     pub mod stepping;
     pub mod tap;
+    pub mod target;
     pub mod tracker;
     pub mod truth;
     pub mod watcher;

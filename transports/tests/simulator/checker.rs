@@ -108,6 +108,7 @@ impl Rules<'_> {
             || plan.lose_marks.is_some()
             || plan.damage_placed.is_some()
             || plan.sabotage.is_some()
+            || plan.freeze.is_some()
             || plan.facts_differ;
         let gave_up = matches!(failure.error, MigrationError::NotConverging(_));
         if !harmed && !gave_up {
@@ -134,19 +135,21 @@ impl Rules<'_> {
             }
             GuestLocation::Unknown => {
                 self.need(truth.gave_up(), "unknown only after the guest was given up");
-                self.need(attempt.network_failed, "unknown only if the network failed");
+                let frozen = attempt.plan.freeze.is_some();
+                let lost = attempt.network_failed || frozen;
+                self.need(lost, "unknown only if the two sides lost each other");
                 // Somebody who has waited long enough may interrupt the asking, or the waiting to
                 // be asked.
                 let impatient = attempt.cancelled;
                 let tried = truth.since_gave_up(attempt.source_ended);
-                let long_enough = impatient || tried >= REATTACH;
+                let long_enough = impatient || frozen || tried >= REATTACH;
                 self.need(long_enough, "unknown only after asking for long enough");
                 // A try that began when all was well takes no longer than a silence; but a
                 // target whose guest does not start has gone before it is asked.
                 let well = attempt.source_ended.since(attempt.well_since);
                 let soon = well < PEER_SILENCE + Duration::from_secs(1);
                 let gone = truth.happened(Mishap::Run);
-                let excused = soon || gone || impatient;
+                let excused = soon || gone || impatient || frozen;
                 self.need(excused, "settled if the network comes back in time");
             }
         }
@@ -190,12 +193,10 @@ impl Rules<'_> {
                 let watcher = &self.attempt.watcher;
                 let said = watcher.has_said(Side::Source, FrameType::State);
                 self.need(said, "the target says unknown only once it has the state");
+                let lost = self.attempt.network_failed || self.attempt.plan.freeze.is_some();
+                self.need(lost, "unknown only if the two sides lost each other");
                 self.need(
-                    self.attempt.network_failed,
-                    "unknown only if the network failed",
-                );
-                self.need(
-                    !truth.target_runs(),
+                    !truth.target_runs() || truth.was_let_run(),
                     "the target knows that it runs the guest",
                 );
             }

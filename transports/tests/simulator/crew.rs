@@ -19,6 +19,7 @@ use pagelift_transports::sim::{ConnectionId, Direction, SimNetwork, SimRng};
 use super::faults::Faults;
 use super::knobs::Knobs;
 use super::tap::TapListener;
+use super::target::TargetSide;
 use super::truth::Truth;
 use super::watcher::Watcher;
 use super::writer::Writer;
@@ -38,6 +39,13 @@ pub fn meanwhile() {
 pub fn pass(time: Duration) {
     if let Some(crew) = current() {
         crew.pass(time);
+    }
+}
+
+/// The source's process stands still for `time`; everybody else goes on.
+pub fn freeze_source(time: Duration) {
+    if let Some(crew) = current() {
+        crew.freeze_source(time);
     }
 }
 
@@ -72,9 +80,12 @@ pub struct Crew {
     pub source_writer: Arc<Mutex<Writer>>,
     pub target_writer: Arc<Mutex<Writer>>,
     pub rng: RefCell<SimRng>,
+    pub target: TargetSide,
     slots: RefCell<Vec<Slot>>,
     accepted: Cell<ConnectionId>,
     nested: Cell<bool>,
+    /// The source's process stands still.
+    frozen: Cell<bool>,
     /// Connections whose frames are being placed, innermost last.
     stepping: RefCell<Vec<ConnectionId>>,
     pub steps: Cell<u64>,
@@ -103,6 +114,7 @@ pub struct CrewParts {
     pub source_writer: Arc<Mutex<Writer>>,
     pub target_writer: Arc<Mutex<Writer>>,
     pub rng: SimRng,
+    pub target: TargetSide,
 }
 
 impl Crew {
@@ -118,9 +130,11 @@ impl Crew {
             source_writer: parts.source_writer,
             target_writer: parts.target_writer,
             rng: RefCell::new(parts.rng),
+            target: parts.target,
             slots: RefCell::default(),
             accepted: Cell::new(0),
             nested: Cell::new(false),
+            frozen: Cell::new(false),
             stepping: RefCell::default(),
             steps: Cell::new(0),
         })
@@ -157,6 +171,12 @@ impl Crew {
         session: &mut SourceSession<'_>,
     ) -> Result<Step, pagelift_engine::migration::Failure> {
         session.step(&mut |worker| self.add_source(worker))
+    }
+
+    /// Steps the target's coordinator, unless it has ended.
+    pub fn step_target(&self) -> Option<Step> {
+        let courage = || self.frozen.get() && self.rng.borrow_mut().one_in(2);
+        self.target.step(&self.truth, courage)
     }
 
     /// The guest and the faults catch up with the time.
@@ -203,6 +223,9 @@ impl Crew {
             return false;
         };
         let connection = slot.connection;
+        if self.frozen.get() && matches!(slot.worker, Some(Worker::Source(_))) {
+            return false;
+        }
         let Some(mut worker) = slot.worker.take() else {
             return false;
         };
@@ -279,6 +302,40 @@ impl Crew {
             self.truth.clock().advance_to(next.min(until));
             self.others();
         }
+    }
+
+    fn freeze_source(&self, time: Duration) {
+        let until = self.truth.now().after(time);
+        self.truth
+            .note(|| format!("the source stands still for {time:?}"));
+        self.nested.set(true);
+        self.frozen.set(true);
+        while self.truth.now() < until {
+            self.tick();
+            let mut wake = until;
+            let mut worked = self.accept();
+            match self.step_target() {
+                Some(Step::Wait(at)) => wake = wake.min(at),
+                Some(step) => worked |= step != Step::Quiet,
+                None => {}
+            }
+            for at in 0..self.workers() {
+                worked |= self.step(at);
+            }
+            let now = self.truth.now();
+            let next = match worked {
+                true => now.after(Duration::from_micros(10)),
+                false => self.next_event().map_or(wake, |event| event.min(wake)),
+            };
+            let next = next.max(now.after(Duration::from_nanos(1)));
+            self.truth.clock().advance_to(next.min(until));
+        }
+        self.frozen.set(false);
+        self.nested.set(false);
+        self.truth.note(|| "the source goes on".into());
+        // Any of its threads may be the first.
+        let turns = self.rng.borrow_mut().below(8);
+        (0..turns).for_each(|_| self.others());
     }
 
     /// All others do a few steps.

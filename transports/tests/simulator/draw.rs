@@ -88,6 +88,7 @@ impl Plan {
                 0 => Duration::from_secs(7),
                 _ => rng.time(Duration::from_millis(5)),
             },
+            freeze: freeze(seed),
             faults: Vec::new(),
             knobs: Vec::new(),
             mishaps: Vec::new(),
@@ -210,6 +211,13 @@ fn compress(seed: u64) -> CompressSetting {
         4 => CompressSetting::Fixed(level(1)),
         _ => CompressSetting::Auto,
     }
+}
+
+/// In every twelfth seed; the longer ones outlast the target's patience. From the seed alone.
+fn freeze(seed: u64) -> Option<Duration> {
+    let mut rng = SimRng::new(seed.rotate_left(16) ^ 0x6672_657a);
+    let seconds = rng.pick(&[1, 4, 10, 27, 40]);
+    rng.one_in(12).then(|| Duration::from_secs(seconds))
 }
 
 /// Virtual time takes none of the processor's, so a limit must change nothing.

@@ -1,7 +1,7 @@
 //! The guest's two halves, as the engine sees them.
 
 use std::io::{Read, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use pagelift_engine::converge::ThrottleShare;
@@ -27,6 +27,7 @@ pub struct SourceHalf {
     pub writer: Arc<Mutex<Writer>>,
     pub state: Vec<u8>,
     pub stop_takes: Duration,
+    pub freeze: Option<Duration>,
     pub channel: Option<DeviceChannel>,
     pub finished: u32,
     pub paused_at: Option<Instant>,
@@ -117,7 +118,10 @@ impl SourceGuest for SourceHalf {
             self.truth.source_resumed();
         }
         self.truth.source_gave_up();
-        crew::pass(Duration::from_micros(50));
+        match self.freeze {
+            Some(time) => crew::freeze_source(time),
+            None => crew::pass(Duration::from_micros(50)),
+        }
         Ok(())
     }
 
@@ -154,6 +158,40 @@ pub struct TargetHalf {
     pub channel: Option<DeviceChannel>,
     pub abandoned: bool,
     pub sabotage: Option<Sabotage>,
+}
+
+/// The target's guest for a session that outlives its borrow: both are of the crew.
+#[derive(Debug)]
+pub struct TargetHandle(pub Weak<Mutex<TargetHalf>>);
+
+impl TargetHandle {
+    fn with<R>(&self, act: impl FnOnce(&mut TargetHalf) -> R) -> R {
+        let half = self.0.upgrade().expect("the world outlives its sessions");
+        let mut half = half.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut half)
+    }
+}
+
+impl TargetGuest for TargetHandle {
+    fn attach(&mut self, channel: DeviceChannel) -> Result<StateFlow, GuestError> {
+        self.with(|half| half.attach(channel))
+    }
+
+    fn load_devices(&mut self, from: &mut dyn Read) -> Result<(), GuestError> {
+        self.with(|half| half.load_devices(from))
+    }
+
+    fn is_loaded(&mut self) -> Result<bool, GuestError> {
+        self.with(TargetHalf::is_loaded)
+    }
+
+    fn run(&mut self) -> Result<(), GuestError> {
+        self.with(TargetHalf::run)
+    }
+
+    fn finish(&mut self, place: GuestLocation) {
+        self.with(|half| half.finish(place));
+    }
 }
 
 impl TargetGuest for TargetHalf {

@@ -112,6 +112,9 @@ pub struct Plan {
     /// What the loading of one piece takes.
     pub piece_takes: Duration,
     pub stop_takes: Duration,
+    /// The source's process stands still for so long when it has relinquished the guest and has
+    /// told nobody.
+    pub freeze: Option<Duration>,
     pub faults: Vec<PlannedFault>,
     /// Turns of knobs, and how long after the beginning.
     pub knobs: Vec<(Duration, Turn)>,
@@ -141,6 +144,7 @@ impl Plan {
                 ..self.network
             },
             faults: Vec::new(),
+            freeze: None,
             knobs: Vec::new(),
             mishaps: Vec::new(),
             lose_marks: None,

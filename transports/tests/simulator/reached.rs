@@ -14,7 +14,7 @@ use super::world::Attempt;
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// Every outcome that the standard seeds must reach.
-pub const WANTED: [&str; 54] = [
+pub const WANTED: [&str; 56] = [
     "completed",
     "completed although the network failed",
     "completed after a reattach",
@@ -48,6 +48,8 @@ pub const WANTED: [&str; 54] = [
     "target: guest unknown",
     "guest unknown, and with nobody",
     "guest unknown, and on the target",
+    "let run by a person while the source stood still",
+    "completed although the source stood still",
     "failed in handshake",
     "failed in precopy",
     "failed in blackout",
@@ -86,6 +88,9 @@ pub fn count(
             add("completed");
             if attempt.network_failed {
                 add("completed although the network failed");
+            }
+            if attempt.plan.freeze.is_some() {
+                add("completed although the source stood still");
             }
             if said(FrameType::Reattach) {
                 add("completed after a reattach");
@@ -140,6 +145,9 @@ pub fn count(
     if let Some(failure) = target {
         add(code("target", &failure.error));
         add(place("target", failure.guest));
+    }
+    if truth.was_let_run() && attempt.plan.freeze.is_some() {
+        add("let run by a person while the source stood still");
     }
     if attempt.throttled {
         add("throttled");

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use pagelift_engine::migration::{Failure, Report};
-use pagelift_engine::pipeline::{SourceSession, Step, TargetSession};
+use pagelift_engine::migration::{Failure, Report, Source};
+use pagelift_engine::pipeline::{Shared, SourceSession, Step};
 use pagelift_engine::units::Instant;
 
 use super::crew::Crew;
+use super::phases::Phases;
 
 /// Virtual time after which a run counts as one that never ends.
 const LONGEST: Duration = Duration::from_secs(400);
@@ -26,11 +27,7 @@ pub struct Ended {
 }
 
 /// Steps everybody until both sides are done, or never will be.
-pub fn run(
-    crew: &Crew,
-    source_session: &mut SourceSession<'_>,
-    target_session: &mut TargetSession<'_>,
-) -> Ended {
+pub fn run(crew: &Crew, source: &Shared<Source>, source_session: &mut SourceSession<'_>) -> Ended {
     let truth = &crew.truth;
     let began = truth.now();
     let mut ended = Ended {
@@ -39,6 +36,7 @@ pub fn run(
         source_ended: began,
         target_told: false,
     };
+    let mut phases = Phases::default();
     // Not everybody gets a turn each time, but nobody is left out before all go to sleep.
     let mut all = false;
     loop {
@@ -57,7 +55,9 @@ pub fn run(
             if !all && crew.rng.borrow_mut().one_in(4) {
                 skipped = true;
             } else {
-                match crew.step_source(source_session) {
+                let step = crew.step_source(source_session);
+                phases.saw(truth, "source", source.look(Source::phase));
+                match step {
                     Ok(Step::Done) => ended.source = Some(Ok(source_session.report())),
                     Ok(step) => worked |= idle(step),
                     Err(failure) => ended.source = Some(Err(failure)),
@@ -71,17 +71,15 @@ pub fn run(
             }
         }
         if ended.target.is_none() {
-            if !all && crew.rng.borrow_mut().one_in(4) {
+            if !crew.target.has_ended() && !all && crew.rng.borrow_mut().one_in(4) {
                 skipped = true;
             } else {
-                match target_session.step() {
-                    Ok(Step::Done) => ended.target = Some(Ok(target_session.verify())),
-                    Ok(step) => worked |= idle(step),
-                    Err(failure) => ended.target = Some(Err(failure)),
+                if let Some(step) = crew.step_target() {
+                    worked |= idle(step);
                 }
+                ended.target = crew.target.take_result();
                 if let Some(result) = &ended.target {
                     truth.note(|| format!("the target ends: {}", short(result)));
-                    crew.acceptor.close();
                     worked = true;
                 }
             }

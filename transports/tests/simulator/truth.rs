@@ -38,6 +38,8 @@ struct State {
     /// By how much the source's guest is throttled, in permille.
     throttled: u16,
     gave_up: Option<Instant>,
+    /// A person let the guest run on a target that did not know whose it was.
+    let_run: bool,
     broken: Vec<String>,
     countdowns: BTreeMap<Mishap, u64>,
     happened: BTreeSet<Mishap>,
@@ -185,6 +187,20 @@ impl Truth {
             self.broken("the target runs a guest that the source has not given up".into());
         }
         self.check_one_owner();
+    }
+
+    /// The target ended without knowing whose the guest is. A person looks at the source, and lets
+    /// it run on the target if the source has given it up.
+    pub fn left_to_a_person(&self) {
+        if self.gave_up() && !self.source_runs() {
+            self.note(|| "a person lets the guest run on the target".into());
+            let mut state = self.lock();
+            (state.target_runs, state.let_run) = (true, true);
+        }
+    }
+
+    pub fn was_let_run(&self) -> bool {
+        self.lock().let_run
     }
 
     fn check_one_owner(&self) {

@@ -19,7 +19,7 @@ use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
 
 use super::crew::{Crew, CrewParts};
 use super::faults::Faults;
-use super::guest::{SourceHalf, TargetHalf};
+use super::guest::{SourceHalf, TargetHalf, TargetHandle};
 use super::kept::SimKept;
 use super::knobs::Knobs;
 use super::memory::{Side, SimMemory};
@@ -27,6 +27,7 @@ use super::plan::{Plan, PolicyPlan};
 use super::policies::{HoldsBack, Whim};
 use super::stepping;
 use super::tap::{TapLink, TapListener};
+use super::target::TargetSide;
 use super::tracker::SimTracker;
 use super::truth::Truth;
 use super::watcher::Watcher;
@@ -135,7 +136,7 @@ impl World {
         let state: Vec<u8> = (0..plan.state_bytes)
             .map(|i| (i ^ (i >> 8)) as u8)
             .collect();
-        let mut target_half = TargetHalf {
+        let target_half = Arc::new(Mutex::new(TargetHalf {
             truth: Arc::clone(&self.truth),
             here: Arc::clone(&self.target_memory),
             there: Arc::clone(&self.source_memory),
@@ -150,12 +151,15 @@ impl World {
             channel: None,
             abandoned: false,
             sabotage: plan.sabotage,
-        };
+        }));
+        // Some bytes a run, so that the crew can step the target on the source's behalf.
+        let handle = Box::leak(Box::new(TargetHandle(Arc::downgrade(&target_half))));
         let mut source_half = SourceHalf {
             truth: Arc::clone(&self.truth),
             writer: Arc::clone(&self.source_writer),
             state,
             stop_takes: plan.stop_takes,
+            freeze: plan.freeze,
             channel: None,
             finished: 0,
             paused_at: None,
@@ -166,11 +170,11 @@ impl World {
         let kept = self.kept(plan);
         let target = self.target_machine(plan, &kept, now);
         let catalogue = CatalogueWorker::new(Arc::clone(&target), Arc::clone(&kept));
-        let mut target_session = TargetSession::new(
-            target,
+        let target_session = TargetSession::new(
+            Arc::clone(&target),
             self.target_memory.clone(),
             Arc::clone(&kept),
-            &mut target_half,
+            handle,
             faults.cancel_target.clone(),
             1,
         )
@@ -191,7 +195,7 @@ impl World {
                 references: plan.references,
             },
         };
-        let mut source_session = SourceSession::new(source, parts);
+        let mut source_session = SourceSession::new(Arc::clone(&source), parts);
         let crew = Crew::new(CrewParts {
             truth: Arc::clone(&self.truth),
             network: network.clone(),
@@ -207,13 +211,14 @@ impl World {
             source_writer: Arc::clone(&self.source_writer),
             target_writer: Arc::clone(&self.target_writer),
             rng: self.rng.fork(),
+            target: TargetSide::new(target_session, target),
         });
         crew.add_catalogue(catalogue);
         crew.sign_on();
-        let ended = stepping::run(&crew, &mut source_session, &mut target_session);
+        let ended = stepping::run(&crew, &source, &mut source_session);
         Crew::sign_off();
         let forced = matches!(&ended.source, Some(Ok(report)) if report.forced);
-        drop((source_session, target_session));
+        drop(source_session);
 
         self.source_writer.lock().expect("no panic").mark();
         let tracker_armed = self.tracker.is_armed();
@@ -234,7 +239,7 @@ impl World {
             differ: self.source_memory.differences(&self.target_memory),
             marked,
             finished: source_half.finished,
-            abandoned: target_half.abandoned,
+            abandoned: target_half.lock().expect("no panic").abandoned,
             throttled: source_half.throttled,
             forced,
         }

@@ -3,6 +3,7 @@
 use super::Source;
 use super::types::SourceStatus;
 use crate::converge::DowntimeForecast;
+use crate::migration::phase::Phase;
 use crate::migration::report::{ReferenceReport, Report};
 use crate::units::{ByteCount, Instant, PageCount};
 
@@ -17,7 +18,7 @@ impl Source {
             _ => DowntimeForecast::of(&self.observe(now, false)),
         };
         SourceStatus {
-            phase: self.state.phase(self.round),
+            phase: self.phase(),
             round: self.round,
             left: self.send_set.left(),
             sent: self.totals.page_wire_bytes,
@@ -30,6 +31,11 @@ impl Source {
             throttle: self.throttle.given(),
             stages: self.totals.stages,
         }
+    }
+
+    /// The phase alone.
+    pub fn phase(&self) -> Phase {
+        self.state.phase(self.round)
     }
 
     /// The report of a completed migration.

@@ -49,7 +49,7 @@ impl Target {
             }
             Message::Settled if self.commit.settle() => {}
             message => {
-                let (kind, phase) = (message.kind(), self.status().phase);
+                let (kind, phase) = (message.kind(), self.phase());
                 return Err(misbehaved(&format!("{kind:?} while {phase:?}")));
             }
         }

@@ -18,7 +18,8 @@ impl Target {
         }
     }
 
-    fn phase(&self) -> Phase {
+    /// The phase alone.
+    pub fn phase(&self) -> Phase {
         match self.commit {
             Commit::SourceOwns { .. } => match self.memory {
                 Memory::Vacant => Phase::Handshake,
