@@ -23,6 +23,7 @@
  *   pl.check=PAGES      pages verified per tick, over all threads        (default 512)
  *   pl.computing=N      of the threads, the last N write nothing: each of their writes is
  *                       drawn and summed, and stands for a fixed amount of computing
+ *   pl.demand=PERCENT   of a CPU, that each of these takes            (default 100)
  *   pl.pinned=1         thread t runs on CPU t and nowhere else
  *   pl.seed=N           seed of all content and of the order of writes   (default 1)
  *
@@ -59,6 +60,7 @@
 #include <unistd.h>
 
 enum { PAGE = 4096, WORDS = PAGE / 8, THREADS_MAX = 16, LOST_LINES_PER_CHECK = 4 };
+enum { STEPS_PER_DRAW = 4096 }; /* of a thread that computes */
 enum { LINE_WORDS = 8 }; /* of the lines whose halves `half` tells apart */
 enum pattern { UNIFORM, SEQUENTIAL, HOT, ZIPF };
 enum content { RANDOM, HALF, GUESTPERF };
@@ -73,10 +75,10 @@ enum content { RANDOM, HALF, GUESTPERF };
 
 static struct {
     uint64_t fill, working, rate, width, tick_ms, threads, check, seed, busy_ms, quiet_ms, compute;
-    uint64_t computing, pinned;
+    uint64_t computing, demand, pinned;
     enum pattern pattern;
     enum content content;
-} config = {64 << 20, UINT64_MAX, 0, 8, 100, 1, 512, 1, 0, 0, 0, 0, 0, UNIFORM, RANDOM};
+} config = {64 << 20, UINT64_MAX, 0, 8, 100, 1, 512, 1, 0, 0, 0, 0, 100, 0, UNIFORM, RANDOM};
 
 /* What one thread tells of itself at a tick. */
 struct report {
@@ -98,6 +100,7 @@ static unsigned char *memory;
 static uint32_t *counts; /* writes to each page so far */
 static uint64_t guestperf_page[WORDS]; /* what `guestperf` XORs with */
 static uint64_t steps_per_write;       /* of `compute` */
+static uint64_t draws_per_tick;        /* of a computing thread with a demand; else 0 */
 static uint64_t pages;
 static unsigned block_mask, inverse_stride;
 static struct writer writers[THREADS_MAX];
@@ -370,17 +373,21 @@ static void write_between(struct writer *w, uint64_t begin_ns, uint64_t end_ns)
     }
 }
 
-/* The same without a write: what it does is counted as writes are. */
+/* The same without a write: what it does is counted as writes are. With a demand, it sleeps once
+ * it has done its part of the tick. */
 static void compute_between(struct writer *w, uint64_t end_ns)
 {
+    uint64_t done = 0;
     do {
         uint64_t draw = mix(w->seed + ++w->writes * GOLDEN);
-        volatile uint64_t result;
         w->sum += draw;
-        for (int i = 0; i < 4096; i++)
+        for (int i = 0; i < STEPS_PER_DRAW; i++)
             draw = mix(draw);
-        result = draw;
-        (void)result;
+        w->computed += draw;
+        if (++done == draws_per_tick) {
+            sleep_until(end_ns);
+            return;
+        }
     } while (now_ns() < end_ns);
 }
 
@@ -527,6 +534,7 @@ static void read_config(void)
         {"pl.busy_ms=", &config.busy_ms}, {"pl.quiet_ms=", &config.quiet_ms},
         {"pl.compute=", &config.compute},
         {"pl.pinned=", &config.pinned},   {"pl.computing=", &config.computing},
+        {"pl.demand=", &config.demand},
     };
     char line[4096];
     FILE *file = fopen("/proc/cmdline", "r");
@@ -575,6 +583,8 @@ static void read_config(void)
         die("pl.threads is 1 to 16");
     if (config.computing > config.threads)
         die("pl.computing is at most pl.threads");
+    if (config.demand < 1 || config.demand > 100)
+        die("pl.demand is 1 to 100");
     if (config.tick_ms < 1 || config.fill / PAGE < config.threads)
         die("pl.tick_ms is at least 1, pl.fill at least a page per thread");
     if (config.content == GUESTPERF && config.width != PAGE)
@@ -619,20 +629,26 @@ static uint32_t *make_zipf(uint64_t n)
     return sums;
 }
 
+/* Nanoseconds that a step of `compute` takes. */
+static double step_ns(void)
+{
+    enum { STEPS = 1 << 20 };
+    double begin = now_ns();
+    writers[0].computed = compute(STEPS);
+    return (now_ns() - begin) / STEPS;
+}
+
 /* How many steps of `compute` fill the time between two writes at the set rate. */
 static uint64_t calibrate(void)
 {
-    enum { STEPS = 1 << 20, BLOCKS = 1 << 10 };
+    enum { BLOCKS = 1 << 10 };
     static uint64_t scratch[WORDS];
     double begin = now_ns();
-    writers[0].computed = compute(STEPS);
-    double step_ns = (now_ns() - begin) / STEPS;
-    begin = now_ns();
     for (uint64_t i = 0; i < BLOCKS; i++)
         fill_block(i, scratch, config.width / 8);
     double write_ns = (now_ns() - begin) / BLOCKS;
     double between_ns = (double)NS_PER_S * PAGE * config.threads / config.rate;
-    return between_ns > write_ns ? (uint64_t)((between_ns - write_ns) / step_ns) + 1 : 1;
+    return between_ns > write_ns ? (uint64_t)((between_ns - write_ns) / step_ns()) + 1 : 1;
 }
 
 int main(void)
@@ -659,6 +675,9 @@ int main(void)
     }
     if (config.compute && config.rate && config.rate != UINT64_MAX)
         steps_per_write = calibrate();
+    if (config.computing && config.demand < 100)
+        draws_per_tick = (uint64_t)(config.tick_ms * NS_PER_MS * config.demand / 100 /
+                                    (step_ns() * STEPS_PER_DRAW)) + 1;
     start_ns = now_ns();
     pthread_create(&reader, NULL, read_console, NULL);
     for (uint64_t t = 0; t < config.threads; t++)

@@ -190,6 +190,8 @@ pub struct Workload {
     pub check_pages: u64,
     /// Of the threads, the last so many compute and write nothing.
     pub computing: u32,
+    /// Part of a CPU that each of these takes, in per cent, 1 to 100.
+    pub demand_pct: u32,
     /// Whether each thread stays on a CPU of its own.
     pub pinned: bool,
     /// Seed of the content and of the order of writes.
@@ -214,6 +216,7 @@ impl Default for Workload {
             tick_ms: 100,
             check_pages: 512,
             computing: 0,
+            demand_pct: 100,
             pinned: false,
             seed: 1,
         }
@@ -252,7 +255,8 @@ impl Workload {
             self.seed,
         );
         if self.computing > 0 {
-            line.push_str(&format!(" pl.computing={}", self.computing));
+            let (threads, demand) = (self.computing, self.demand_pct);
+            line.push_str(&format!(" pl.computing={threads} pl.demand={demand}"));
         }
         if self.pinned {
             line.push_str(" pl.pinned=1");

@@ -238,9 +238,14 @@ fn account(
         Ok(verified) => faults.push(format!("the guest lost memory: {verified:?}")),
         Err(error) => faults.push(format!("{error:#}")),
     }
-    Work::of(&ticks.ticks, workload.phases, span).map(|work| WorkFigures {
+    let all = workload.threads as usize;
+    let writing = all - workload.computing as usize;
+    let of = |threads| Work::of(&ticks.ticks, threads, workload.phases, span);
+    let work = of(0..writing)?;
+    Some(WorkFigures {
         pages_per_s: work.pages_per_s,
         watched_s: work.watched_s,
         lost_s: work.lost_s,
+        computing_lost_s: of(writing..all).map(|work| work.lost_s),
     })
 }

@@ -63,10 +63,9 @@ pub(crate) struct Options {
     /// What their pages hold
     #[arg(long, value_name = "NAME", value_parser = content())]
     content: Option<Content>,
-    /// Their CPUs, with a writing thread for each
-    #[arg(long, value_name = "N", default_value_t = 1,
-          value_parser = clap::value_parser!(u32).range(1..=16))]
-    cpus: u32,
+    /// Their CPUs, with a writing thread for each, instead of their own
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
+    cpus: Option<u32>,
     /// Cache of old contents, for settings that have one; QEMU's is rounded up to a power of two.
     /// Without it: as much as the guest writes to, and for pagelift without options its own default
     #[arg(long, value_name = "SIZE")]
@@ -111,8 +110,11 @@ impl Options {
     /// What the guest of a scenario is told to do.
     pub(crate) fn workload(&self, scenario: &Scenario) -> Workload {
         let mut workload = scenario.workload();
-        workload.cpus = self.cpus;
-        workload.threads = self.cpus;
+        if let Some(cpus) = self.cpus {
+            workload.cpus = cpus;
+            workload.threads = cpus;
+            workload.computing = workload.computing.min(cpus - 1);
+        }
         if let Some(bytes) = self.memory {
             workload.memory_mib = bytes.0 >> 20;
         }

@@ -58,8 +58,10 @@ pub(crate) struct WorkFigures {
     pub(crate) pages_per_s: f64,
     /// Time watched.
     pub(crate) watched_s: f64,
-    /// The slowdown integral.
+    /// The slowdown integral of the CPUs that write, as if they were one.
     pub(crate) lost_s: f64,
+    /// That of those that only compute, as if they were one.
+    pub(crate) computing_lost_s: Option<f64>,
 }
 
 impl Move {
@@ -90,8 +92,12 @@ impl Move {
             _ => "did not move".to_owned(),
         };
         let lost = self.work.map_or(f64::NAN, |work| work.lost_s);
+        let computing = self.work.and_then(|work| work.computing_lost_s);
+        let computing = computing.map_or_else(String::new, |lost_s| {
+            format!(" and {lost_s:.1} s of those that compute")
+        });
         let mut line = format!(
-            "{} {} run {}: {time}, throttle {:.0} %, lost {lost:.1} s",
+            "{} {} run {}: {time}, throttle {:.0} %, lost {lost:.1} s{computing}",
             self.scenario, self.method.name, self.run, self.throttle_pct_max
         );
         for fault in &self.faults {

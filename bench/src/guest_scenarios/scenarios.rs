@@ -15,6 +15,10 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// What it is for, for people.
     pub(crate) about: &'static str,
+    cpus: u32,
+    /// Of the CPUs, so many compute and write nothing, each for this part of its time, in per cent.
+    pub(crate) computing: u32,
+    demand_pct: u32,
     memory_mib: u64,
     fill_mib: u64,
     working_mib: u64,
@@ -33,6 +37,9 @@ pub(crate) struct Scenario {
 const BUSY: Scenario = Scenario {
     name: "",
     about: "",
+    cpus: 1,
+    computing: 0,
+    demand_pct: 100,
     memory_mib: 512,
     fill_mib: 256,
     working_mib: 128,
@@ -46,7 +53,7 @@ const BUSY: Scenario = Scenario {
 };
 
 /// All of them.
-pub(crate) const SCENARIOS: [Scenario; 9] = [
+pub(crate) const SCENARIOS: [Scenario; 14] = [
     Scenario {
         name: "sparse",
         about: "one word of a random page",
@@ -115,6 +122,58 @@ pub(crate) const SCENARIOS: [Scenario; 9] = [
         one_pass: true,
         ..BUSY
     },
+    Scenario {
+        name: "one-of-two",
+        about: "one CPU writes whole random pages as fast as it can, the other computes half of \
+                its time",
+        cpus: 2,
+        computing: 1,
+        demand_pct: 50,
+        fill_mib: 256,
+        working_mib: 256,
+        rate_bytes_per_s: MAX,
+        ..BUSY
+    },
+    Scenario {
+        name: "bound-of-two",
+        about: "one CPU writes whole random pages and computes in between, which takes all of it, \
+                the other computes half of its time",
+        cpus: 2,
+        computing: 1,
+        demand_pct: 50,
+        compute: true,
+        fill_mib: 128,
+        ..BUSY
+    },
+    Scenario {
+        name: "one-of-four",
+        about: "one CPU writes whole random pages as fast as it can, three compute a fifth of \
+                their time",
+        cpus: 4,
+        computing: 3,
+        demand_pct: 20,
+        fill_mib: 384,
+        working_mib: 384,
+        rate_bytes_per_s: MAX,
+        ..BUSY
+    },
+    Scenario {
+        name: "two-of-four",
+        about: "two CPUs write whole random pages, two compute a fifth of their time",
+        cpus: 4,
+        computing: 2,
+        demand_pct: 20,
+        working_mib: 256,
+        rate_bytes_per_s: 800 * MIB,
+        ..BUSY
+    },
+    Scenario {
+        name: "four-of-four",
+        about: "four CPUs write whole random pages",
+        cpus: 4,
+        rate_bytes_per_s: 800 * MIB,
+        ..BUSY
+    },
 ];
 
 impl Scenario {
@@ -132,6 +191,12 @@ impl Scenario {
     pub(crate) fn workload(&self) -> Workload {
         Workload {
             memory_mib: self.memory_mib,
+            cpus: self.cpus,
+            threads: self.cpus,
+            computing: self.computing,
+            demand_pct: self.demand_pct,
+            // The throttle can only tell work apart that stays where it is.
+            pinned: self.cpus > 1,
             fill_bytes: self.fill_mib * MIB,
             content: self.content,
             working_bytes: Some(self.working_mib * MIB),

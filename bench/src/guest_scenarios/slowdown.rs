@@ -7,6 +7,7 @@
 //! that the move used. Time passes on the host's clock, since the guest's stands still in the
 //! blackout. Quiet phases, by the guest's clock, are no time to lose.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use pagelift_tests::Phases;
@@ -35,14 +36,19 @@ pub(crate) struct Span {
 }
 
 impl Work {
-    /// `None` for a guest that did nothing before the move, or whose ticks do not reach from one
+    /// What `threads` of the guest did and lost. `None` for threads that did nothing before the move, or whose ticks do not reach from one
     /// end of the span to the other.
-    pub(crate) fn of(ticks: &[Tick], phases: Option<Phases>, span: Span) -> Option<Self> {
+    pub(crate) fn of(
+        ticks: &[Tick],
+        threads: Range<usize>,
+        phases: Option<Phases>,
+        span: Span,
+    ) -> Option<Self> {
         let first = ticks.iter().find(|tick| tick.at >= span.warm)?;
         let start = ticks.iter().rfind(|tick| tick.at <= span.began)?;
         let end = ticks.iter().find(|tick| tick.at >= span.end)?;
-        let full = Stretch::between(first, start, phases);
-        let moved = Stretch::between(start, end, phases);
+        let full = Stretch::between(first, start, &threads, phases);
+        let moved = Stretch::between(start, end, &threads, phases);
         let pages_per_s = full.pages / full.busy_s;
         (pages_per_s > 0.0 && pages_per_s.is_finite()).then(|| Self {
             pages_per_s,
@@ -61,14 +67,15 @@ struct Stretch {
 }
 
 impl Stretch {
-    fn between(from: &Tick, to: &Tick, phases: Option<Phases>) -> Self {
+    fn between(from: &Tick, to: &Tick, threads: &Range<usize>, phases: Option<Phases>) -> Self {
+        let writes = |tick: &Tick| tick.writes[threads.clone()].iter().sum::<u64>();
         let host_s = to.at.saturating_duration_since(from.at).as_secs_f64();
         let quiet_ms = phases.map_or(0, |phases| {
             let all_ms = to.mono_ms.saturating_sub(from.mono_ms);
             all_ms - phases.busy_within_ms(from.mono_ms, from.mono_ms + all_ms)
         });
         Self {
-            pages: to.writes_total().saturating_sub(from.writes_total()) as f64,
+            pages: writes(to).saturating_sub(writes(from)) as f64,
             host_s,
             busy_s: host_s - Duration::from_millis(quiet_ms).as_secs_f64(),
         }
@@ -109,7 +116,7 @@ mod tests {
     fn half_speed_for_a_second_loses_half_a_second() {
         let start = Instant::now();
         let writes = [[10; 20].as_slice(), &[5; 10], &[10; 10]].concat();
-        let work = Work::of(&ticks(start, &writes), None, span(start, 1950, 3850));
+        let work = Work::of(&ticks(start, &writes), 0..1, None, span(start, 1950, 3850));
         let work = work.expect("it wrote");
         assert!((work.pages_per_s - 100.0).abs() < 1e-9, "{work:?}");
         assert!((work.watched_s - 2.0).abs() < 1e-9, "{work:?}");
@@ -127,14 +134,14 @@ mod tests {
         let cycle = [&[10_u64; 5][..], &[0; 5]].concat();
         let writes = [&[0], &cycle[..], &cycle, &cycle, &cycle].concat();
         let mut list = ticks(start, &writes);
-        let work = Work::of(&list, phases, span(start, 2000, 4000)).expect("it wrote");
+        let work = Work::of(&list, 0..1, phases, span(start, 2000, 4000)).expect("it wrote");
         assert!((work.pages_per_s - 100.0).abs() < 1e-9, "{work:?}");
         assert!(work.lost_s.abs() < 1e-9, "{work:?}");
         // The guest's clock stands still from its tick 28 on for a second.
         for tick in &mut list[28..] {
             tick.at += Duration::from_secs(1);
         }
-        let work = Work::of(&list, phases, span(start, 2000, 5000)).expect("it wrote");
+        let work = Work::of(&list, 0..1, phases, span(start, 2000, 5000)).expect("it wrote");
         assert!((work.lost_s - 1.0).abs() < 1e-9, "{work:?}");
     }
 
@@ -142,11 +149,11 @@ mod tests {
     fn nothing_can_be_said_of_an_idle_guest() {
         let start = Instant::now();
         assert_eq!(
-            Work::of(&ticks(start, &[0; 40]), None, span(start, 2000, 3500)),
+            Work::of(&ticks(start, &[0; 40]), 0..1, None, span(start, 2000, 3500)),
             None
         );
         assert_eq!(
-            Work::of(&ticks(start, &[1; 40]), None, span(start, 2000, 9000)),
+            Work::of(&ticks(start, &[1; 40]), 0..1, None, span(start, 2000, 9000)),
             None
         );
     }

@@ -52,6 +52,8 @@ pub(crate) fn table(options: &Options, scenario: &Scenario, moves: &[Move]) -> S
     );
     let head = if scenario.one_pass {
         (" one pass s | times that |", "---|---|")
+    } else if scenario.computing > 0 {
+        (" of those that compute s |", "---|")
     } else {
         ("", "")
     };
@@ -135,6 +137,8 @@ impl Rows<'_> {
                 self.figure(1, |m| m.one_pass_s),
                 self.figure(2, ratio)
             )
+        } else if scenario.computing > 0 {
+            format!(" {} |", self.figure(1, |m| m.work?.computing_lost_s))
         } else {
             String::new()
         };
