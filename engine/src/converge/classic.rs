@@ -1,20 +1,22 @@
-//! Auto-converge as QEMU's users know it: its names, defaults and behaviour.
+//! The policy `classic`: auto-converge with the names, defaults and behaviour of QEMU's.
 //!
-//! At a harvest at least one second after the last look: if the guest has written more than
-//! `throttle_trigger_threshold` per cent of what was sent meanwhile, for the second time, throttle
-//! by `cpu_throttle_initial`, and by `cpu_throttle_increment` more each further time, up to
-//! `max_cpu_throttle`. With `cpu_throttle_tailslow` the increment shrinks to what would have made
-//! the guest write no more than the threshold. The throttle never decays. The guest is stopped
-//! when what is left fits the downtime at the link's rate; fixed costs are not counted.
+//! At a harvest at least one second after the last measurement: if the guest has written more than
+//! `throttle_trigger_threshold` per cent of what was sent meanwhile, for the second time, it is
+//! throttled by `cpu_throttle_initial`, and each further time by `cpu_throttle_increment` more, up
+//! to `max_cpu_throttle`. With `cpu_throttle_tailslow` the increment shrinks to what would have
+//! made the guest write no more than the threshold. The throttle never decays. The guest is stopped
+//! when what is left fits the downtime at the link's rate; the parts of the downtime beside the
+//! pages are not counted.
 //!
 //! Names and defaults: QEMU's QMP reference, `MigrationParameters`.
 
 use std::time::Duration;
 
+use super::limits::DEFAULT_DEADLINE;
 use super::{Decision, DowntimeForecast, GiveUp, Observation, Policy, ThrottleShare};
 use crate::units::{ByteCount, Instant};
 
-/// Least time between two looks at the rates.
+/// Least time between two measurements, as in QEMU's `migration/ram.c`.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// The parameters of auto-converge, in per cent.
@@ -40,7 +42,7 @@ impl Default for ClassicConfig {
     fn default() -> Self {
         Self {
             downtime: Duration::from_millis(300),
-            timeout: Duration::from_secs(600),
+            timeout: DEFAULT_DEADLINE,
             throttle_trigger_threshold: 50,
             cpu_throttle_initial: 20,
             cpu_throttle_increment: 10,
@@ -54,8 +56,9 @@ impl Default for ClassicConfig {
 #[derive(Clone, Copy, Debug)]
 pub struct Classic {
     config: ClassicConfig,
-    last_look: Option<(Instant, ByteCount)>,
-    /// Bytes written since the last look.
+    /// When it last measured, and the bytes placed by then.
+    measured: Option<(Instant, ByteCount)>,
+    /// Bytes written since then.
     dirtied: u64,
     high_periods: u32,
     /// Per cent.
@@ -67,7 +70,7 @@ impl Classic {
     pub fn new(config: ClassicConfig) -> Self {
         Self {
             config,
-            last_look: None,
+            measured: None,
             dirtied: 0,
             high_periods: 0,
             throttle: 0,
@@ -90,10 +93,10 @@ impl Classic {
     }
 
     /// At a harvest: the new throttle, if it changes.
-    fn look(&mut self, seen: &Observation) -> Option<ThrottleShare> {
+    fn measure(&mut self, seen: &Observation) -> Option<ThrottleShare> {
         self.dirtied += seen.harvested.bytes().0;
-        let Some((at, placed)) = self.last_look else {
-            self.last_look = Some((seen.now, seen.placed));
+        let Some((at, placed)) = self.measured else {
+            self.measured = Some((seen.now, seen.placed));
             return None;
         };
         if seen.now.since(at) < PERIOD {
@@ -101,7 +104,7 @@ impl Classic {
         }
         let sent = seen.placed.0.saturating_sub(placed.0);
         let dirtied = std::mem::take(&mut self.dirtied);
-        self.last_look = Some((seen.now, seen.placed));
+        self.measured = Some((seen.now, seen.placed));
         let threshold = sent as f64 * f64::from(self.config.throttle_trigger_threshold) / 100.0;
         if dirtied as f64 <= threshold {
             return None;
@@ -147,7 +150,7 @@ impl Policy for Classic {
             return Decision::GiveUp(GiveUp::timed_out(seen, self.config.timeout));
         }
         let throttle = if seen.round_ended {
-            self.look(seen)
+            self.measure(seen)
         } else {
             None
         };

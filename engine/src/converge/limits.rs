@@ -1,10 +1,16 @@
-//! What bounds a migration, as its user sets it, and may change it while the guest moves.
+//! Limits of a migration: set by its user, who may change them while the guest moves.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::ThrottleShare;
 use crate::units::LONGEST_SPAN;
+
+/// Downtime allowed unless a user says otherwise.
+pub(super) const DEFAULT_DOWNTIME: Duration = Duration::from_millis(50);
+
+/// Time from the beginning to the guest's stop unless a user says otherwise.
+pub(super) const DEFAULT_DEADLINE: Duration = Duration::from_secs(600);
 
 /// The policies that a user can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +27,7 @@ impl PolicyKind {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Predictive, Self::Classic, Self::None];
 
-    /// The name by which users and traces know it.
+    /// Its name in options, on the control socket and in traces.
     pub fn name(self) -> &'static str {
         match self {
             Self::Predictive => "predictive",
@@ -30,20 +36,20 @@ impl PolicyKind {
         }
     }
 
-    /// The policy of that name.
+    /// The policy called `name`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 
-/// What happens when the deadline has come and the guest still runs on the source.
+/// What happens at the deadline if the guest still runs on the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AtDeadline {
-    /// The migration ends; the guest runs on where it is, at full speed.
+    /// The migration ends; the guest goes on at the source, without a throttle.
     Cancel,
-    /// The guest is let go of, and moves as soon as it fits the allowed downtime by itself.
+    /// The throttle ends; the guest moves as soon as it fits the downtime allowed by itself.
     StopTrying,
-    /// The guest is stopped and moves, whatever the downtime.
+    /// The guest is stopped and moves, however long the downtime.
     Force,
 }
 
@@ -51,7 +57,7 @@ impl AtDeadline {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Cancel, Self::StopTrying, Self::Force];
 
-    /// The name by which users and traces know it.
+    /// Its name in options, on the control socket and in traces.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cancel => "cancel",
@@ -60,13 +66,13 @@ impl AtDeadline {
         }
     }
 
-    /// The action of that name.
+    /// The action called `name`.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|action| action.name() == name)
     }
 }
 
-/// The downtime that is allowed: at first, and at most once it had to grow.
+/// The downtime allowed: at first, and at most once it has grown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Downtime {
     least: Duration,
@@ -74,7 +80,7 @@ pub struct Downtime {
 }
 
 impl Downtime {
-    /// One that stays as it is.
+    /// A downtime that does not grow.
     pub fn fixed(time: Duration) -> Self {
         Self {
             least: time,
@@ -82,17 +88,17 @@ impl Downtime {
         }
     }
 
-    /// One that grows from `least` to `most`; `None` if `most` is the shorter one.
+    /// A downtime that grows from `least` to `most`; `None` if `most` is shorter.
     pub fn growing(least: Duration, most: Duration) -> Option<Self> {
         (least <= most).then_some(Self { least, most })
     }
 
-    /// What is allowed at first.
+    /// Allowed at first.
     pub fn least(self) -> Duration {
         self.least
     }
 
-    /// What is allowed in the end.
+    /// Allowed in the end.
     pub fn most(self) -> Duration {
         self.most
     }
@@ -106,7 +112,7 @@ impl From<Duration> for Downtime {
 }
 
 impl fmt::Display for Downtime {
-    /// `50ms`, or `50ms..500ms`: as it is written on a command line.
+    /// `50ms`, or `50ms..500ms`: as on a command line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         if self.least == self.most {
@@ -120,26 +126,26 @@ impl fmt::Display for Downtime {
 /// The limits of a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Who decides.
+    /// The policy that decides.
     pub policy: PolicyKind,
-    /// The downtime that is allowed. The digest of verify mode is not counted against it.
+    /// The downtime allowed. The digest of verify mode is not counted against it.
     pub downtime: Downtime,
-    /// Time from the migration's beginning to the guest's stop; `None`: as long as it takes.
+    /// Longest time from the migration's beginning to the guest's stop; `None`: no limit.
     pub deadline: Option<Duration>,
-    /// What happens then.
+    /// What happens at the deadline.
     pub at_deadline: AtDeadline,
-    /// The largest share that the guest may be throttled by; `None`: the policy's own, which is
+    /// The strongest throttle; `None`: the policy's own, which is
     /// [`strongest`](super::ThrottleResponse::strongest), or 99 % with [`Classic`](super::Classic).
     pub throttle_most: Option<ThrottleShare>,
 }
 
 impl Default for Limits {
-    /// 50 ms, ten minutes, and then the guest stays where it is.
+    /// 50 ms, ten minutes, and then the guest stays on the source.
     fn default() -> Self {
         Self {
             policy: PolicyKind::Predictive,
-            downtime: Downtime::fixed(Duration::from_millis(50)),
-            deadline: Some(Duration::from_secs(600)),
+            downtime: Downtime::fixed(DEFAULT_DOWNTIME),
+            deadline: Some(DEFAULT_DEADLINE),
             at_deadline: AtDeadline::Cancel,
             throttle_most: None,
         }
@@ -152,7 +158,7 @@ impl Limits {
         self.deadline.is_some_and(|deadline| elapsed >= deadline)
     }
 
-    /// The deadline for a policy that always has one.
+    /// The deadline as a policy's timeout.
     pub(super) fn timeout(&self) -> Duration {
         self.deadline.unwrap_or(Duration::MAX)
     }
@@ -181,8 +187,10 @@ impl fmt::Display for Limits {
 }
 
 impl Limits {
-    /// Reads what `Display` writes, each value by its key; the key that is missing or makes no
-    /// sense if one does.
+    /// Reads what `Display` writes, each value by its key.
+    ///
+    /// # Errors
+    /// Gives the key that is missing or has no valid value.
     pub(super) fn from_values<'a>(
         value: impl Fn(&'static str) -> Option<&'a str>,
     ) -> Result<Self, &'static str> {

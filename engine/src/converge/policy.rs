@@ -1,4 +1,4 @@
-//! The question that a policy answers, and its answers.
+//! The policy trait: an [`Observation`] of the migration in, a [`Decision`] out.
 //!
 //! A [`Policy`] is a pure function of [`Observation`]s: it reads no clock and does no I/O, so that
 //! a recorded migration can be replayed under another policy.
@@ -8,10 +8,16 @@ use std::time::Duration;
 use super::{FixedCosts, GiveUp, Limits, PageTime, ThrottleResponse, ThrottleShare};
 use crate::units::{ByteCount, Instant, PageCount, Rate};
 
-/// Less than this part of the pages written is never expected to go again.
+/// A round makes progress if it leaves at most this part of what the one before left.
+pub(super) const PROGRESS: f64 = 0.85;
+
+/// A round goes nowhere if it leaves more than this part of what another one left before.
+pub(super) const STANDSTILL: f64 = 0.97;
+
+/// Least part of the pages written in a round that is expected to go again.
 const AGAIN_LEAST: f64 = 0.3;
 
-/// What a policy may know at one moment.
+/// What a policy knows at one moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Observation {
     /// The moment.
@@ -20,45 +26,44 @@ pub struct Observation {
     pub elapsed: Duration,
     /// The round that just ended, or is under way; from 1.
     pub round: u32,
-    /// Whether a round just ended: `left` is then the whole set to send, freshly harvested.
+    /// Whether a round has just ended: `left` is then the whole set to send, freshly harvested.
     pub round_ended: bool,
     /// Pages known to need sending.
     pub left: PageCount,
-    /// Pages among those left that were not sent in the round, but held back.
+    /// Of the pages left, those that were held back in the round instead of being sent.
     pub held: PageCount,
-    /// Those of the held ones that were written meanwhile, and are among the harvested.
+    /// Of the pages held back, those that were written meanwhile and are among the harvested.
     pub held_written: PageCount,
     /// Bytes sent and not yet placed by the target.
     pub in_flight: ByteCount,
-    /// Mean bytes on the wire of a page that is sent again, of the last rounds.
+    /// Mean bytes on the wire of a page that is sent again, over the last rounds.
     pub bytes_per_page: f64,
-    /// The same of all pages of the round that just ended, or of the one before.
+    /// The same over all pages of the round that has just ended, or of the one before.
     pub round_page_bytes: f64,
-    /// Time of a page that is sent again, until it is acknowledged; `None`: the link's rate
-    /// decides.
+    /// Time of a page that is sent again until it is acknowledged; `None`: the link's rate decides.
     pub page_time: Option<PageTime>,
     /// Rate at which the target places data; `None` before anything was placed.
     pub link: Option<Rate>,
     /// Rate at which the guest writes distinct pages, over the last round; `None` before the
     /// first harvest.
     pub dirty: Option<Rate>,
-    /// What a downtime costs beside its pages.
+    /// The parts of a downtime beside its pages.
     pub fixed: FixedCosts,
     /// Distinct pages written between the last two harvests.
     pub harvested: PageCount,
     /// Time between the last two harvests.
     pub interval: Duration,
-    /// Share of its time that the guest was kept from running meanwhile.
+    /// Throttle of the guest between the last two harvests.
     pub throttled: ThrottleShare,
-    /// What a throttle takes of its work.
+    /// How the guest's work depends on its throttle.
     pub response: ThrottleResponse,
     /// Bytes placed by the target so far.
     pub placed: ByteCount,
 }
 
 impl Observation {
-    /// The part of the pages written in a round, without those held back, that must go again: some
-    /// were written before their turn, and went as they had become.
+    /// The part of the pages written in a round, without those held back, that must go again. Some
+    /// were written before their turn and went with their new content.
     pub fn again(&self) -> f64 {
         let written = self.harvested.0.saturating_sub(self.held_written.0);
         let again = self.left.0.saturating_sub(self.held.0);
@@ -68,50 +73,49 @@ impl Observation {
         (again as f64 / written as f64).clamp(AGAIN_LEAST, 1.0)
     }
 
-    /// The share of its work that the guest lost to its throttle between the last two harvests.
+    /// Share of its work that the guest lost to its throttle between the last two harvests.
     pub fn lost(&self) -> ThrottleShare {
         self.response.lost(self.throttled)
     }
 }
 
-/// What to do next.
+/// What to do next with the guest.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// Another round, or go on with this one, at the throttle as it is.
+    /// Go on: with this round, or with another one, at the throttle as it is.
     Continue,
-    /// The same, with the guest kept from running for this share of its time from now on.
+    /// Go on, with the guest throttled by this share from now on.
     Throttle(ThrottleShare),
     /// Stop the guest now and send what is left.
     Stop,
-    /// The same, although it is known to take longer than is allowed.
+    /// Stop the guest now although the downtime is known to be longer than is allowed.
     Force,
-    /// The guest stays where it is, for this reason.
+    /// Give the migration up, for this reason: the guest stays on the source.
     GiveUp(GiveUp),
 }
 
-/// Decides, at the end of every round and now and then within one, what to do next.
+/// Decides what to do next, at the end of every round and several times within one.
 ///
 /// Implementations are pure: the same observations give the same decisions.
 pub trait Policy: Send + std::fmt::Debug {
-    /// What to do, given what was seen.
+    /// Decides on what was `seen`.
     fn decide(&mut self, seen: &Observation) -> Decision;
 
-    /// How many of the pages that are written again and again may wait for the downtime instead of
-    /// being sent in the round that begins. Asked after [`decide`](Self::decide) was, about the
-    /// same observation.
+    /// Most pages to hold back in the round that begins, of those that are written again and again:
+    /// they wait for the downtime. Called after [`decide`](Self::decide), with the same observation.
     fn hold_back(&self, _seen: &Observation) -> PageCount {
         PageCount(0)
     }
 
-    /// The downtime that is allowed, for display.
+    /// The downtime allowed now, for display.
     fn downtime_limit(&self) -> Duration;
 
-    /// The largest share that it would throttle any vCPU by.
+    /// The strongest throttle that it may put on a vCPU.
     fn throttle_most(&self) -> ThrottleShare {
         ThrottleShare::MOST
     }
 
-    /// The user has changed the limits: they count from the next question on. A policy that
-    /// cannot be steered ignores it.
+    /// The user has changed the limits; they hold from the next decision on. The named policies
+    /// ignore it, [`Limited`](super::Limited) does not.
     fn set_limits(&mut self, _limits: &Limits) {}
 }

@@ -1,8 +1,10 @@
-//! The first policy: stop when the forecast downtime fits, by the upper end of its interval; give
-//! up when it never will.
+//! The policy `none`: never throttles, stops once the downtime forecast fits by the upper end of its
+//! interval, and gives up when it never will.
 
 use std::time::Duration;
 
+use super::limits::{DEFAULT_DEADLINE, DEFAULT_DOWNTIME};
+use super::policy::STANDSTILL;
 use super::{Decision, DowntimeForecast, GiveUp, Observation, Policy};
 use crate::units::{ByteCount, Instant, Rate};
 
@@ -22,22 +24,19 @@ pub struct StopWhenFitsConfig {
 impl Default for StopWhenFitsConfig {
     fn default() -> Self {
         Self {
-            downtime: Duration::from_millis(50),
-            timeout: Duration::from_secs(600),
+            downtime: DEFAULT_DOWNTIME,
+            timeout: DEFAULT_DEADLINE,
             stall_rounds: 8,
             stall_time: Duration::from_secs(8),
         }
     }
 }
 
-/// Progress is a set to send this much smaller than the smallest one before.
-const PROGRESS: f64 = 0.97;
-
-/// Stops the guest as soon as the forecast fits the limit; never throttles it.
+/// Stops the guest as soon as the downtime forecast fits the limit.
 ///
-/// Gives up when the time is over, or when for `stall_rounds` rounds and `stall_time` no round
-/// left at least 3 % less than the best before; at once when the downtime is likely to be too long
-/// without a single page.
+/// Gives up at the timeout; when for `stall_rounds` rounds and `stall_time` no round left at least
+/// 3 % less than the best one before; and at once when the downtime is likely to be too long with no
+/// page to send.
 #[derive(Clone, Copy, Debug)]
 pub struct StopWhenFits {
     config: StopWhenFitsConfig,
@@ -63,12 +62,13 @@ impl StopWhenFits {
         &mut self.config
     }
 
-    /// Whether the set to send has stopped shrinking, or cannot shrink any more.
+    /// The reason to give up, if the set to send has stopped shrinking or the downtime is too long
+    /// without it.
     fn stalled(&mut self, seen: &Observation) -> Option<GiveUp> {
         let left = seen.bytes_left();
         let best = self
             .best
-            .filter(|best| left.0 as f64 >= best.bytes.0 as f64 * PROGRESS);
+            .filter(|best| left.0 as f64 >= best.bytes.0 as f64 * STANDSTILL);
         let best = *self.best.insert(best.unwrap_or(Best {
             bytes: left,
             round: seen.round,
@@ -76,7 +76,7 @@ impl StopWhenFits {
         }));
         let long = seen.now.since(best.at);
         let rounds = seen.round.saturating_sub(best.round);
-        // Its upper end alone may still come down.
+        // If only the upper end is too long, it may still come down.
         if seen.fixed.total().likely() > self.config.downtime {
             return Some(GiveUp::too_long(seen, self.config.downtime));
         }

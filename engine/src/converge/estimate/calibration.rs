@@ -1,34 +1,34 @@
-//! What a downtime costs beside its pages, and where each figure comes from.
+//! Calibration: measures the parts of the downtime beside the pages, before it comes.
 //!
-//! | cost | measured by |
+//! | part | measured by |
 //! |---|---|
-//! | stop, state, hand-over of the guest | whoever runs it ([`SwitchoverCosts`]), without stopping it |
+//! | stop, device state, hand-over | the embedder ([`SwitchoverCosts`]), without stopping the guest |
 //! | harvest | the harvests of the rounds |
 //! | messages | pings over the control connection, from the handshake on |
 //! | waiting for a processor | [`SchedulingDelay`] |
 //!
-//! Pings that share the link with pages, or come while the sides set themselves up, measure more
-//! than the path, which is free when the messages of the hand-over go: of the first few, the
-//! quickest are believed. If those were slow, the pings between rounds take their place
-//! (docs/decisions/032).
+//! Pings that share the link with pages, or come while the two sides set themselves up, measure
+//! more than the path, which is free when the messages of the hand-over go. The first few count
+//! alone; if they were slow, the pings between rounds replace them (docs/decisions/032).
 
 use std::time::Duration;
 
 use super::{Interval, SchedulingDelay};
 use crate::units::Instant;
 
-/// What stopping and starting a guest costs, on both sides, beside messages between them.
+/// Costs of stopping a guest on the source and starting it on the target, without the messages
+/// between them.
 ///
 /// The default is for a guest of which nothing is known: a process whose threads are parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SwitchoverCosts {
-    /// From the guest's standstill until it is known here.
+    /// From the guest's standstill until the source knows of it.
     pub stop: Interval,
-    /// How long the guest runs on, and writes, once it is asked to stop.
+    /// From the request to stop until the guest stands still; it writes meanwhile.
     pub stop_latency: Interval,
-    /// Saving its state here, and loading it there.
+    /// Saving the device state on the source, and loading it on the target.
     pub state: Interval,
-    /// Giving it up here, and starting it there.
+    /// Relinquishing the guest on the source, and starting it on the target.
     pub hand_over: Interval,
 }
 
@@ -47,25 +47,25 @@ impl Default for SwitchoverCosts {
     }
 }
 
-/// All that a downtime costs beside its pages, in its order.
+/// The parts of a downtime beside its pages, in their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FixedCosts {
-    /// From the guest's standstill until it is known here.
+    /// From the guest's standstill until the source knows of it.
     pub stop: Interval,
     /// Harvesting the last dirty pages.
     pub harvest: Interval,
-    /// The news that the last page is placed.
+    /// The acknowledgement of the last page.
     pub ack_latency: Interval,
-    /// Saving, sending and loading device state.
+    /// Saving, sending and loading the device state.
     pub state: Interval,
-    /// Giving up here and starting there.
+    /// Relinquishing the guest on the source and starting it on the target.
     pub hand_over: Interval,
-    /// How long the guest runs on once it is asked to stop; no part of the downtime.
+    /// From the request to stop until the guest stands still; not a part of the downtime.
     pub stop_latency: Interval,
 }
 
 impl FixedCosts {
-    /// Costs of which only the sum is known; it counts as the device state's.
+    /// Costs of which only the sum is known; it counts as device state.
     pub fn lump(sum: Interval) -> Self {
         Self {
             state: sum,
@@ -73,7 +73,7 @@ impl FixedCosts {
         }
     }
 
-    /// A downtime with no page to send.
+    /// The downtime with no page to send.
     pub fn total(&self) -> Interval {
         [self.harvest, self.ack_latency, self.state, self.hand_over]
             .into_iter()
@@ -81,42 +81,41 @@ impl FixedCosts {
     }
 }
 
-/// Threads that wake each other in turn in each part, both sides together; counted along the
-/// code of `pipeline`.
+/// Wake-ups in each part, of both sides together, counted along the code of `pipeline`.
 mod wakes {
     /// The guest's own threads, and the coordinator.
     pub(super) const STOP: f64 = 2.0;
-    /// A data channel here and there, the control reader, the coordinator.
+    /// A data channel on either side, the control reader, the coordinator.
     pub(super) const ACK_LATENCY: f64 = 3.0;
-    /// Reader and coordinator there, what loads the state and its threads, reader and coordinator
-    /// here.
+    /// On the target reader, coordinator, and the loader of the state with its threads; on the
+    /// source reader and coordinator.
     pub(super) const STATE: f64 = 8.0;
-    /// Reader and coordinator there, reader and coordinator here.
+    /// Reader and coordinator on either side.
     pub(super) const HAND_OVER: f64 = 4.0;
 }
 
-/// Pings whose answers count.
+/// Pings that count.
 const PINGS: usize = 5;
 
-/// Round trip while none was measured.
+/// Round trip before one was measured: low, likely and high.
 const UNKNOWN_TRIP: [Duration; 3] = [
     Duration::from_micros(50),
     Duration::from_micros(500),
     Duration::from_millis(5),
 ];
 
-/// What the state loses behind digests of all memory: the threads that computed them have used up
-/// their share of the processors, and wait for a few ticks of the scheduler.
+/// Added to the device state after digests of all memory: the threads that computed them have used
+/// up their share of the processors and wait for a few ticks of the scheduler.
 const BEHIND_DIGESTS: Interval = Interval::in_order([
     Duration::ZERO,
     Duration::from_micros(500),
     Duration::from_millis(12),
 ]);
 
-/// Harvests that are kept.
+/// Harvests kept.
 const HARVESTS: usize = 8;
 
-/// What was measured of the switchover before it happens.
+/// What was measured so far.
 #[derive(Clone, Debug, Default)]
 pub struct Calibration {
     /// How late threads get to run.
@@ -128,12 +127,12 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// What the guest's own steps cost.
+    /// The embedder's costs have changed.
     pub fn switchover(&mut self, costs: SwitchoverCosts) {
         self.switchover = costs;
     }
 
-    /// Whether another ping would tell more while pages are under way.
+    /// Whether another ping is wanted while pages are under way.
     pub fn wants_ping(&self) -> bool {
         self.trips.len() < PINGS && !self.awaits_pong()
     }
@@ -148,7 +147,8 @@ impl Calibration {
         self.asked = Some(now);
     }
 
-    /// The answer to a ping came in: one of the first few, or quicker than the slowest of those.
+    /// The answer to a ping came in. It counts if it is one of the first few, or quicker than the
+    /// slowest of those.
     pub fn ponged(&mut self, now: Instant) {
         let Some(asked) = self.asked.take() else {
             return;
@@ -161,7 +161,7 @@ impl Calibration {
         }
     }
 
-    /// A harvest took so long.
+    /// A harvest took `took`.
     pub fn harvested(&mut self, took: Duration) {
         if self.harvests.len() == HARVESTS {
             self.harvests.remove(0);
@@ -169,7 +169,7 @@ impl Calibration {
         self.harvests.push(took);
     }
 
-    /// A message there and its answer.
+    /// A message and its answer.
     pub fn round_trip(&self) -> Interval {
         let [low, likely, high] = UNKNOWN_TRIP;
         let mut trips = self.trips.clone();
@@ -186,7 +186,7 @@ impl Calibration {
         )
     }
 
-    /// What a downtime costs beside its pages; `verify`: digests of all memory are compared.
+    /// The parts of a downtime beside its pages, with digests of all memory if `verify`.
     pub fn costs(&self, verify: bool) -> FixedCosts {
         let wait = |wakes| self.scheduling_delay.over(wakes);
         let trip = self.round_trip();
@@ -209,7 +209,7 @@ impl Calibration {
         }
     }
 
-    /// The last harvest finds few pages, as the quickest of the rounds do.
+    /// The last harvest finds few pages, and so do the quickest ones of the rounds.
     fn harvest(&self) -> Interval {
         let least = self.harvests.iter().min().copied().unwrap_or_default();
         let most = self.harvests.iter().max().copied().unwrap_or_default();
@@ -234,7 +234,7 @@ mod tests {
                 assert!(!calibration.wants_ping(), "one at a time");
                 calibration.ponged(at_ms(n * 100 + 4));
             }
-            // One that nobody asked for, or a watchdog did.
+            // An answer to no ping of this kind: a watchdog's.
             calibration.ponged(at_ms(n * 100 + 50));
         }
         assert_eq!(calibration.round_trip().likely(), Duration::from_millis(4));

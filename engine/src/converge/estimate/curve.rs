@@ -1,17 +1,18 @@
-//! How many distinct pages a guest writes in a given time.
+//! The dirty curve: how many distinct pages a guest writes in a given time.
 //!
-//! A page written twice counts once, so twice the time is less than twice the pages: between two
-//! times a factor of f apart, the pages grow by a factor from 1 (a hot set that is all written at
-//! once) to f (every write goes to a new page). The curve is read off the recent harvests by local
-//! linear regression on logarithms (Cleveland 1979), at the time that is asked for: harvests of
-//! about that length count most, those of other lengths less, and a harvest counts half as much
-//! when it is [`HALF_LIFE`] old, so that the curve follows a guest that changes.
+//! A page that is written twice counts once, so twice the time gives less than twice the pages:
+//! between two times a factor of f apart the pages grow by a factor from 1 (a hot set that is all
+//! written at once) to f (every write goes to a new page). The curve is fitted to the recent
+//! harvests by local linear regression on logarithms (Cleveland 1979), around the time in question:
+//! harvests of about that length count most, and a harvest counts half when it is [`HALF_LIFE`]
+//! old, so the curve follows a guest that changes.
 //!
 //! Time is the guest's own: a round of one second in which a throttle takes 60 % of its work is
-//! 0.4 s of guest time. (What takes how much is [`ThrottleResponse`](crate::converge::ThrottleResponse)'s question.)
+//! 0.4 s of guest time. How much a throttle takes is in
+//! [`ThrottleResponse`](crate::converge::ThrottleResponse).
 //!
-//! How far the harvests lie from the curve, and how far the nearest one is from the time asked
-//! for, is its uncertainty. Cost: about a microsecond a question, no allocation after set-up.
+//! The uncertainty follows from how far the harvests lie from the curve, and the nearest one from
+//! the time in question. Cost: about a microsecond a reading, no allocation after set-up.
 
 use std::time::Duration;
 
@@ -24,27 +25,28 @@ const POINTS: usize = 16;
 /// Age at which a harvest counts half.
 const HALF_LIFE: Duration = Duration::from_secs(4);
 
-/// Width of the neighbourhood of a time, in its logarithm: harvests of half or twice the length
+/// Width of the regression's kernel, in the logarithm of time: harvests of half or twice the length
 /// count about 60 %.
 const WIDTH: f64 = 0.7;
 
-/// Standard deviation of the logarithm that is assumed at least: about 10 %.
+/// Least standard deviation of the logarithm: about 10 %.
 const LEAST_SIGMA: f64 = 0.1;
 
-/// Standard deviation that is added for a nearest harvest of twice or half the length.
+/// Standard deviation added for each doubling between the time in question and the nearest harvest.
 const SIGMA_PER_DOUBLING: f64 = 0.12;
 
-/// Standard deviation of the logarithm while a single harvest is known: about a factor of 1.6.
+/// Standard deviation of the logarithm while fewer than three harvests are known: about a factor of
+/// 1.6.
 const FIRST_SIGMA: f64 = 0.5;
 
-/// Shares of lost work this far apart are alike.
+/// Harvests whose guests lost shares of work at most this far apart are compared.
 const ALIKE: f64 = 0.35;
 
-/// Weight of a harvest that is neither old nor of another length, against which the assumption
-/// counts that every write goes to a new page.
+/// Weight of the assumption that every write goes to a new page, relative to a fresh harvest of the
+/// length in question.
 const PRIOR: f64 = 0.02;
 
-/// One harvest.
+/// A harvest.
 #[derive(Clone, Copy, Debug)]
 struct Point {
     at: Instant,
@@ -53,13 +55,13 @@ struct Point {
     ln_pages: f64,
 }
 
-/// The curve of a guest, from its harvests.
+/// Distinct pages written against time, from the harvests of a guest.
 #[derive(Clone, Debug, Default)]
 pub struct DirtyCurve {
     points: Vec<Point>,
 }
 
-/// The curve at one time.
+/// The curve at one point.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     ln_pages: f64,
@@ -67,8 +69,8 @@ struct Reading {
 }
 
 impl DirtyCurve {
-    /// In `time` up to `now`, of whose work it lost the share `lost`, the guest wrote `pages`
-    /// distinct pages.
+    /// The guest, of whose work the share `lost` was lost, wrote `pages` distinct pages in the
+    /// `time` up to `now`.
     pub fn harvested(
         &mut self,
         now: Instant,
@@ -83,7 +85,7 @@ impl DirtyCurve {
         if self.points.len() == POINTS {
             self.points.remove(0);
         }
-        // A harvest without a page is as good as one with half a page.
+        // The logarithm needs a page, so none counts as half of one.
         let pages = (pages.0 as f64).max(0.5);
         let ln_seconds = guest_time.as_secs_f64().ln();
         self.points.push(Point {
@@ -105,17 +107,17 @@ impl DirtyCurve {
         Some(reading.ln_pages.exp())
     }
 
-    /// The factor by which the truth may lie above or below [`pages_in`](Self::pages_in), with
-    /// `deviations` standard deviations; 1 is certain.
+    /// The factor by which the truth may lie above or below [`pages_in`](Self::pages_in), at
+    /// `deviations` standard deviations; from 1, infinite before the first harvest.
     pub fn factor(&self, time: Duration, share: ThrottleShare, deviations: f64) -> f64 {
         let guest_time = share.guest_time(time).max(Duration::from_micros(1));
         let reading = self.read(guest_time.as_secs_f64().ln(), share);
         reading.map_or(f64::INFINITY, |reading| (reading.sigma * deviations).exp())
     }
 
-    /// Fits a line to the harvests around `ln_seconds`, of those that were made under about such
-    /// a throttle: a guest that is hardly let run does less than its share of time would say,
-    /// since its own housekeeping comes first.
+    /// Fits a line to the harvests around `ln_seconds`, of those under about the same throttle: a
+    /// guest that hardly runs does less than its share of time says, since its housekeeping comes
+    /// first.
     fn read(&self, ln_seconds: f64, share: ThrottleShare) -> Option<Reading> {
         let newest = self.points.last()?.at;
         let alike =
@@ -131,7 +133,7 @@ impl DirtyCurve {
             .fold(f64::INFINITY, f64::min);
         let weight = |point: &Point| {
             let half_lives = newest.since(point.at).as_secs_f64() / HALF_LIFE.as_secs_f64();
-            // Relative to the nearest: far from all harvests, those at the edge count.
+            // Relative to the nearest one: far from all harvests, those at the edge count.
             let off = ((point.ln_seconds - ln_seconds).abs() - nearest) / WIDTH;
             0.5f64.powf(half_lives) * (-0.5 * off * off).exp()
         };

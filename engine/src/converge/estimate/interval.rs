@@ -1,24 +1,26 @@
-//! A time that is not known exactly.
+//! A prediction interval of a duration.
 //!
-//! Every cost of the downtime is estimated as a [`Interval`]: what is likely, and an interval that is
-//! meant to hold the truth in nine of ten cases ([`COVERAGE`]). Costs that follow each other add
-//! up. What delays one seldom delays the next, so the upper half-widths add as the root of the sum
-//! of their squares. The lower ends simply add up: on a calm machine all parts are quick at once.
+//! Every part of the downtime is estimated as an [`Interval`]: the likely value, and two ends that
+//! are meant to hold the truth in nine of ten cases ([`COVERAGE`]). Parts that follow each other
+//! add up. A delay in one part seldom comes with a delay in the next, so the upper half-widths add
+//! as the root of the sum of their squares. The lower ends add as they are: on a calm machine all
+//! parts are quick at once (docs/decisions/022).
 
 use std::fmt;
 use std::time::Duration;
 
-/// Share of the cases in which an interval is meant to hold the truth.
+/// Part of the cases in which an interval is meant to hold the truth.
 pub const COVERAGE: f64 = 0.9;
 
 /// Standard deviations to either side of the middle that hold [`COVERAGE`] of a normal
 /// distribution (its quantile at 0.95).
 pub(in crate::converge) const DEVIATIONS: f64 = 1.645;
 
-/// After this time the scheduler takes a processor from a thread for another one (CONFIG_HZ=250).
-pub(in crate::converge) const TICK: Duration = Duration::from_millis(4);
+/// Longest time for which the scheduler leaves a processor to a thread while another one waits for
+/// it: a tick of a kernel with CONFIG_HZ=250.
+pub(in crate::converge) const SCHEDULER_TICK: Duration = Duration::from_millis(4);
 
-/// What is likely, and what holds the truth in nine of ten cases: `low <= likely <= high`.
+/// A duration that is known with an uncertainty: `low <= likely <= high`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interval {
     low: Duration,
@@ -27,7 +29,8 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// From `low` to `high`, `likely` between them; what is out of order is moved in.
+    /// From `low` to `high`, with `likely` between them. Ends on the wrong side are moved to
+    /// `likely`.
     pub fn new(low: Duration, likely: Duration, high: Duration) -> Self {
         Self {
             low: low.min(likely),
@@ -36,17 +39,17 @@ impl Interval {
         }
     }
 
-    /// A constant: low, likely and high.
+    /// As [`new`](Self::new), for constants: low, likely and high, in this order.
     pub(in crate::converge) const fn in_order([low, likely, high]: [Duration; 3]) -> Self {
         Self { low, likely, high }
     }
 
-    /// Known exactly.
+    /// A duration that is known exactly.
     pub fn exactly(time: Duration) -> Self {
         Self::new(time, time, time)
     }
 
-    /// `likely`, give or take a factor whose logarithm has this standard deviation.
+    /// `likely` within a factor whose logarithm has the standard deviation `sigma`.
     pub fn within_factor(likely: Duration, sigma: f64) -> Self {
         let factor = (sigma.max(0.0) * DEVIATIONS).exp();
         Self::new(
@@ -56,13 +59,13 @@ impl Interval {
         )
     }
 
-    /// What a few measurements say of the next one; `None` without any.
+    /// Predicts the next one of a few measurements; `None` without any.
     ///
     /// The median is likely. Of `k` draws the next lies outside their range in 2 of `k + 1` cases,
     /// so the range is stretched by half of its length to either side, and by a tenth of the median,
-    /// so that one measurement alone is not taken for certain. A single draw far out of line must
-    /// not decide for all that follows: upwards it counts as thrice the median and two
-    /// ticks (`TICK`).
+    /// so that a single measurement is not taken for certain. An outlier must not decide for all
+    /// that follows: the upper end is at most three times the median and two ticks of the
+    /// scheduler.
     pub fn of_samples(samples: &[Duration]) -> Option<Self> {
         let mut sorted = samples.to_vec();
         sorted.sort_unstable();
@@ -72,21 +75,21 @@ impl Interval {
         Some(Self::new(
             least.saturating_sub(range / 2 + likely / 10),
             likely,
-            (most + range / 2 + likely / 10).min(likely * 3 + TICK * 2),
+            (most + range / 2 + likely / 10).min(likely * 3 + SCHEDULER_TICK * 2),
         ))
     }
 
-    /// Least in nine of ten cases.
+    /// The lower end.
     pub fn low(self) -> Duration {
         self.low
     }
 
-    /// What is likely.
+    /// The likely value.
     pub fn likely(self) -> Duration {
         self.likely
     }
 
-    /// Most in nine of ten cases.
+    /// The upper end.
     pub fn high(self) -> Duration {
         self.high
     }
@@ -96,7 +99,7 @@ impl Interval {
         (self.low..=self.high).contains(&time)
     }
 
-    /// This, and then `other`. What adds up how: see the head of this module.
+    /// The sum of this and of `other`, which follows it; see the head of this module.
     #[must_use]
     pub fn then(self, other: Self) -> Self {
         let likely = self.likely + other.likely;
@@ -109,7 +112,7 @@ impl Interval {
     }
 }
 
-/// A time in seconds that may be too long for a [`Duration`]: at most a year.
+/// Converts seconds that may be negative, infinite or no number: to 0 to 370 days.
 pub(in crate::converge) fn finite(seconds: f64) -> Duration {
     // NaN becomes zero: `clamp` keeps it, and the conversion refuses it.
     Duration::try_from_secs_f64(seconds.clamp(0.0, 3.2e7)).unwrap_or_default()

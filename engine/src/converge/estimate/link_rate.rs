@@ -1,32 +1,32 @@
-//! The rate at which the target places data.
+//! The rate at which the target places data, from its acknowledgements.
 
 use std::time::Duration;
 
 use crate::units::{ByteCount, Instant, Rate};
 
-/// Shortest time over which a rate is worth measuring.
+/// Shortest time over which a rate is measured.
 const SAMPLE: Duration = Duration::from_millis(50);
 
-/// Time after which a sample counts a third: acknowledgements come every few frames, so that short
+/// Seconds after which a sample counts a third. Acknowledgements come every few frames, so short
 /// samples of a slow link are coarse.
 const MEMORY_S: f64 = 0.4;
 
-/// Standard deviation of a rate's logarithm that is assumed at least.
+/// Least standard deviation of the rate's logarithm.
 const LEAST_SIGMA: f64 = 0.05;
 
-/// The rate at which the target places data, from its acknowledgements.
+/// The rate at which the target places data.
 ///
-/// "Placed", not "accepted by a socket": bytes in a socket's buffer are still to be carried.
-/// Time in which nothing was to be sent does not count. Samples of at least 50 ms are averaged
-/// with exponentially falling weights.
+/// Placed, not accepted by a socket: bytes in a socket's buffer are still to be carried. Time in
+/// which there is nothing to send does not count. Samples of at least 50 ms are averaged with
+/// exponentially falling weights.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LinkRate {
     mean: Option<f64>,
-    /// Mean square of what the samples' logarithms lay off the mean's.
+    /// Mean square of the distance between the logarithms of the samples and of the mean.
     variance: f64,
     /// Start of the sample being taken, and bytes placed in it.
     open: Option<(Instant, u64)>,
-    /// Whether the sample being taken, and the mean, speak for less than the link carries.
+    /// Whether the sample being taken, and the mean, may lie below what the link carries.
     open_is_low: bool,
     mean_is_low: bool,
 }
@@ -51,13 +51,13 @@ impl LinkRate {
         }
     }
 
-    /// What is placed just now are references: few bytes, in a time that others than the link
-    /// took. Such a sample counts only until there is a better one.
+    /// The sample being taken holds references to pages that the target has already: few bytes, in
+    /// a time that the link does not decide. It counts only until there is a better one.
     pub fn referred(&mut self) {
         self.open_is_low = true;
     }
 
-    /// Nothing is left to be placed. A sample that was too short is used only if there is none.
+    /// Nothing is left to be placed. A sample that is too short counts only if there is no other.
     pub fn end(&mut self, now: Instant) {
         if let Some((since, sum)) = self.open.take()
             && self.mean.is_none()
@@ -68,7 +68,7 @@ impl LinkRate {
         }
     }
 
-    /// The rate, once there is one.
+    /// The rate; `None` before the first sample.
     pub fn rate(&self) -> Option<Rate> {
         self.mean.map(|mean| Rate(mean as u64))
     }

@@ -1,10 +1,10 @@
-//! Estimates: what a migration measures of its guest and its link while it runs.
+//! Estimates: what a migration measures of its guest, its link and its two machines while it runs.
 
 mod calibration;
 pub(super) mod curve;
 pub(super) mod interval;
 mod link_rate;
-mod page_cost;
+pub(super) mod page_cost;
 mod scheduling_delay;
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub use scheduling_delay::SchedulingDelay;
 use super::ThrottleShare;
 use crate::units::{Instant, PAGE_BYTES, PageCount, Rate};
 
-/// Everything that is estimated during a migration.
+/// All estimates of a migration.
 #[derive(Clone, Debug, Default)]
 pub struct Estimates {
     /// See [`LinkRate`].
@@ -30,9 +30,9 @@ pub struct Estimates {
     pub calibration: Calibration,
     /// See [`DirtyCurve`].
     pub curve: DirtyCurve,
-    /// When the dirty set was harvested last.
+    /// When the dirty log was harvested last, or tracking began.
     harvested_at: Option<Instant>,
-    /// Distinct pages of the last harvest, and the time they were written in.
+    /// Distinct pages of the last harvest, and the time in which they were written.
     last_harvest: PageCount,
     last_interval: Duration,
     /// Distinct pages written per second over the last round, in bytes.
@@ -40,13 +40,13 @@ pub struct Estimates {
 }
 
 impl Estimates {
-    /// Tracking began; everything written from now on will be harvested.
+    /// Tracking began: everything that is written from now on will be harvested.
     pub fn armed(&mut self, now: Instant) {
         self.harvested_at = Some(now);
     }
 
-    /// `pages` distinct pages were written since the last harvest, by a guest that lost the share
-    /// `lost` of its work to a throttle.
+    /// A harvest found `pages` distinct pages, written by a guest that lost the share `lost` of its
+    /// work to a throttle.
     pub fn harvested(&mut self, now: Instant, pages: PageCount, lost: ThrottleShare) {
         if let Some(before) = self.harvested_at.replace(now) {
             self.last_harvest = pages;

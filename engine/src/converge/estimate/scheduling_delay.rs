@@ -1,33 +1,33 @@
-//! How late threads get to run.
+//! Scheduling delay: how late threads get a processor.
 //!
-//! The downtime is a chain of short steps of several threads on both sides, each waking the next.
-//! On a busy machine a thread that could run sometimes waits for a slice of another one's time,
-//! milliseconds where the step itself takes microseconds. That cannot be rehearsed in advance, but
-//! the source's coordinator has timers all the while, and sees by how much it comes too late for
-//! them; the target is assumed to be as busy. Of `n` wake-ups that are late independently, mean
-//! and variance add up.
+//! The downtime is a chain of short steps of several threads on both sides, each of which wakes the
+//! next one. On a busy machine a thread that was woken may wait for a tick of the scheduler,
+//! milliseconds where its step takes microseconds. This cannot be measured step by step in advance,
+//! but the coordinator of the source has timers all the while, and measures by how much it comes
+//! too late for them. The target is assumed to be as busy. Over `n` independent wake-ups, mean and
+//! variance add up.
 //!
-//! A thread that sleeps for its timer is served sooner than one that was just made or has used up
-//! its slice, as those of the downtime are; and rare delays may not have been seen. So the samples
-//! never count alone, but together with a [`PRIOR`].
+//! A thread that sleeps until its timer is served sooner than one that was just created or has used
+//! up its time slice, as threads of the downtime are; and rare delays may not have been seen. So
+//! samples are always combined with a [`PRIOR`].
 
 use std::time::Duration;
 
-use super::interval::{DEVIATIONS, Interval, TICK, finite};
+use super::interval::{DEVIATIONS, Interval, SCHEDULER_TICK, finite};
 
-/// Weight of the history when a sample comes in: the last fifty or so count.
+/// Weight of the samples so far when another one comes in: about the last fifty count.
 const MEMORY: f64 = 0.98;
 
-/// Delays assumed beside the samples: their count, and the sums of seconds and of their squares.
-/// A tick of 4 ms (CONFIG_HZ=250), after which the scheduler takes the processor from another
-/// thread, in three of a hundred wake-ups; and 50 us in each (the timer slack, prctl(2)).
+/// Delays assumed beside the samples: their number, and the sums of seconds and of their squares.
+/// A tick of the scheduler in three of a hundred wake-ups, and 50 us in each (the timer slack,
+/// prctl(2)).
 const PRIOR: [f64; 3] = [50.0, 0.0085, 24e-6];
 
-/// Delay of a sample that counts at most: squares would let a single longer one, of a machine that
-/// was suspended or swapped, decide for seconds.
+/// Longest delay that counts. Squares would let a single longer one, of a machine that was suspended
+/// or swapped, decide for seconds.
 const MOST: Duration = Duration::from_millis(10);
 
-/// See the module.
+/// The delays seen so far, older ones with less weight.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SchedulingDelay {
     count: f64,
@@ -36,7 +36,7 @@ pub struct SchedulingDelay {
 }
 
 impl SchedulingDelay {
-    /// A thread got to run `by` after its time.
+    /// A thread ran `by` after the time of its timer.
     pub fn late(&mut self, by: Duration) {
         let seconds = by.min(MOST).as_secs_f64();
         self.count = self.count * MEMORY + 1.0;
@@ -44,9 +44,9 @@ impl SchedulingDelay {
         self.squares = self.squares * MEMORY + seconds * seconds;
     }
 
-    /// What `wakes` wake-ups, one after the other, lose in all. Delays are rare, so that what is
-    /// likely lies below the mean. At most three ticks (`TICK`), however busy the machine is: no
-    /// guest should be kept from moving by what may be over in a second.
+    /// The sum of the delays of `wakes` wake-ups, one after the other. Delays are rare, so the likely
+    /// value lies below the mean. It is at most three ticks of the scheduler, however busy the
+    /// machine is: a load that may be over in a second must not keep a guest from moving.
     pub fn over(&self, wakes: f64) -> Interval {
         let [count, sum, squares] = PRIOR;
         let count = self.count + count;
@@ -55,8 +55,8 @@ impl SchedulingDelay {
         let (mean, deviation) = (mean * wakes, (variance * wakes).sqrt());
         Interval::new(
             finite(mean - DEVIATIONS * deviation),
-            finite((mean - deviation / 2.0).max(mean / 4.0)).min(TICK),
-            finite(mean + DEVIATIONS * deviation).min(TICK * 3),
+            finite((mean - deviation / 2.0).max(mean / 4.0)).min(SCHEDULER_TICK),
+            finite(mean + DEVIATIONS * deviation).min(SCHEDULER_TICK * 3),
         )
     }
 }
@@ -76,7 +76,7 @@ mod tests {
         let busy = delay.over(10.0);
         assert!(busy.likely() > unknown.likely() * 2, "{busy}");
         assert!(busy.high() > unknown.high(), "{busy}");
-        assert!(busy.high() <= TICK * 3, "{busy}");
+        assert!(busy.high() <= SCHEDULER_TICK * 3, "{busy}");
         for _ in 0..1000 {
             delay.late(Duration::from_micros(60));
         }

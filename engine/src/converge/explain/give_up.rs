@@ -1,4 +1,4 @@
-//! Why a migration was given up, with the numbers.
+//! The reasons for which a policy gives a migration up, with their numbers.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::Remedy;
 use crate::converge::{Observation, ThrottleShare};
 use crate::units::{ByteCount, Rate};
 
-/// A migration was given up.
+/// The error of a migration that a policy gave up.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{reason}; {remedy}")]
 pub struct GivenUp {
@@ -19,7 +19,7 @@ pub struct GivenUp {
 /// Why a migration was given up, with the numbers.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum GiveUp {
-    /// What is left to send has not become less for a while.
+    /// The set to send has stopped shrinking.
     #[error(
         "it does not converge: {left} are left to send after {rounds} rounds and no round of the \
          last {stalled_s:.0} s left less; the guest writes {dirty} of distinct pages and the link \
@@ -42,7 +42,7 @@ pub enum GiveUp {
         /// Downtime that was allowed, in milliseconds.
         limit_ms: u128,
     },
-    /// No throttle that is allowed would do.
+    /// No throttle that is allowed makes it converge.
     #[error(
         "it does not converge even with the guest throttled to {throttle}: {left} are left to \
          send, the guest then writes {dirty} of distinct pages and the link carries {link}; \
@@ -62,7 +62,7 @@ pub enum GiveUp {
         /// Downtime that stopping now would cost, by its upper end, in milliseconds.
         would_do_ms: u128,
     },
-    /// Even with no page to send the downtime would be too long.
+    /// The downtime would be too long with no page to send.
     #[error(
         "stopping the guest may take {fixed_ms} ms even with no page to send, where {limit_ms} ms \
          are allowed"
@@ -73,7 +73,7 @@ pub enum GiveUp {
         /// Downtime that was allowed, in milliseconds.
         limit_ms: u128,
     },
-    /// The time allowed is over.
+    /// The deadline has come.
     #[error(
         "the time limit of {limit_s:.0} s is over with {left} left to send; the guest writes \
          {dirty} of distinct pages and the link carries {link}; more time may do"
@@ -91,7 +91,7 @@ pub enum GiveUp {
 }
 
 impl GiveUp {
-    /// The `limit` of the time has come.
+    /// The deadline, `limit` after the beginning, has come.
     pub(in crate::converge) fn timed_out(seen: &Observation, limit: Duration) -> Self {
         Self::TimedOut {
             limit_s: limit.as_secs_f64(),
@@ -101,7 +101,7 @@ impl GiveUp {
         }
     }
 
-    /// The costs beside the pages alone are above `limit`.
+    /// The parts beside the pages are longer than `limit`.
     pub(in crate::converge) fn too_long(seen: &Observation, limit: Duration) -> Self {
         Self::TooLong {
             fixed_ms: seen.fixed.total().high().as_millis(),

@@ -1,4 +1,5 @@
-//! What a user reads about convergence: why a migration is not done yet, and what would help.
+//! Explanations for users: why a migration is not done yet, why it was given up, and what would
+//! have worked.
 
 mod give_up;
 mod remedy;

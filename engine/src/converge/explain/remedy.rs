@@ -1,39 +1,37 @@
-//! What would have worked, said when a migration is given up: computed from the estimates, the
-//! same for every policy.
+//! What would have worked for a migration that was given up, from the estimates; the same for every
+//! policy.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::converge::forecast::rounds::Manner;
+use crate::converge::forecast::rounds::Assumptions;
+use crate::converge::limits::DEFAULT_DEADLINE;
 use crate::converge::{DirtyCurve, DowntimeForecast, Observation, RoundsForecast, ThrottleShare};
 use crate::units::Rate;
 
-/// A migration that would take longer is not proposed.
-const PATIENCE: Duration = Duration::from_secs(600);
-
-/// Links up to so many times the one there is are looked at.
+/// Fastest link that is tried, as a multiple of the one there is.
 const FASTEST: f64 = 1e4;
 
-/// Any one of these would have done.
+/// Ways out, each of which is enough by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Remedy {
-    /// A downtime allowed of so long: the guest could then be stopped at once.
+    /// Allow this downtime: the guest could then be stopped at once.
     pub downtime: Option<Duration>,
-    /// A throttle of this share, the smallest that would do.
+    /// Allow this throttle, the weakest that is enough.
     pub throttle: Option<ThrottleShare>,
-    /// A link of this rate, with nothing throttled.
+    /// Use a link of this rate, without a throttle.
     pub link: Option<Rate>,
 }
 
 impl Remedy {
-    /// What would do for a guest that writes as `curve` says, where a downtime of `limit` is
-    /// allowed.
+    /// The ways out, of at most ten minutes, for a guest that writes as `curve` says, where a downtime of `limit` is allowed.
     pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
         let ready = |seen: &Observation, share| {
-            let rounds_forecast = RoundsForecast::of(curve, seen, limit, share, Manner::default());
+            let rounds_forecast =
+                RoundsForecast::of(curve, seen, limit, share, Assumptions::default());
             rounds_forecast
                 .ready_in
-                .is_some_and(|time| time <= PATIENCE)
+                .is_some_and(|time| time <= DEFAULT_DEADLINE)
         };
         let downtime = DowntimeForecast::of(seen).map(|parts| parts.total().high());
         let shares = (1..=19).map(|step| ThrottleShare::permille(step * 50));
@@ -47,10 +45,10 @@ impl Remedy {
     }
 }
 
-/// The slowest link, faster than the one that was seen, on which the guest gets there.
+/// The slowest link above the one that was seen for which `ready` holds.
 fn link(seen: &Observation, ready: impl Fn(&Observation) -> bool) -> Option<Rate> {
     let rate = seen.link.filter(|rate| rate.0 > 0)?.0 as f64;
-    // A page takes as much less; what the processors need for it is not known apart.
+    // A page is taken to be as much quicker: the processors' part of its time is not known.
     let faster = |times: f64| Observation {
         link: Some(Rate((rate * times) as u64)),
         page_time: seen.page_time.map(|mut page| {

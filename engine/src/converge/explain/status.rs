@@ -1,48 +1,50 @@
-//! Why a migration is not done yet, in words with numbers.
+//! The status of convergence: where a migration stands, and where it is heading.
 //!
-//! A [`ConvergenceStatus`] is made at the end of a round, by no policy but from what every policy sees; its
-//! text is made when somebody wants to read it. Both are pure.
+//! Computed at the end of a round from what every policy sees, and by no policy; the text is made
+//! when it is read.
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::converge::forecast::rounds::Manner;
+use crate::converge::forecast::rounds::Assumptions;
 use crate::converge::{
     DirtyCurve, DowntimeForecast, Interval, Observation, RoundsForecast, ThrottleShare,
 };
 use crate::units::{ByteCount, Rate};
 
-/// Shares whose outlook is looked at, in permille, beside the one in force.
+/// Throttles that are tried beside the one in force, in permille.
 const SHARES: [u16; 6] = [200, 400, 600, 800, 900, 950];
 
-/// Where a migration stands, and where it is heading.
+/// See the module.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ConvergenceStatus {
-    /// What is left to send.
+    /// Bytes left to send.
     pub left: ByteCount,
-    /// Rate of distinct pages written, over the last round.
+    /// Rate at which distinct pages are written, over the last round.
     pub dirty: Option<Rate>,
     /// Rate at which the target places data.
     pub link: Option<Rate>,
-    /// The downtime if the guest were stopped now.
+    /// Forecast of the downtime if the guest were stopped now.
     pub downtime: Option<Interval>,
-    /// The downtime that is allowed.
+    /// The downtime allowed.
     pub limit: Duration,
-    /// Share of its time that the guest is kept from running.
+    /// The throttle in force.
     pub throttle: ThrottleShare,
-    /// What comes if nothing is changed.
+    /// The rounds to come if nothing is changed; `None`: it does not get there.
     pub as_it_is: Option<RoundsForecast>,
-    /// What comes under the throttle that gets there with the least harm; `None`: no throttle does.
+    /// The rounds to come under the throttle that gets there with the least lost work; `None`: none
+    /// does.
     pub throttled: Option<RoundsForecast>,
-    /// Share of the pages of the last round that went as deltas; `None` before a later round.
+    /// Part of the pages of the last round that went as deltas; `None` before a later round.
     pub delta_share: Option<f64>,
 }
 
 impl ConvergenceStatus {
-    /// Where a guest stands that writes as `curve` says, where a downtime of `limit` is allowed.
+    /// The status of a guest that writes as `curve` says, where a downtime of `limit` is allowed.
     pub fn of(curve: &DirtyCurve, seen: &Observation, limit: Duration) -> Self {
         let rounds_forecast = |share| {
-            let rounds_forecast = RoundsForecast::of(curve, seen, limit, share, Manner::default());
+            let rounds_forecast =
+                RoundsForecast::of(curve, seen, limit, share, Assumptions::default());
             rounds_forecast.ready_in.map(|_| rounds_forecast)
         };
         let shares = SHARES.into_iter().map(ThrottleShare::permille);
@@ -61,7 +63,7 @@ impl ConvergenceStatus {
         }
     }
 
-    /// Whether the guest may be stopped as it is.
+    /// Whether the guest may be stopped now.
     fn fits(&self) -> bool {
         self.downtime
             .is_some_and(|interval| interval.high() <= self.limit)

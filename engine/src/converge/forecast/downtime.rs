@@ -1,35 +1,35 @@
-//! How long the guest would stand still if it were stopped now.
+//! The downtime forecast: how long the guest would stand still if it were stopped now.
+//!
+//! The parts beside the pages were measured in advance (`estimate/calibration`); the pages that are
+//! left take what such pages took in the last rounds. Each part is an [`Interval`].
 
 use std::time::Duration;
 
 use crate::converge::estimate::interval::{DEVIATIONS, finite};
+use crate::converge::estimate::page_cost::LEAST_SIGMA;
 use crate::converge::{Interval, Observation, PageTime};
 use crate::units::{ByteCount, Rate};
 
-/// Standard deviation of the logarithm of a page's time, if only the link's rate is known.
-const LINK_SIGMA: f64 = 0.1;
-
-/// The parts of a downtime, each with its uncertainty.
+/// A downtime by its parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DowntimeForecast {
-    /// From the guest's standstill until it is known here.
+    /// From the guest's standstill until the source knows of it.
     pub stop: Interval,
     /// Harvesting the last dirty pages.
     pub harvest: Interval,
-    /// Sending the last pages, until it is known here that all are placed.
+    /// Sending the last pages, until the source knows that all are placed.
     pub pages: Interval,
-    /// Saving, sending and loading device state.
+    /// Saving, sending and loading the device state.
     pub state: Interval,
-    /// Giving up here and starting there.
+    /// Relinquishing the guest on the source and starting it on the target.
     pub hand_over: Interval,
 }
 
 impl DowntimeForecast {
-    /// The downtime that stopping now would cost, without the digests of verify mode; `None`: no
-    /// rate is known yet.
+    /// The downtime if the guest were stopped now, without the digests of verify mode; `None` while
+    /// no rate is known.
     ///
-    /// It consists of the measured costs and, for the pages that are left and those that the guest
-    /// writes before it stands still, the time that pages of that kind took in the last rounds.
+    /// The pages are those that are left and those that the guest writes before it stands still.
     pub fn of(seen: &Observation) -> Option<Self> {
         Self::parts(seen, seen.left.0 as f64, seen.in_flight.0 as f64)
     }
@@ -51,18 +51,18 @@ impl DowntimeForecast {
             },
             None => return None,
         };
-        // What is under way arrives while the guest is stopped.
+        // What is in flight arrives while the guest is being stopped.
         let link = seen.link.map_or(f64::INFINITY, |link| link.0.max(1) as f64);
         let meanwhile = fixed.stop_latency.likely() + fixed.stop.likely() + fixed.harvest.likely();
         let drain = (in_flight / link - meanwhile.as_secs_f64()).max(0.0);
-        // Written while it is being stopped: at the pace of the last round, or up to twice that.
+        // Written while it is being stopped, at one to two times the pace of the last round.
         let pace = seen.harvested.0 as f64 / seen.interval.as_secs_f64().max(1e-4);
         let late = pace * fixed.stop_latency.likely().as_secs_f64();
         let late_most = 2.0 * pace * fixed.stop_latency.high().as_secs_f64();
         let sending = (left + late) * page.seconds + drain;
         let factor = (page.sigma * DEVIATIONS).exp();
         let more = (sending * (factor - 1.0)).hypot((late_most - late) * page.seconds);
-        // What is under way may be there already, and its acknowledgement on the way back.
+        // What is in flight may have arrived, with its acknowledgement on the way back.
         let sending = Interval::new(
             finite(left * page.seconds / factor),
             finite(sending),
@@ -90,24 +90,23 @@ impl Observation {
         DowntimeForecast::of(self).is_some_and(|parts| parts.total().high() <= limit)
     }
 
-    /// Time of a page that is sent again; `None` if nothing is known of the link.
+    /// Time of a page that is sent again; `None` while no rate is known.
     fn time_of_page(&self) -> Option<PageTime> {
         let by_link = |link: Rate| PageTime {
             seconds: self.bytes_per_page / link.0 as f64,
-            sigma: LINK_SIGMA,
+            sigma: LEAST_SIGMA,
         };
         self.page_time
             .or_else(|| self.link.filter(|link| link.0 > 0).map(by_link))
     }
 
-    /// Seconds that a round of `pages` pages is likely to take; `None` if nothing is known of the
-    /// link.
+    /// Seconds that a round of `pages` pages is likely to take; `None` while no rate is known.
     pub fn round_seconds(&self, pages: f64) -> Option<f64> {
         Some(pages * self.time_of_page()?.seconds)
     }
 
     /// Most pages that may be left for a downtime of at most `limit`, by the upper end of its
-    /// forecast; `None` if not even none.
+    /// forecast; `None` if the downtime is longer without a page.
     pub fn most_left(&self, limit: Duration) -> Option<f64> {
         let fits = |pages: f64| {
             let parts = DowntimeForecast::parts(self, pages, 0.0);

@@ -1,48 +1,50 @@
-//! What comes next, if the guest is throttled by some share: rounds, time, harm.
+//! The rounds forecast: rounds, time and lost work until the guest can be stopped, under a throttle.
 //!
-//! Sending what is left takes a while, in which the guest writes pages anew, as many as the
+//! Sending what is left takes a while in which the guest writes pages anew, as many as its
 //! [`DirtyCurve`] says of such a time; and so on, until what is left fits the downtime allowed or
-//! becomes no less. Pure.
+//! becomes no less.
 
 use std::time::Duration;
 
 use crate::converge::estimate::interval::finite;
 use crate::converge::{DirtyCurve, Observation, ThrottleShare};
 
-/// Length of a round from which on some of what is written in it goes only once.
+/// Length from which on a round is harvested before its end, so that some of what is written in it
+/// goes only once: the pause of two harvests within a round (`migration/source/rewritten.rs`) and
+/// something to save.
 const HARVESTED_WITHIN: Duration = Duration::from_millis(200);
 
-/// Rounds that are predicted at most.
+/// Most rounds that are predicted.
 const HORIZON: u32 = 60;
 
-/// Share of what may be left at the stop that held-back pages may take up. The rest is for what the
-/// guest writes in the shortest rounds; with a larger share there is hardly room for that, with a
-/// smaller one rounds are longer than they need to be (docs/decisions/025).
-pub(in crate::converge) const HELD_SHARE: f64 = 0.8;
+/// Part of the pages that may be left at the stop which held-back pages may take up. The rest is for
+/// what the guest writes in the shortest rounds: a larger part leaves hardly any room for that, a
+/// smaller one makes rounds longer than they need to be (docs/decisions/025).
+pub(in crate::converge) const HELD_BACK_PART: f64 = 0.8;
 
-/// What to expect under a throttle.
+/// What is to be expected under a throttle.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoundsForecast {
-    /// The share of the throttle it is about.
+    /// The throttle.
     pub throttle: ThrottleShare,
-    /// Time until the guest could be stopped within the limit; `None`: never.
+    /// Time until the guest can be stopped within the limit; `None`: never.
     pub ready_in: Option<Duration>,
-    /// The downtime that is likely then.
+    /// The likely downtime then.
     pub downtime: Duration,
-    /// Seconds of full speed that the guest would lose until then.
+    /// Work that the guest loses until then, in seconds at full speed.
     pub lost_work_s: f64,
 }
 
-/// Pages that are held back, and how they are written.
+/// Pages that are held back until the stop, and how often they are written.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::converge) struct Held {
+pub(in crate::converge) struct HeldBack {
     pages: f64,
-    /// Rate at which each of them is written, per second of the guest's time.
+    /// Writes to each of them per second of guest time.
     rate: f64,
 }
 
-impl Held {
-    /// What the harvest shows.
+impl HeldBack {
+    /// As the last harvest shows them.
     pub(in crate::converge) fn seen(seen: &Observation) -> Self {
         let pages = seen.held.0 as f64;
         if pages == 0.0 {
@@ -50,7 +52,7 @@ impl Held {
         }
         let both = (seen.held_written.0 as f64).min(pages);
         let time = seen.lost().guest_time(seen.interval).as_secs_f64();
-        // All of them written shows that the rate is high, and not how high.
+        // If all of them were written the rate is high, but not known.
         let missed = (1.0 - both / pages).max(0.5 / pages);
         Self {
             pages,
@@ -58,46 +60,46 @@ impl Held {
         }
     }
 
-    /// How many of them are written within `time` by a guest that loses `share` of its work.
-    fn written(self, time: Duration, share: ThrottleShare) -> f64 {
-        let time = share.guest_time(time).as_secs_f64();
+    /// How many of them are written within `time` by a guest that loses the share `lost` of its work.
+    fn written(self, time: Duration, lost: ThrottleShare) -> f64 {
+        let time = lost.guest_time(time).as_secs_f64();
         self.pages * (1.0 - (-self.rate * time).exp())
     }
 }
 
-/// How the rounds are predicted, beside the curve.
+/// What the prediction of rounds assumes beside the curve.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::converge) struct Manner {
-    /// Pages that are held back.
-    pub(in crate::converge) held: Held,
-    /// Standard deviations that the guest is expected to write more than the curve says.
+pub(in crate::converge) struct Assumptions {
+    /// Pages that are held back until the stop.
+    pub(in crate::converge) held_back: HeldBack,
+    /// Standard deviations by which the guest is expected to write more than the curve says.
     pub(in crate::converge) caution: f64,
-    /// How much more the rounds are taken to leave.
-    pub(in crate::converge) doubt: f64,
+    /// Factor, from 1, by which rounds are expected to leave more than predicted.
+    pub(in crate::converge) margin: f64,
 }
 
-impl Default for Manner {
-    /// By the curve, with nothing held back.
+impl Default for Assumptions {
+    /// The curve as it is, with nothing held back.
     fn default() -> Self {
         Self {
-            held: Held::default(),
+            held_back: HeldBack::default(),
             caution: 0.0,
-            doubt: 1.0,
+            margin: 1.0,
         }
     }
 }
 
 impl RoundsForecast {
-    /// The outlook for a guest that writes as `curve` says and is throttled by `share` from `seen`
-    /// on, if a downtime of `limit` is allowed, by the upper end of its forecast.
+    /// The forecast for a guest that writes as `curve` says and is throttled by `share` from now on,
+    /// where a downtime of `limit` is allowed, by the upper end of its forecast.
     pub(in crate::converge) fn of(
         curve: &DirtyCurve,
         seen: &Observation,
         limit: Duration,
         share: ThrottleShare,
-        manner: Manner,
+        assumptions: Assumptions,
     ) -> Self {
-        Self::reach(curve, seen, limit, share, manner).unwrap_or(Self {
+        Self::reach(curve, seen, limit, share, assumptions).unwrap_or(Self {
             throttle: share,
             ready_in: None,
             downtime: Duration::ZERO,
@@ -110,7 +112,7 @@ impl RoundsForecast {
         seen: &Observation,
         limit: Duration,
         throttle: ThrottleShare,
-        manner: Manner,
+        assumptions: Assumptions,
     ) -> Option<Self> {
         let share = seen.response.lost(throttle);
         let most = seen.most_left(limit)?;
@@ -126,21 +128,25 @@ impl RoundsForecast {
                     lost_work_s: time * share.as_fraction(),
                 });
             }
-            // As many are held back as the policy lets wait: those of the last round, which the
-            // limit bounds anew when the link changes.
-            let held = manner.held.pages.min(left).min(most * HELD_SHARE);
+            // Those of the last round are held back again, as many as the limit has room for.
+            let held = assumptions
+                .held_back
+                .pages
+                .min(left)
+                .min(most * HELD_BACK_PART);
             let seconds = seen.round_seconds(left - held)?;
             time += seconds;
             let round = Duration::try_from_secs_f64(seconds).ok()?;
-            let next = curve.pages_in(round, share)? * curve.factor(round, share, manner.caution);
-            let twice = manner.held.written(round, share).min(held);
-            // Only longer rounds are harvested within.
+            let next =
+                curve.pages_in(round, share)? * curve.factor(round, share, assumptions.caution);
+            let twice = assumptions.held_back.written(round, share).min(held);
+            // Only longer rounds are harvested before their end.
             let again = if round < HARVESTED_WITHIN {
                 1.0
             } else {
                 seen.again()
             };
-            let next = (held + (next - twice).max(0.0) * again) * manner.doubt;
+            let next = (held + (next - twice).max(0.0) * again) * assumptions.margin;
             if next >= left * 0.999 && next > most {
                 return None;
             }

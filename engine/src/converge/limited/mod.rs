@@ -1,21 +1,22 @@
-//! The policy that a user steers: one of the named ones, under limits that may change at any
+//! A policy under limits: one of the named policies, under [`Limits`] that a user may change at any
 //! time, with a deadline.
 //!
-//! [`Limited`] owns what all policies have in common: which one decides, how much downtime is
-//! allowed by now, and what happens at the deadline. When another policy takes over, it begins
-//! with what was learned of the guest (the curve of its writes; rates are the observations' own)
-//! and with the throttle as it stands; a throttle that the new one does not know is released.
+//! [`Limited`] does what is common to all policies: which one decides, how much downtime is allowed
+//! by now, and what happens at the deadline. A policy that takes over starts with what is known of
+//! the guest (its dirty curve; rates are in the observations) and with the throttle in force; a
+//! throttle that it does not know is released.
 //!
-//! | at the deadline | before it, when the policy sees no way |
-//! |---|---|
-//! | `cancel`: give up, unless it fits just now | give up |
-//! | `stop-trying`: no throttle, stop once it fits | the same, at once |
-//! | `force`: stop now, whatever the downtime | no throttle, stop once it fits, until the deadline |
+//! | `at_deadline` | at the deadline | before it, if the policy gives up |
+//! |---|---|---|
+//! | cancel | give up, unless the guest fits just now | give up |
+//! | stop-trying | no throttle, stop once it fits | the same, at once |
+//! | force | stop now, however long the downtime | no throttle, stop once it fits, until the deadline |
 //!
-//! Whoever changes a limit wants another try: the policy begins to try again. Pure, like every
-//! policy: a change is an argument.
+//! A change of limits is a new try: a policy that had given up starts again.
 
 mod ramp;
+#[cfg(test)]
+mod run_tests;
 #[cfg(test)]
 mod tests;
 
@@ -35,20 +36,20 @@ use crate::units::PageCount;
 pub struct Limited {
     limits: Limits,
     chosen: Chosen,
-    /// Learned under any policy.
+    /// Learned whichever policy decides.
     curve: DirtyCurve,
     ramp: Ramp,
-    /// What the guest was last asked to be throttled by.
+    /// The throttle in force.
     throttle: ThrottleShare,
-    /// The policy has seen no way; the guest is let go of.
-    is_resting: bool,
-    /// The downtime allowed at the last look.
+    /// The policy has given up, and the migration goes on without a throttle.
+    is_waiting: bool,
+    /// The downtime allowed at the last decision.
     allowed: Duration,
-    /// A throttle in force must be asked for again: the most of it has changed, for each vCPU.
+    /// The throttle in force must be asked for again: the strongest one for each vCPU has changed.
     is_outdated: bool,
 }
 
-/// The policy that decides.
+/// The policy that decides, by its name.
 #[derive(Clone, Debug)]
 enum Chosen {
     Predictive(Predictive),
@@ -66,7 +67,7 @@ impl Limited {
             curve,
             ramp: Ramp::default(),
             throttle: ThrottleShare::NONE,
-            is_resting: false,
+            is_waiting: false,
             allowed: limits.downtime.least(),
             is_outdated: false,
         }
@@ -77,13 +78,13 @@ impl Limited {
         &self.limits
     }
 
-    /// Whether the guest may be stopped at the end of a round without any effort.
+    /// Whether a round has ended and the guest may be stopped.
     fn fits(&self, seen: &Observation) -> bool {
         seen.round_ended && seen.fits(self.allowed)
     }
 
-    /// Without effort: stop if it fits, let go of the guest, or wait.
-    fn rest(&mut self, seen: &Observation) -> Decision {
+    /// Without a throttle: stop if it fits, or wait.
+    fn wait(&mut self, seen: &Observation) -> Decision {
         if self.fits(seen) {
             return Decision::Stop;
         }
@@ -96,21 +97,21 @@ impl Limited {
     fn at_deadline(&mut self, seen: &Observation) -> Decision {
         match self.limits.at_deadline {
             AtDeadline::Force => Decision::Force,
-            AtDeadline::StopTrying => self.rest(seen),
+            AtDeadline::StopTrying => self.wait(seen),
             AtDeadline::Cancel if self.fits(seen) => Decision::Stop,
             AtDeadline::Cancel => Decision::GiveUp(GiveUp::timed_out(seen, self.limits.timeout())),
         }
     }
 
-    fn try_on(&mut self, seen: &Observation) -> Decision {
+    fn ask_policy(&mut self, seen: &Observation) -> Decision {
         match self.chosen.decide(seen) {
-            // The user would rather have it stand still for longer.
+            // A longer downtime comes before giving up.
             Decision::GiveUp(_) if self.ramp.step(&self.limits, seen) => Decision::Continue,
             Decision::GiveUp(_) if self.limits.at_deadline != AtDeadline::Cancel => {
-                self.is_resting = true;
-                self.rest(seen)
+                self.is_waiting = true;
+                self.wait(seen)
             }
-            // It never throttles, and knows of no throttle that it could release.
+            // This policy knows of no throttle that it could release.
             Decision::Continue
                 if self.throttle != ThrottleShare::NONE
                     && matches!(self.chosen, Chosen::None(_)) =>
@@ -133,12 +134,12 @@ impl Policy for Limited {
         self.chosen.allow(self.allowed);
         let decision = if self.limits.is_late(seen.elapsed) {
             self.at_deadline(seen)
-        } else if self.is_resting {
-            self.rest(seen)
+        } else if self.is_waiting {
+            self.wait(seen)
         } else {
-            self.try_on(seen)
+            self.ask_policy(seen)
         };
-        // Another round under a throttle that is not allowed any more would be too many.
+        // A throttle that is not allowed any more ends at once.
         let most = self.chosen.strongest(seen);
         let decision = match decision {
             Decision::Continue if self.throttle > most || self.is_outdated => {
@@ -181,8 +182,8 @@ impl Policy for Limited {
         if before.throttle_most != self.limits.throttle_most {
             self.is_outdated = self.throttle != ThrottleShare::NONE;
         }
-        // A policy that was resting does not know that the guest was let go of.
-        if std::mem::take(&mut self.is_resting) || before.policy != self.limits.policy {
+        // A policy that had given up does not know that the throttle has ended.
+        if std::mem::take(&mut self.is_waiting) || before.policy != self.limits.policy {
             self.chosen = Chosen::new(&self.limits, &self.curve, self.throttle);
         } else {
             self.chosen.limit(&self.limits);
@@ -191,7 +192,7 @@ impl Policy for Limited {
 }
 
 impl Chosen {
-    /// The policy that `limits` name, for a guest that writes by `curve` and is throttled by
+    /// The policy that `limits` name, for a guest that writes as `curve` says and is throttled by
     /// `throttle`.
     fn new(limits: &Limits, curve: &DirtyCurve, throttle: ThrottleShare) -> Self {
         let mut chosen = match limits.policy {
@@ -209,7 +210,7 @@ impl Chosen {
         chosen
     }
 
-    /// Puts `limits` in the place of those before, but for the downtime.
+    /// Replaces the limits; the downtime is the least one.
     fn limit(&mut self, limits: &Limits) {
         let timeout = limits.timeout();
         match self {
@@ -239,7 +240,7 @@ impl Chosen {
         }
     }
 
-    /// The largest share for any vCPU.
+    /// The strongest throttle of a vCPU.
     fn throttle_most(&self) -> ThrottleShare {
         match self {
             Self::Predictive(policy) => policy.throttle_most(),
@@ -248,7 +249,7 @@ impl Chosen {
         }
     }
 
-    /// The strongest throttle for all of the guest.
+    /// The strongest throttle of the guest.
     fn strongest(&self, seen: &Observation) -> ThrottleShare {
         match self {
             Self::Predictive(policy) => policy.strongest(seen),

@@ -1,30 +1,28 @@
-//! The allowed downtime, growing step by step from the least to the most.
+//! The ramp of the downtime allowed, from the least to the most.
 //!
-//! A step is taken at the end of a round that neither fits nor leaves much less than the one
-//! before, at most once a second; when the policy would give up; and by time, so that the most is
-//! allowed when three quarters of the time are over. Steps are equal factors: from 50 ms to 500 ms each is about 1.33.
+//! It takes a step at the end of a round that neither fits nor makes progress, at most one a second;
+//! when the policy would give up; and by time, so that the most is allowed once three quarters of
+//! the time are over. Steps are equal factors: from 50 ms to 500 ms each is about 1.33.
 
 use std::time::Duration;
 
+use crate::converge::policy::PROGRESS;
 use crate::converge::{Limits, Observation};
 use crate::units::Instant;
 
-/// Steps from the least to the most.
+/// Steps from the least to the most: fine enough that no step gives away much.
 const STEPS: u32 = 8;
 
-/// Least time between two steps that rounds take.
+/// Least time between two steps taken by rounds.
 const STEP_TIME: Duration = Duration::from_secs(1);
 
-/// Share of the deadline after which the most is allowed.
+/// Part of the deadline after which the most is allowed.
 const BY_THEN: f64 = 0.75;
 
-/// A round that leaves more than this share of what the one before left makes no progress.
-const PLATEAU: f64 = 0.85;
-
-/// How far the allowed downtime has grown.
+/// How far the downtime allowed has grown.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ramp {
-    /// Steps that rounds have taken.
+    /// Steps taken by rounds, or instead of giving up.
     steps: u32,
     stepped_at: Option<Instant>,
     left_before: Option<u64>,
@@ -52,7 +50,7 @@ impl Ramp {
         let left = seen.bytes_left().0;
         let before = self.left_before.replace(left);
         let fits = seen.fits(self.limit(limits, seen.elapsed));
-        let shrinks = before.is_none_or(|before| (left as f64) < before as f64 * PLATEAU);
+        let shrinks = before.is_none_or(|before| (left as f64) < before as f64 * PROGRESS);
         let soon = self
             .stepped_at
             .is_some_and(|at| seen.now.since(at) < STEP_TIME);
@@ -61,7 +59,7 @@ impl Ramp {
         }
     }
 
-    /// Takes a step, if that allows more.
+    /// Takes a step; false if the most is allowed already.
     pub(super) fn step(&mut self, limits: &Limits, seen: &Observation) -> bool {
         if self.limit(limits, seen.elapsed) >= limits.downtime.most() {
             return false;

@@ -1,25 +1,24 @@
-//! Throttles only when it must, as little as will do, and releases again.
+//! The policy `predictive`: throttles only when it must, as little as is enough, and releases again.
 //!
-//! At the end of every round the policy asks its [`DirtyCurve`] what comes next under a throttle:
+//! At the end of every round it reads off the [`DirtyCurve`] what comes next under a throttle:
 //! sending `L` pages takes `t = L * bytes_per_page / link`, in which the guest, of whose work the
-//! throttle takes `u`, writes `L' = D((1 - u) * t)` pages, and so on. The most that may be left at
-//! the stop, `L_max`, follows from the allowed downtime, by the upper end of the forecast's
-//! interval. So
+//! throttle takes the part `u`, writes `L' = D((1 - u) * t)` pages, and so on. The most that may be
+//! left at the stop, `L_max`, follows from the downtime allowed, by the upper end of the forecast.
 //!
-//! - if rounds without a throttle get there, the guest runs freely;
-//! - if they do not, the policy waits, while it has patience, for the guest to calm down by itself;
-//! - then it takes, of all shares up to the most allowed, the one with the least predicted harm
-//!   (`plan`), which is the work that the guest does not get done.
+//! - If rounds without a throttle get there, the guest is not throttled.
+//! - If they do not, the policy waits for the guest to calm down by itself, as long as its patience
+//!   lasts.
+//! - Then it takes the share, of all up to the strongest one, that costs the guest the least work
+//!   until it can be stopped (`plan`).
 //!
-//! Pages that are written again and again are held back, as many as the allowed downtime has room
-//! for: rounds of the others are shorter, and leave less. With `h` pages held back, a round sends
-//! `L - h`, and leaves them and what was written of the others.
+//! Pages that are written again and again are held back, as many as the downtime allowed has room
+//! for: rounds of the others are shorter and leave less. With `h` pages held back, a round sends
+//! `L - h`, and leaves these and what was written of the others.
 //!
-//! A guest that may be stopped runs on for a round or two if it would then stand still for much
-//! shorter: that costs it nothing.
+//! A guest that may be stopped runs for another round or two if its downtime would then be much
+//! shorter: without a throttle this costs it nothing.
 //!
-//! The question is asked anew at every round, so the throttle decays when the guest calms down.
-//! Pure: everything it knows comes out of observations.
+//! All of this is decided anew at every round, so the throttle decays when the guest calms down.
 
 #[cfg(test)]
 mod calm_tests;
@@ -33,7 +32,8 @@ use std::time::Duration;
 use plan::Plan;
 use progress::Progress;
 
-use super::forecast::rounds::{HELD_SHARE, Held};
+use super::forecast::rounds::{HELD_BACK_PART, HeldBack};
+use super::limits::{DEFAULT_DEADLINE, DEFAULT_DOWNTIME};
 use super::throttle::response::USUAL_MOST;
 use super::{
     Decision, DirtyCurve, DowntimeForecast, GiveUp, Observation, Policy, RoundsForecast,
@@ -48,56 +48,57 @@ pub struct PredictiveConfig {
     pub downtime: Duration,
     /// Longest time for the whole migration up to the stop.
     pub timeout: Duration,
-    /// The largest share that the guest may be throttled by; `None`: 95 %, or more if it sleeps
+    /// The strongest throttle; `None`: 95 %, or more if the guest sleeps
     /// ([`ThrottleResponse::strongest`](super::ThrottleResponse::strongest)).
     pub throttle_most: Option<ThrottleShare>,
-    /// How long to wait, once rounds stop getting smaller, before throttling.
+    /// How long to wait before throttling, once rounds make no progress.
     pub patience: Duration,
 }
 
 impl Default for PredictiveConfig {
     fn default() -> Self {
         Self {
-            downtime: Duration::from_millis(50),
-            timeout: Duration::from_secs(600),
+            downtime: DEFAULT_DOWNTIME,
+            timeout: DEFAULT_DEADLINE,
             throttle_most: None,
             patience: Duration::from_secs(2),
         }
     }
 }
 
-/// How many times the patience a downtime may be too long for reasons beside the pages: that the
-/// machine is busy for some seconds is no reason to give up.
-const VAIN_PATIENCES: u32 = 5;
+/// Time, in units of the patience, for which the parts of the downtime beside the pages may be too
+/// long: a machine that is busy for some seconds is no reason to give up.
+const TOO_LONG_PATIENCES: u32 = 5;
 
-/// Rounds at most that only shorten a downtime which is allowed already.
+/// Most rounds that only shorten a downtime which is allowed already.
 const EXTRA_ROUNDS: u32 = 4;
 
-/// Sending time below which a downtime is not worth another round.
+/// Sending time below which another round is not worth it: a tick of the scheduler, which no round
+/// can save.
 const WORTH_A_ROUND: Duration = Duration::from_millis(4);
 
-/// Share of what is left that another round must leave at most to be worth it.
+/// Part of what is left that another round must leave at most to be worth it.
 const MUCH_LESS: f64 = 0.6;
 
-/// How much less of the guest's work than its predecessor a new share must take to be worth a
+/// How much less of the guest's work a new throttle must take than the one in force to be worth a
 /// change.
 const HYSTERESIS: f64 = 0.03;
 
-/// See the module.
+/// The policy; see the module.
 #[derive(Clone, Debug)]
 pub struct Predictive {
     config: PredictiveConfig,
     curve: DirtyCurve,
     throttle: ThrottleShare,
     progress: Progress,
-    /// Since when no share at all would do.
+    /// Since when no throttle is enough, or the parts beside the pages are too long.
     hopeless_since: Option<Instant>,
-    /// Rounds that were only to shorten the downtime.
+    /// Rounds so far that only shorten the downtime.
     extra_rounds: u32,
     /// Whether the round that begins is one of those.
     in_extra_round: bool,
-    /// What the last round with held-back pages showed of them.
-    held: Held,
+    /// The pages held back, as the last harvest showed them.
+    held_back: HeldBack,
 }
 
 impl Predictive {
@@ -111,11 +112,11 @@ impl Predictive {
             hopeless_since: None,
             extra_rounds: 0,
             in_extra_round: false,
-            held: Held::default(),
+            held_back: HeldBack::default(),
         }
     }
 
-    /// A policy for a guest that writes by `curve` and is throttled by `throttle` already.
+    /// A policy for a guest that writes as `curve` says and is throttled by `throttle` already.
     pub(super) fn taking_over(
         config: PredictiveConfig,
         curve: DirtyCurve,
@@ -138,7 +139,7 @@ impl Predictive {
         &mut self.config
     }
 
-    /// What to expect if the guest is throttled by `share` from now on.
+    /// The rounds to come if the guest is throttled by `share` from now on.
     pub fn rounds_forecast(&self, seen: &Observation, share: ThrottleShare) -> RoundsForecast {
         self.plan(seen).rounds_forecast(share)
     }
@@ -148,8 +149,8 @@ impl Predictive {
             curve: &self.curve,
             seen,
             limit: self.config.downtime,
-            held: self.held,
-            doubt: self.progress.doubt(),
+            held_back: self.held_back,
+            margin: self.progress.margin(),
             throttle: self.throttle,
             throttle_most: self.config.throttle_most,
         }
@@ -158,7 +159,7 @@ impl Predictive {
     fn at_round_end(&mut self, seen: &Observation) -> Decision {
         self.curve
             .harvested(seen.now, seen.interval, seen.lost(), seen.harvested);
-        self.held = Held::seen(seen);
+        self.held_back = HeldBack::seen(seen);
         self.in_extra_round = false;
         let limit = self.config.downtime;
         if seen.fits(limit) {
@@ -170,12 +171,12 @@ impl Predictive {
             return Decision::Stop;
         }
         if seen.most_left(limit).is_none() {
-            return self.in_vain(seen);
+            return self.too_long(seen);
         }
         let left_time = self.config.timeout.saturating_sub(seen.elapsed);
-        self.progress.learn_to_doubt(seen);
-        let free = self.rounds_forecast(seen, ThrottleShare::NONE);
-        if free.ready_in.is_some_and(|ready| ready <= left_time) {
+        self.progress.adjust_margin(seen);
+        let unthrottled = self.rounds_forecast(seen, ThrottleShare::NONE);
+        if unthrottled.ready_in.is_some_and(|ready| ready <= left_time) {
             self.hopeless_since = None;
             self.progress.goes_well();
             return self.change_to(seen, ThrottleShare::NONE);
@@ -189,12 +190,11 @@ impl Predictive {
                 self.hopeless_since = None;
                 self.change_to(seen, best.throttle)
             }
-            None => self.without_hope(seen),
+            None => self.hopeless(seen),
         }
     }
 
-    /// Whether a guest that may be stopped would stand still for much shorter after one more round,
-    /// which costs it nothing but the time of that round.
+    /// Whether one more round would make the downtime of a guest that may be stopped much shorter.
     fn another_round_pays(&self, seen: &Observation) -> bool {
         let left = seen.left.0 as f64;
         let Some(sending) = seen.round_seconds(left) else {
@@ -206,7 +206,7 @@ impl Predictive {
         let round = Duration::try_from_secs_f64(sending).unwrap_or_default();
         let lost = seen.response.lost(self.throttle);
         let next = self.curve.pages_in(round, lost);
-        // A throttled guest pays for the round with what it loses in it.
+        // A throttled guest loses work in that round.
         let worth = MUCH_LESS.min(1.0 - lost.as_fraction());
         next.is_some_and(|next| next < left * worth)
     }
@@ -222,42 +222,43 @@ impl Predictive {
         Decision::Throttle(share)
     }
 
-    /// No share up to the most allowed would do. That may be a bad moment; for a while the most
-    /// is tried.
-    fn without_hope(&mut self, seen: &Observation) -> Decision {
+    /// No throttle is enough by the forecast. The moment may be a bad one, so the strongest throttle
+    /// is tried for a while.
+    fn hopeless(&mut self, seen: &Observation) -> Decision {
         let since = *self.hopeless_since.get_or_insert(seen.now);
         let strongest = self.strongest(seen);
         let lost = |share| seen.response.lost(share).as_fraction();
-        // What is known of the guest's demand changes a little from round to round.
+        // The measured demand changes a little from round to round.
         let tried = lost(self.throttle) > lost(strongest) - HYSTERESIS;
         if tried && seen.now.since(since) >= self.config.patience.max(seen.interval * 3) {
-            return Decision::GiveUp(self.last_words(seen));
+            return Decision::GiveUp(self.reason(seen));
         }
         self.change_to(seen, strongest)
     }
 
-    /// The downtime would be too long without a single page: no throttle helps. What is rehearsed
-    /// wavers, more so on a busy machine, so it is given a while.
-    fn in_vain(&mut self, seen: &Observation) -> Decision {
+    /// The downtime would be too long with no page to send: no throttle helps. Calibration wavers,
+    /// more so on a busy machine, so it is given a while.
+    fn too_long(&mut self, seen: &Observation) -> Decision {
         let since = *self.hopeless_since.get_or_insert(seen.now);
         let waited = seen.now.since(since);
-        // What is likely fits, and only the doubt does not: a busy machine stays busy.
+        // The likely downtime fits, and only its upper end does not: a busy machine stays busy.
         let likely = DowntimeForecast::of(seen).map(|parts| parts.total().likely());
         if waited >= self.config.patience
             && likely.is_some_and(|likely| likely <= self.config.downtime)
         {
             return Decision::Stop;
         }
-        if waited >= self.config.patience * VAIN_PATIENCES {
+        if waited >= self.config.patience * TOO_LONG_PATIENCES {
             return Decision::GiveUp(GiveUp::too_long(seen, self.config.downtime));
         }
         self.change_to(seen, ThrottleShare::NONE)
     }
 
-    fn last_words(&self, seen: &Observation) -> GiveUp {
+    fn reason(&self, seen: &Observation) -> GiveUp {
         let link = seen.link.unwrap_or(Rate(0));
-        // The limit at which the guest could be stopped right now.
-        let would_do = upper_end(seen).unwrap_or(self.config.timeout);
+        // The limit at which the guest could be stopped now.
+        let would_do =
+            DowntimeForecast::of(seen).map_or(self.config.timeout, |parts| parts.total().high());
         GiveUp::Hopeless {
             throttle: self.strongest(seen),
             left: seen.bytes_left(),
@@ -267,11 +268,6 @@ impl Predictive {
             would_do_ms: would_do.as_millis(),
         }
     }
-}
-
-/// The longest that the downtime is expected to be, if the guest is stopped now.
-fn upper_end(seen: &Observation) -> Option<Duration> {
-    Some(DowntimeForecast::of(seen)?.total().high())
 }
 
 impl Policy for Predictive {
@@ -291,7 +287,7 @@ impl Policy for Predictive {
             return PageCount(0);
         }
         let most = seen.most_left(self.config.downtime).unwrap_or(0.0);
-        PageCount((most * HELD_SHARE) as u64)
+        PageCount((most * HELD_BACK_PART) as u64)
     }
 
     fn downtime_limit(&self) -> Duration {

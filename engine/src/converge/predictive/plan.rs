@@ -1,76 +1,76 @@
-//! Which throttle does the least harm, of those that get there.
+//! The choice of the throttle: the one that costs the guest the least work, of those that get there.
 //!
-//! Harm is what the guest does not get done: the share of its work that the throttle takes, over
-//! the time it takes to get there, and the downtime. It is not the throttle's own share: a guest
-//! that sleeps loses nothing to one that only takes its sleep ([`ThrottleResponse`](crate::converge::ThrottleResponse)).
+//! The cost is the work that the throttle takes over the time until the guest can be stopped, and
+//! the downtime. It is not the throttle's own share: a guest that sleeps loses nothing to a throttle
+//! that only takes its sleep ([`ThrottleResponse`](crate::converge::ThrottleResponse)).
 //!
-//! **Hard or soft.** With one round to go, of `L` seconds, a share `u` leaves `D((1 - u) * L)` to a
-//! downtime, and the guest loses `u * L` and that downtime. Where the curve of its writes rises
-//! by more than what the link carries, each second that it runs costs more than a second of
-//! downtime, so the strongest share is the best; where it is flatter (a hot set that is all
-//! written at once), running on is free, and a soft one that fits is better. Rounds before it
-//! multiply that: all shares are tried, since the curve decides. The least possible is the
-//! time of one round of what free rounds come to rest at: what a policy that only stops the
-//! guest would cost it as a downtime (docs/decisions/028).
+//! **Hard or soft.** With one round of `L` seconds to go, a throttle that takes the part `u` of the
+//! work leaves `D((1 - u) * L)` to the downtime, and costs `u * L` and that downtime. Where the
+//! dirty curve rises faster than the link carries, each second that the guest runs costs more than
+//! a second of downtime, so the strongest throttle is the best; where it is flatter (a hot set that
+//! is all written at once), running is free, and a soft throttle that fits is better. Rounds before
+//! the last one multiply that, so all shares are compared. The least possible cost is the time of
+//! one round of what rounds without a throttle come to rest at, which is the downtime of a policy
+//! that only stops the guest (docs/decisions/028).
 //!
-//! **How much at most.** A limit of the throttle is one of the guest's time. What sleeps for more
-//! than the limit lets run is not slowed by it at all; so if no share up to 95 % gets there, one
-//! beyond it may be taken, up to 98 %, that takes no more of the guest's *work* than the limit
-//! says. A user's limit below that is kept. Pure.
+//! **How strong at most.** The limit of the throttle is one of time. A guest that sleeps for more
+//! than the limit leaves is not slowed by it at all. So if no share up to 95 % gets there, one up to
+//! 98 % may be taken that leaves the guest as large a part of its work. A lower limit that a user
+//! has set is kept.
 
 use std::time::Duration;
 
-use crate::converge::forecast::rounds::{Held, Manner};
+use crate::converge::forecast::rounds::{Assumptions, HeldBack};
 use crate::converge::throttle::response::USUAL_MOST;
 use crate::converge::{DirtyCurve, Observation, RoundsForecast, ThrottleShare};
 
-/// Shares of work that are compared, as steps of the most allowed.
+/// Throttles that are compared, as equal steps of the work that the strongest one takes.
 const SHARES: u32 = 16;
 
-/// Harm of a second that the migration takes, against a second that the guest does not run: small,
-/// so that time is only the judge between equals.
+/// Cost of a second that the migration takes, relative to a second of lost work: so small that time
+/// only decides between equals.
 const TIME_WEIGHT: f64 = 0.02;
 
-/// Standard deviations that the guest is expected to write more when less throttled than it is.
+/// Standard deviations by which the guest is expected to write more than predicted under a weaker
+/// throttle than the one in force.
 const CAUTION: f64 = 1.0;
 
-/// What is known when a share is chosen.
+/// What is known when the throttle is chosen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan<'a> {
     pub(super) curve: &'a DirtyCurve,
     pub(super) seen: &'a Observation,
     /// The downtime allowed.
     pub(super) limit: Duration,
-    pub(super) held: Held,
-    /// How much more than predicted rounds without a throttle have left.
-    pub(super) doubt: f64,
+    pub(super) held_back: HeldBack,
+    /// Factor by which rounds without a throttle are expected to leave more than predicted.
+    pub(super) margin: f64,
     /// The throttle in force.
     pub(super) throttle: ThrottleShare,
-    /// The largest share of its time that a user lets the guest be throttled by.
+    /// The strongest throttle that a user allows, if one has said so.
     pub(super) throttle_most: Option<ThrottleShare>,
 }
 
 impl Plan<'_> {
-    /// What to expect if the guest is throttled by `share` from now on.
+    /// The rounds to come if the guest is throttled by `share` from now on.
     pub(super) fn rounds_forecast(&self, share: ThrottleShare) -> RoundsForecast {
-        // To let go of a throttle takes more than a hope: a guest that was let go too early costs
-        // the rounds that it was throttled for.
+        // A throttle that is released too early has been in vain.
         let caution = if share < self.throttle { CAUTION } else { 0.0 };
-        // Under a throttle little is written beside what is held back, and that is no guess.
-        let doubt = if share == ThrottleShare::NONE {
-            self.doubt
+        // Under a throttle little is written beside what is held back, and that is known.
+        let margin = if share == ThrottleShare::NONE {
+            self.margin
         } else {
             1.0
         };
-        let manner = Manner {
-            held: self.held,
+        let assumptions = Assumptions {
+            held_back: self.held_back,
             caution,
-            doubt,
+            margin,
         };
-        RoundsForecast::of(self.curve, self.seen, self.limit, share, manner)
+        RoundsForecast::of(self.curve, self.seen, self.limit, share, assumptions)
     }
 
-    /// The share with the least harm that gets there in `time`, if one does.
+    /// The throttle that gets there within `time` at the least cost, if one does.
     pub(super) fn best(&self, time: Duration) -> Option<RoundsForecast> {
         let usual = self.throttle_most.unwrap_or(USUAL_MOST);
         let strongest = self.strongest();
@@ -96,6 +96,7 @@ impl Plan<'_> {
     }
 }
 
+/// Seconds of lost work, the downtime included.
 fn cost(rounds_forecast: &RoundsForecast) -> f64 {
     let ready = rounds_forecast
         .ready_in
@@ -122,8 +123,8 @@ mod tests {
             curve: &curve,
             seen: &seen,
             limit: Duration::from_millis(50),
-            held: Held::default(),
-            doubt: 1.0,
+            held_back: HeldBack::default(),
+            margin: 1.0,
             throttle: ThrottleShare::NONE,
             throttle_most: most.map(ThrottleShare::permille),
         };

@@ -1,36 +1,27 @@
-//! Whether rounds get anywhere by themselves.
-//!
-//! Two questions that only what happens can answer: have rounds stopped getting smaller, and how
-//! much more do they leave than was predicted? Pure.
+//! Progress of the rounds: whether they make any, and how much more they leave than predicted.
 
 use std::time::Duration;
 
 use crate::converge::Observation;
+use crate::converge::policy::{PROGRESS, STANDSTILL};
 use crate::units::{Instant, PageCount};
 
-/// A round that leaves more than this share of what it began with makes no progress.
-const PLATEAU: f64 = 0.85;
-
-/// A round that leaves more than this share of what the one before left goes nowhere, whatever was
-/// predicted.
-const STANDSTILL: f64 = 0.97;
-
-/// How much more than predicted the rounds are taken to leave after each round that went nowhere
-/// although the prediction was that it all ends well, and the most of it.
-const MORE_DOUBT: f64 = 1.05;
-const MOST_DOUBT: f64 = 2.0;
+/// Factor by which the margin grows with a round that goes nowhere, and the largest margin. Small
+/// errors of a prediction multiply over its rounds, so a small step is enough; a guest that leaves
+/// twice what was predicted is not near the edge any more (docs/decisions/025).
+const MARGIN_STEP: f64 = 1.05;
+const MARGIN_MOST: f64 = 2.0;
 
 /// The rounds so far.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
-    /// Since when rounds have not been getting smaller.
+    /// Since when rounds have made no progress.
     plateau_since: Option<Instant>,
     /// What was left after the round before.
     left_before: Option<f64>,
-    /// What rounds leave, against what is predicted; from 1. Small errors of a prediction add up
-    /// over its rounds: where it is a near thing whether they shrink, only what happens can tell.
-    doubt: f64,
-    /// What was left after the round before, whatever it was for.
+    /// Factor by which rounds are expected to leave more than predicted; from 1.
+    margin: f64,
+    /// Pages left after the round before, as the margin counts.
     seen_before: Option<PageCount>,
 }
 
@@ -39,33 +30,34 @@ impl Default for Progress {
         Self {
             plateau_since: None,
             left_before: None,
-            doubt: 1.0,
+            margin: 1.0,
             seen_before: None,
         }
     }
 }
 
 impl Progress {
-    /// What predictions are to be multiplied by.
-    pub(super) fn doubt(&self) -> f64 {
-        self.doubt
+    /// Factor by which rounds are expected to leave more than predicted, 1 to 2.
+    pub(super) fn margin(&self) -> f64 {
+        self.margin
     }
 
-    /// Compares the last prediction, that it all ends well, with what came.
-    pub(super) fn learn_to_doubt(&mut self, seen: &Observation) {
+    /// Takes the round that has ended into the margin: whether rounds near the edge shrink can only
+    /// be seen, not predicted.
+    pub(super) fn adjust_margin(&mut self, seen: &Observation) {
         let went_nowhere = self
             .seen_before
             .replace(seen.left)
             .is_some_and(|before| seen.left.0 as f64 > before.0 as f64 * STANDSTILL);
         if went_nowhere {
-            self.doubt = (self.doubt * MORE_DOUBT).min(MOST_DOUBT);
+            self.margin = (self.margin * MARGIN_STEP).min(MARGIN_MOST);
         } else {
-            self.doubt = 1.0 + (self.doubt - 1.0) / 2.0;
+            self.margin = 1.0 + (self.margin - 1.0) / 2.0;
         }
     }
 
-    /// Whether rounds have not been getting smaller for as long as `patience`; under a throttle
-    /// they are not.
+    /// Whether rounds have made no progress for as long as `patience`; those under a throttle count
+    /// as none.
     pub(super) fn on_plateau(
         &mut self,
         seen: &Observation,
@@ -74,7 +66,7 @@ impl Progress {
     ) -> bool {
         let left = seen.left.0 as f64;
         let before = self.left_before.replace(left);
-        let shrinking = before.is_none_or(|before| left < before * PLATEAU);
+        let shrinking = before.is_none_or(|before| left < before * PROGRESS);
         if shrinking && !is_throttled {
             self.plateau_since = None;
             return false;
@@ -84,7 +76,7 @@ impl Progress {
         seen.now.since(since) + seen.interval >= patience
     }
 
-    /// It gets there by itself.
+    /// Rounds get there without a throttle.
     pub(super) fn goes_well(&mut self) {
         self.plateau_since = None;
     }
@@ -107,14 +99,14 @@ mod tests {
     }
 
     #[test]
-    fn doubt_grows_with_rounds_that_go_nowhere_and_goes_with_others() {
+    fn the_margin_grows_with_rounds_that_go_nowhere_and_shrinks_with_others() {
         let mut progress = Progress::default();
         for round in 0..30 {
-            progress.learn_to_doubt(&seen(round * 1000, 2, 1000));
+            progress.adjust_margin(&seen(round * 1000, 2, 1000));
         }
-        assert_eq!(progress.doubt(), MOST_DOUBT);
-        progress.learn_to_doubt(&seen(40_000, 2, 500));
-        progress.learn_to_doubt(&seen(41_000, 2, 250));
-        assert!((progress.doubt() - 1.25).abs() < 1e-9);
+        assert_eq!(progress.margin(), MARGIN_MOST);
+        progress.adjust_margin(&seen(40_000, 2, 500));
+        progress.adjust_margin(&seen(41_000, 2, 250));
+        assert!((progress.margin() - 1.25).abs() < 1e-9);
     }
 }

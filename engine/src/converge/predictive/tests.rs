@@ -85,7 +85,7 @@ fn a_downtime_that_is_too_long_without_a_page_is_given_up_without_a_throttle() {
 }
 
 /// Thousands of guests: the limit holds in 99 % of the runs that complete, the interval of the
-/// forecast in 90 %, no run goes on for ever, and the harm is half that of
+/// forecast in 90 %, every run ends, and the lost work is half that of
 /// auto-converge, over the guests that it moves at all.
 #[test]
 fn the_limit_holds_over_thousands_of_guests() {

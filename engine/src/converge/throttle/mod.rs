@@ -1,4 +1,4 @@
-//! How strongly a guest is throttled, and what that takes of its work.
+//! The strength of a throttle, and the work that it takes from the guest.
 
 pub(super) mod response;
 mod share;

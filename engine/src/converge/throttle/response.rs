@@ -1,65 +1,65 @@
-//! What a throttle costs a guest of its work.
+//! How much work a throttle takes from a guest.
 //!
-//! A throttle of share `s` lets every vCPU run for `1 - s` of the time. A guest that wants only a
-//! part `d` of its processors and sleeps otherwise (its *demand*) loses nothing up to a share of
-//! `1 - d`, since only its sleep is taken, and beyond that all at once: it gets
-//! `min(1, (1 - s) / d)` of its work done. So there are two scales: the throttle, which an
-//! actuator is given, users limit and reports name; and what it takes of the guest's work, by
-//! which the guest's writes fall and which is the harm done to it.
+//! A throttle of share `s` lets every vCPU run for `1 - s` of the time. A guest that wants only the
+//! part `d` of its processors, its *demand*, and sleeps otherwise loses nothing up to a share of
+//! `1 - d`, which takes only its sleep; above that it gets `min(1, (1 - s) / d)` of its work done.
+//! So there are two scales: the throttle, which actuators are given, users limit and reports show;
+//! and the work lost, by which the writes become fewer and which is the price that a policy weighs
+//! (docs/decisions/028).
 //!
-//! The demand comes from the processor time of the vCPUs, where somebody tells it; without, all
-//! guests are taken to want all that they can get, which is the proportional loss. Pure.
+//! The demand is measured by the processor time of the vCPUs. Without it a guest is taken to want
+//! all that it can get, and its loss is proportional.
 
 use super::ThrottleShare;
 
-/// The strongest throttle for a guest that sleeps: it still runs for a fiftieth of the time.
+/// The strongest throttle of a guest that sleeps, unless a user says otherwise: it still runs for a
+/// fiftieth of the time.
 const SLEEPERS_MOST: ThrottleShare = ThrottleShare::permille(980);
 
-/// The strongest throttle that is taken unless a user says otherwise, if less does not do.
+/// The strongest throttle unless a user says otherwise (docs/decisions/008).
 pub(in crate::converge) const USUAL_MOST: ThrottleShare = ThrottleShare::permille(950);
 
-/// Least demand that is believed: a guest that wants less is as good as idle, and what it does
-/// under a throttle is decided by its housekeeping.
+/// Least demand: a guest that wants less is as good as idle, and its housekeeping decides what it
+/// does under a throttle.
 const DEMAND_LEAST: f64 = 0.02;
 
-/// How a guest's work depends on its throttle.
+/// How the work of a guest depends on its throttle.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ThrottleResponse {
-    /// The part of its processors that it takes if it is let.
+    /// The part of its processors that it takes without a throttle.
     demand: f64,
 }
 
 impl Default for ThrottleResponse {
-    /// It wants all that it can get.
+    /// Of a guest that wants all that it can get.
     fn default() -> Self {
         Self { demand: 1.0 }
     }
 }
 
 impl ThrottleResponse {
-    /// Of a guest that wants the part `demand` of its processors, 0 to 1; what is outside of that
-    /// or below what is believed counts as the nearest that is.
+    /// Of a guest that wants the part `demand` of its processors; clamped to 0.02 to 1.
     pub fn of_demand(demand: f64) -> Self {
         Self {
             demand: demand.clamp(DEMAND_LEAST, 1.0),
         }
     }
 
-    /// The part of its processors that the guest wants, above 0, up to 1.
+    /// The part of its processors that the guest wants, 0.02 to 1.
     pub fn demand(self) -> f64 {
         self.demand
     }
 
-    /// The share of its work that a throttle of `throttle` takes from the guest.
+    /// The share of its work that the guest loses to `throttle`.
     pub fn lost(self, throttle: ThrottleShare) -> ThrottleShare {
         let done = (1.0 - throttle.as_fraction()) / self.demand;
-        // Rounded down by less than a permille, so that there and back is where it began.
+        // Rounded down by less than a permille, so that `throttle` is the inverse.
         ThrottleShare::fraction(1.0 - done - 1e-9)
     }
 
-    /// The strongest throttle, if a user allows `most`, which is kept to the letter. `None`: 95 %,
-    /// by which the guest keeps a twentieth of its work; one that sleeps keeps that under a
-    /// stronger throttle too, up to 98 %.
+    /// The strongest throttle that may be used: `most` if a user has set it, otherwise 95 %, which
+    /// leaves the guest a twentieth of its work. One that sleeps keeps that much under a stronger
+    /// throttle as well, up to 98 %.
     pub fn strongest(self, most: Option<ThrottleShare>) -> ThrottleShare {
         most.unwrap_or_else(|| {
             self.throttle(USUAL_MOST.as_fraction())
@@ -67,8 +67,8 @@ impl ThrottleResponse {
         })
     }
 
-    /// The smallest throttle that takes the share `lost`, 0 to 1, of its work from the guest.
-    /// Nothing takes no throttle, although a guest that sleeps would not notice one.
+    /// The weakest throttle by which the guest loses the part `lost`, 0 to 1, of its work. None for
+    /// no loss, although a guest that sleeps would not notice one.
     pub fn throttle(self, lost: f64) -> ThrottleShare {
         if lost <= 0.0 {
             return ThrottleShare::NONE;

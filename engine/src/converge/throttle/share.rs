@@ -1,20 +1,20 @@
-//! A share of the guest's time.
+//! The share of its time by which a guest is throttled.
 
 use std::fmt;
 use std::time::Duration;
 
-/// The share of its time that a guest is kept from running, in permille.
+/// Share of the time for which a guest is kept from running, in permille, 0 to 990.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ThrottleShare(u16);
 
 impl ThrottleShare {
-    /// The guest runs freely.
+    /// No throttle.
     pub const NONE: Self = Self(0);
 
-    /// The largest share: a guest that never ran would not be throttled but stopped.
+    /// The strongest throttle: a guest that never ran would be stopped.
     pub const MOST: Self = Self(990);
 
-    /// A share of `permille`, at most [`MOST`](Self::MOST).
+    /// A share of `permille`, limited to [`MOST`](Self::MOST).
     pub const fn permille(permille: u16) -> Self {
         if permille < Self::MOST.0 {
             Self(permille)
@@ -23,9 +23,9 @@ impl ThrottleShare {
         }
     }
 
-    /// A share as a fraction, rounded up, so that what was computed as enough still is.
+    /// A share as a fraction, rounded up, so that one that was computed as enough still is.
+    /// Limited to [`MOST`](Self::MOST); no number counts as 0.
     pub fn fraction(fraction: f64) -> Self {
-        // The clamp keeps it within the type; a fraction that is no number is none.
         Self::permille((fraction.clamp(0.0, 1.0) * 1000.0).ceil() as u16)
     }
 
@@ -39,7 +39,7 @@ impl ThrottleShare {
         f64::from(self.0) / 1000.0
     }
 
-    /// The time that a guest throttled so gets to run, out of `time`.
+    /// Time for which a guest under this throttle runs, out of `time`.
     pub fn guest_time(self, time: Duration) -> Duration {
         time.mul_f64(1.0 - self.as_fraction())
     }

@@ -1,4 +1,5 @@
-//! Invented guests and links, for tests of policies.
+//! Invented guests and links, for the tests of policies: sets of pages with uniform writes, over a
+//! link whose rate wavers.
 
 use std::time::Duration;
 

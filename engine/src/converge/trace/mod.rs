@@ -1,14 +1,12 @@
-//! A recorded migration: what a policy saw, and what it decided.
+//! Traces: the observations and decisions of a migration, as text.
 //!
-//! The text form is one line per decision, `key=value` separated by spaces, after the line
-//! `pagelift-trace 1 pages=N`. Unknown keys are skipped, so that later versions may add some, and
-//! those that versions before did not write are optional: `held` and `held_written`,
-//! `round_page_bytes` (bytes on the wire of a page of the round that ended), `fixed_low_us` and
-//! `fixed_high_us` (around `fixed_us`), `page_ns` and `page_sigma` (time of a page that is sent
-//! again, and its uncertainty), `demand` (the part of its processors that the guest wants, see
-//! [`ThrottleResponse`]).
-//! Decisions within a round are recorded only if they change something, or if a user has changed
-//! the limits: the line of a decision that was the first one under new limits has them as well.
+//! After the line `pagelift-trace 1 pages=N` there is one line per decision, `key=value` separated by
+//! spaces. Unknown keys are skipped, so later versions may add some; those that earlier versions did
+//! not write are optional: `held` and `held_written`, `round_page_bytes` (bytes on the wire of a page
+//! of the round that ended), `fixed_low_us` and `fixed_high_us` (around `fixed_us`), `page_ns` and
+//! `page_sigma` (time of a page that is sent again, and its uncertainty), `demand` (see
+//! [`ThrottleResponse`]). A decision within a round is recorded only if it changes something or is
+//! the first one under new limits; those are on its line as well.
 
 #[cfg(test)]
 pub(super) mod fluid;
@@ -29,8 +27,8 @@ use super::{
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
-/// More than any migration has, so that sums of such numbers are still numbers: a year, in
-/// microseconds; pages of a guest, bytes and bytes per second; bytes of a page on the wire; and
+/// Largest values that are read, above those of any migration, so that their sums do not overflow:
+/// microseconds (a year); pages; bytes and bytes per second; bytes of a page on the wire;
 /// nanoseconds and standard deviations.
 const MOST_US: u64 = 366 * 24 * 3600 * 1_000_000;
 const MOST_PAGES: u64 = 1 << 40;
@@ -38,17 +36,17 @@ const MOST_BYTES: u64 = 1 << 52;
 const MOST_PAGE_BYTES: f64 = (2 * PAGE_BYTES) as f64;
 const MOST_OTHER: f64 = 1e12;
 
-/// First words of a trace.
+/// How a trace begins.
 const MAGIC: &str = "pagelift-trace 1";
 
-/// A decision, and what it was made on.
+/// A decision, and the observation that it was made on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// What the policy saw.
     pub seen: Observation,
     /// What it decided.
     pub decision: Decision,
-    /// The limits that it was made under, if it was the first one under them.
+    /// The limits, if the decision was the first one under them.
     pub limits: Option<Limits>,
 }
 
@@ -61,13 +59,13 @@ pub struct Trace {
     pub records: Vec<Record>,
 }
 
-/// Why a text is no trace.
+/// The error of a text that is not a trace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TraceError {
-    /// The first line is not that of a trace.
+    /// The first line is not the one of a trace.
     #[error("this is no trace: the first line must be {MAGIC:?} and pages=N")]
     NotATrace,
-    /// A line lacks a key, or its value is no number that a migration could have.
+    /// A key is missing in a line, or its value is none that a migration could have.
     #[error("line {line}: {key} is missing, or no number that a migration could have")]
     BadLine {
         /// Number of the line, from 1.
@@ -209,7 +207,7 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
     let held = pages("held").unwrap_or(PageCount(0));
     let page_bytes = decimal("page_bytes", MOST_PAGE_BYTES)?;
     let fixed = micros("fixed_us")?;
-    // What older traces do not say.
+    // Not in older traces.
     let fixed = Interval::new(
         micros("fixed_low_us").unwrap_or(fixed),
         fixed,

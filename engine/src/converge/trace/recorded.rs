@@ -1,4 +1,4 @@
-//! A recorded migration as a guest and a link that any policy can be run over.
+//! A recorded migration as the model of a guest and a link, over which any policy can be run.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use super::{Model, Trace};
 use crate::converge::{DirtyCurve, FixedCosts, Limits, ThrottleResponse, ThrottleShare};
 use crate::units::{PAGE_BYTES, Rate};
 
-/// The guest and the link of a trace, to run another policy over.
+/// The guest and the link of a trace.
 ///
-/// What the guest would have written in a round of another length is read off the curve of the
-/// harvests that were recorded up to that time; after the trace's end, off the last ones. A page
-/// takes as many bytes on the wire as one of the round that was under way at that time.
+/// What the guest writes in a round of another length is read off the dirty curve of the harvests
+/// recorded up to that time. A page takes as many bytes on the wire as one of the round that was
+/// under way at that time.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     trace: Trace,
     curve: DirtyCurve,
-    /// Records that the curve has seen.
+    /// Records that are in the curve.
     next: usize,
-    /// Records whose limits have been told.
-    told: usize,
+    /// Records whose limits were given out by `new_limits`.
+    limits_given: usize,
 }
 
 impl Recorded {
@@ -28,7 +28,7 @@ impl Recorded {
             trace,
             curve: DirtyCurve::default(),
             next: 0,
-            told: 0,
+            limits_given: 0,
         };
         let first = recorded
             .trace
@@ -40,7 +40,7 @@ impl Recorded {
         Some(recorded)
     }
 
-    /// Shows the curve the harvests up to `now`.
+    /// Takes the harvests up to `now` into the curve.
     fn learn(&mut self, now: Duration) {
         while let Some(record) = self.trace.records.get(self.next)
             && record.seen.elapsed <= now
@@ -54,7 +54,7 @@ impl Recorded {
         }
     }
 
-    /// The same guest and link, of a user who changes nothing.
+    /// The same guest and link, with a user that changes no limits.
     #[must_use]
     pub fn without_limits(mut self) -> Self {
         for record in &mut self.trace.records {
@@ -68,7 +68,7 @@ impl Recorded {
         self.trace.records.iter().find_map(|record| record.limits)
     }
 
-    /// The rate that the link was known to have at `now`, or soonest after that.
+    /// The rate of the link at `now`, or the next one that was known.
     fn link_at(&self, now: Duration) -> Option<Rate> {
         let mut known = self
             .trace
@@ -94,7 +94,7 @@ impl Model for Recorded {
     }
 
     fn response(&mut self, now: Duration) -> ThrottleResponse {
-        // Known best in the end, and then no better than by the last record up to then.
+        // As it was known by then.
         let rounds = self.trace.records.iter().map(|record| &record.seen);
         let known = rounds.take_while(|seen| seen.elapsed <= now);
         known
@@ -107,7 +107,7 @@ impl Model for Recorded {
     }
 
     fn costs(&self) -> FixedCosts {
-        // The last one: by then most had been rehearsed.
+        // The last record has the most calibration.
         let last = self.trace.records.last();
         last.map_or_else(FixedCosts::default, |record| record.seen.fixed)
     }
@@ -127,10 +127,10 @@ impl Model for Recorded {
 
     fn new_limits(&mut self, now: Duration) -> Option<Limits> {
         let mut newest = None;
-        while let Some(record) = self.trace.records.get(self.told)
+        while let Some(record) = self.trace.records.get(self.limits_given)
             && record.seen.elapsed <= now
         {
-            self.told += 1;
+            self.limits_given += 1;
             newest = record.limits.or(newest);
         }
         newest

@@ -1,11 +1,11 @@
-//! Runs a policy over a model of a guest and a link, in virtual time: rounds as numbers, with no
-//! protocol and no pages.
+//! Replay: runs a policy over a model of a guest and a link, in virtual time. Rounds are numbers;
+//! there is no protocol, and there are no pages.
 //!
-//! The model may be [recorded](super::Trace) or invented. A thousand runs take a second or two, so
+//! The model is [recorded](super::Recorded) or invented. A thousand runs take a second or two, so
 //! policies can be compared over many guests, and a migration that went wrong can be run again
 //! under another policy.
 //!
-//! A model knows how many pages are written and not which, so nothing is held back: a real
+//! A model knows how many pages are written but not which, so nothing is held back: a real
 //! migration may do better (`migration/heat.rs`).
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::converge::{
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
-/// A guest and the link that it leaves by.
+/// A model of a guest and its link.
 pub trait Model {
     /// Pages to send in the first round.
     fn first_pages(&self) -> f64;
@@ -26,12 +26,12 @@ pub trait Model {
     /// Distinct pages that the guest, throttled by `throttled`, writes in the `time` up to `now`.
     fn distinct(&mut self, now: Duration, time: Duration, throttled: ThrottleShare) -> f64;
 
-    /// What a throttle takes of the guest's work, as far as that is known at `now`.
+    /// How the guest's work depends on its throttle, as far as it is known at `now`.
     fn response(&mut self, _now: Duration) -> ThrottleResponse {
         ThrottleResponse::default()
     }
 
-    /// The share of its work that the guest loses to a throttle at `now`, in truth.
+    /// The share of its work that the guest really loses to a throttle at `now`.
     fn lost(&mut self, now: Duration, throttled: ThrottleShare) -> ThrottleShare {
         self.response(now).lost(throttled)
     }
@@ -39,21 +39,21 @@ pub trait Model {
     /// Bytes per second that the link carries in a round that begins at `now`.
     fn link(&mut self, now: Duration) -> f64;
 
-    /// Seconds that the processors need for each page of a round, at least; rounds after the first
-    /// are of scattered pages.
+    /// Least seconds that the processors need for each page of a round; rounds after the first have
+    /// scattered pages.
     fn page_seconds(&mut self, _round: u32) -> f64 {
         0.0
     }
 
-    /// The limits, if the user has changed them since this was asked last.
+    /// The limits, if the user has changed them since the last call.
     fn new_limits(&mut self, _now: Duration) -> Option<Limits> {
         None
     }
 
-    /// What was rehearsed of a downtime's other costs.
+    /// The parts of a downtime beside its pages, as calibrated.
     fn costs(&self) -> FixedCosts;
 
-    /// What they turn out to be.
+    /// What these parts really take.
     fn fixed(&mut self) -> Duration;
 
     /// Mean bytes on the wire of a page, in a round that begins at `now`.
@@ -62,50 +62,50 @@ pub trait Model {
     }
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Ended {
-    /// The guest was stopped, and stood still for this long.
+    /// The guest was stopped and moved.
     Completed {
-        /// How long.
+        /// How long it stood still.
         downtime: Duration,
     },
-    /// The guest stayed where it was.
+    /// The policy gave up.
     GaveUp,
-    /// Neither within a day, and the policy would go on.
+    /// Neither within a day.
     StillTrying,
 }
 
-/// A run.
+/// What came of a run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// How it ended.
+    /// Its end.
     pub ended: Ended,
-    /// Time up to the stop, or to giving up.
+    /// Time until the policy stopped the guest or gave up.
     pub took: Duration,
-    /// The largest throttle.
+    /// The strongest throttle.
     pub throttle_most: ThrottleShare,
-    /// Seconds of full speed that the guest lost, the downtime included.
+    /// Work that the guest lost, in seconds at full speed, the downtime included.
     pub lost_work_s: f64,
     /// Bytes sent.
     pub sent: ByteCount,
-    /// The downtime that was forecast when the guest was stopped.
+    /// The downtime forecast when the guest was stopped.
     pub forecast: Option<DowntimeForecast>,
     /// What the policy saw and decided at the end of each round.
     pub records: Vec<Record>,
 }
 
-/// Time that a round takes at least: a harvest, and a message each way.
+/// Least time of a round: a harvest, and a message each way.
 const LEAST_ROUND: Duration = Duration::from_millis(1);
 
-/// Time after which a run is left alone.
+/// Time after which a run ends.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// Rounds after which it is.
+/// Rounds after which a run ends.
 const MOST_ROUNDS: u32 = 1_000_000;
 
-/// How often the policy is asked within a round.
-const TICK: Duration = Duration::from_secs(1);
+/// Time between two decisions within a round.
+const WITHIN_ROUND: Duration = Duration::from_secs(1);
 
 /// Runs `policy` over `model`.
 pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
@@ -224,7 +224,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
     run
 }
 
-/// A round of `pages` pages that begins at `now`: as long as the link or the processors need.
+/// A round of `pages` pages that begins at `now`, as long as the link or the processors need.
 fn sending(model: &mut dyn Model, now: Duration, round: u32, pages: f64) -> RoundSent {
     let bytes = pages * model.bytes_per_page(now);
     let by_link = bytes / model.link(now).max(1.0);
@@ -238,7 +238,7 @@ fn sending(model: &mut dyn Model, now: Duration, round: u32, pages: f64) -> Roun
 }
 
 impl Run {
-    /// The guest was stopped because of what was `seen`, with so many pages to send.
+    /// The policy stopped the guest on what was `seen`, with `pages` pages to send.
     fn complete(&mut self, model: &mut dyn Model, seen: &Observation, pages: f64) {
         let last = sending(model, seen.elapsed, seen.round + 1, pages);
         let downtime = model.fixed() + last.time;
@@ -252,15 +252,15 @@ impl Run {
 /// What a policy did within a round.
 #[derive(Default)]
 struct Within {
-    /// The last throttle it asked for, and when.
+    /// The last throttle, and when it came into force.
     throttled: Option<(Duration, ThrottleShare)>,
-    /// When it ended the round, and whether it stopped the guest or gave up.
+    /// When it ended the run, and whether by a stop.
     ended: Option<(Duration, bool)>,
-    /// The newest limits that it was given.
+    /// The newest limits.
     limits: Option<Limits>,
 }
 
-/// Asks the policy now and then within a round.
+/// Has the policy decide several times within a round.
 fn ask_within(
     model: &mut dyn Model,
     policy: &mut dyn Policy,
@@ -269,7 +269,7 @@ fn ask_within(
     ended: Duration,
 ) -> Within {
     let mut within = Within::default();
-    let mut tick = began + TICK;
+    let mut tick = began + WITHIN_ROUND;
     while tick < ended.min(LONGEST) && within.ended.is_none() {
         if let Some(limits) = model.new_limits(tick) {
             policy.set_limits(&limits);
@@ -287,7 +287,7 @@ fn ask_within(
             Decision::Stop | Decision::Force => within.ended = Some((tick, true)),
             Decision::GiveUp(_) => within.ended = Some((tick, false)),
         }
-        tick += TICK;
+        tick += WITHIN_ROUND;
     }
     within
 }
