@@ -29,13 +29,9 @@ pub(crate) enum Engine {
 }
 
 /// All of them.
-pub(crate) const METHODS: [Method; 11] = [
+pub(crate) const METHODS: [Method; 10] = [
     pagelift("pagelift", &[]),
     pagelift("pagelift-raw", &["--compress", "none"]),
-    pagelift(
-        "pagelift-raw-one-share",
-        &["--compress", "none", "--throttle-alike"],
-    ),
     pagelift("pagelift-xbzrle", &["--compress", "xbzrle"]),
     qemu("qemu", &[]),
     qemu("qemu-auto-converge", &["auto-converge"]),

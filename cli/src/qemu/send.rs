@@ -57,9 +57,6 @@ pub struct SendCommand {
     /// (cache=none); not if another host writes to such a disk meanwhile
     #[arg(long)]
     buffer_disks: bool,
-    /// Throttle all vCPUs by one share, whichever of them writes; for measurements
-    #[arg(long, hide = true)]
-    throttle_alike: bool,
     /// What to print
     #[command(flatten)]
     output: Output,
@@ -121,7 +118,6 @@ impl SendCommand {
             qmp: self.qmp.clone(),
             abort_on_error: self.abort_on_error,
             buffer_disks: self.buffer_disks,
-            throttle_alike: self.throttle_alike,
             throttle_by: self.throttle_by.into(),
         }) {
             Ok(prepared) => prepared,

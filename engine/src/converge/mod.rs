@@ -40,4 +40,4 @@ pub use predictive::{Predictive, PredictiveConfig};
 pub use stop_when_fits::{StopWhenFits, StopWhenFitsConfig};
 pub use throttle::{ThrottleResponse, ThrottleShare};
 pub use trace::{Ended, Model, Record, Recorded, Run, Trace, TraceError, replay};
-pub use vcpu::{LOOK_INTERVAL, LookKind, VcpuLook, VcpuThrottle};
+pub use vcpu::{VcpuSample, VcpuThrottle};

@@ -28,9 +28,10 @@ pub trait Throttler {
     }
 
     /// Processor time that each vCPU has used so far, in the order of their index. Asked at every
-    /// harvest, and up to twenty times a second while the guest is throttled. `None`: it is not
-    /// known, and all vCPUs are throttled alike. vCPUs that can only be throttled together count
-    /// as one, with the mean of their times.
+    /// harvest, and ten times a second while the guest is throttled and the dirty log counts what
+    /// each vCPU writes. `None`: it is not known; the guest is then taken to want all of its
+    /// processors, and its vCPUs are throttled alike. vCPUs that can only be throttled together
+    /// count as one, with the mean of their times.
     fn vcpu_times(&mut self) -> Option<Vec<Duration>> {
         None
     }

@@ -1,25 +1,25 @@
-//! What each vCPU takes of a processor, and what it would take if it were let.
+//! The demand of each vCPU: the part of a processor that it takes without a throttle.
 
 use crate::converge::{ThrottleResponse, ThrottleShare};
 
-/// Part of a processor below which a vCPU is idle.
+/// Part of a processor below which a vCPU counts as idle: its housekeeping.
 const IDLE: f64 = 0.03;
 
-/// Weight of a look at a vCPU that runs freely, beside those before it, and at one that takes less
-/// than it may.
+/// Weight of a sample of a vCPU without a throttle, and of one that takes less than its throttle
+/// leaves. The latter says less: the host may be too busy to give it even that.
 const FREE_WEIGHT: f64 = 0.5;
-const HELD_WEIGHT: f64 = 0.1;
+const THROTTLED_WEIGHT: f64 = 0.1;
 
 /// Parts of a processor, 0 to 1, by vCPU.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Demand {
     each: Vec<f64>,
-    /// Whether they were ever seen to run freely.
+    /// Whether there was a sample without a throttle.
     is_known: bool,
 }
 
 impl Demand {
-    /// Nothing known: all want all that there is.
+    /// Before the first sample: each wants a whole processor.
     pub(super) fn unknown(vcpus: usize) -> Self {
         Self {
             each: vec![1.0; vcpus],
@@ -27,12 +27,7 @@ impl Demand {
         }
     }
 
-    /// How many vCPUs there are.
-    pub(super) fn vcpus(&self) -> usize {
-        self.each.len()
-    }
-
-    /// In `seconds` the vCPUs ran for their parts of `ran`, throttled by what `share` says.
+    /// In `seconds` each vCPU ran for its part of `ran`, in seconds, throttled as `share` says.
     pub(super) fn saw(
         &mut self,
         seconds: f64,
@@ -47,25 +42,24 @@ impl Demand {
                 self.is_known = true;
                 *demand += (took - *demand) * weight;
             } else if took < may / 2.0 {
-                // It does not take what it may; or the host is too busy to give it even that.
-                *demand += (took - *demand) * HELD_WEIGHT;
+                *demand += (took - *demand) * THROTTLED_WEIGHT;
             }
             *demand = demand.max(took);
         }
     }
 
-    /// The part that each wants. What idle ones do is no throttle's business: nothing.
+    /// The demand of each; 0 for those that are idle.
     pub(super) fn each(&self) -> impl Iterator<Item = f64> {
         (self.each.iter()).map(|&demand| if demand > IDLE { demand } else { 0.0 })
     }
 
-    /// What one share for all does to the work of vCPUs with such costs; without costs, all alike.
+    /// How the work of vCPUs with such `costs` depends on one share for all; without costs all of
+    /// them count alike.
     ///
-    /// They write the sum of `cost * min(demand, 1 - share)`, which bends at each demand. The one
-    /// demand that is given writes as much as they do under a throttle that leaves the vCPU which
-    /// writes most a quarter of what it wants: about so strong are the shares that policies weigh.
-    pub(super) fn response(&self, costs: impl Iterator<Item = f64>) -> ThrottleResponse {
-        let costs: Vec<f64> = costs.collect();
+    /// They write the sum of `cost * min(demand, 1 - share)`, which bends at each demand. One demand
+    /// stands for all: the one that writes as much under a throttle that leaves the vCPU which
+    /// writes most a quarter of its demand, about as strong as the throttles that policies compare.
+    pub(super) fn response(&self, costs: &[f64]) -> ThrottleResponse {
         let known = costs.len() == self.each.len() && costs.iter().any(|cost| *cost > 0.0);
         let cost = |vcpu: usize| if known { costs[vcpu] } else { 1.0 };
         let writes = self
@@ -85,12 +79,6 @@ impl Demand {
             ThrottleResponse::default()
         }
     }
-
-    /// Those that are not idle.
-    pub(super) fn busy(&self) -> Vec<usize> {
-        let busy = self.each().enumerate().filter(|(_, demand)| *demand > 0.0);
-        busy.map(|(vcpu, _)| vcpu).collect()
-    }
 }
 
 #[cfg(test)]
@@ -100,17 +88,17 @@ mod tests {
     #[test]
     fn one_demand_stands_for_all() {
         let mut demand = Demand::unknown(3);
-        let all = demand.response(std::iter::empty());
-        assert_eq!(all, ThrottleResponse::default(), "before any look");
+        let all = demand.response(&[]);
+        assert_eq!(all, ThrottleResponse::default(), "before any sample");
         demand.saw(1.0, &[0.2, 0.2, 0.001], |_| ThrottleShare::NONE);
-        let alike = demand.response(std::iter::empty());
+        let alike = demand.response(&[]);
         assert!((alike.demand() - 0.2).abs() < 1e-9, "{alike:?}");
-        // Who does not write does not count, however much it computes.
+        // One that does not write does not count, however much it computes.
         demand.saw(1.0, &[0.2, 0.9, 0.001], |_| ThrottleShare::NONE);
-        let writer = demand.response([1000.0, 1.0, 0.0].into_iter());
+        let writer = demand.response(&[1000.0, 1.0, 0.0]);
         assert!((writer.demand() - 0.2).abs() < 0.01, "{writer:?}");
         // Both write: half of it is left at a share of about three quarters.
-        let both = demand.response(std::iter::empty());
+        let both = demand.response(&[]);
         assert!((0.4..0.6).contains(&both.demand()), "{both:?}");
     }
 
@@ -120,7 +108,7 @@ mod tests {
         for _ in 0..10 {
             demand.saw(0.1, &[0.1, 0.03, 0.0005], |_| ThrottleShare::NONE);
         }
-        assert_eq!(demand.busy(), [0, 1]);
+        assert_eq!(demand.each().last(), Some(0.0));
         let strong = ThrottleShare::permille(900);
         for _ in 0..10 {
             // The second one gets less than it wants, the third wakes up.
@@ -128,6 +116,6 @@ mod tests {
         }
         let each: Vec<f64> = demand.each().collect();
         assert!((each[0] - 1.0).abs() < 1e-9 && (each[1] - 0.3).abs() < 0.01);
-        assert_eq!(demand.busy(), [0, 1, 2]);
+        assert!(each[2] > 0.0);
     }
 }

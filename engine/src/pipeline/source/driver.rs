@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::vcpus::Vcpus;
+use super::throttle::Throttle;
 use crate::converge::ThrottleShare;
 use crate::dirty::DirtySource;
 use crate::guest::{
@@ -43,7 +43,7 @@ pub struct SourceDriver<'a> {
     harvest: PageBitmap,
     armed: bool,
     throttled: bool,
-    vcpus: Vcpus,
+    throttle: Throttle,
     cancel: CancelToken,
     /// How the device state goes, and where to.
     flow: StateFlow,
@@ -93,7 +93,7 @@ impl<'a> SourceDriver<'a> {
                 harvest,
                 armed: false,
                 throttled: false,
-                vcpus: Vcpus::default(),
+                throttle: Throttle::default(),
                 cancel,
                 flow,
                 state,
@@ -127,11 +127,10 @@ impl<'a> SourceDriver<'a> {
             SourceStep::Arm => self.arm()?,
             SourceStep::Harvest => {
                 self.take_dirty()?;
-                let (now, dirty) = (self.shared.now(), &self.harvest);
-                let pages = dirty.count();
-                let effect = self.vcpus.harvested(now, pages, self.guest, self.dirty);
-                let effect = effect.map_err(guest_failed)?;
-                let response = self.vcpus.response();
+                let now = self.shared.now();
+                self.sample_vcpus(now, true)?;
+                let (effect, response) = (self.throttle.effect(), self.throttle.response());
+                let dirty = &self.harvest;
                 self.shared.with(|source| {
                     source.throttle_had(effect, response);
                     source.harvested(now, dirty)
@@ -139,11 +138,9 @@ impl<'a> SourceDriver<'a> {
             }
             SourceStep::HarvestWithin => {
                 self.take_dirty()?;
-                let (now, dirty) = (self.shared.now(), &self.harvest);
-                let looked =
-                    self.vcpus
-                        .harvested_within(now, dirty.count(), self.guest, self.dirty);
-                looked.map_err(guest_failed)?;
+                let now = self.shared.now();
+                self.sample_vcpus(now, false)?;
+                let dirty = &self.harvest;
                 // Nobody waits for that.
                 self.shared
                     .try_with(|source| (source.harvested_within(now, dirty), false));
@@ -151,8 +148,8 @@ impl<'a> SourceDriver<'a> {
             SourceStep::Throttle(share) => {
                 self.throttled = true;
                 let most = self.shared.look(Source::throttle_most);
-                let asked = self.vcpus.throttle(share, most, self.guest);
-                asked.map_err(guest_failed)?;
+                let applied = self.throttle.want(share, most, self.guest);
+                applied.map_err(guest_failed)?;
                 self.calibrate();
             }
             SourceStep::StopGuest => self.pause()?,
@@ -187,9 +184,9 @@ impl<'a> SourceDriver<'a> {
                 }
             }
             SourceStep::Wait(until) => {
-                let clock = || self.shared.now();
-                let looked = self.vcpus.look(&clock, self.guest, self.dirty);
-                let next = looked.map_err(guest_failed)?.unwrap_or(until);
+                let now = self.shared.now();
+                let sampled = self.throttle.sample_if_due(now, self.guest, self.dirty);
+                let next = sampled.map_err(guest_failed)?.unwrap_or(until);
                 return Ok(Step::Wait(until.min(next)));
             }
             SourceStep::Completed => {
@@ -224,10 +221,19 @@ impl<'a> SourceDriver<'a> {
         // After arming: a page that is populated later is also reported as written.
         self.harvest.clear();
         self.memory.populated(&mut self.harvest)?;
-        let (now, populated) = (self.shared.now(), &self.harvest);
-        self.vcpus.armed(now, self.guest, self.dirty);
+        let now = self.shared.now();
+        self.sample_vcpus(now, true)?;
+        let populated = &self.harvest;
         self.shared.with(|source| source.armed(now, populated));
         Ok(())
+    }
+
+    /// The dirty log was harvested, or tracking began.
+    fn sample_vcpus(&mut self, now: Instant, round_ended: bool) -> Result<(), MigrationError> {
+        let sampled = self
+            .throttle
+            .sample(now, round_ended, self.guest, self.dirty);
+        sampled.map_err(guest_failed)
     }
 
     fn take_dirty(&mut self) -> Result<(), MigrationError> {
@@ -252,7 +258,7 @@ impl<'a> SourceDriver<'a> {
             let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
             Instant(self.shared.now().0.saturating_sub(time))
         });
-        self.vcpus.stopped();
+        self.throttle.stopped();
         self.owned = match std::mem::replace(&mut self.owned, Owned::Nothing) {
             Owned::Running(ownership) => Owned::Stopped(ownership.stop()),
             other => other,

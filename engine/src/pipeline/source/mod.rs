@@ -12,8 +12,8 @@ mod encode;
 mod link_watch;
 mod rest;
 mod session;
+mod throttle;
 mod untold;
-mod vcpus;
 
 pub use channel::{Packing, SourceChannel};
 pub use deltas::Deltas;

@@ -73,16 +73,14 @@ pub(super) struct Throttling {
 }
 
 impl Throttling {
-    /// By `quotas`, or else by the agent; of the vCPUs that run in `threads` of process `pid`;
-    /// all `alike` if that is wanted.
+    /// By `quotas`, or else by the agent; of the vCPUs that run in `threads` of process `pid`.
     pub(super) fn new(
         quotas: Option<CgroupThrottle>,
         agent: &Arc<Mutex<AgentClient>>,
         pid: u32,
         threads: Vec<u32>,
-        alike: bool,
     ) -> Self {
-        let together = alike || quotas.as_ref().is_some_and(|quotas| !quotas.is_per_vcpu());
+        let together = quotas.as_ref().is_some_and(|quotas| !quotas.is_per_vcpu());
         let vcpus = Vcpus::new(pid, &threads, together);
         let actuator = match quotas {
             Some(quotas) => Actuator::Cgroup(quotas),

@@ -35,8 +35,6 @@ pub struct SourceOptions {
     /// Whether to make disks that bypass the host's page cache go through it meanwhile; a guest
     /// with such disks is refused otherwise.
     pub buffer_disks: bool,
-    /// Whether all vCPUs are throttled by one share, whichever of them writes.
-    pub throttle_alike: bool,
     /// Who throttles it when it must be.
     pub throttle_by: ThrottleBy,
 }
@@ -139,7 +137,7 @@ impl DirectSource {
         let guest = Self {
             qmp,
             qmp_path,
-            throttling: Throttling::new(quotas, &agent, watch.pid(), vcpus, options.throttle_alike),
+            throttling: Throttling::new(quotas, &agent, watch.pid(), vcpus),
             costs: None,
             agent,
             watch,

@@ -1,57 +1,45 @@
-//! Whose share is how large: the throttle of each vCPU that together have the effect which the
-//! policy wants of one share for all, at the least harm.
+//! Allocates a throttle to vCPUs: the share of each that together have the effect which the policy
+//! wants of one share for all, with the least work lost.
 //!
-//! A vCPU that is throttled by `s` gets `1 - s` of a processor at most; one that wants less is
-//! not slowed at all. Harm is processor time that vCPUs want and do not get. So the vCPU that
-//! writes most per second of its time pays first, down to the most that is allowed, then the
-//! next: the greedy answer to the continuous knapsack problem (Dantzig 1957). vCPUs whose costs
-//! are within a factor of [`ALIKE`] share alike.
+//! A vCPU that is throttled by `s` gets `1 - s` of a processor at most; one that wants less is not
+//! slowed. Work lost is processor time that vCPUs want and do not get. So the vCPU that writes most
+//! per second of its time pays first, down to the strongest throttle allowed, then the next one:
+//! the greedy solution of the continuous knapsack problem (Dantzig 1957). vCPUs whose costs are
+//! within a factor of [`ALIKE`] share alike.
 //!
-//! Who pays is ordered by what a vCPU may cost at the upper end of what is known of it: of two
-//! that seem to cost the same, the one that is known less is spared last.
-//!
-//! Writing a little more than was wanted is accepted ([`SLACK`]) if that spares a vCPU: under a
-//! strong throttle the last per cent of all writes would otherwise throttle everybody, and it is
-//! there that the costs of those who only compute are known to no more than a per cent of the
-//! writer's.
+//! A little more may be written than was wanted ([`SLACK`]) if that spares a vCPU: under a strong
+//! throttle the last per cent of all writes would otherwise throttle all of them.
 
 use crate::converge::ThrottleShare;
 
-/// Costs within this factor are taken to be alike.
+/// Costs within this factor count as alike.
 const ALIKE: f64 = 1.5;
 
-/// What may be written beyond what was wanted, as a part of that or of what the throttle takes
-/// away, whichever is less; or as this much smaller part of what it takes away, if that is more.
+/// What may be written beyond what is wanted, as a part of that or of what the throttle takes away,
+/// whichever is less; or as this much smaller part of what it takes away, if that is more.
 const SLACK: f64 = 0.15;
 const SLACK_OF_TAKEN: f64 = 0.015;
 
-/// Least part of the harm that unequal shares must save to be worth it.
+/// Least part of the lost work that shares which differ must save.
 const WORTH: f64 = 0.1;
 
-/// What is known of a vCPU.
+/// A vCPU, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Vcpu {
     /// Pages per second of its processor time.
     pub(super) cost: f64,
-    /// What that may be, at most.
-    pub(super) cost_most: f64,
     /// The part of a processor that it would take unthrottled, 0 to 1.
     pub(super) demand: f64,
 }
 
 impl Vcpu {
-    /// The part of a processor that it gets under `share`.
+    /// Part of a processor that it gets under `share`.
     pub(super) fn runs(&self, share: ThrottleShare) -> f64 {
         self.demand.min(1.0 - share.as_fraction())
     }
 }
 
-/// Pages per second that the guest may write in place of a throttle of `wanted` for all, the
-/// slack included.
-pub(super) fn allowed(wanted: ThrottleShare, vcpus: &[Vcpu]) -> f64 {
-    written(vcpus, |_| wanted) + slack(wanted, vcpus)
-}
-
+/// Pages per second that may be written beyond what a throttle of `wanted` for all leaves.
 fn slack(wanted: ThrottleShare, vcpus: &[Vcpu]) -> f64 {
     let (free, left) = (
         written(vcpus, |_| ThrottleShare::NONE),
@@ -92,8 +80,8 @@ fn lost_work(vcpus: &[Vcpu], share: impl Fn(usize) -> ThrottleShare) -> f64 {
 }
 
 /// The share of each of `vcpus`, none above `most`, in place of `wanted` for all. `None`: shares
-/// that differ would spare next to nothing.
-pub(super) fn spread(
+/// that differ would save next to nothing.
+pub(super) fn allocate(
     wanted: ThrottleShare,
     most: ThrottleShare,
     vcpus: &[Vcpu],
@@ -106,12 +94,12 @@ pub(super) fn spread(
     let mut slack = slack(wanted, vcpus);
     let least = 1.0 - most.as_fraction();
     let mut order: Vec<usize> = (0..vcpus.len()).collect();
-    order.sort_by(|&a, &b| vcpus[b].cost_most.total_cmp(&vcpus[a].cost_most));
+    order.sort_by(|&a, &b| vcpus[b].cost.total_cmp(&vcpus[a].cost));
     let mut runs: Vec<f64> = vcpus.iter().map(|vcpu| vcpu.demand).collect();
     let mut rest = &order[..];
     while let Some(&first) = rest.first() {
-        let head = vcpus[first].cost_most;
-        let alike = rest.partition_point(|&vcpu| vcpus[vcpu].cost_most * ALIKE >= head);
+        let head = vcpus[first].cost;
+        let alike = rest.partition_point(|&vcpu| vcpus[vcpu].cost * ALIKE >= head);
         let (group, others) = rest.split_at(alike.max(1));
         rest = others;
         let taken = |level: f64| -> f64 {
@@ -128,7 +116,7 @@ pub(super) fn spread(
         }
         let paid = taken(level);
         missing -= paid;
-        // From here on it would be others who pay for the little that is left.
+        // The slack is used once a vCPU has paid: it is there to spare the others.
         if paid > 0.0 {
             missing -= std::mem::take(&mut slack);
         }
@@ -139,7 +127,7 @@ pub(super) fn spread(
     let shares: Vec<ThrottleShare> = (vcpus.iter().zip(&runs))
         .map(|(vcpu, &runs)| {
             if runs < vcpu.demand {
-                // Rounded up, but not for the sake of the last bit.
+                // Rounded up, but not for a rounding error.
                 ThrottleShare::fraction(1.0 - runs - 1e-9).min(most)
             } else {
                 ThrottleShare::NONE
@@ -174,19 +162,15 @@ mod tests {
     const MOST: ThrottleShare = ThrottleShare::MOST;
 
     fn busy(cost: f64) -> Vcpu {
-        Vcpu {
-            cost,
-            cost_most: cost * 1.1,
-            demand: 1.0,
-        }
+        Vcpu { cost, demand: 1.0 }
     }
 
     #[test]
     fn the_writer_pays_and_the_computer_does_not() {
         let (most, wanted) = (ThrottleShare::permille(950), ThrottleShare::permille(950));
-        let shares = spread(wanted, most, &[busy(10_000.0), busy(10.0)]).unwrap();
+        let shares = allocate(wanted, most, &[busy(10_000.0), busy(10.0)]).unwrap();
         assert_eq!(shares, [most, ThrottleShare::NONE]);
-        let shares = spread(
+        let shares = allocate(
             ThrottleShare::permille(300),
             most,
             &[busy(0.0), busy(5000.0)],
@@ -199,7 +183,7 @@ mod tests {
     fn the_next_one_pays_when_the_first_cannot_pay_all() {
         let (most, wanted) = (ThrottleShare::permille(900), ThrottleShare::permille(800));
         let vcpus = [busy(1000.0), busy(4000.0), busy(1100.0)];
-        let shares = spread(wanted, most, &vcpus).unwrap();
+        let shares = allocate(wanted, most, &vcpus).unwrap();
         assert_eq!(shares[1], most);
         // These two are alike, and share what is left.
         assert_eq!(shares[0], shares[2]);
@@ -210,34 +194,24 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_seem_to_cost_the_same_the_known_one_is_spared() {
-        let known = busy(10.0);
-        let unknown = Vcpu {
-            cost_most: 9000.0,
-            ..known
-        };
-        let vcpus = [known, busy(10_000.0), unknown];
-        let shares = spread(ThrottleShare::permille(900), MOST, &vcpus).unwrap();
-        assert_eq!(shares[0], ThrottleShare::NONE);
-        assert!(shares[2] > ThrottleShare::permille(500), "{shares:?}");
-    }
-
-    #[test]
     fn equal_ones_are_left_to_one_share_for_all() {
         assert_eq!(
-            spread(ThrottleShare::permille(500), MOST, &[busy(100.0); 4]),
+            allocate(ThrottleShare::permille(500), MOST, &[busy(100.0); 4]),
             None
         );
         assert_eq!(
-            spread(ThrottleShare::permille(500), MOST, &[busy(0.0); 4]),
+            allocate(ThrottleShare::permille(500), MOST, &[busy(0.0); 4]),
             None
         );
         let idle = Vcpu {
             demand: 0.0,
             ..busy(100.0)
         };
-        assert_eq!(spread(ThrottleShare::permille(500), MOST, &[idle; 2]), None);
-        assert_eq!(spread(ThrottleShare::permille(500), MOST, &[]), None);
+        assert_eq!(
+            allocate(ThrottleShare::permille(500), MOST, &[idle; 2]),
+            None
+        );
+        assert_eq!(allocate(ThrottleShare::permille(500), MOST, &[]), None);
     }
 
     #[test]
@@ -256,12 +230,8 @@ mod tests {
     }
 
     fn vcpus() -> impl Strategy<Value = Vec<Vcpu>> {
-        let vcpu = (0.0..10_000.0f64, 0.0..5_000.0f64, 0.0..=1.0f64);
-        let vcpu = vcpu.prop_map(|(cost, doubt, demand)| Vcpu {
-            cost,
-            cost_most: cost + doubt,
-            demand,
-        });
+        let vcpu =
+            (0.0..10_000.0f64, 0.0..=1.0f64).prop_map(|(cost, demand)| Vcpu { cost, demand });
         prop::collection::vec(vcpu, 1..12)
     }
 
@@ -275,13 +245,14 @@ mod tests {
             above in 0u16..300,
         ) {
             let (wanted, most) = (ThrottleShare::permille(wanted), ThrottleShare::permille(wanted + above));
-            let Some(shares) = spread(wanted, most, &vcpus) else {
+            let Some(shares) = allocate(wanted, most, &vcpus) else {
                 return Ok(());
             };
             prop_assert!(shares.iter().all(|share| *share <= most));
             // A permille of a share is the grain.
             let grain = vcpus.iter().map(|vcpu| vcpu.cost).sum::<f64>() / 1000.0;
-            let (ours, bound) = (written(&vcpus, |i| shares[i]), allowed(wanted, &vcpus) + grain);
+            let bound = written(&vcpus, |_| wanted) + slack(wanted, &vcpus) + grain;
+            let ours = written(&vcpus, |i| shares[i]);
             prop_assert!(ours <= bound, "{ours} above {bound}");
             prop_assert!(lost_work(&vcpus, |i| shares[i]) < lost_work(&vcpus, |_| wanted));
         }
