@@ -7,7 +7,8 @@ mod host;
 use std::fs::File;
 
 use host::{RAM_BYTES, TestQemu, has_qemu};
-use pagelift_control::driver::qemu::preflight::{self, Refusal};
+use pagelift_control::driver::Refusal;
+use pagelift_control::driver::qemu::preflight;
 use pagelift_control::driver::qemu::{Guest, InspectError};
 use pagelift_control::qmp::Qmp;
 use serde_json::{Value, json};
@@ -86,7 +87,7 @@ fn both_sides_have_the_same_facts() {
     let keys: Vec<_> = differing
         .iter()
         .filter(|(a, b)| a != b)
-        .map(|(a, _)| &a.0)
+        .map(|(a, _)| &a.name)
         .collect();
     assert_eq!(keys, ["machine type", "device RAM blocks (bytes)"]);
     assert_eq!(preflight::target(&qmp, &other).unwrap(), []);

@@ -8,9 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pagelift_control::throttle::{
-    CgroupMounts, CgroupThrottle, Permille, Throttle, ThrottleError, ThrottlePlan,
-};
+use pagelift_control::throttle::{Actuator, CgroupMounts, CgroupThrottle, ThrottleError};
+use pagelift_engine::converge::ThrottleShare;
 use tempfile::TempDir;
 
 /// The process that a fake tree holds, with vCPU threads 101 and 102.
@@ -84,9 +83,14 @@ fn find_in(tree: &Path, vcpus: &[u32]) -> Result<CgroupThrottle, ThrottleError> 
     CgroupThrottle::find(&mounts, PID, vcpus)
 }
 
-fn each(permille: &[u16]) -> ThrottlePlan {
-    let shares = permille.iter().map(|&p| Permille::new(p).unwrap());
-    ThrottlePlan::new(shares.collect(), Duration::from_millis(10))
+/// Slows each vCPU by its share, about once in 10 ms.
+fn apply(throttle: &mut CgroupThrottle, permille: &[u16]) -> Result<(), ThrottleError> {
+    let shares: Vec<_> = permille
+        .iter()
+        .copied()
+        .map(ThrottleShare::permille)
+        .collect();
+    throttle.apply(&shares, Duration::from_millis(10))
 }
 
 #[test]
@@ -103,15 +107,15 @@ fn a_qemu_alone_in_its_group_is_slowed_as_a_whole() {
         tree.path("cg/vm").display()
     );
     assert_eq!(throttle.to_string(), said);
-    throttle.apply(&each(&[500, 500])).unwrap();
+    apply(&mut throttle, &[500, 500]).unwrap();
     assert_eq!(tree.read("cg/vm/cpu.max"), "10000 10000");
-    throttle.apply(&each(&[990, 990])).unwrap();
+    apply(&mut throttle, &[990, 990]).unwrap();
     assert_eq!(tree.read("cg/vm/cpu.max"), "1000 50000");
     throttle.release();
     assert_eq!(tree.read("cg/vm/cpu.max"), "max 100000");
 
-    throttle.apply(&each(&[300, 300])).unwrap();
-    let error = throttle.apply(&each(&[300, 0])).unwrap_err();
+    apply(&mut throttle, &[300, 300]).unwrap();
+    let error = apply(&mut throttle, &[300, 0]).unwrap_err();
     assert!(
         error.to_string().contains("each by its own share"),
         "{error}"
@@ -121,7 +125,7 @@ fn a_qemu_alone_in_its_group_is_slowed_as_a_whole() {
         "max 100000",
         "nothing is half done"
     );
-    let error = throttle.apply(&each(&[300])).unwrap_err();
+    let error = apply(&mut throttle, &[300]).unwrap_err();
     assert!(matches!(error, ThrottleError::VcpuCount { .. }), "{error}");
 }
 
@@ -161,9 +165,9 @@ fn vcpus_in_groups_of_their_own_are_slowed_one_by_one() {
                 .to_string()
                 .ends_with("/vcpu1 (each vCPU by its own share)")
         );
-        throttle.apply(&each(&[800, 500])).unwrap();
+        apply(&mut throttle, &[800, 500]).unwrap();
         assert_eq!(limits(), ["2000 10000", "2000 10000", "max 100000"]);
-        throttle.apply(&each(&[0, 900])).unwrap();
+        apply(&mut throttle, &[0, 900]).unwrap();
         assert_eq!(limits(), ["max 100000", "1000 25000", "max 100000"]);
         drop(throttle);
         assert_eq!(limits(), before);
@@ -236,13 +240,13 @@ fn a_group_whose_quota_cannot_be_written_is_refused() {
 fn a_quota_in_force_is_not_written_again() {
     let tree = Tree::new(true, &[(PID, 101, "/a"), (PID, 102, "/b")]);
     let mut throttle = tree.find(&[101, 102]).unwrap();
-    throttle.apply(&each(&[500, 500])).unwrap();
+    apply(&mut throttle, &[500, 500]).unwrap();
     tree.write("cg/a/cpu.max", "as it was");
-    throttle.apply(&each(&[500, 800])).unwrap();
+    apply(&mut throttle, &[500, 800]).unwrap();
     assert_eq!(tree.read("cg/a/cpu.max"), "as it was");
     assert_eq!(tree.read("cg/b/cpu.max"), "2000 10000");
     throttle.release();
-    throttle.apply(&each(&[500, 500])).unwrap();
+    apply(&mut throttle, &[500, 500]).unwrap();
     assert_eq!(tree.read("cg/a/cpu.max"), "5000 10000");
 }
 
@@ -250,7 +254,7 @@ fn a_quota_in_force_is_not_written_again() {
 fn vcpus_that_share_a_thread_have_one_processor() {
     let tree = Tree::new(true, &[(PID, PID, "/vm"), (PID, 101, "/vm")]);
     let mut throttle = tree.find(&[101, 101]).unwrap();
-    throttle.apply(&each(&[500, 500])).unwrap();
+    apply(&mut throttle, &[500, 500]).unwrap();
     assert_eq!(tree.read("cg/vm/cpu.max"), "5000 10000");
 }
 
@@ -258,10 +262,10 @@ fn vcpus_that_share_a_thread_have_one_processor() {
 fn a_quota_that_cannot_be_set_leaves_the_others_as_they_were() {
     let tree = Tree::new(true, &[(PID, 101, "/a"), (PID, 102, "/b")]);
     let mut throttle = tree.find(&[101, 102]).unwrap();
-    throttle.apply(&each(&[500, 500])).unwrap();
+    apply(&mut throttle, &[500, 500]).unwrap();
     // The second vCPU is unplugged, and its cgroup with it.
     fs::remove_dir_all(tree.path("cg/b")).unwrap();
-    let error = throttle.apply(&each(&[600, 600])).unwrap_err();
+    let error = apply(&mut throttle, &[600, 600]).unwrap_err();
     assert!(matches!(error, ThrottleError::File { .. }), "{error}");
     assert_eq!(tree.read("cg/a/cpu.max"), "max 100000");
     assert!(!tree.path("cg/b").exists());
@@ -305,7 +309,7 @@ fn role() {
         return;
     };
     let mut throttle = find_in(Path::new(&tree), &[101]).unwrap();
-    throttle.apply(&each(&[900])).unwrap();
+    apply(&mut throttle, &[900]).unwrap();
     println!("throttled");
     thread::sleep(PATIENCE);
 }
@@ -374,7 +378,7 @@ fn the_kernel_keeps_the_quota() {
 
     let mounts = CgroupMounts::of_host().unwrap();
     let mut throttle = CgroupThrottle::find(&mounts, pid, &[pid]).unwrap();
-    throttle.apply(&each(&[900])).unwrap();
+    apply(&mut throttle, &[900]).unwrap();
     assert_ne!(group.limit(), before);
     let cpu_ns = || {
         let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();

@@ -16,7 +16,8 @@ use anyhow::{Context, Result};
 use pagelift_control::agent_client::{AgentClient, AgentError};
 use pagelift_control::driver::qemu::vcpu_threads;
 use pagelift_control::qmp::{Address, Qmp};
-use pagelift_control::throttle::{AgentThrottle, Permille, Throttle, ThrottlePlan};
+use pagelift_control::throttle::{Actuator, AgentThrottle};
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_tests::bed::ShmFile;
 use pagelift_tests::{
     Bed, Images, PATIENCE, Qemu, Ticks, Workload, guest_images, program, require,
@@ -146,9 +147,9 @@ fn role() -> Result<()> {
         return Ok(());
     };
     let threads = env::var(ROLE_THREADS)?;
-    let threads: Vec<(u32, u16)> = threads
+    let threads: Vec<(u32, ThrottleShare)> = threads
         .split(',')
-        .map(|tid| Ok((tid.parse()?, 990)))
+        .map(|tid| Ok((tid.parse()?, ThrottleShare::MOST)))
         .collect::<Result<_>>()?;
     let mut agent = AgentClient::connect(pid.parse()?)?;
     // Longer than a busy machine keeps a client from running.
@@ -172,16 +173,15 @@ fn stops_for_the_share_asked_for_and_releases() -> Result<()> {
     let mut throttle = AgentThrottle::new(agent, guest.vcpus.clone(), LONG);
     for period_ms in [1, 5, 20, 50] {
         for (permille, ceiling) in [(500, 0.8), (900, 0.4), (990, 0.1)] {
-            let share = Permille::new(permille).context("below 990")?;
-            let period = Duration::from_millis(period_ms);
-            throttle.apply(&ThrottlePlan::new(vec![share], period))?;
+            let share = ThrottleShare::permille(permille);
+            throttle.apply(&[share], Duration::from_millis(period_ms))?;
             let got = guest.share(vcpu)?;
             assert!(got < ceiling, "{permille} at {period_ms} ms: {got}");
         }
     }
     throttle.release();
     guest.wait_until_free(vcpu)?;
-    throttle.apply(&ThrottlePlan::new(vec![Permille::MAX], PERIOD))?;
+    throttle.apply(&[ThrottleShare::MOST], PERIOD)?;
     assert!(guest.is_stopped(vcpu)?);
     drop(throttle);
     guest.wait_until_free(vcpu)?;
@@ -200,7 +200,11 @@ fn one_vcpu_is_stopped_and_the_other_runs() -> Result<()> {
     assert_eq!(guest.vcpus.len(), 2);
     let mut agent = AgentClient::connect(guest.pid)?;
     for (stopped, free) in [(0, 1), (1, 0)] {
-        agent.throttle(&[(guest.vcpus[stopped], 950)], PERIOD, LONG)?;
+        agent.throttle(
+            &[(guest.vcpus[stopped], ThrottleShare::permille(950))],
+            PERIOD,
+            LONG,
+        )?;
         assert!(guest.is_stopped(guest.vcpus[stopped])?);
         guest.wait_until_free(guest.vcpus[free])?;
     }
@@ -235,13 +239,13 @@ fn a_client_that_is_killed_or_hangs_does_not_leave_the_guest_slow() -> Result<()
     drop(client);
 
     let mut agent = AgentClient::connect(guest.pid)?;
-    agent.throttle(&[(vcpu, 990)], PERIOD, LONG)?;
+    agent.throttle(&[(vcpu, ThrottleShare::MOST)], PERIOD, LONG)?;
     assert!(guest.is_stopped(vcpu)?);
     agent.renew(Duration::from_millis(10))?;
     guest.wait_until_free(vcpu)?;
     let error = agent.renew(LONG).expect_err("the lease was over");
     assert!(error.to_string().contains("send THROTTLE again"), "{error}");
-    agent.throttle(&[(vcpu, 990)], PERIOD, LONG)?;
+    agent.throttle(&[(vcpu, ThrottleShare::MOST)], PERIOD, LONG)?;
     assert!(guest.is_stopped(vcpu)?);
     agent.release()?;
     guest.wait_until_free(vcpu)?;
@@ -258,7 +262,11 @@ fn qemu_answers_and_says_which_threads_are_not_its_vcpus() -> Result<()> {
     let guest = Guest::start(&bed, &images, 1, &[])?;
     let vcpu = guest.vcpus[0];
     let mut agent = AgentClient::connect(guest.pid)?;
-    agent.throttle(&[(vcpu, 990)], Duration::from_millis(50), LONG)?;
+    agent.throttle(
+        &[(vcpu, ThrottleShare::MOST)],
+        Duration::from_millis(50),
+        LONG,
+    )?;
     for _ in 0..50 {
         guest.qmp.execute("query-status", Value::Null)?;
     }
@@ -270,8 +278,9 @@ fn qemu_answers_and_says_which_threads_are_not_its_vcpus() -> Result<()> {
     // Threads of another process; one that cannot be; QEMU's main loop.
     let own = std::process::id();
     let none = (1 << 22) + 1;
+    let half = ThrottleShare::permille(500);
     let mut refused = |tids: &[u32], text: &str| {
-        let threads: Vec<_> = tids.iter().map(|&tid| (tid, 500)).collect();
+        let threads: Vec<_> = tids.iter().map(|&tid| (tid, half)).collect();
         let error = agent
             .throttle(&threads, PERIOD, LONG)
             .expect_err("it is no vCPU");
@@ -281,7 +290,7 @@ fn qemu_answers_and_says_which_threads_are_not_its_vcpus() -> Result<()> {
     refused(&[vcpu, own, none], &format!("no thread {own}, {none} in"));
     refused(&[guest.pid], "is no vCPU");
     assert!(guest.is_stopped(vcpu)?, "what was asked before stays");
-    let error = agent.throttle(&[(vcpu, 991)], PERIOD, LONG);
+    let error = agent.throttle(&[(vcpu, half)], Duration::from_millis(51), LONG);
     assert!(
         matches!(error, Err(AgentError::BadThrottle(_))),
         "{error:?}"
@@ -313,7 +322,11 @@ fn a_guest_migrates_while_it_is_throttled() -> Result<()> {
     let uri = json!({ "uri": format!("unix:{}", bed.dir().join("move").display()) });
     target.execute("migrate-incoming", uri.clone())?;
     let mut agent = AgentClient::connect(guest.pid)?;
-    agent.throttle(&[(guest.vcpus[0], 900)], PERIOD, LONG)?;
+    agent.throttle(
+        &[(guest.vcpus[0], ThrottleShare::permille(900))],
+        PERIOD,
+        LONG,
+    )?;
     guest.qemu.execute("migrate", uri)?;
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -5,15 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
-use pagelift_control::driver::qemu::direct::DirectTarget;
+use pagelift_control::driver::qemu::direct::DirectQemu;
 use pagelift_control::failpoints;
-use pagelift_control::job::json as job;
+use pagelift_control::job::{IncomingError, json as objects, prepare_incoming};
 use pagelift_control::qmp::Address;
-use pagelift_engine::Incoming;
-use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages};
-use pagelift_engine::migration::{GuestLocation, IN_DOUBT, MigrationError};
-use pagelift_engine::pipeline::{Controls, KeptPages, Received, Settings, process_cpu};
-use pagelift_engine::sys::random_number;
+use pagelift_engine::migration::{GuestLocation, IN_DOUBT};
+use pagelift_engine::pipeline::{Controls, Received, Settings, process_cpu};
 use pagelift_engine::units::{ByteCount, PageCount};
 use pagelift_transports::Endpoint;
 use serde_json::{Value, json};
@@ -61,43 +58,25 @@ impl ReceiveCommand {
     fn receive(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         failpoints::check_environment()?;
-        let kept = match KeptPages::open(&self.have, random_number()?) {
-            Ok(kept) => kept,
-            Err(error) => return Ok(self.unusable(error)),
-        };
-        let listener = match self.listen.listen() {
-            Ok(listener) => listener,
-            Err(source) => {
-                let what = "cannot listen";
-                return Ok(self
-                    .output
-                    .not_started(MigrationError::Link { what, source }, Side::Target));
-            }
-        };
-        let prepared = match DirectTarget::prepare(&self.qmp) {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                let error = MigrationError::Guest(error.to_string());
+        let driver = DirectQemu::new(self.qmp.clone());
+        let controls = Controls::new(Settings::default(), cancel);
+        let job = match prepare_incoming(&driver, &self.listen, &self.have, controls) {
+            Ok(job) => job,
+            Err(IncomingError::Refused(error)) => {
                 return Ok(self.output.not_started(error, Side::Target));
             }
+            Err(error) => return Err(error.into()),
         };
-        let memory = prepared.memory;
-        if let Err(error) = self.check_have(&memory) {
-            return Ok(self.unusable(error));
-        }
-        let (size, here) = (memory.layout().pages().bytes(), kept.pages());
-        let incoming = Incoming::new(listener, memory, prepared.guest)
-            .controls(Controls::new(Settings::default(), cancel))
-            .facts(prepared.facts)
-            .base(kept);
+        let (incoming, size) = (job.incoming, job.size);
         let mut progress = Progress::new(self.output.quiet);
         progress.say(&format!(
             "waiting on {} for a guest of {size} of RAM; at most {} of memory for the migration",
             incoming.address(),
             incoming.memory_budget(),
         ));
-        if here > PageCount(0) {
-            progress.say(&format!("{} of pages are here already", here.bytes()));
+        if job.base_pages > PageCount(0) {
+            let here = job.base_pages.bytes();
+            progress.say(&format!("{here} of pages are here already"));
         }
         let (mut source_lost, mut began) = (false, None);
         let job = incoming.start()?;
@@ -127,29 +106,6 @@ impl ReceiveCommand {
                 .failed(&failure, Side::Target, &Extra::default()),
         })
     }
-
-    /// The guest's memory is cleared before it comes: it has nothing to give.
-    fn check_have(&self, memory: &FileMemory) -> Result<(), MemoryError> {
-        for path in &self.have {
-            if std::fs::metadata(path).is_ok_and(|file| memory.is_in(&file)) {
-                return Err(MemoryError::Io {
-                    action: "use",
-                    region: path.display().to_string(),
-                    offset: 0,
-                    source: std::io::Error::other(
-                        "it is the memory of the QEMU that waits here; keep the old file under \
-                         another name, let QEMU have a new one, and name the old one",
-                    ),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// A file cannot be used; nothing was started.
-    fn unusable(&self, error: MemoryError) -> ExitCode {
-        self.output.not_started(error.into(), Side::Target)
-    }
 }
 
 /// The target's report.
@@ -158,7 +114,7 @@ fn received_json(received: &Received, memory_peak_bytes: u64) -> Value {
         "outcome": "completed",
         "vm_location": GuestLocation::Target.name(),
         "wire_bytes": received.status.received.0,
-        "stages": job::target_stages(&received.status.stages),
+        "stages": objects::target_stages(&received.status.stages),
         "cpu_s": { "target": process_cpu().as_secs_f64() },
         "memory_bytes": { "peak": memory_peak_bytes },
         "verified": received.verified,

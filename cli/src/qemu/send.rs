@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use pagelift_control::driver::qemu::direct::{DirectSource, SourceOptions, ThrottleBy};
+use pagelift_control::driver::LeavingGuest;
+use pagelift_control::driver::qemu::direct::DirectQemu;
 use pagelift_control::failpoints;
-use pagelift_control::job::JobStatus;
+use pagelift_control::job::{JobStatus, prepare_outgoing};
 use pagelift_control::qmp::Address;
-use pagelift_engine::memory::ReadPages;
-use pagelift_engine::migration::MigrationError;
+use pagelift_control::throttle::ThrottleBy;
+use pagelift_engine::Ended;
 use pagelift_engine::pipeline::process_cpu;
 use pagelift_engine::units::Rate;
-use pagelift_engine::{Ended, GuestRam, Outgoing};
 use pagelift_transports::Endpoint;
 
 use crate::advice::Side;
@@ -47,8 +47,8 @@ pub struct SendCommand {
     #[arg(long)]
     abort_on_error: bool,
     /// Who throttles a guest that writes too fast
-    #[arg(long, value_enum, value_name = "WHO", default_value_t = Throttler::Agent)]
-    throttle_by: Throttler,
+    #[arg(long, value_enum, value_name = "WHO", default_value_t = ThrottleByName::Agent)]
+    throttle_by: ThrottleByName,
     /// Compare the digests of all memory before the hand-over; lengthens the downtime by the
     /// time to read all memory
     #[arg(long)]
@@ -68,9 +68,9 @@ pub struct SendCommand {
     page: PageOptions,
 }
 
-/// Who throttles.
+/// What throttles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Throttler {
+enum ThrottleByName {
     /// The agent in QEMU: each vCPU, in milliseconds, and no longer than pagelift answers
     Agent,
     /// Quotas of the cgroups that the vCPUs are in, or that QEMU is alone in; takes root, and a
@@ -78,11 +78,11 @@ enum Throttler {
     Cgroup,
 }
 
-impl From<Throttler> for ThrottleBy {
-    fn from(throttler: Throttler) -> Self {
-        match throttler {
-            Throttler::Agent => Self::Agent,
-            Throttler::Cgroup => Self::Cgroup,
+impl From<ThrottleByName> for ThrottleBy {
+    fn from(name: ThrottleByName) -> Self {
+        match name {
+            ThrottleByName::Agent => Self::Agent,
+            ThrottleByName::Cgroup => Self::Cgroup,
         }
     }
 }
@@ -105,52 +105,31 @@ impl SendCommand {
         let controls = self.convergence.controls(self.bandwidth, cancel);
         let shown = JobStatus::new(controls.clone());
         let control = self.convergence.serve(&shown)?;
-        let link = match self.to.connect() {
-            Ok(link) => link,
-            Err(source) => {
-                let what = "cannot look up the target";
-                return Ok(self
-                    .output
-                    .not_started(MigrationError::Link { what, source }, Side::Source));
-            }
-        };
-        let prepared = match DirectSource::prepare(&SourceOptions {
-            qmp: self.qmp.clone(),
+        let driver = DirectQemu {
             abort_on_error: self.abort_on_error,
             buffer_disks: self.buffer_disks,
             throttle_by: self.throttle_by.into(),
-        }) {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                let error = MigrationError::Guest(error.to_string());
-                return Ok(self.output.not_started(error, Side::Source));
-            }
+            ..DirectQemu::new(self.qmp.clone())
         };
-        let size = prepared.memory.layout().pages().bytes();
-        let throttled_by = prepared.guest.throttled_by();
-        let ram = GuestRam::new(prepared.memory, Box::new(prepared.tracker));
-        let outgoing = Outgoing::new(link, ram, prepared.guest)
-            .controls(controls.clone())
-            .verify(self.verify)
-            .facts(prepared.facts);
-        let outgoing = self.convergence.set_up(outgoing, recording.as_ref())?;
-        let budget = outgoing.memory_budget();
+        let mut job = match prepare_outgoing(&driver, &self.to, &shown) {
+            Ok(job) => job,
+            Err(error) => return Ok(self.output.not_started(error, Side::Source)),
+        };
+        let size = job.outgoing.memory().layout().pages().bytes();
+        let outgoing = job.outgoing.verify(self.verify);
+        job.outgoing = self.convergence.set_up(outgoing, recording.as_ref())?;
+        let budget = job.outgoing.memory_budget();
         let mut progress = Progress::new(self.output.quiet);
         progress.say(&format!(
             "guest: {size} of RAM; {} channels, at most {budget} of memory for the migration",
             self.convergence.channels,
         ));
-        progress.say(&format!("throttle, if needed: {throttled_by}"));
+        progress.say(&format!("throttle, if needed: {}", job.throttled_by));
         let (began, cpu_before) = (Instant::now(), process_cpu());
-        let (told, recorded) = (shown.clone(), recording.clone());
-        let job = outgoing
-            .on_status(move |status| {
-                told.update(status);
-                failpoints::progress(status);
-                recorded.iter().for_each(|recording| recording.saw(status));
-            })
-            .start()?;
-        shown.set_deltas(job.deltas());
+        let recorded = recording.clone();
+        let job = job.start(move |status| {
+            recorded.iter().for_each(|recording| recording.saw(status));
+        })?;
         let mut extra = Extra {
             session: job.id(),
             memory_budget_bytes: budget.0,

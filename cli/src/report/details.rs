@@ -1,6 +1,6 @@
 //! What `--details` adds to the report: counts, rates and times behind the summary, a line each.
 
-use pagelift_control::driver::qemu::direct::{ThrottleBy, Throttled};
+use pagelift_control::throttle::{ThrottleBy, VcpuThrottled};
 use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::migration::Report;
 use pagelift_engine::units::{ByteCount, PageCount};
@@ -105,11 +105,11 @@ fn packed(report: &Report) -> Option<String> {
 }
 
 /// How each vCPU was throttled; `None` if none was.
-fn vcpus(vcpus: &[Throttled], by: Option<ThrottleBy>) -> Option<String> {
+fn vcpus(vcpus: &[VcpuThrottled], by: Option<ThrottleBy>) -> Option<String> {
     if vcpus.iter().all(|vcpu| vcpu.most == ThrottleShare::NONE) {
         return None;
     }
-    let each = |(index, vcpu): (usize, &Throttled)| match vcpu.most {
+    let each = |(index, vcpu): (usize, &VcpuThrottled)| match vcpu.most {
         ThrottleShare::NONE => format!("vCPU {index} not at all"),
         most => format!(
             "vCPU {index} up to {most} ({:.2} s lost)",

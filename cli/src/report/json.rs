@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use pagelift_control::driver::qemu::direct::{ThrottleBy, Throttled};
 use pagelift_control::job::json as job;
+use pagelift_control::throttle::{ThrottleBy, VcpuThrottled};
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
 use serde_json::{Value, json};
 
@@ -98,7 +98,7 @@ pub fn name_downtime(object: &mut Value) {
 }
 
 /// The object of one vCPU.
-fn vcpu(vcpu: &Throttled) -> Value {
+fn vcpu(vcpu: &VcpuThrottled) -> Value {
     json!({
         "throttle_pct_max": vcpu.most.as_fraction() * 100.0,
         "throttle_lost_s": vcpu.lost.as_secs_f64(),

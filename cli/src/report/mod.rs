@@ -20,7 +20,7 @@ pub(crate) mod summary;
 
 use std::time::Duration;
 
-use pagelift_control::driver::qemu::direct::{ThrottleBy, Throttled};
+use pagelift_control::throttle::{ThrottleBy, VcpuThrottled};
 use pagelift_engine::codec::cache::CacheStats;
 use pagelift_engine::migration::SourceStatus;
 use pagelift_engine::wire::SessionId;
@@ -44,7 +44,7 @@ pub struct Extra {
     /// Work that the guest lost, as time at full speed; `None` if it cannot be known.
     pub guest_slowdown: Option<Duration>,
     /// How each vCPU was throttled, by index; empty if it cannot be known.
-    pub vcpus: Vec<Throttled>,
+    pub vcpus: Vec<VcpuThrottled>,
     /// What throttles the guest when it must be; `None`: the guest itself.
     pub throttle_by: Option<ThrottleBy>,
     /// Counts of the delta cache, if there was one.

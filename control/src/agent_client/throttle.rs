@@ -3,19 +3,25 @@
 use std::time::Duration;
 
 use pagelift_agent_protocol::{
-    DecodeError, FEATURE_SHORT_PERIODS, Lease, Reply, Request, ThreadShare, ThrottleRequest,
+    DecodeError, FEATURE_SHORT_PERIODS, Lease, MAX_STOPPED_PERMILLE, Reply, Request, ThreadShare,
+    ThrottleRequest,
 };
 
+use pagelift_engine::converge::ThrottleShare;
+
 use super::{AgentClient, AgentError};
+
+// The agent takes every share that there is.
+const _: () = assert!(ThrottleShare::MOST.as_permille() == MAX_STOPPED_PERMILLE);
 
 /// Shortest period of an agent without [`FEATURE_SHORT_PERIODS`].
 const OLD_PERIOD_MIN: Duration = Duration::from_millis(1);
 
 impl AgentClient {
-    /// Has each thread stopped for its share of the time, in permille (0 to 990), once in
-    /// `period` (0.5 to 50 ms, counted in microseconds; an agent of before that was possible is
-    /// given 1 ms in place of less); a stop is never longer than 10 ms. Takes
-    /// the place of what was asked before; threads not named any more run at once.
+    /// Has each thread stopped for its share of the time, once in `period`: 0.5 to 50 ms, counted
+    /// in microseconds (an agent without [`FEATURE_SHORT_PERIODS`] is given no less than 1 ms). A
+    /// stop is never longer than 10 ms. Takes the place of what was asked before; threads not
+    /// named any more run at once.
     ///
     /// The ids are those that QEMU knows: [`vcpu_threads`](crate::driver::qemu::vcpu_threads).
     ///
@@ -28,15 +34,15 @@ impl AgentClient {
     /// released), and as every request.
     pub fn throttle(
         &mut self,
-        threads: &[(u32, u16)],
+        threads: &[(u32, ThrottleShare)],
         period: Duration,
         lease: Duration,
     ) -> Result<(), AgentError> {
         let shares = threads
             .iter()
-            .map(|&(tid, stopped_permille)| ThreadShare {
+            .map(|&(tid, share)| ThreadShare {
                 tid,
-                stopped_permille,
+                stopped_permille: share.as_permille(),
             })
             .collect();
         let features = match self.features {

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Throttle, ThrottleError, ThrottlePlan};
+use pagelift_engine::converge::ThrottleShare;
+
+use super::{Actuator, ThrottleError, check_count};
 use crate::agent_client::AgentClient;
 
 /// Stops the vCPUs' threads by the agent.
 ///
-/// The agent serves one connection, which the rollback script needs as well: it is shared. A plan
-/// must be applied again before its lease is over, best three times within it. When pagelift
+/// The agent serves one connection, which the rollback script needs as well: it is shared. A
+/// throttle must be applied again before its lease is over, best three times within it. When pagelift
 /// dies, and when this is dropped, the guest is released.
 #[derive(Debug)]
 pub struct AgentThrottle {
@@ -22,8 +24,8 @@ pub struct AgentThrottle {
 
 impl AgentThrottle {
     /// Throttles the vCPUs with the thread ids `threads`, in the order of their index
-    /// ([`vcpu_threads`](crate::driver::qemu::vcpu_threads)), for `lease` from each plan on: 10 ms to
-    /// 60 s; half a second survives a busy host and lets the guest go soon.
+    /// ([`vcpu_threads`](crate::driver::qemu::vcpu_threads)), for `lease` from each throttle on:
+    /// 10 ms to 60 s; half a second survives a busy host and lets the guest go soon.
     pub fn new(agent: Arc<Mutex<AgentClient>>, threads: Vec<u32>, lease: Duration) -> Self {
         Self {
             agent,
@@ -34,22 +36,22 @@ impl AgentThrottle {
     }
 }
 
-impl Throttle for AgentThrottle {
+impl Actuator for AgentThrottle {
     /// # Errors
-    /// As [`AgentClient::throttle`]. The plan before stays if a thread is not there, and ends
+    /// As [`AgentClient::throttle`]. The throttle before stays if a thread is not there, and ends
     /// with its lease.
-    fn apply(&mut self, plan: &ThrottlePlan) -> Result<(), ThrottleError> {
-        let shares = plan.shares_of(self.threads.len())?;
+    fn apply(&mut self, shares: &[ThrottleShare], period: Duration) -> Result<(), ThrottleError> {
+        check_count(shares, self.threads.len())?;
         // Several vCPUs may share a thread: it is slowed for the one that needs it most.
-        let mut by_thread = BTreeMap::new();
-        for (&tid, share) in self.threads.iter().zip(shares) {
-            let permille: &mut u16 = by_thread.entry(tid).or_default();
-            *permille = share.get().max(*permille);
+        let mut by_thread: BTreeMap<u32, ThrottleShare> = BTreeMap::new();
+        for (&tid, &share) in self.threads.iter().zip(shares) {
+            let most = by_thread.entry(tid).or_default();
+            *most = share.max(*most);
         }
-        let shares: Vec<(u32, u16)> = by_thread.into_iter().collect();
+        let threads: Vec<(u32, ThrottleShare)> = by_thread.into_iter().collect();
         self.is_active = true;
         let mut agent = self.agent.lock().unwrap_or_else(PoisonError::into_inner);
-        agent.throttle(&shares, plan.period(), self.lease)?;
+        agent.throttle(&threads, period, self.lease)?;
         Ok(())
     }
 

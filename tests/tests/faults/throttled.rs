@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pagelift_control::agent_client::AgentClient;
+use pagelift_engine::converge::ThrottleShare;
 use pagelift_tests::{Bed, Images, guest_images, require};
 
 use crate::ground::{Ground, Kind, Stop, Strike, THROTTLED};
@@ -101,7 +102,8 @@ fn a_throttle_can_be_seen_and_does_not_outlast_a_sender_that_hangs() -> Result<(
     let ground = Ground::new(&bed, images, Kind::Busy, 0, None)?;
     let mut guest = ground.boot()?;
     let threads = guest.vcpu_threads()?;
-    let shares: Vec<(u32, u16)> = threads.into_iter().map(|thread| (thread, 800)).collect();
+    let share = ThrottleShare::permille(800);
+    let shares: Vec<_> = threads.into_iter().map(|thread| (thread, share)).collect();
     let mut agent = AgentClient::connect(guest.qemu.qemu_pid()?)?;
     let lease = Duration::from_secs(60);
     agent.throttle(&shares, Duration::from_millis(5), lease)?;

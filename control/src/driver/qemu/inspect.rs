@@ -7,6 +7,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 
+use pagelift_engine::wire::Fact;
 use serde_json::{Value, json};
 
 use super::backend::{self, Backend};
@@ -199,11 +200,11 @@ impl Guest {
         self.ram.iter().map(open).collect()
     }
 
-    /// What must be equal on both sides, as text to be compared key by key.
+    /// What must be equal on both sides.
     ///
     /// The accelerator is not among it: a guest may move from one to another as far as memory is
     /// concerned, and QEMU itself refuses device state that does not fit.
-    pub fn facts(&self) -> Vec<(String, String)> {
+    pub fn facts(&self) -> Vec<Fact> {
         let list = |blocks: Vec<(&str, u64)>| {
             let texts = blocks.iter().map(|(name, bytes)| format!("{name} {bytes}"));
             texts.collect::<Vec<_>>().join(", ")
@@ -219,9 +220,9 @@ impl Guest {
             .map(|b| (b.name.as_str(), b.bytes))
             .collect();
         vec![
-            ("machine type".into(), self.machine.clone()),
-            ("RAM blocks (bytes)".into(), list(ram)),
-            ("device RAM blocks (bytes)".into(), list(device)),
+            Fact::new("machine type", self.machine.clone()),
+            Fact::new("RAM blocks (bytes)", list(ram)),
+            Fact::new("device RAM blocks (bytes)", list(device)),
         ]
     }
 }

@@ -36,7 +36,6 @@ pub mod vcpus;
 pub use disks::DiskError;
 pub use inspect::{DeviceBlock, Guest, InspectError, QemuVersion, RamBlock};
 pub use migration::QemuMigrationError;
-pub use preflight::Refusal;
 pub use source::{
     CommitError, CommittedSource, HandingOver, PausedSource, PlannedSource, PreparedSource,
     SourceFailure, SourceQemu, SwitchingSource,

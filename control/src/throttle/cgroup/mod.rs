@@ -24,7 +24,11 @@ use std::path::PathBuf;
 
 pub use mounts::CgroupMounts;
 
-use super::{Permille, Throttle, ThrottleError, ThrottlePlan};
+use std::time::Duration;
+
+use pagelift_engine::converge::ThrottleShare;
+
+use super::{Actuator, ThrottleError, check_count};
 use guard::Guard;
 use quota::{Quota, Writes};
 
@@ -106,7 +110,7 @@ impl CgroupThrottle {
         })
     }
 
-    /// Whether each vCPU can have a share of its own. If not, all plans must be for all alike.
+    /// Whether each vCPU can have a share of its own. If not, all shares must be alike.
     pub fn is_per_vcpu(&self) -> bool {
         self.groups.iter().all(|group| group.vcpus.len() == 1)
     }
@@ -116,8 +120,8 @@ impl CgroupThrottle {
         self.slows_qemu
     }
 
-    fn write(&mut self, plan: &ThrottlePlan) -> Result<(), ThrottleError> {
-        let shares = plan.shares_of(self.vcpus)?;
+    fn write(&mut self, shares: &[ThrottleShare], period: Duration) -> Result<(), ThrottleError> {
+        check_count(shares, self.vcpus)?;
         let wanted = self
             .groups
             .iter()
@@ -132,10 +136,10 @@ impl CgroupThrottle {
             self.guard = Some(Guard::start(writes).map_err(ThrottleError::Guard)?);
         }
         for (group, share) in self.groups.iter_mut().zip(wanted) {
-            let writes = if share == Permille::ZERO {
+            let writes = if share == ThrottleShare::NONE {
                 group.quota.restoring()
             } else {
-                group.quota.limiting(share, group.threads, plan.period())
+                group.quota.limiting(share, group.threads, period)
             };
             if group.in_force.as_ref() != Some(&writes) {
                 quota::write(&writes)?;
@@ -146,12 +150,12 @@ impl CgroupThrottle {
     }
 }
 
-impl Throttle for CgroupThrottle {
+impl Actuator for CgroupThrottle {
     /// # Errors
     /// When shares differ within one cgroup, and when a quota cannot be set: then all are as
     /// they were.
-    fn apply(&mut self, plan: &ThrottlePlan) -> Result<(), ThrottleError> {
-        self.write(plan).inspect_err(|_| self.release())
+    fn apply(&mut self, shares: &[ThrottleShare], period: Duration) -> Result<(), ThrottleError> {
+        self.write(shares, period).inspect_err(|_| self.release())
     }
 
     fn release(&mut self) {
@@ -191,7 +195,7 @@ impl Drop for CgroupThrottle {
 
 impl Group {
     /// The one share of all its vCPUs.
-    fn share(&self, shares: &[Permille]) -> Result<Permille, ThrottleError> {
+    fn share(&self, shares: &[ThrottleShare]) -> Result<ThrottleShare, ThrottleError> {
         let mut own = self.vcpus.iter().map(|&index| shares[index]);
         let first = own.next().unwrap_or_default();
         if own.all(|share| share == first) {

@@ -9,8 +9,10 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pagelift_engine::converge::ThrottleShare;
+
 use super::files::{file_error, read};
-use crate::throttle::{Permille, ThrottleError};
+use crate::throttle::ThrottleError;
 
 const V2_FILE: &str = "cpu.max";
 const V1_QUOTA: &str = "cpu.cfs_quota_us";
@@ -109,7 +111,7 @@ impl Quota {
     }
 
     /// What keeps `vcpus` vCPUs from running for `share` of what they could.
-    pub(super) fn limiting(&self, share: Permille, vcpus: usize, period: Duration) -> Writes {
+    pub(super) fn limiting(&self, share: ThrottleShare, vcpus: usize, period: Duration) -> Writes {
         self.writes(self.before.scaled(share, vcpus, period))
     }
 
@@ -163,8 +165,8 @@ impl Limit {
     }
 
     /// This limit, or that of `vcpus` whole processors if it is lower, less `share`.
-    fn scaled(self, share: Permille, vcpus: usize, period: Duration) -> Self {
-        let running = u128::from(1000 - share.get());
+    fn scaled(self, share: ThrottleShare, vcpus: usize, period: Duration) -> Self {
+        let running = u128::from(1000 - share.as_permille());
         let vcpus = vcpus as u128;
         let (full_us, per_us) = match self.quota_us {
             Some(quota_us) => (
@@ -213,7 +215,7 @@ mod tests {
             (limit(Some(1_000), 1_000_000), 990, 1, 1, (1_000, 1_000_000)),
         ];
         for (before, permille, vcpus, ms, (quota_us, period_us)) in table {
-            let share = Permille::new(permille).unwrap();
+            let share = ThrottleShare::permille(permille);
             let after = before.scaled(share, vcpus, Duration::from_millis(ms));
             assert_eq!(after, limit(Some(quota_us), period_us), "{before:?}");
         }

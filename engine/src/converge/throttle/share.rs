@@ -30,7 +30,7 @@ impl ThrottleShare {
     }
 
     /// The share in permille, 0 to 990.
-    pub fn as_permille(self) -> u16 {
+    pub const fn as_permille(self) -> u16 {
         self.0
     }
 

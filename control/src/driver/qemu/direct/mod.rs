@@ -1,9 +1,8 @@
 //! Direct mode: an unmodified QEMU's guest, whose RAM the engine moves from outside.
 //!
-//! [`DirectSource`] and [`DirectTarget`] are the guests that the engine sees. QEMU's own
-//! migration carries the devices: its stream goes through the engine's control connection as
-//! opaque device state, and the answers come back the same way, so that one network path is
-//! enough.
+//! [`DirectQemu`] is the driver. QEMU's own migration carries the devices: its stream goes
+//! through the engine's control connection as opaque device state, and the answers come back the
+//! same way, so that one network path is enough.
 //!
 //! ```text
 //!   engine: precopy of RAM ........................ rounds, guest runs
@@ -12,7 +11,7 @@
 //!   save_devices()  migrate-continue; device state flows
 //!                                                   target's QEMU loads, says SHUT (kept back)
 //!   engine: Ready
-//!   relinquish()    SHUT to the source's QEMU, its `completed`, will cleared
+//!   relinquish()    SHUT to the source's QEMU, its `completed`, script cleared
 //!   engine: HandOver
 //!                                                   run(): cont
 //! ```
@@ -36,117 +35,30 @@
 //! the agent; quotas of cgroups are put back by a guard process of their own.
 
 mod disk_errors;
+mod error;
+mod memory;
+mod options;
+mod preamble;
 mod source;
 mod switchover_costs;
 mod target;
-mod throttling;
-mod vcpus;
 mod watch;
 
-pub use source::{DirectSource, Prepared, SourceError, SourceOptions};
-pub use target::{DirectTarget, TargetError, TargetPrepared};
-pub use throttling::ThrottleBy;
-pub use vcpus::Throttled;
+pub use options::DirectQemu;
+pub use source::{DirectSource, InspectedQemuSource};
+pub use target::{DirectTarget, InspectedQemuTarget};
 
-use pagelift_engine::memory::{FileMemory, Layout, LayoutError, MemoryError, Region, RegionFile};
-use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount};
-use pagelift_engine::wire::Fact;
+use crate::driver::{Driver, DriverError};
 
-use super::Refusal;
-use super::inspect::{Guest, RamBlock};
+impl Driver for DirectQemu {
+    type Source = InspectedQemuSource;
+    type Target = InspectedQemuTarget;
 
-/// First byte of the device state: this version of what follows.
-const PREAMBLE_VERSION: u8 = 1;
-
-/// What the source's half tells the target's before QEMU's own stream: two bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Preamble {
-    /// Whether the guest was running, and so has to run on the target.
-    run: bool,
-}
-
-impl Preamble {
-    /// Length on the wire.
-    const BYTES: usize = 2;
-
-    fn encode(self) -> [u8; Self::BYTES] {
-        [PREAMBLE_VERSION, u8::from(self.run)]
+    fn inspect_source(&self) -> Result<InspectedQemuSource, DriverError> {
+        Ok(InspectedQemuSource::new(self)?)
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        match *bytes {
-            [PREAMBLE_VERSION, run @ 0..=1] => Some(Self { run: run == 1 }),
-            _ => None,
-        }
-    }
-}
-
-/// The engine's view of a guest's RAM blocks.
-fn open_memory(blocks: &[RamBlock]) -> Result<FileMemory, OpenMemoryError> {
-    let regions = blocks
-        .iter()
-        .map(|block| Region {
-            name: block.name.clone(),
-            pages: PageCount(block.bytes / PAGE_BYTES as u64),
-            backing_page: ByteCount(block.page_bytes),
-        })
-        .collect();
-    let files = blocks
-        .iter()
-        .map(|block| {
-            let file = block.file.try_clone()?;
-            Ok(RegionFile {
-                file,
-                offset: block.file_offset,
-            })
-        })
-        .collect::<std::io::Result<_>>()?;
-    Ok(FileMemory::new(Layout::new(regions)?, files)?)
-}
-
-/// Why RAM that QEMU has could not be opened here.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenMemoryError {
-    /// The blocks make no layout.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// A file cannot be used.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// A descriptor cannot be copied.
-    #[error("cannot open the guest's RAM: {0}")]
-    Io(#[from] std::io::Error),
-}
-
-/// The refusals, one a line, for the end of a message.
-fn list(refusals: &[Refusal]) -> String {
-    refusals
-        .iter()
-        .map(|refusal| format!("\n  - {refusal}"))
-        .collect()
-}
-
-/// What must be equal on both sides.
-fn facts(guest: &Guest) -> Vec<Fact> {
-    guest
-        .facts()
-        .into_iter()
-        .map(|(name, value)| Fact::new(name, value))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_preamble_reads_back_and_nothing_else_does() {
-        for run in [false, true] {
-            let preamble = Preamble { run };
-            assert_eq!(Preamble::decode(&preamble.encode()), Some(preamble));
-        }
-        for wrong in [&[][..], &[1], &[1, 2], &[2, 1], &[1, 1, 1]] {
-            assert_eq!(Preamble::decode(wrong), None);
-        }
+    fn inspect_target(&self) -> Result<InspectedQemuTarget, DriverError> {
+        Ok(InspectedQemuTarget::new(&self.qmp)?)
     }
 }

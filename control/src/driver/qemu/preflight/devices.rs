@@ -7,7 +7,7 @@
 
 use serde_json::{Value, json};
 
-use super::Refusal;
+use crate::driver::Refusal;
 use crate::driver::qemu::backend;
 use crate::qmp::{Qmp, QmpError};
 

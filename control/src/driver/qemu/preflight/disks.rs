@@ -1,6 +1,6 @@
 //! Disks that write guest memory after it was marked dirty: see [`disks`](crate::driver::qemu::disks).
 
-use super::Refusal;
+use crate::driver::Refusal;
 use crate::driver::qemu::disks::{self, Disk};
 use crate::qmp::{Qmp, QmpError};
 

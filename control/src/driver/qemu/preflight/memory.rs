@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::Refusal;
+use crate::driver::Refusal;
 use crate::driver::qemu::backend::Backend;
 use crate::driver::qemu::inspect::Guest;
 use crate::qmp::{Qmp, QmpError};

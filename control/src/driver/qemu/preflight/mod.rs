@@ -13,37 +13,12 @@ mod devices;
 mod disks;
 mod memory;
 
-use std::fmt;
-
 use serde_json::Value;
 
 use super::inspect::Guest;
 use super::settings;
+use crate::driver::Refusal;
 use crate::qmp::{Qmp, QmpError};
-
-/// A reason why a guest cannot move, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// What is in the way, naming the thing.
-    pub reason: String,
-    /// The way out.
-    pub remedy: String,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.reason, self.remedy)
-    }
-}
-
-impl Refusal {
-    fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            remedy: remedy.into(),
-        }
-    }
-}
 
 /// All reasons why a guest cannot leave; none if it can. With `buffer_disks`, disks that bypass the
 /// host's page cache are none: they are to go through it.

@@ -4,10 +4,10 @@
 //! handed over cannot be cancelled, nor one be handed over that was never stopped; a throttle is
 //! let go of once the guest stands still.
 
-mod prepare;
+mod inspect;
 mod relay;
 
-pub use prepare::{Prepared, SourceError, SourceOptions};
+pub use inspect::InspectedQemuSource;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -22,17 +22,17 @@ use tracing::{debug, info};
 use self::relay::Relay;
 use super::disk_errors::DiskErrors;
 use super::switchover_costs;
-use super::throttling::Throttling;
-use super::vcpus::Throttled;
 use super::watch::ProcessWatch;
 use crate::agent_client::AgentClient;
+use crate::driver::LeavingGuest;
 use crate::driver::qemu::inspect::run_state;
 use crate::driver::qemu::migration::{self, STEP_LIMIT};
 use crate::driver::qemu::source::{
     CommitError, CommittedSource, HandingOver, PausedSource, PreparedSource,
 };
 use crate::failpoints::{self, Failpoint};
-use crate::qmp::{Qmp, Timestamp};
+use crate::qmp::Qmp;
+use crate::throttle::{GuestThrottle, VcpuThrottled};
 
 /// The guest on the source.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub struct DirectSource {
     qmp: Qmp,
     qmp_path: PathBuf,
     agent: Arc<Mutex<AgentClient>>,
-    throttling: Throttling,
+    throttle: GuestThrottle,
     /// What a hand-over was last seen to cost.
     costs: Option<SwitchoverCosts>,
     watch: ProcessWatch,
@@ -64,24 +64,6 @@ enum Step {
 }
 
 impl DirectSource {
-    /// When QEMU stopped the guest for a hand-over that was committed.
-    pub fn stopped_at(&self) -> Option<Timestamp> {
-        match &self.step {
-            Step::Committed(handed_over) => handed_over.stopped_at(),
-            _ => None,
-        }
-    }
-
-    /// How each vCPU was throttled, in the order of their index.
-    pub fn throttled(&self) -> Vec<Throttled> {
-        self.throttling.throttled()
-    }
-
-    /// What throttles it when it must be, in words: "the agent in QEMU", or cgroups by their names.
-    pub fn throttled_by(&self) -> String {
-        self.throttling.describe()
-    }
-
     /// The commit: after it the guest cannot run here, and no rollback script can make it.
     fn commit(&mut self, handing: HandingOver) -> Result<(), GuestError> {
         // If we die between QEMU's `completed` and the hand-over, the guest would run nowhere.
@@ -127,7 +109,7 @@ impl SourceGuest for DirectSource {
     fn check(&mut self) -> Result<(), GuestError> {
         failpoints::checked();
         if self.watch.is_alive() {
-            return self.throttling.renew();
+            return self.throttle.renew();
         }
         Err(GuestError(format!(
             "its QEMU, process {}, has ended",
@@ -140,11 +122,11 @@ impl SourceGuest for DirectSource {
     }
 
     fn throttler(&mut self) -> Option<&mut dyn Throttler> {
-        Some(&mut self.throttling)
+        Some(&mut self.throttle)
     }
 
     fn switchover_costs(&mut self) -> SwitchoverCosts {
-        if let Some(costs) = self.throttling.costs(self.costs) {
+        if let Some(costs) = self.throttle.costs(self.costs) {
             return costs;
         }
         let costs = switchover_costs::measure(&self.qmp);
@@ -160,7 +142,7 @@ impl SourceGuest for DirectSource {
             .channel
             .take()
             .ok_or_else(|| GuestError("it is not attached".into()))?;
-        self.throttling.before_stop();
+        self.throttle.before_stop();
         let (switching, stream) = prepared
             .begin_switchover()
             .map_err(|error| failed("QEMU's migrate", error))?;
@@ -174,7 +156,7 @@ impl SourceGuest for DirectSource {
             .wait_paused(STEP_LIMIT)
             .map_err(|error| failed("stopping it", error))?;
         // Not earlier: a guest at full speed would write more until it stands still.
-        self.throttling.release();
+        self.throttle.release();
         self.step = Step::Paused(paused);
         failpoints::reached(Failpoint::Stopped);
         Ok(())
@@ -240,6 +222,16 @@ impl SourceGuest for DirectSource {
             Step::Committed(handed_over) => handed_over.finish(),
             _ => Ok(()),
         };
+    }
+}
+
+impl LeavingGuest for DirectSource {
+    fn throttled_by(&self) -> String {
+        self.throttle.describe()
+    }
+
+    fn throttled(&self) -> Vec<VcpuThrottled> {
+        self.throttle.throttled()
     }
 }
 

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use pagelift_engine::guest::{DeviceChannel, StateSender};
 
-use crate::driver::qemu::direct::Preamble;
+use crate::driver::qemu::direct::preamble::Preamble;
 use crate::driver::qemu::relay;
 
 /// The two threads that pass QEMU's stream on, and its answers back.

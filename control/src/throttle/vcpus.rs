@@ -9,36 +9,36 @@ use pagelift_engine::converge::ThrottleShare;
 
 /// How one vCPU was throttled.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Throttled {
+pub struct VcpuThrottled {
     /// The largest share of its time that it was kept from running.
     pub most: ThrottleShare,
     /// The integral of its share over time: what a vCPU that never halts has lost.
     pub lost: Duration,
 }
 
-/// The vCPUs of a QEMU.
+/// The threads of a QEMU's vCPUs.
 #[derive(Debug)]
-pub(super) struct Vcpus {
+pub(super) struct VcpuThreads {
     /// The `schedstat` of each thread, in the order of their index; none if they cannot be told
     /// apart: several vCPUs share a thread, or QEMU's pid namespace has other numbers for them.
     times: Option<Vec<File>>,
     /// Whether they can only be throttled together, as if they were one.
     together: bool,
-    throttled: Vec<Throttled>,
+    throttled: Vec<VcpuThrottled>,
     /// The shares in force, and since when; none: all run.
-    given: Vec<ThrottleShare>,
+    shares: Vec<ThrottleShare>,
     since: Instant,
 }
 
-impl Vcpus {
+impl VcpuThreads {
     /// The vCPUs that run in `threads` of process `pid`, and whether they can only be throttled
     /// `together`.
     pub(super) fn new(pid: u32, threads: &[u32], together: bool) -> Self {
         Self {
             times: open_times(pid, threads),
             together,
-            throttled: vec![Throttled::default(); threads.len()],
-            given: Vec::new(),
+            throttled: vec![VcpuThrottled::default(); threads.len()],
+            shares: Vec::new(),
             since: Instant::now(),
         }
     }
@@ -76,20 +76,20 @@ impl Vcpus {
     }
 
     /// From `now` on each vCPU has its share of `shares`; none: all run.
-    pub(super) fn are_given(&mut self, shares: &[ThrottleShare], now: Instant) {
+    pub(super) fn set_shares(&mut self, shares: &[ThrottleShare], now: Instant) {
         self.throttled = self.throttled(now);
         for (throttled, share) in self.throttled.iter_mut().zip(shares) {
             throttled.most = throttled.most.max(*share);
         }
-        self.given = shares.to_vec();
+        self.shares = shares.to_vec();
         self.since = now;
     }
 
     /// How each was throttled up to `now`.
-    pub(super) fn throttled(&self, now: Instant) -> Vec<Throttled> {
+    pub(super) fn throttled(&self, now: Instant) -> Vec<VcpuThrottled> {
         let time = now.saturating_duration_since(self.since);
         let mut throttled = self.throttled.clone();
-        for (throttled, share) in throttled.iter_mut().zip(&self.given) {
+        for (throttled, share) in throttled.iter_mut().zip(&self.shares) {
             throttled.lost += time.mul_f64(share.as_fraction());
         }
         throttled
@@ -113,15 +113,15 @@ mod tests {
 
     #[test]
     fn shares_add_up_over_time() {
-        let mut vcpus = Vcpus::new(std::process::id(), &[1, 2], false);
+        let mut vcpus = VcpuThreads::new(std::process::id(), &[1, 2], false);
         let begin = Instant::now();
         let after = |ms| begin + Duration::from_millis(ms);
-        vcpus.are_given(&[ThrottleShare::permille(500), ThrottleShare::NONE], begin);
-        vcpus.are_given(
+        vcpus.set_shares(&[ThrottleShare::permille(500), ThrottleShare::NONE], begin);
+        vcpus.set_shares(
             &[ThrottleShare::permille(250), ThrottleShare::permille(100)],
             after(1000),
         );
-        vcpus.are_given(&[], after(3000));
+        vcpus.set_shares(&[], after(3000));
         let throttled = vcpus.throttled(after(9000));
         assert_eq!(throttled[0].most, ThrottleShare::permille(500));
         assert_eq!(throttled[0].lost, Duration::from_millis(1000));
@@ -132,22 +132,25 @@ mod tests {
     #[test]
     fn times_are_those_of_threads_that_can_be_told_apart() {
         let pid = std::process::id();
-        let times = Vcpus::new(pid, &[pid], false)
+        let times = VcpuThreads::new(pid, &[pid], false)
             .times()
             .expect("the main thread");
         assert_eq!(times.len(), 1);
         assert!(times[0] > Duration::ZERO);
-        assert_eq!(Vcpus::new(pid, &[pid, pid], false).times(), None);
+        assert_eq!(VcpuThreads::new(pid, &[pid, pid], false).times(), None);
         // Init belongs to another process.
-        assert_eq!(Vcpus::new(pid, &[1], false).times().is_some(), pid == 1);
+        assert_eq!(
+            VcpuThreads::new(pid, &[1], false).times().is_some(),
+            pid == 1
+        );
     }
     #[test]
     fn vcpus_that_are_throttled_together_count_as_their_mean() {
         let pid = std::process::id();
-        let apart = Vcpus::new(pid, &[pid], false)
+        let apart = VcpuThreads::new(pid, &[pid], false)
             .times()
             .expect("the main thread");
-        let vcpus = Vcpus::new(pid, &[pid], true);
+        let vcpus = VcpuThreads::new(pid, &[pid], true);
         let together = vcpus.times().expect("the main thread");
         assert_eq!(together.len(), 1);
         assert!(together[0] >= apart[0]);
@@ -165,8 +168,8 @@ mod tests {
             .as_raw_nonzero()
             .get()
             .unsigned_abs();
-        let both = Vcpus::new(pid, &[pid, tid], true);
-        let each = Vcpus::new(pid, &[pid, tid], false);
+        let both = VcpuThreads::new(pid, &[pid, tid], true);
+        let each = VcpuThreads::new(pid, &[pid, tid], false);
         let (low, mean, high) = (each.times(), both.times(), each.times());
         let half = |times: Option<Vec<Duration>>| times.unwrap().iter().sum::<Duration>() / 2;
         let mean = mean.unwrap();

@@ -1,0 +1,72 @@
+//! Why a QEMU was not made ready for direct mode.
+
+use std::io;
+
+use pagelift_engine::dirty::DirtyError;
+use pagelift_engine::memory::{LayoutError, MemoryError};
+use pagelift_engine::ram::RamError;
+
+use crate::agent_client::AgentError;
+use crate::driver::qemu::QemuMigrationError;
+use crate::driver::{DriverError, Refusal};
+use crate::qmp::{Address, QmpError};
+use crate::throttle::ThrottleError;
+
+/// What failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DirectError {
+    /// There is no way to see what the guest writes, nor to bring it back.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The kernel cannot track the guest.
+    #[error("dirty tracking: {0}")]
+    Dirty(#[from] DirtyError),
+    /// The process went away.
+    #[error("QEMU: {0}")]
+    Gone(io::Error),
+    /// Its RAM blocks make no layout.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A file of its RAM cannot be used.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The monitor is no unix socket.
+    #[error(
+        "the monitor {0} is not a unix socket; descriptors must be passed over it: give QEMU \
+         -qmp unix:PATH,server=on,wait=off and name that path"
+    )]
+    NotUnix(Address),
+    /// A descriptor cannot be copied.
+    #[error("cannot open the guest's RAM: {0}")]
+    Open(io::Error),
+    /// QEMU did not do what was asked.
+    #[error(transparent)]
+    Qemu(#[from] QemuMigrationError),
+    /// Its RAM cannot be used, or not be tracked.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// It is no guest, or no target, for direct mode.
+    #[error("{what}")]
+    Refused {
+        what: &'static str,
+        refusals: Vec<Refusal>,
+    },
+    /// It cannot be throttled in the way asked for.
+    #[error(transparent)]
+    Throttle(#[from] ThrottleError),
+}
+
+impl From<QmpError> for DirectError {
+    fn from(error: QmpError) -> Self {
+        Self::Qemu(error.into())
+    }
+}
+
+impl From<DirectError> for DriverError {
+    fn from(error: DirectError) -> Self {
+        match error {
+            DirectError::Refused { what, refusals } => Self::Refused { what, refusals },
+            error => Self::Failed(Box::new(error)),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Looking at a guest that is to leave, and preparing it.
+//!
+//! Nothing is changed before everything has been looked at, nor before the agent knows how to
+//! undo it: a guest that is refused is as it was.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use pagelift_engine::dirty::DirtyError;
+use pagelift_engine::memory::FileMemory;
+use pagelift_engine::ram::GuestRam;
+use pagelift_engine::sys::{PagemapScan, Userfaultfd};
+use pagelift_engine::wire::Fact;
+use rustix::process::Pid;
+use tracing::info;
+
+use super::{DirectSource, Step};
+use crate::agent_client::AgentClient;
+use crate::driver::qemu::direct::disk_errors::DiskErrors;
+use crate::driver::qemu::direct::error::DirectError;
+use crate::driver::qemu::direct::memory;
+use crate::driver::qemu::direct::options::DirectQemu;
+use crate::driver::qemu::direct::watch::ProcessWatch;
+use crate::driver::qemu::source::SourceQemu;
+use crate::driver::qemu::{QemuMigrationError, preflight, vcpu_threads};
+use crate::driver::{DriverError, InspectedSource, PreparedSource};
+use crate::qmp::Address;
+use crate::throttle::{FoundThrottle, GuestThrottle};
+
+/// A QEMU whose guest can leave.
+#[derive(Debug)]
+pub struct InspectedQemuSource {
+    source: SourceQemu,
+    /// As the agent finds it.
+    qmp_path: PathBuf,
+    agent: AgentClient,
+    watch: ProcessWatch,
+    disk_errors: Option<DiskErrors>,
+    throttle: FoundThrottle,
+    memory: FileMemory,
+    /// Where QEMU has the regions of `memory`.
+    addresses: Vec<u64>,
+    buffer_disks: bool,
+}
+
+impl InspectedQemuSource {
+    /// Looks at the guest, and refuses what could not end well.
+    pub(in crate::driver::qemu::direct) fn new(driver: &DirectQemu) -> Result<Self, DirectError> {
+        let Address::Unix(path) = &driver.qmp else {
+            return Err(DirectError::NotUnix(driver.qmp.clone()));
+        };
+        // The agent opens it by this name, from wherever QEMU was started.
+        let qmp_path = std::path::absolute(path).map_err(DirectError::Gone)?;
+        PagemapScan::probe().map_err(DirtyError::from)?;
+        let source = SourceQemu::connect(&driver.qmp)?;
+        // Before the state is looked at: a guest that a disk has stopped already is refused.
+        let disk_errors = driver.abort_on_error.then(|| DiskErrors::new(source.qmp()));
+        let guest = source.guest();
+        let refusals = preflight::source(source.qmp(), guest, driver.buffer_disks)?;
+        if !refusals.is_empty() {
+            info!(?refusals, "QEMU's guest is refused");
+            let what = "this guest cannot be moved";
+            return Err(DirectError::Refused { what, refusals });
+        }
+        let vcpus = vcpu_threads(source.qmp())?;
+        let throttle = FoundThrottle::find(driver.throttle_by, guest.pid, vcpus)?;
+        let watch = ProcessWatch::new(guest.pid).map_err(DirectError::Gone)?;
+        let blocks = guest.open_ram().map_err(QemuMigrationError::from)?;
+        let memory = memory::open(&blocks)?;
+        let mut agent = AgentClient::connect(guest.pid)?;
+        agent.hello()?;
+        Ok(Self {
+            source,
+            qmp_path,
+            agent,
+            watch,
+            disk_errors,
+            throttle,
+            memory,
+            addresses: blocks.iter().map(|block| block.address).collect(),
+            buffer_disks: driver.buffer_disks,
+        })
+    }
+
+    fn begin(self) -> Result<PreparedSource<DirectSource>, DirectError> {
+        let mut agent = self.agent;
+        let ram = tracked(&mut agent, self.memory, &self.addresses)?;
+        let qmp = self.source.qmp().clone();
+        let planned = self.source.plan(self.buffer_disks)?;
+        // Before anything is changed, so that a sender that is killed at any moment leaves QEMU's
+        // settings and disks as they were.
+        agent.set_rollback(&self.qmp_path, &planned.rollback_script())?;
+        let prepared = planned.prepare().inspect_err(|_| {
+            // All is as it was; the script would only keep the monitor busy for a moment.
+            let _ = agent.clear_rollback();
+        })?;
+        let agent = Arc::new(Mutex::new(agent));
+        let guest = DirectSource {
+            qmp,
+            qmp_path: self.qmp_path,
+            throttle: GuestThrottle::new(self.throttle, &agent),
+            costs: None,
+            agent,
+            watch: self.watch,
+            disk_errors: self.disk_errors,
+            step: Step::Prepared(prepared),
+            was_running: false,
+            channel: None,
+            relay: None,
+        };
+        Ok(PreparedSource { ram, guest })
+    }
+}
+
+impl InspectedSource for InspectedQemuSource {
+    type Guest = DirectSource;
+
+    fn facts(&self) -> Vec<Fact> {
+        self.source.guest().facts()
+    }
+
+    fn prepare(self) -> Result<PreparedSource<DirectSource>, DriverError> {
+        Ok(self.begin()?)
+    }
+}
+
+/// `memory`, which QEMU has at `addresses`, with what QEMU's process writes to it tracked.
+fn tracked(
+    agent: &mut AgentClient,
+    memory: FileMemory,
+    addresses: &[u64],
+) -> Result<GuestRam, DirectError> {
+    let uffd = Userfaultfd::from_fd(agent.userfaultfd()?.fd);
+    let pid = i32::try_from(agent.pid()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| DirectError::Gone(std::io::ErrorKind::NotFound.into()))?;
+    Ok(GuestRam::of_process(pid, uffd, memory, addresses)?)
+}

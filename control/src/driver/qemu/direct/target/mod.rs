@@ -1,0 +1,129 @@
+//! The target's half of direct mode.
+
+mod feed;
+mod inspect;
+
+pub use inspect::InspectedQemuTarget;
+
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use pagelift_engine::guest::{self, DeviceChannel, GuestError, StateFlow, TargetGuest};
+use pagelift_engine::migration::GuestLocation;
+
+use self::feed::{Loading, feed};
+use super::watch::ProcessWatch;
+use crate::driver::qemu::target::{HeldTarget, RunningTarget};
+use crate::failpoints::{self, Failpoint};
+
+/// The guest on the target.
+#[derive(Debug)]
+pub struct DirectTarget {
+    watch: ProcessWatch,
+    held: Option<HeldTarget>,
+    loading: Arc<Mutex<Loading>>,
+    feeder: Option<JoinHandle<()>>,
+    running: Option<RunningTarget>,
+}
+
+impl DirectTarget {
+    fn take_loading(&self) -> Loading {
+        let mut loading = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *loading, Loading::Taken)
+    }
+}
+
+impl TargetGuest for DirectTarget {
+    fn attach(&mut self, channel: DeviceChannel) -> guest::Result<StateFlow> {
+        *self.loading.lock().unwrap_or_else(PoisonError::into_inner) =
+            Loading::Waiting(self.held.take());
+        let loading = Arc::clone(&self.loading);
+        let feeder = std::thread::Builder::new().name("pagelift-qemu".into());
+        let feeder = feeder.spawn(move || {
+            let waker = channel.waker.clone();
+            feed(&loading, channel);
+            waker.wake();
+        });
+        self.feeder = Some(feeder.map_err(|error| GuestError::new("starting a thread", error))?);
+        Ok(StateFlow::Relayed)
+    }
+
+    fn load_devices(&mut self, _: &mut dyn Read) -> guest::Result<()> {
+        Err(GuestError("QEMU takes its device state by itself".into()))
+    }
+
+    fn check(&mut self) -> Result<(), GuestError> {
+        if self.watch.is_alive() {
+            return Ok(());
+        }
+        Err(GuestError(format!(
+            "its QEMU, process {}, has ended",
+            self.watch.pid()
+        )))
+    }
+
+    fn is_loaded(&mut self) -> Result<bool, GuestError> {
+        match &*self.loading.lock().unwrap_or_else(PoisonError::into_inner) {
+            Loading::Loaded { .. } => {
+                failpoints::reached(Failpoint::Loaded);
+                Ok(true)
+            }
+            Loading::Failed(error) => Err(error.clone()),
+            _ => Ok(false),
+        }
+    }
+
+    fn run(&mut self) -> guest::Result<()> {
+        failpoints::reached(Failpoint::Granted);
+        match self.take_loading() {
+            Loading::Loaded { target, run } => {
+                let running = target.run(!run).map_err(|error| {
+                    GuestError::new("it is the target's now, but QEMU does not run it", error)
+                })?;
+                self.running = Some(running);
+                failpoints::reached(Failpoint::Running);
+                Ok(())
+            }
+            _ => Err(GuestError("it is not loaded".into())),
+        }
+    }
+
+    fn finish(&mut self, place: GuestLocation) {
+        match place {
+            GuestLocation::Source => self.abandon(),
+            GuestLocation::Target => self.put_back_settings(),
+            GuestLocation::Unknown => {}
+        }
+    }
+}
+
+impl DirectTarget {
+    /// Puts QEMU's settings back, after the guest has gone on.
+    fn put_back_settings(&mut self) {
+        if let Some(running) = self.running.take() {
+            // The guest is not concerned.
+            let _ = running.finish();
+        }
+    }
+
+    fn abandon(&self) {
+        // What fails here leaves a QEMU that will not run the guest by itself either.
+        match self.take_loading() {
+            Loading::Waiting(Some(held)) => drop(held.cancel()),
+            Loading::Loaded { target, .. } => drop(target.abandon()),
+            // The feeder's thread sees the end of the stream and ends QEMU.
+            Loading::Under { ours } => drop(ours.shutdown(std::net::Shutdown::Both)),
+            Loading::Waiting(None) | Loading::Failed(_) | Loading::Taken => {}
+        }
+    }
+}
+
+impl Drop for DirectTarget {
+    fn drop(&mut self) {
+        if let Some(feeder) = self.feeder.take() {
+            // It ends with the engine's queue, or with QEMU's stream.
+            let _ = feeder.join();
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Why something is refused, and the way out.
+
+use std::fmt;
+
+/// A reason why a guest cannot be moved, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What is in the way, naming the thing.
+    pub reason: String,
+    /// The way out.
+    pub remedy: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.reason, self.remedy)
+    }
+}
+
+impl Refusal {
+    /// `reason` stands in the way; `remedy` is the way out.
+    pub fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
