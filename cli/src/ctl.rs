@@ -9,7 +9,7 @@ use pagelift_engine::units::{ByteCount, Rate};
 use serde_json::{Map, Value, json};
 
 use crate::exit::ExitCode;
-use crate::say;
+use crate::print;
 
 /// Options of `pagelift ctl`.
 #[derive(Args, Clone, Debug)]
@@ -57,7 +57,7 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 pub fn run(options: &CtlOptions) -> Result<ExitCode> {
     let answer = ask(&options.socket, &request(&options.command))?;
     if options.json {
-        say::result(&answer);
+        print::result(&answer);
     }
     if answer["ok"] != true {
         let message = &answer["error"]["message"];
@@ -70,14 +70,16 @@ pub fn run(options: &CtlOptions) -> Result<ExitCode> {
         return Ok(ExitCode::Completed);
     }
     match options.command {
-        Command::Status => say::result(describe(&answer["status"])),
+        Command::Status => print::result(describe(&answer["status"])),
         Command::Set { .. } => {
-            say::result(describe_settings(&answer["settings"]));
+            print::result(describe_settings(&answer["settings"]));
             if let Some(note) = answer["note"].as_str() {
-                say::result(format_args!("note: {note}"));
+                print::result(format_args!("note: {note}"));
             }
         }
-        Command::Cancel => say::result("asked to end"),
+        Command::Cancel => print::result(
+            "cancelling: the guest stays on the source, unless it was handed over already",
+        ),
     }
     Ok(ExitCode::Completed)
 }
@@ -109,23 +111,28 @@ fn describe(status: &Value) -> String {
     let mut text = match status["phase"].as_str() {
         None | Some("handshake") => format!("waiting for the target, for {elapsed:.1} s\n"),
         Some(phase) => format!(
-            "{phase}, round {}, {elapsed:.1} s: {} left, {} sent\n\
+            "{}, round {}, {elapsed:.1} s: {} left, {} sent\n\
              the guest writes {} of distinct pages, the link carries {}\n\
-             blackout if stopped now {}{}, where {} are allowed\n",
+             downtime if stopped now {}{}, where {} are allowed\n",
+            if phase == "blackout" {
+                "downtime"
+            } else {
+                phase
+            },
             number("round").unwrap_or(0),
             size("left_bytes"),
             size("sent_bytes"),
             rate("dirty_bytes_per_s"),
             rate("link_bytes_per_s"),
-            time("blackout_forecast_ms"),
+            time("downtime_forecast_ms"),
             interval(
-                ms("blackout_forecast_low_ms"),
-                ms("blackout_forecast_high_ms")
+                ms("downtime_forecast_low_ms"),
+                ms("downtime_forecast_high_ms")
             ),
             time("downtime_limit_ms"),
         ),
     };
-    if let Some(convergence) = status["prospect"].as_str()
+    if let Some(convergence) = status["convergence"].as_str()
         && status["phase"] == "precopy"
     {
         text += &format!("at the beginning of the round: {convergence}\n");
@@ -225,10 +232,10 @@ mod tests {
             ("round", json!(3)),
             ("left_bytes", json!(1 << 20)),
             ("dirty_bytes_per_s", json!(2 << 20)),
-            ("blackout_forecast_ms", json!(12.3)),
-            ("blackout_forecast_low_ms", json!(8.1)),
-            ("blackout_forecast_high_ms", json!(20.4)),
-            ("prospect", json!("it could be stopped soon")),
+            ("downtime_forecast_ms", json!(12.3)),
+            ("downtime_forecast_low_ms", json!(8.1)),
+            ("downtime_forecast_high_ms", json!(20.4)),
+            ("convergence", json!("it could be stopped soon")),
             ("downtime_limit_ms", json!(50.0)),
             ("throttle_pct", json!(30.0)),
             (

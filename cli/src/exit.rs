@@ -6,7 +6,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
-use crate::say;
+use crate::print;
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl From<ExitCode> for std::process::ExitCode {
 /// The exit code of a program's result; an error is printed.
 pub fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        say::note(format_args!("error: {}", words(&error)));
+        print::note(format_args!("error: {}", words(&error)));
         ExitCode::Failed
     })
 }

@@ -2,18 +2,19 @@
 //!
 //! | module | program |
 //! |---|---|
-//! | [`demo`] | `pagelift demo`: a guest of our own moves between two processes |
+//! | [`demo`] | `pagelift demo`: moves a built-in guest between two processes |
 //! | [`launch`] | `pagelift run`: starts a QEMU whose guest can be moved |
 //! | [`qemu`] | `pagelift-send` and `pagelift-receive` |
 //! | [`replay`] | `pagelift replay`: runs a policy over a recorded migration |
-//! | [`report`] | what all of them print at the end |
-//! | [`advice`] | the part of it that says what to do now |
+//! | [`report`] | what they print at the end |
+//! | [`advice`] | what to do about a guest that is not where it was |
 //! | [`progress`] | what they show while a guest moves |
-//! | [`recording`], [`html`] | `--report`: what is kept meanwhile, and the page made of it |
-//! | [`logging`] | `--log-level` |
+//! | [`trace`], [`recording`] | `--trace`, `--report`: what is recorded while a guest moves |
+//! | [`html`], [`plot`] | `--report`, `--svg`: the page and the picture made of it |
+//! | [`logging`] | `--log-level`: log events on stderr |
 //! | [`watch`] | how they wait for a job |
-//! | [`say`] | how they print, whether or not anybody reads |
-//! | [`ctl`] | `pagelift ctl`: asks and changes a migration that runs |
+//! | [`print`] | printing that cannot fail |
+//! | [`ctl`] | `pagelift ctl`: shows and changes a running migration |
 //!
 //! Progress goes to stderr, results to stdout. Exit codes are a contract, see [`ExitCode`].
 
@@ -27,12 +28,13 @@ pub mod logging;
 pub mod options;
 pub mod own_memory;
 pub mod plot;
+pub mod print;
+pub mod print;
 pub mod progress;
 pub mod qemu;
 pub mod recording;
 pub mod replay;
 pub mod report;
-pub mod say;
 pub mod trace;
 pub mod watch;
 

@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::say;
+use crate::print;
 
 /// The variable that is read where there is no option.
 const VARIABLE: &str = "RUST_LOG";
@@ -77,7 +77,7 @@ fn by_environment() -> Targets {
     match asked.as_deref().map(filter) {
         Some(Ok(targets)) => targets,
         Some(Err(error)) => {
-            say::note(format_args!("warning: {VARIABLE}: {error}"));
+            print::note(format_args!("warning: {VARIABLE}: {error}"));
             warnings()
         }
         None => warnings(),
@@ -94,7 +94,7 @@ struct Notes;
 
 impl Write for Notes {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        say::note(String::from_utf8_lossy(event).trim_end());
+        print::note(String::from_utf8_lossy(event).trim_end());
         Ok(event.len())
     }
 

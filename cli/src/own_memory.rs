@@ -1,4 +1,4 @@
-//! How much memory this process takes for itself.
+//! Memory of this process beside the guest's.
 
 /// Memory of this process that is its own and not a guest's, in bytes: `RssAnon` of proc(5).
 /// Guest memory is shared and not counted there. 0 when the kernel does not say.

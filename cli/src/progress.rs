@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pagelift_engine::converge::{ConvergenceStatus, ThrottleShare};
 use pagelift_engine::migration::{Phase, SourceStatus, TargetStatus};
 
+use crate::print;
 use crate::report::ms;
-use crate::say;
 
 /// Least time between two updates on a terminal.
 const ON_TERMINAL: Duration = Duration::from_millis(100);
@@ -52,7 +52,7 @@ impl Progress {
             let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{elapsed:>4}  {bar:12}  {wide_msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            say::keep_off(Some(bar.clone()));
+            print::keep_off(Some(bar.clone()));
             bar
         });
         Self {
@@ -67,9 +67,9 @@ impl Progress {
     }
 
     /// Prints a line of its own.
-    pub fn say(&self, words: &str) {
+    pub fn note(&self, words: &str) {
         if !self.quiet {
-            say::note(words);
+            print::note(words);
         }
     }
 
@@ -83,7 +83,7 @@ impl Progress {
             let forecast = status
                 .forecast
                 .map_or_else(|| "-".into(), |interval| format!("{interval}"));
-            self.say(&format!(
+            self.note(&format!(
                 "the deadline is over: the guest is stopped now, for about {forecast} by the \
                  forecast"
             ));
@@ -106,7 +106,7 @@ impl Progress {
     /// Takes the display away.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
-            say::keep_off(None);
+            print::keep_off(None);
             bar.finish_and_clear();
         }
     }
@@ -123,7 +123,7 @@ impl Progress {
         self.shown = Some(Instant::now());
         match &self.bar {
             Some(bar) => bar.set_message(words()),
-            None => say::note(words()),
+            None => print::note(words()),
         }
     }
 
@@ -140,7 +140,7 @@ impl Progress {
             |(said, at): (Outlook, Instant)| said == outlook || at.elapsed() < EXPLANATIONS;
         if !self.explained.is_some_and(stands) {
             self.explained = Some((outlook, Instant::now()));
-            self.say(&format!("not done yet: {convergence}"));
+            self.note(&format!("not done yet: {convergence}"));
         }
     }
 }

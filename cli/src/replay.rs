@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::exit::ExitCode;
 use crate::options::{self, AtDeadlineName, Deadline, MaxThrottle, PolicyName};
 use crate::plot::{self, Timeline};
-use crate::say;
+use crate::print;
 
 /// Options of `pagelift replay`.
 #[derive(Args, Clone, Debug)]
@@ -183,14 +183,14 @@ fn print(limits: Limits, run: &Run, as_json: bool) {
             "throttle_pct_max": run.throttle_most.as_fraction() * 100.0,
             "guest_slowdown_s": run.lost_work_s,
         });
-        say::result(object);
+        print::result(object);
         return;
     }
     let end = downtime_ms.map_or_else(
         || outcome(run).to_owned(),
         |downtime| format!("completed, downtime {downtime:.0} ms"),
     );
-    say::result(format_args!(
+    print::result(format_args!(
         "{name:10} {end} after {:.1} s and {} rounds, {} sent, throttled to {} at most, guest \
          slowed by {:.1} s in all",
         run.took.as_secs_f64(),

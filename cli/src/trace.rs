@@ -11,8 +11,8 @@ use pagelift_engine::converge::{
 };
 use pagelift_engine::units::PageCount;
 
+use crate::print;
 use crate::recording::Recording;
-use crate::say;
 
 /// Where decisions are recorded: in a file, for `--report`, or both.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Recorder {
         };
         if let Err(error) = writeln!(file, "{record}") {
             // A guest is not left behind for want of a record.
-            say::note(format_args!("warning: the trace is cut short: {error}"));
+            print::note(format_args!("warning: the trace is cut short: {error}"));
             self.file = None;
         }
     }

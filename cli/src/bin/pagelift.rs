@@ -8,8 +8,8 @@ use pagelift::demo::{self, DemoOptions, target::TargetOptions};
 use pagelift::exit::{self, ExitCode};
 use pagelift::launch::{self, RunOptions};
 use pagelift::logging::LogOptions;
+use pagelift::print;
 use pagelift::replay::{self, ReplayOptions};
-use pagelift::say;
 
 /// Moves running virtual machines.
 #[derive(Debug, Parser)]
@@ -23,13 +23,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Moves a guest of our own between two processes, and proves that nothing was lost
+    /// Moves a built-in guest between two processes, and proves that nothing was lost
     Demo(DemoOptions),
     /// Starts QEMU so that its guest can be moved: loads the agent, and makes RAM shareable
     Run(RunOptions),
-    /// Runs policies over a migration recorded with --trace, and draws it
+    /// Runs policies over a migration recorded with --trace, and plots it
     Replay(ReplayOptions),
-    /// Asks and changes a migration that runs, by the socket named with --control
+    /// Shows and changes a running migration, through the socket named with --control
     Ctl(CtlOptions),
     /// The second process of the demo
     #[command(hide = true)]
@@ -44,7 +44,7 @@ fn main() -> ProcessExit {
             Ok(script) => exit::cancel_on_signal()
                 .and_then(|cancel| demo::source::run(&options, script, cancel)),
             Err(error) => {
-                say::note(format_args!("error: {error}"));
+                print::note(format_args!("error: {error}"));
                 return ExitCode::Usage.into();
             }
         },

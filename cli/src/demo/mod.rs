@@ -116,10 +116,10 @@ struct DeviceState {
     counts: Vec<u64>,
 }
 
-/// What the target tells the demo, one JSON object a line.
+/// A message of the target process, one JSON object a line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-enum TargetSays {
+enum TargetMessage {
     /// It listens at this address.
     Listening { address: String },
     /// The guest ran on, and its memory is what its vCPUs wrote.

@@ -1,11 +1,11 @@
-//! The demo's second process, as the first one has it: started, listened to, and ended.
+//! The demo's second process: its start, its messages and its end.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::{DemoOptions, TargetSays};
+use super::{DemoOptions, TargetMessage};
 
 /// The second process, killed when this is dropped.
 pub(super) struct TargetProcess {
@@ -33,16 +33,17 @@ impl TargetProcess {
         })
     }
 
-    /// The next thing it says.
-    pub(super) fn hear(&mut self) -> Result<TargetSays> {
+    /// Its next message.
+    pub(super) fn receive(&mut self) -> Result<TargetMessage> {
         let mut line = String::new();
         self.stdout
             .read_line(&mut line)
             .context("reading from the target process")?;
         if line.is_empty() {
-            bail!("the target process ended without a word");
+            bail!("the target process ended early");
         }
-        serde_json::from_str(&line).with_context(|| format!("the target process said {line:?}"))
+        serde_json::from_str(&line)
+            .with_context(|| format!("unexpected output of the target process: {line:?}"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Checks the whole memory of the demo's guest against what its vCPUs say they wrote.
+//! Checks the whole memory of the demo's guest against the writes that its vCPUs counted.
 //!
 //! The memory is rebuilt slice by slice from the [`Script`] and the numbers of writes, and
 //! compared byte by byte. Cost: one replay of all writes per slice; memory: two slices.

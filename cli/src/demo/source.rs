@@ -18,13 +18,13 @@ use super::calibrate::Calibrated;
 use super::guest::{Guest, GuestMemory};
 use super::pattern::Script;
 use super::process::TargetProcess;
-use super::{DemoOptions, DeviceState, TargetSays};
+use super::{DemoOptions, DeviceState, TargetMessage};
 use crate::advice::Side;
 use crate::exit::ExitCode;
 use crate::html::Move;
+use crate::print;
 use crate::progress::Progress;
 use crate::report::Extra;
-use crate::say;
 use crate::watch::watch;
 
 /// How long the guest runs before it is moved.
@@ -39,8 +39,8 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     let memory = Arc::new(GuestMemory::new(script.pages)?);
     memory.fill(&script);
     let mut target = TargetProcess::start(options)?;
-    let address: Endpoint = match target.hear()? {
-        TargetSays::Listening { address } => address.parse()?,
+    let address: Endpoint = match target.receive()? {
+        TargetMessage::Listening { address } => address.parse()?,
         other => bail!("the target process began with {other:?}"),
     };
 
@@ -70,7 +70,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
         .verify(!options.no_verify);
     let outgoing = options.convergence.set_up(outgoing, recording.as_ref())?;
     let budget = outgoing.memory_budget();
-    say::note(format_args!(
+    print::note(format_args!(
         "guest: {} in {} vCPUs, {:.0} % filled, writing {} ({:?}, {} bytes a write)\n\
          pagelift: {} channels, at most {budget} of memory of its own on each side",
         options.memory,
@@ -133,7 +133,7 @@ pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result
     }
 }
 
-/// Hears the target's proof, does its own, and prints the report.
+/// Checks the target's proof, does the source's part of it, and prints the report.
 fn finish(
     options: &DemoOptions,
     half: &SourceHalf,
@@ -141,15 +141,15 @@ fn finish(
     report: &Report,
     extra: &Extra,
 ) -> Result<ExitCode> {
-    let (arrived_with, counts, target_peak, target_stages) = match target.hear()? {
-        TargetSays::Proven {
+    let (arrived_with, counts, target_peak, target_stages) = match target.receive()? {
+        TargetMessage::Proven {
             arrived_with,
             counts,
             memory_peak_bytes,
             stages,
         } => (arrived_with, counts, memory_peak_bytes, stages),
-        TargetSays::Failed { message } => bail!("on the target: {message}"),
-        other @ TargetSays::Listening { .. } => bail!("the target process said {other:?}"),
+        TargetMessage::Failed { message } => bail!("on the target: {message}"),
+        other @ TargetMessage::Listening { .. } => bail!("the target process said {other:?}"),
     };
     if half.stopped_with.as_ref() != Some(&arrived_with) || half.guest.counts() != arrived_with {
         bail!("the source's vCPUs ran after the hand-over, or did not go on where they stopped");
@@ -166,7 +166,7 @@ fn finish(
         });
     });
     if !options.output.json {
-        say::result(format_args!(
+        print::result(format_args!(
             "proof: {moved} writes on the source and {after} on the target, none lost; the \
              source's vCPUs stand still"
         ));

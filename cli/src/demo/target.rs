@@ -16,7 +16,7 @@ use pagelift_transports::Endpoint;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use super::guest::{Guest, GuestMemory};
-use super::{DeviceState, TargetSays, proof};
+use super::{DeviceState, TargetMessage, proof};
 use crate::watch::watch;
 
 /// How long the guest runs on before its memory is checked.
@@ -33,30 +33,30 @@ pub struct TargetOptions {
     memory: ByteCount,
 }
 
-/// Takes a guest over loopback; says on stdout how it went.
+/// Takes a guest over loopback; the outcome is a message on stdout.
 ///
 /// # Errors
 /// When the other process is gone.
 pub fn run(options: &TargetOptions) -> Result<()> {
     // Nobody else would end this process if the demo is killed.
     set_parent_process_death_signal(Some(Signal::KILL)).context("prctl(PR_SET_PDEATHSIG)")?;
-    let says = take_guest(options).unwrap_or_else(|error| TargetSays::Failed {
+    let message = take_guest(options).unwrap_or_else(|error| TargetMessage::Failed {
         message: format!("{error:#}"),
     });
-    say(&says)
+    send(&message)
 }
 
-fn say(says: &TargetSays) -> Result<()> {
+fn send(message: &TargetMessage) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{}", serde_json::to_string(says)?)?;
+    writeln!(stdout, "{}", serde_json::to_string(message)?)?;
     Ok(stdout.flush()?)
 }
 
-fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
+fn take_guest(options: &TargetOptions) -> Result<TargetMessage> {
     let memory = Arc::new(GuestMemory::new(options.memory.0 / PAGE_BYTES as u64)?);
     let view = Arc::new(memory.view()?);
     let listener = LOOPBACK.parse::<Endpoint>()?.listen()?;
-    say(&TargetSays::Listening {
+    send(&TargetMessage::Listening {
         address: listener.address(),
     })?;
 
@@ -76,7 +76,7 @@ fn take_guest(options: &TargetOptions) -> Result<TargetSays> {
     guest.stop();
     let counts = guest.counts();
     proof::check(&*view, &state.script, &counts)?;
-    Ok(TargetSays::Proven {
+    Ok(TargetMessage::Proven {
         arrived_with: state.counts,
         counts,
         memory_peak_bytes,

@@ -17,9 +17,9 @@ use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report}
 
 use crate::advice::{Side, advice};
 use crate::plot;
+use crate::print;
 use crate::recording::{Recorded, Recording};
 use crate::report::{Extra, summary};
-use crate::say;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -62,7 +62,7 @@ impl PageOptions {
             && let Err(error) = std::fs::write(path, page(this))
         {
             let path = path.display();
-            say::note(format_args!(
+            print::note(format_args!(
                 "warning: cannot write the report {path}: {error}"
             ));
         }

@@ -69,14 +69,14 @@ impl ReceiveCommand {
         };
         let (incoming, size) = (job.incoming, job.size);
         let mut progress = Progress::new(self.output.quiet);
-        progress.say(&format!(
+        progress.note(&format!(
             "waiting on {} for a guest of {size} of RAM; at most {} of memory for the migration",
             incoming.address(),
             incoming.memory_budget(),
         ));
         if job.base_pages > PageCount(0) {
             let here = job.base_pages.bytes();
-            progress.say(&format!("{here} of pages are here already"));
+            progress.note(&format!("{here} of pages are here already"));
         }
         let (mut source_lost, mut began) = (false, None);
         let job = incoming.start()?;
@@ -85,7 +85,7 @@ impl ReceiveCommand {
                 began.get_or_insert_with(Instant::now);
             }
             if status.source_lost && !std::mem::replace(&mut source_lost, true) {
-                progress.say(&format!(
+                progress.note(&format!(
                     "the source is lost during the hand-over; waiting up to {} s for it to ask \
                      again",
                     IN_DOUBT.as_secs()

@@ -120,11 +120,11 @@ impl SendCommand {
         job.outgoing = self.convergence.set_up(outgoing, recording.as_ref())?;
         let budget = job.outgoing.memory_budget();
         let mut progress = Progress::new(self.output.quiet);
-        progress.say(&format!(
+        progress.note(&format!(
             "guest: {size} of RAM; {} channels, at most {budget} of memory for the migration",
             self.convergence.channels,
         ));
-        progress.say(&format!("throttle, if needed: {}", job.throttled_by));
+        progress.note(&format!("throttle, if needed: {}", job.throttled_by));
         let (began, cpu_before) = (Instant::now(), process_cpu());
         let recorded = recording.clone();
         let job = job.start(move |status| {

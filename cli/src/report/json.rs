@@ -77,24 +77,8 @@ pub fn completed(report: &Report, extra: &Extra) -> Value {
         "verified": report.verified,
         "error": null,
     });
-    name_downtime(&mut object);
+    job::name_downtime(&mut object);
     object
-}
-
-/// Gives every value whose key begins with `blackout`, the word of the first versions, a second
-/// key that begins with `downtime`.
-pub fn name_downtime(object: &mut Value) {
-    let Value::Object(values) = object else {
-        return;
-    };
-    let renamed: Vec<_> = values
-        .iter()
-        .filter_map(|(key, value)| {
-            let rest = key.strip_prefix("blackout")?;
-            Some((format!("downtime{rest}"), value.clone()))
-        })
-        .collect();
-    values.extend(renamed);
 }
 
 /// The object of one vCPU.

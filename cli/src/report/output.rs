@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{Extra, details, json, stages, summary};
 use crate::advice::Side;
 use crate::exit::{self, ExitCode};
-use crate::say;
+use crate::print;
 
 /// What to print.
 #[derive(Args, Clone, Debug)]
@@ -39,11 +39,11 @@ impl Output {
         if self.json {
             let mut object = json::completed(report, extra);
             more(&mut object);
-            say::result(object);
+            print::result(object);
         } else {
-            say::result(summary::completed(report, extra));
+            print::result(summary::completed(report, extra));
             if self.details {
-                say::result(details::completed(report, extra));
+                print::result(details::completed(report, extra));
             }
         }
         ExitCode::Completed
@@ -52,11 +52,11 @@ impl Output {
     /// Reports a guest that has arrived in `total`; `object` is printed with `--json`.
     pub fn received(&self, status: &TargetStatus, total: Duration, object: &Value) -> ExitCode {
         if self.json {
-            say::result(object);
+            print::result(object);
         } else {
-            say::result(summary::received(status, total));
+            print::result(summary::received(status, total));
             if self.details {
-                say::result(stages::target_text(&status.stages));
+                print::result(stages::target_text(&status.stages));
             }
         }
         ExitCode::Completed
@@ -65,13 +65,13 @@ impl Output {
     /// Reports a migration that did not complete.
     pub fn failed(&self, failure: &Failure, side: Side, extra: &Extra) -> ExitCode {
         if self.json {
-            say::result(json::failed(failure, side, extra.freed_after));
+            print::result(json::failed(failure, side, extra.freed_after));
         }
-        say::note(summary::failed(failure, side, extra));
+        print::note(summary::failed(failure, side, extra));
         if self.details
             && let Some(status) = &extra.status
         {
-            say::note(stages::source_text(&status.stages));
+            print::note(stages::source_text(&status.stages));
         }
         ExitCode::of(failure)
     }
@@ -86,9 +86,9 @@ impl Output {
     pub fn not_begun(&self, error: &anyhow::Error) -> ExitCode {
         let words = exit::words(error);
         if self.json {
-            say::result(json::not_begun(&words));
+            print::result(json::not_begun(&words));
         }
-        say::note(format_args!("error: {words}\nthe guest is on the source"));
+        print::note(format_args!("error: {words}\nthe guest is on the source"));
         ExitCode::Failed
     }
 }

@@ -92,7 +92,7 @@ pub(crate) fn place(failure: &Failure) -> &'static str {
         GuestLocation::Source if failure.error.ended_guest() => "the guest does not run any more",
         GuestLocation::Source => "the guest is on the source",
         GuestLocation::Target => "the guest is on the target",
-        GuestLocation::Unknown => "where the guest is, is not known",
+        GuestLocation::Unknown => "it is not known where the guest is",
     }
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn sentence(report: &Report, extra: &Extra) -> Option<String> {
     let limit = extra.status.map(|status| status.limit);
     if report.forced {
         return Some(
-            "the deadline was over, so the guest was stopped in spite of the limit".into(),
+            "the deadline had passed, so the guest was stopped although the downtime was over its limit".into(),
         );
     }
     if let Some(limit) = limit.filter(|limit| moving > *limit) {
@@ -237,7 +237,7 @@ mod tests {
             "the downtime was 12.0 ms over its limit; sending the last pages took 60.0 ms of it"
         );
         report.forced = true;
-        assert!(last_line(&report).starts_with("the deadline was over"));
+        assert!(last_line(&report).starts_with("the deadline had passed"));
     }
 
     /// Comparing all memory is not bounded by the limit, and must not look as if it were.

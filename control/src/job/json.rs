@@ -18,9 +18,28 @@ pub fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
+/// Gives every value whose key begins with `blackout`, the word of the first versions, a second
+/// key that begins with `downtime`.
+pub fn name_downtime(object: &mut Value) {
+    let Value::Object(values) = object else {
+        return;
+    };
+    let renamed: Vec<_> = values
+        .iter()
+        .filter_map(|(key, value)| {
+            let rest = key.strip_prefix("blackout")?;
+            Some((format!("downtime{rest}"), value.clone()))
+        })
+        .collect();
+    values.extend(renamed);
+}
+
 /// The state of a source.
 pub(super) fn status(status: &SourceStatus) -> Value {
-    json!({
+    let convergence = status
+        .convergence
+        .map(|convergence| convergence.to_string());
+    let mut object = json!({
         "phase": coarse_phase(status),
         "detailed_phase": status.phase.name(),
         "round": status.round,
@@ -35,8 +54,11 @@ pub(super) fn status(status: &SourceStatus) -> Value {
         "throttle_pct": status.throttle.as_fraction() * 100.0,
         "forced": status.forced,
         "stages": source_stages(&status.stages),
-        "prospect": status.convergence.map(|convergence| convergence.to_string()),
-    })
+        "convergence": convergence,
+        "prospect": convergence,
+    });
+    name_downtime(&mut object);
+    object
 }
 
 /// The phase by the three words that scripts have known from the beginning.

@@ -127,6 +127,9 @@ mod tests {
         assert_eq!(status["blackout_forecast_ms"], 12.0);
         assert_eq!(status["blackout_forecast_low_ms"], 8.0);
         assert_eq!(status["blackout_forecast_high_ms"], 20.0);
+        assert_eq!(status["downtime_forecast_ms"], 12.0);
+        assert_eq!(status["downtime_forecast_high_ms"], 20.0);
+        assert_eq!(status["convergence"], status["prospect"]);
         assert_eq!(
             status["prospect"],
             "8.0 KiB to send, no rate of the link is known yet"

@@ -13,7 +13,7 @@ pub struct Settings {
     /// When to throttle, stop, or give up.
     pub limits: Limits,
     /// Cap on the rate of everything sent; `None`: as fast as the link carries. It also holds
-    /// during the blackout.
+    /// during the downtime.
     pub bandwidth: Option<Rate>,
 }
 

@@ -56,7 +56,7 @@ impl Outcome {
                     (true, "the guest does not run any more")
                 }
                 (1 | 3, "source") => (self.place == Place::Source, "the guest is on the source"),
-                (4, "unknown") => (true, "where the guest is, is not known; look at the "),
+                (4, "unknown") => (true, "it is not known where the guest is; look at the "),
                 (4, "target") => (self.place != Place::Source, "the guest is on the target; "),
                 _ => (false, ""),
             };

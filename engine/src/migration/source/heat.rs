@@ -1,7 +1,7 @@
 //! How often each page was written lately: which pages are worth sending late.
 //!
 //! A page that is written in every round is sent in every round, and only the last time counts.
-//! Such pages may as well wait for the blackout, as far as the blackout has room for them; rounds
+//! Such pages may as well wait for the downtime, as far as the downtime has room for them; rounds
 //! of the other pages are then shorter, and in shorter rounds the guest writes fewer pages.
 //!
 //! Every page has a counter from 0 to [`HOTTEST`]: a harvest that finds the page written adds one,

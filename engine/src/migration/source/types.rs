@@ -109,9 +109,9 @@ pub struct SourceStatus {
     pub dirty: Option<Rate>,
     /// Rate at which the target places data.
     pub link: Option<Rate>,
-    /// The blackout if the guest were stopped now.
+    /// The downtime if the guest were stopped now.
     pub forecast: Option<Interval>,
-    /// The blackout that is allowed by now.
+    /// The downtime that is allowed by now.
     pub limit: Duration,
     /// Why it is not done yet, as of the end of the last round; its text is for people.
     pub convergence: Option<ConvergenceStatus>,

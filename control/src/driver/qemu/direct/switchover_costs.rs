@@ -1,4 +1,4 @@
-//! What QEMU's own part of a blackout costs, as far as that can be known without stopping the
+//! What QEMU's own part of a downtime costs, as far as that can be known without stopping the
 //! guest.
 //!
 //! QEMU has no dry run of a hand-over: the size of its device state is known when it has been

@@ -18,7 +18,7 @@ const PAGES: u64 = 65_536;
 /// 1 Gbit/s, less what headers take.
 const LINK: Rate = Rate(117_000_000);
 
-/// What a blackout costs beside its pages.
+/// What a downtime costs beside its pages.
 const FIXED: Duration = Duration::from_millis(8);
 
 /// Time that a round takes at least.
@@ -83,7 +83,7 @@ struct Went {
     took: Duration,
     blackout: Duration,
     sent: PageCount,
-    /// Seconds of full speed that the guest lost before the blackout.
+    /// Seconds of full speed that the guest lost before the downtime.
     lost_work_s: f64,
 }
 
