@@ -2,8 +2,7 @@
 //!
 //! Two hashes, both keyed by what nobody in the guest knows:
 //! - a [fingerprint] of 64 bits, cheap enough for every page (12 GB/s and core),
-//!   finds where a page may be: in the [`Catalogue`] of what the target kept, or among the
-//!   [`SentPages`] of this migration. It proves nothing.
+//!   finds where a page may be in the [`Catalogue`] of what the target kept. It proves nothing.
 //! - the [identity](Secret::identity) of 128 bits (BLAKE3: 1.8 GB/s for one page, 5 GB/s for
 //!   four or more) goes with the reference. The target hashes what it finds at the place that
 //!   the reference names and takes it only if the identity is the same.
@@ -23,11 +22,9 @@
 //! Pure: no clock, no file, and the tables are safe to share between threads.
 
 mod catalogue;
-mod sent;
 mod setting;
 
 pub use catalogue::Catalogue;
-pub use sent::{Frame, SentPages};
 pub use setting::{ParseReferenceError, ReferenceSetting};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -41,10 +38,9 @@ pub fn most_kept(guest: PageCount) -> u64 {
 }
 
 /// Memory that the source of a guest of `guest` pages needs for references at most: 13 to 18
-/// bytes for each page that the target may have kept, and up to 17 for each of the guest's.
+/// bytes for each page that the target may have kept.
 pub fn footprint(guest: PageCount) -> ByteCount {
-    let catalogue = Catalogue::footprint(most_kept(guest));
-    ByteCount(catalogue.0 + SentPages::footprint(guest).0)
+    Catalogue::footprint(most_kept(guest))
 }
 
 /// Keys of one migration.

@@ -51,12 +51,6 @@ impl Channels {
         own.is_some_and(|own| !own.round_ended && own.in_flight.has_room())
     }
 
-    /// Number of the frame that the channel would be handed next, from 0.
-    pub(super) fn next_frame(&self, channel: u16) -> u64 {
-        let own = self.channels.get(usize::from(channel));
-        own.map_or(0, |own| own.in_flight.next_frame())
-    }
-
     /// A frame with these runs is handed to the channel.
     pub(super) fn hand_out(&mut self, now: Instant, channel: u16, runs: &[PageRange]) {
         if self.all_is_placed() {
@@ -119,7 +113,7 @@ impl Channels {
     /// Frames that each was handed so far.
     pub(super) fn handed_out_frames(&self) -> impl Iterator<Item = u64> {
         let channels = self.channels.iter();
-        channels.map(|channel| channel.in_flight.next_frame())
+        channels.map(|channel| channel.in_flight.handed_out())
     }
 
     /// Frames of each that the target has placed.

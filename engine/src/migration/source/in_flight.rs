@@ -86,8 +86,8 @@ impl InFlight {
         self.runs.extend(runs);
     }
 
-    /// Number of the frame that would be handed out next, from 0; so many were handed out so far.
-    pub(super) fn next_frame(&self) -> u64 {
+    /// Frames that were handed out so far.
+    pub(super) fn handed_out(&self) -> u64 {
         self.handed_out
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Source;
 use super::types::Batch;
-use crate::codec::reference::{Catalogue, Secret, SentPages};
+use crate::codec::reference::{Catalogue, Secret};
 use crate::memory::PageBitmap;
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::units::{PageCount, PageIndex, PageRange};
@@ -23,18 +23,15 @@ pub struct References {
     pub nonce: u128,
     /// What the target kept.
     pub catalogue: Catalogue,
-    /// What it has of this migration.
-    pub sent: SentPages,
 }
 
 impl References {
     /// On the target's terms, with room for at most `most` pages that it kept.
-    fn new(session: SessionId, terms: ReferenceTerms, most: u64, guest: PageCount) -> Self {
+    fn new(session: SessionId, terms: ReferenceTerms, most: u64) -> Self {
         Self {
             secret: Secret::new(session.0, terms.nonce),
             nonce: terms.nonce,
             catalogue: Catalogue::new(terms.kept_pages.min(most)),
-            sent: SentPages::new(guest),
         }
     }
 }
@@ -103,7 +100,7 @@ impl Answers {
 }
 
 impl Source {
-    /// What references are made with, once the target has agreed to take some.
+    /// What references are made with, once the target has agreed to take some and has kept pages.
     pub fn references(&self) -> Option<Arc<References>> {
         self.answers.references.clone()
     }
@@ -115,9 +112,9 @@ impl Source {
         match (terms, self.answers.most_kept) {
             (None, _) => Ok(()),
             (Some(_), None) => Err(misbehaved("terms for references that were not asked for")),
+            (Some(terms), Some(_)) if terms.kept_pages == 0 => Ok(()),
             (Some(terms), Some(most)) => {
-                let guest = self.layout.pages();
-                let references = References::new(self.session, terms, most, guest);
+                let references = References::new(self.session, terms, most);
                 self.answers.references = Some(Arc::new(references));
                 Ok(())
             }

@@ -112,7 +112,6 @@ impl Source {
             return Work::Wait;
         }
         batch.round = self.round;
-        batch.frame = self.channels.next_frame(channel);
         batch.may_refer = !is_last;
         batch.runs.clear();
         if self.state.hands_out_pages() {
@@ -128,8 +127,6 @@ impl Source {
         self.answers.mark(batch);
         self.channels.hand_out(now, channel, &batch.runs);
         if !batch.runs.is_empty() {
-            batch.placed.clear();
-            batch.placed.extend(self.channels.placed_frames());
             return Work::Pages;
         }
         if self.channels.end_round(channel) {

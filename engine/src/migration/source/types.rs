@@ -82,16 +82,12 @@ pub enum Work {
 pub struct Batch {
     /// The round they belong to.
     pub round: u32,
-    /// Number of the frame on its channel, from 0.
-    pub frame: u64,
     /// Whether references may be sent: not in the last round, which waits for no answers.
     pub may_refer: bool,
     /// At most [`MAX_FRAME_PAGES`](crate::wire::MAX_FRAME_PAGES) pages in ascending runs.
     pub runs: Vec<PageRange>,
     /// Those of the pages, in order, that the target misses: they go whole.
     pub whole: Vec<PageIndex>,
-    /// Frames of each channel that the target has placed.
-    pub placed: Vec<u64>,
 }
 
 /// Where a running migration is, for display.

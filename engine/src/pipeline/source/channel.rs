@@ -86,7 +86,7 @@ impl SourceChannel {
         let (workers, limit) = (packing.channels.max(1), packing.cpu);
         let packer = Packer::new(packing.compress, workers, limit, reads);
         let references = shared.look(Source::references);
-        let referrer = references.map(|own| Referrer::new(own, packing.references, number));
+        let referrer = references.map(|own| Referrer::new(own, packing.references));
         let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
         Ok(Self {
             watch: LinkWatch::new(gauge),

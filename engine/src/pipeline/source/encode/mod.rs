@@ -154,9 +154,6 @@ impl PageEncoder {
 
     /// A page is about to be sent, in whatever way.
     fn begin_page(&self, batch: &Batch, page: PageIndex) {
-        if let Some(referrer) = &self.referrer {
-            referrer.touch(batch, page);
-        }
         if let Some(deltas) = &self.deltas
             && batch.whole.binary_search(&page).is_ok()
         {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::worth::{Looked, Worth};
-use crate::codec::reference::{Frame, ReferenceSetting, fingerprint};
+use crate::codec::reference::{ReferenceSetting, fingerprint};
 use crate::migration::{Batch, References, SentFrame};
 use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
 use crate::wire::{MAX_REFERENCE_PAGES, PagesBuilder, Place, REFERENCE_BYTES, Reference};
@@ -20,7 +20,6 @@ use crate::wire::{MAX_REFERENCE_PAGES, PagesBuilder, Place, REFERENCE_BYTES, Ref
 pub(in super::super) struct Referrer {
     references: Arc<References>,
     worth: Worth,
-    channel: u16,
     /// Whether this frame is looked through.
     looks: bool,
     looked: Looked,
@@ -33,22 +32,18 @@ pub(in super::super) struct Referrer {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     range: PageRange,
-    place: Place,
+    /// The number of the first page that the target kept.
+    place: u64,
     /// Where the content of its pages begins.
     at: usize,
 }
 
 impl Referrer {
-    /// For channel number `channel`.
-    pub(in super::super) fn new(
-        references: Arc<References>,
-        setting: ReferenceSetting,
-        channel: u16,
-    ) -> Self {
+    /// For one channel.
+    pub(in super::super) fn new(references: Arc<References>, setting: ReferenceSetting) -> Self {
         Self {
             references,
             worth: Worth::new(setting),
-            channel,
             looks: false,
             looked: Looked::default(),
             shift: 0,
@@ -62,11 +57,6 @@ impl Referrer {
         self.looks = batch.may_refer && self.worth.look();
     }
 
-    /// `page` goes with this round; what the target has there will be something else.
-    pub(super) fn touch(&self, batch: &Batch, page: PageIndex) {
-        self.references.sent.touch(page, batch.round);
-    }
-
     /// Adds `page`, whose content is at `at` of `data`, to a reference; whether the target has
     /// it. A page that it has not is to go whole.
     pub(super) fn add(
@@ -78,8 +68,7 @@ impl Referrer {
         builder: &mut PagesBuilder,
         frame: &mut SentFrame,
     ) -> bool {
-        let place = self.find(batch, page, &data[at..at + PAGE_BYTES]);
-        let Some(place) = place else {
+        let Some(place) = self.find(batch, page, &data[at..at + PAGE_BYTES]) else {
             self.looked.whole += 1;
             self.close(data, builder, frame);
             return false;
@@ -103,7 +92,7 @@ impl Referrer {
         true
     }
 
-    fn find(&mut self, batch: &Batch, page: PageIndex, content: &[u8]) -> Option<Place> {
+    fn find(&mut self, batch: &Batch, page: PageIndex, content: &[u8]) -> Option<u64> {
         if !self.looks || batch.whole.binary_search(&page).is_ok() {
             return None;
         }
@@ -111,20 +100,9 @@ impl Referrer {
         let own = &self.references;
         let fingerprint = fingerprint(own.nonce, content);
         let likely = page.0.wrapping_add(self.shift);
-        if let Some(kept) = own.catalogue.find(likely, fingerprint) {
-            self.shift = kept.wrapping_sub(page.0);
-            return Some(Place::Kept(kept));
-        }
-        let frame = Frame {
-            round: batch.round,
-            channel: self.channel,
-            number: batch.frame,
-        };
-        let sent = own.sent.find(fingerprint, frame, &batch.placed);
-        if sent.is_none() {
-            own.sent.note(fingerprint, page, frame);
-        }
-        sent.map(Place::Guest)
+        let kept = own.catalogue.find(likely, fingerprint)?;
+        self.shift = kept.wrapping_sub(page.0);
+        Some(kept)
     }
 
     /// Writes the reference under way, if there is one, to the frame.
@@ -134,7 +112,7 @@ impl Referrer {
         };
         let content = &data[open.at..open.at + open.range.len_bytes()];
         let reference = Reference {
-            place: open.place,
+            place: Place::Kept(open.place),
             identity: self.references.secret.identity(content),
         };
         builder.add_reference(open.range, &reference);
@@ -150,13 +128,10 @@ impl Referrer {
 
 impl Open {
     /// Whether `page`, which is at `place`, goes on where this ends.
-    fn takes(&self, page: PageIndex, place: Place) -> bool {
+    fn takes(&self, page: PageIndex, place: u64) -> bool {
         let count = self.range.count.0;
-        let follows = match (self.place, place) {
-            (Place::Kept(first), Place::Kept(next)) => first + count == next,
-            (Place::Guest(first), Place::Guest(next)) => first.0 + count == next.0,
-            _ => false,
-        };
-        follows && self.range.end() == page.0 && count < MAX_REFERENCE_PAGES as u64
+        self.place + count == place
+            && self.range.end() == page.0
+            && count < MAX_REFERENCE_PAGES as u64
     }
 }
