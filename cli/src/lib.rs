@@ -29,7 +29,6 @@ pub mod options;
 pub mod own_memory;
 pub mod plot;
 pub mod print;
-pub mod print;
 pub mod progress;
 pub mod qemu;
 pub mod recording;

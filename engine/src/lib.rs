@@ -10,11 +10,11 @@
 //! | [`dirty`] | where the set of written pages comes from |
 //! | [`ram`] | both put together for a guest that is to leave |
 //! | [`codec`] | how the content of pages becomes bytes on the wire |
+//! | [`transport`] | the contract of a transport: links, connections, the memory they send from |
 //! | [`wire`] | frames and messages: bytes to values and back, nothing else |
 //! | [`migration`] | the source and target machines, who owns the guest, the report |
 //! | [`converge`] | forecasts, and the policy that decides when to stop the guest |
 //! | [`guest`] | what the engine asks of the program that runs the guest |
-//! | [`transport`] | what it asks of the program that carries bytes |
 //! | [`pipeline`] | the threads that run a machine over a real link |
 //! | [`sys`] | typed kernel interfaces |
 //!

@@ -56,8 +56,9 @@ use crate::codec::choose::{Chooser, CpuLimit};
 use crate::codec::reference::{self, ReferenceSetting};
 use crate::guest;
 use crate::memory::{Layout, PageBuffer};
+use crate::transport::SEND_BUFFER_BYTES;
 use crate::units::{ByteCount, Instant, PAGE_BYTES};
-use crate::wire::{MAX_BODY_BYTES, MAX_REFERENCE_PAGES};
+use crate::wire::MAX_REFERENCE_PAGES;
 
 /// What a worker's step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +78,7 @@ pub enum Step {
 /// deltas, pieces of device state under way, and sets of pages. What packs is
 /// [beyond that](packing_budget).
 pub fn memory_budget(layout: &Layout, channels: u16) -> ByteCount {
-    let frames = (u64::from(channels) * 2 + 2) * MAX_BODY_BYTES as u64;
+    let frames = (u64::from(channels) * 2 + 2) * SEND_BUFFER_BYTES as u64;
     let block = PageBuffer::footprint(MAX_BLOCK_PAGES).0;
     let blocks = u64::from(channels) * (block + DECODER_BYTES);
     let referred = u64::from(channels) * PageBuffer::footprint(MAX_REFERENCE_PAGES).0;

@@ -1,12 +1,13 @@
 //! A machine behind a lock, and the control connection that its messages leave by.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::clock::Clock;
 use crate::guest::StateSender;
 use crate::migration::{MigrationError, Source, Target};
+use crate::transport::SendHalf;
 use crate::units::{ByteCount, Instant};
 use crate::wire::{FrameWriter, Message, StateChunk};
 
@@ -190,7 +191,7 @@ struct Guarded<M> {
 }
 
 struct ControlStream {
-    writer: FrameWriter<Box<dyn Write + Send>>,
+    writer: FrameWriter<Box<dyn SendHalf>>,
     /// Body of a message, allocated once.
     body: Vec<u8>,
 }
@@ -210,10 +211,10 @@ impl std::fmt::Debug for ControlWriter {
 }
 
 impl ControlWriter {
-    /// Messages leave by `stream` from now on.
-    pub fn connect(&self, stream: Box<dyn Write + Send>) {
+    /// Messages leave by `half` from now on.
+    pub fn connect(&self, half: Box<dyn SendHalf>) {
         *self.lock() = Some(ControlStream {
-            writer: FrameWriter::new(stream),
+            writer: FrameWriter::new(half),
             body: Vec::new(),
         });
         self.connections.fetch_add(1, Ordering::AcqRel);
@@ -252,7 +253,7 @@ impl ControlWriter {
             && let Some(message) = next()
         {
             message.encode_into(&mut stream.body);
-            stream.writer.write(message.kind(), &[&stream.body])?;
+            stream.writer.write(message.kind(), &stream.body)?;
         }
         Ok(())
     }

@@ -1,10 +1,10 @@
 //! A connection, and how any thread ends it.
 
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::sync::Arc;
 
-use super::Gauge;
+use super::{Gauge, SendHalf};
 
 /// One connection between source and target.
 ///
@@ -12,7 +12,7 @@ use super::Gauge;
 /// fraction of a second), so that a reader can look up; the frame reader goes on where it was.
 pub struct Connection {
     /// Towards the other side.
-    pub tx: Box<dyn Write + Send>,
+    pub tx: Box<dyn SendHalf>,
     /// From the other side.
     pub rx: Box<dyn Read + Send>,
     /// Ends both directions at once.

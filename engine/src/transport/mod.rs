@@ -2,14 +2,17 @@
 //!
 //! The engine asks for no more than this of what lies between source and target, and knows nothing of
 //! sockets. On the source a [`Link`] opens a [`Connection`] for each [`Role`]; on the target a
-//! [`Listener`] accepts them. What a user may cap is [`RateCapped`].
+//! [`Listener`] accepts them. What a user may cap is [`RateCapped`]. The [`SendHalf`] of a connection lends
+//! the memory that frames are made in.
 
 mod connection;
 mod gauge;
 mod link;
 mod role;
+mod send_half;
 
 pub use connection::{Closer, Connection};
 pub use gauge::{Gauge, Held, NoGauge};
 pub use link::{Link, Listener, RateCapped};
 pub use role::Role;
+pub use send_half::{SEND_BUFFER_BYTES, SendHalf, WriteHalf, send_buffer};

@@ -21,8 +21,8 @@ mod reference;
 pub use catalogue::{CatalogueChunk, MAX_FINGERPRINTS};
 pub use encoding::{Encoding, Encodings};
 pub use frame::{
-    FrameError, FrameHeader, FrameReader, FrameType, FrameWriter, HEADER_BYTES, MAX_BODY_BYTES,
-    PREFACE, ReadOutcome,
+    FrameBuffer, FrameError, FrameHeader, FrameReader, FrameType, FrameWriter, HEADER_BYTES,
+    MAX_BODY_BYTES, PREFACE, ReadOutcome,
 };
 pub use hello::{
     Accept, Fact, Hello, Join, MAX_CHANNELS, MAX_FACTS, ReferenceTerms, Refuse, SessionId,

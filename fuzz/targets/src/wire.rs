@@ -2,6 +2,7 @@
 
 use pagelift_agent_protocol as agent;
 use pagelift_engine::codec::block::MAX_BLOCK_PAGES;
+use pagelift_engine::transport::WriteHalf;
 use pagelift_engine::wire::{
     Accept, Encoding, FrameReader, FrameType, FrameWriter, Hello, Join, MAX_BODY_BYTES,
     MAX_FRAME_PAGES, Message, PagesBody, ReadOutcome, Reference, Refuse,
@@ -68,11 +69,11 @@ pub fn frame_reader(data: &[u8]) {
     let mut rest = rest;
     let mut expected = Vec::new();
     let mut stream = Vec::new();
-    let mut writer = FrameWriter::new(&mut stream);
+    let mut writer = FrameWriter::new(WriteHalf::new(&mut stream));
     while let [byte, length, tail @ ..] = rest {
         let (body, tail) = tail.split_at(tail.len().min(usize::from(*length)));
         rest = tail;
-        writer.write(kind(*byte), &[body]).expect("a vector");
+        writer.write(kind(*byte), body).expect("a vector");
         expected.push((kind(*byte), body.to_vec()));
     }
     if expected.is_empty() {

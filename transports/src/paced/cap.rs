@@ -1,4 +1,4 @@
-//! A cap that several threads share, and how those that wait are woken.
+//! The cap that the connections of a link share, and waiting under it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ pub(super) struct Cap(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    /// The rate once more, in bytes per second, to be read without the lock; 0 without a cap.
+    /// The rate in bytes per second, also there to be read without the lock; 0 without a cap.
     rate: AtomicU64,
 }
 
@@ -74,7 +74,7 @@ impl Gate {
         }
     }
 
-    /// Nobody waits at it any more, or ever will.
+    /// Lets the writer go on at once, now and from now on: its connection is closed.
     pub(super) fn close(&self) {
         {
             // Under the lock, or a writer might look just before and wait just after.

@@ -23,7 +23,7 @@ use pagelift_engine::transport::{Closer, Connection, Link, RateCapped, Role};
 use pagelift_engine::units::Rate;
 
 use self::cap::{Cap, Gate};
-use self::send::{PacedGauge, PacedWriter};
+use self::send::{PacedGauge, PacedHalf};
 
 /// A link whose rate can be capped; without a cap at first.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl<L: Link> Link for Paced<L> {
         } = self.link.connect(role)?;
         let gate = Gate::new(&self.cap);
         Ok(Connection {
-            tx: Box::new(PacedWriter::new(tx, gate.clone())),
+            tx: Box::new(PacedHalf::new(tx, gate.clone())),
             rx,
             closer: Closer::new(move || {
                 closer.close();

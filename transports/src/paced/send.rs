@@ -1,56 +1,48 @@
 //! The sending half of a connection whose rate is capped.
 
-use std::io::{self, IoSlice, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
-use pagelift_engine::transport::{Gauge, Held};
+use bytes::{Bytes, BytesMut};
+use pagelift_engine::transport::{Gauge, Held, SendHalf};
 use pagelift_engine::units::Rate;
 
 use super::cap::{Cap, Gate};
 
-/// A writer that keeps to a cap.
-#[derive(Debug)]
-pub(super) struct PacedWriter<W> {
-    pub(super) inner: W,
+/// Sends no faster than the gate's cap lets all its connections together.
+pub(super) struct PacedHalf {
+    inner: Box<dyn SendHalf>,
     gate: Gate,
 }
 
-impl<W: Write> PacedWriter<W> {
-    /// Writes to `inner` no faster than the gate's cap lets all its writers together.
-    pub(super) fn new(inner: W, gate: Gate) -> Self {
+impl PacedHalf {
+    pub(super) fn new(inner: Box<dyn SendHalf>, gate: Gate) -> Self {
         Self { inner, gate }
     }
 }
 
-impl<W: Write> Write for PacedWriter<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(most) = self.gate.slice_bytes() else {
-            return self.inner.write(bytes);
-        };
-        let slice = &bytes[..bytes.len().min(most)];
-        self.gate.wait_for(slice.len());
-        // What the stream does not take is paid for twice; it is less than a slice.
-        self.inner.write(slice)
+impl SendHalf for PacedHalf {
+    fn lend(&mut self) -> io::Result<BytesMut> {
+        self.inner.lend()
     }
 
-    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Some(most) = self.gate.slice_bytes() else {
-            return self.inner.write_vectored(parts);
-        };
-        // Small leading parts (headers) go out with the start of what follows them.
-        let mut slices = [IoSlice::new(&[]); 4];
-        let mut room = most;
-        for (slice, part) in slices.iter_mut().zip(parts) {
-            let taken = part.len().min(room);
-            *slice = IoSlice::new(&part[..taken]);
-            room -= taken;
+    fn send(&mut self, mut bytes: Bytes) -> io::Result<()> {
+        // The cap may change between two slices.
+        while let Some(most) = self.gate.slice_bytes()
+            && !bytes.is_empty()
+        {
+            let slice = bytes.split_to(most.min(bytes.len()));
+            self.gate.wait_for(slice.len());
+            self.inner.send(slice)?;
         }
-        self.gate.wait_for(most - room);
-        self.inner.write_vectored(&slices)
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.inner.send(bytes)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+    fn give_back(&mut self, buffer: Bytes) {
+        self.inner.give_back(buffer);
     }
 }
 

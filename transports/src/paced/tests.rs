@@ -1,62 +1,160 @@
 //! The rate over any stretch, and which waiters are woken when.
 
-use std::io::{self, IoSlice, Write};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use pagelift_engine::transport::{Gauge, NoGauge};
+use bytes::{Bytes, BytesMut};
+use pagelift_engine::transport::{
+    Closer, Connection, Link, NoGauge, RateCapped, Role, SendHalf, send_buffer,
+};
 use pagelift_engine::units::{ByteCount, Rate};
 
-use super::cap::{Cap, Gate};
+use super::Paced;
 use super::pacer::{BURST, Pacer, SLICE_BYTES, SLICE_BYTES_MIN};
-use super::send::{PacedGauge, PacedWriter};
 
-fn cap(rate: Option<u64>) -> Cap {
-    let cap = Cap::default();
-    cap.set(rate.map(Rate));
-    cap
+/// A link that keeps the pieces it is given.
+#[derive(Clone, Default)]
+struct Kept {
+    pieces: Arc<Mutex<Vec<Bytes>>>,
+    /// Told of each piece.
+    told: Option<mpsc::Sender<()>>,
+    closed: Arc<AtomicBool>,
 }
 
-fn gate(rate: Option<u64>) -> Gate {
-    Gate::new(&cap(rate))
+impl Link for Kept {
+    fn connect(&self, _: Role) -> io::Result<Connection> {
+        let closed = Arc::clone(&self.closed);
+        Ok(Connection {
+            tx: Box::new(self.clone()),
+            rx: Box::new(io::empty()),
+            closer: Closer::new(move || closed.store(true, Ordering::Release)),
+            gauge: Box::new(NoGauge),
+        })
+    }
+}
+
+impl SendHalf for Kept {
+    fn lend(&mut self) -> io::Result<BytesMut> {
+        Ok(send_buffer())
+    }
+
+    fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.pieces.lock().unwrap().push(bytes);
+        if let Some(told) = &self.told {
+            // Nobody need listen.
+            let _ = told.send(());
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self, _: Bytes) {}
+}
+
+impl Kept {
+    fn lengths(&self) -> Vec<usize> {
+        self.pieces
+            .lock()
+            .unwrap()
+            .drain(..)
+            .map(|piece| piece.len())
+            .collect()
+    }
+}
+
+fn paced(cap: Option<u64>) -> (Kept, Paced<Kept>, Connection) {
+    let kept = Kept::default();
+    let link = Paced::new(kept.clone());
+    link.set_rate(cap.map(Rate));
+    let connection = link.connect(Role::Control).unwrap();
+    (kept, link, connection)
+}
+
+fn zeros(count: usize) -> Bytes {
+    Bytes::from(vec![0; count])
 }
 
 #[test]
-fn without_a_cap_all_is_written_at_once() {
-    let cap = cap(None);
-    let mut writer = PacedWriter::new(io::sink(), Gate::new(&cap));
-    assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), 1 << 20);
-    cap.set(Some(Rate(1)));
-    assert_eq!(cap.rate(), Some(Rate(1)));
-    assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), SLICE_BYTES_MIN);
-    cap.set(None);
-    assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), 1 << 20);
+fn without_a_cap_all_is_sent_in_one_piece() {
+    let (kept, link, mut connection) = paced(None);
+    connection.tx.send(zeros(1 << 20)).unwrap();
+    assert_eq!(kept.lengths(), [1 << 20]);
+    link.set_rate(Some(Rate(1 << 40)));
+    connection.tx.send(zeros(1 << 20)).unwrap();
+    assert_eq!(kept.lengths(), [SLICE_BYTES; 16]);
+    link.set_rate(None);
+    connection.tx.send(zeros(1 << 20)).unwrap();
+    assert_eq!(kept.lengths(), [1 << 20]);
 }
 
-/// A writer behind a cap under which it would wait for minutes. The test hangs if it does.
-fn woken_by(act: impl FnOnce(&Cap, &Gate)) {
-    let cap = cap(Some(1));
-    let gate = Gate::new(&cap);
-    let (begun, has_begun) = std::sync::mpsc::channel();
-    let mut writer = PacedWriter::new(Vec::new(), gate.clone());
-    let thread = std::thread::spawn(move || {
-        let first = writer.write(&[0; 4096]).unwrap();
-        begun.send(()).unwrap();
-        // 512 bytes at one byte a second.
-        (first, writer.write(&[0; 4096]).unwrap())
-    });
-    has_begun.recv().unwrap();
-    std::thread::sleep(Duration::from_millis(20));
-    act(&cap, &gate);
-    let (first, second) = thread.join().unwrap();
-    assert_eq!(first, SLICE_BYTES_MIN);
-    assert!(second >= SLICE_BYTES_MIN);
+#[test]
+fn a_slow_link_is_shared_in_small_slices() {
+    for (rate, bytes) in [
+        (1, SLICE_BYTES_MIN),
+        (250_000, 2500),
+        (1 << 40, SLICE_BYTES),
+    ] {
+        assert_eq!(Pacer::new(Rate(rate), Instant::now()).slice_bytes(), bytes);
+    }
+}
+
+#[test]
+fn all_bytes_pass_in_order() {
+    let (kept, _link, mut connection) = paced(Some(1 << 40));
+    let data: Vec<u8> = (0..300_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
+    for part in data.chunks(70_001) {
+        connection.tx.send(Bytes::copy_from_slice(part)).unwrap();
+    }
+    assert_eq!(kept.pieces.lock().unwrap().concat(), data);
+}
+
+/// Sends what would take an hour under its cap. The test hangs if `act` does not change that.
+fn woken_by(act: impl FnOnce(&Paced<Kept>, &Closer)) -> (io::Result<()>, usize) {
+    let (told, hears) = mpsc::channel();
+    let kept = Kept {
+        told: Some(told),
+        ..Kept::default()
+    };
+    let link = Paced::new(kept.clone());
+    link.set_rate(Some(Rate(1)));
+    let mut connection = link.connect(Role::Data(0)).unwrap();
+    let closer = connection.closer.clone();
+    let sending = thread::spawn(move || connection.tx.send(zeros(4096)));
+    hears.recv().unwrap();
+    thread::sleep(Duration::from_millis(20));
+    act(&link, &closer);
+    (sending.join().unwrap(), kept.lengths().iter().sum())
 }
 
 #[test]
 fn a_waiter_is_woken_by_a_change_and_by_the_end() {
-    woken_by(|cap, _| cap.set(None));
-    woken_by(|cap, _| cap.set(Some(Rate(1 << 40))));
-    woken_by(|_, gate| gate.close());
+    let (sent, bytes) = woken_by(|link, _| link.set_rate(None));
+    assert_eq!((sent.is_ok(), bytes), (true, 4096));
+    let (sent, bytes) = woken_by(|link, _| link.set_rate(Some(Rate(1 << 40))));
+    assert_eq!((sent.is_ok(), bytes), (true, 4096));
+    let (sent, bytes) = woken_by(|_, closer| closer.close());
+    assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(bytes, SLICE_BYTES_MIN);
+}
+
+#[test]
+fn connections_share_one_cap() {
+    let (kept, link, first) = paced(Some(1_000_000));
+    let second = link.connect(Role::Data(0)).unwrap();
+    let began = Instant::now();
+    thread::scope(|scope| {
+        for mut connection in [first, second] {
+            scope.spawn(move || connection.tx.send(zeros(50_000)).unwrap());
+        }
+    });
+    // Alone, each would have taken 50 ms.
+    assert!(began.elapsed() >= Duration::from_millis(100) - BURST - Duration::from_millis(20));
+    assert_eq!(kept.lengths().iter().sum::<usize>(), 100_000);
 }
 
 #[test]
@@ -84,38 +182,15 @@ fn the_rate_holds_over_any_stretch_but_for_one_burst() {
 }
 
 #[test]
-fn a_slow_link_is_shared_in_small_slices() {
-    for (rate, bytes) in [(1, 512), (250_000, 2500), (1 << 40, SLICE_BYTES)] {
-        let mut writer = PacedWriter::new(io::sink(), gate(Some(rate)));
-        assert_eq!(writer.write(&[0; 1 << 20]).unwrap(), bytes);
-    }
-}
-
-#[test]
-fn all_bytes_pass_in_order() {
-    let mut writer = PacedWriter::new(Vec::new(), gate(Some(1 << 40)));
-    let data: Vec<u8> = (0..300_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
-    let mut rest = &data[..];
-    while !rest.is_empty() {
-        let (head, tail) = rest.split_at(rest.len() / 3);
-        let written = writer
-            .write_vectored(&[IoSlice::new(head), IoSlice::new(tail)])
-            .unwrap();
-        rest = &rest[written..];
-    }
-    assert_eq!(writer.inner, data);
-}
-
-#[test]
 fn what_a_cap_holds_back_counts_as_held() {
-    let rate = Rate(1_000_000);
-    let cap = cap(Some(rate.0));
-    let mut gauge = PacedGauge::new(Box::new(NoGauge), cap.clone());
-    assert_eq!(gauge.cap(), Some(rate));
-    let mut writer = PacedWriter::new(io::sink(), Gate::new(&cap));
-    assert!(writer.write(&[0; 1 << 20]).unwrap() > 0);
-    let held = gauge.look().unwrap();
+    let (_kept, link, mut connection) = paced(Some(10_000));
+    assert_eq!(connection.gauge.cap(), Some(Rate(10_000)));
+    connection.tx.send(zeros(1024)).unwrap();
+    let held = connection.gauge.look().unwrap();
     assert_eq!(held.bytes, held.room_bytes, "as much as there is room for");
-    cap.set(None);
-    assert_eq!((gauge.look(), gauge.cap()), (None, None));
+    link.set_rate(None);
+    assert_eq!(
+        (connection.gauge.look(), connection.gauge.cap()),
+        (None, None)
+    );
 }

@@ -1,4 +1,4 @@
-//! Time that moves only when told to.
+//! A clock that moves only when it is told to.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

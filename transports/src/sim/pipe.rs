@@ -27,10 +27,10 @@ pub(super) struct Pipe {
     last_arrival: Instant,
     /// Nothing arrives before this.
     held_until: Instant,
-    /// The writer has closed; when the reader finds out.
+    /// When the reader notices that the writer has closed.
     ends: Option<Instant>,
-    /// The reader has closed; when the writer finds out. What it writes before that is lost.
-    deaf: Option<Instant>,
+    /// When the writer notices that the reader has closed. What it writes before that is lost.
+    reader_closed: Option<Instant>,
     /// Both ends fail.
     reset: bool,
     /// The next byte written is to be damaged.
@@ -43,10 +43,10 @@ impl Pipe {
         if self.reset {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        if self.ends.is_some() || self.deaf.is_some_and(|since| since <= now) {
+        if self.ends.is_some() || self.reader_closed.is_some_and(|since| since <= now) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        if self.deaf.is_some() || bytes.is_empty() {
+        if self.reader_closed.is_some() || bytes.is_empty() {
             return Ok(());
         }
         let arrives = arrives.max(self.last_arrival).max(self.held_until);
@@ -69,7 +69,7 @@ impl Pipe {
         if self.reset {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        if self.deaf.is_some() {
+        if self.reader_closed.is_some() {
             return Ok(0);
         }
         let mut filled = 0;
@@ -103,7 +103,7 @@ impl Pipe {
     /// The reader closes; what is under way is lost.
     pub(super) fn stop_reading(&mut self, noticed: Instant) {
         let noticed = noticed.max(self.held_until);
-        self.deaf.get_or_insert(noticed);
+        self.reader_closed.get_or_insert(noticed);
         self.segments.clear();
         self.under_way = 0;
     }
@@ -129,7 +129,7 @@ impl Pipe {
         if let Some(at) = self.ends.as_mut().filter(|at| coming(at)) {
             *at = (*at).max(until);
         }
-        if let Some(at) = self.deaf.as_mut().filter(|at| coming(at)) {
+        if let Some(at) = self.reader_closed.as_mut().filter(|at| coming(at)) {
             *at = (*at).max(until);
         }
     }
@@ -162,10 +162,10 @@ impl Pipe {
         self.segments.iter().filter(move |s| s.arrives > now)
     }
 
-    /// When the reader next has something new to look at.
+    /// When the next change arrives at either end.
     pub(super) fn next_event(&self, now: Instant) -> Option<Instant> {
         let bytes = self.segments.front().map(|segment| segment.arrives);
-        [bytes, self.ends, self.deaf]
+        [bytes, self.ends, self.reader_closed]
             .into_iter()
             .flatten()
             .filter(|at| *at > now && *at < NEVER)
@@ -179,6 +179,6 @@ impl Pipe {
 
     /// Whether it still carries bytes from one end to the other.
     pub(super) fn is_open(&self) -> bool {
-        !self.reset && self.ends.is_none() && self.deaf.is_none()
+        !self.reset && self.ends.is_none() && self.reader_closed.is_none()
     }
 }

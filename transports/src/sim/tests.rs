@@ -1,8 +1,9 @@
-//! What a simulated connection promises.
+//! Order, rate, delay and faults of a simulated connection.
 
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::time::Duration;
 
+use bytes::Bytes;
 use pagelift_engine::pipeline::Clock;
 use pagelift_engine::transport::{Connection, Link, Listener, RateCapped, Role};
 use pagelift_engine::units::{Instant, Rate};
@@ -31,6 +32,10 @@ fn bytes(count: u16) -> Vec<u8> {
     (0..count).flat_map(u16::to_le_bytes).collect()
 }
 
+fn send(connection: &mut Connection, bytes: &[u8]) -> io::Result<()> {
+    connection.tx.send(Bytes::copy_from_slice(bytes))
+}
+
 /// Reads what there is, until the end, an error or nothing for now.
 fn read_on(connection: &mut Connection, into: &mut Vec<u8>) -> ErrorKind {
     let mut buffer = [0; 64];
@@ -47,7 +52,7 @@ fn read_on(connection: &mut Connection, into: &mut Vec<u8>) -> ErrorKind {
 fn bytes_arrive_in_order_at_the_rate_of_the_link() {
     let (clock, network, mut near, mut far) = connected();
     let began = clock.now();
-    near.tx.write_all(&bytes(5000)).unwrap();
+    send(&mut near, &bytes(5000)).unwrap();
     assert!(!network.has_room(0, Direction::ToTarget));
     let mut read = Vec::new();
     while let Some(next) = network.next_event() {
@@ -69,7 +74,7 @@ fn a_cap_holds_for_what_is_written_under_it() {
     let mut took = |cap| {
         network.link().set_rate(cap);
         let began = clock.now();
-        near.tx.write_all(&bytes(5000)).unwrap();
+        send(&mut near, &bytes(5000)).unwrap();
         let mut read = Vec::new();
         while read.len() < 10_000 {
             clock.advance_to(network.next_event().unwrap());
@@ -85,31 +90,31 @@ fn a_cap_holds_for_what_is_written_under_it() {
 #[test]
 fn what_is_held_arrives_later_and_nothing_is_lost() {
     let (clock, network, mut near, mut far) = connected();
-    near.tx.write_all(b"before").unwrap();
+    send(&mut near, b"before").unwrap();
     let until = clock.now().after(Duration::from_secs(1));
     network.hold(0, until);
-    near.tx.write_all(b", after").unwrap();
+    send(&mut near, b", after").unwrap();
     assert_eq!(network.next_event(), Some(until));
     clock.advance_to(until);
     let mut read = Vec::new();
     assert_eq!(read_on(&mut far, &mut read), ErrorKind::WouldBlock);
     assert_eq!(read, b"before, after");
     network.hold(0, Instant(u64::MAX));
-    far.tx.write_all(b"never").unwrap();
+    send(&mut far, b"never").unwrap();
     assert_eq!(network.next_event(), None);
 }
 
 #[test]
 fn a_reset_fails_both_ends_and_a_close_ends_the_stream() {
     let (clock, network, mut near, mut far) = connected();
-    near.tx.write_all(b"last words").unwrap();
+    send(&mut near, b"last words").unwrap();
     near.closer.close();
     assert_eq!(
-        near.tx.write_all(b"x").unwrap_err().kind(),
+        send(&mut near, b"x").unwrap_err().kind(),
         ErrorKind::BrokenPipe
     );
     assert!(
-        far.tx.write_all(b"lost").is_ok(),
+        send(&mut far, b"lost").is_ok(),
         "it has not heard of the close yet"
     );
     clock.advance(Duration::from_secs(1));
@@ -117,18 +122,18 @@ fn a_reset_fails_both_ends_and_a_close_ends_the_stream() {
     assert_eq!(read_on(&mut far, &mut read), ErrorKind::UnexpectedEof);
     assert_eq!(read, b"last words");
     assert_eq!(
-        far.tx.write_all(b"x").unwrap_err().kind(),
+        send(&mut far, b"x").unwrap_err().kind(),
         ErrorKind::BrokenPipe
     );
 
     let (_, network_two, mut near, mut far) = connected();
     assert_eq!(network.open(), Vec::<usize>::new());
     assert_eq!(network_two.open(), [0]);
-    near.tx.write_all(b"lost").unwrap();
+    send(&mut near, b"lost").unwrap();
     network_two.reset(0);
     assert_eq!(read_on(&mut far, &mut read), ErrorKind::ConnectionReset);
     assert_eq!(
-        near.tx.write_all(b"x").unwrap_err().kind(),
+        send(&mut near, b"x").unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
 }
@@ -140,7 +145,7 @@ fn one_bit_flips_once_whether_under_way_or_still_to_come() {
         if !written_first {
             network.corrupt(0, Direction::ToTarget);
         }
-        near.tx.write_all(&bytes(500)).unwrap();
+        send(&mut near, &bytes(500)).unwrap();
         if written_first {
             network.corrupt(0, Direction::ToTarget);
         }

@@ -9,7 +9,7 @@ use pagelift_engine::transport::{Connection, Link, Role};
 /// How long a connection attempt to one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A way to a TCP target.
+/// Opens TCP connections to a target.
 #[derive(Debug)]
 pub(crate) struct TcpLink {
     addresses: Vec<SocketAddr>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pagelift_engine::transport::{Connection, Listener};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Accepts TCP connections.
+/// A listening TCP socket.
 #[derive(Debug)]
 pub(crate) struct TcpServer {
     listener: TcpListener,

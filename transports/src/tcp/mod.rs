@@ -2,8 +2,9 @@
 //!
 //! Every connection has `TCP_NODELAY` (frames are written whole, and control messages must not
 //! wait), keepalive and `TCP_USER_TIMEOUT` (a dead peer is noticed in seconds even while data
-//! is unacknowledged; tcp(7)). Reads time out after a fraction of a second, so that a reader can
-//! look up; writes block: that is the back-pressure. On a short path its buffers are bounded.
+//! is unacknowledged; tcp(7)). Reads time out after a fraction of a second, so that a reader
+//! notices when the migration is over; writes block: that is the back-pressure. On a short path the
+//! buffers are bounded.
 
 mod buffers;
 mod info;
@@ -18,7 +19,7 @@ use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use pagelift_engine::transport::{Closer, Connection};
+use pagelift_engine::transport::{Closer, Connection, WriteHalf};
 use socket2::{SockRef, TcpKeepalive};
 
 use self::stats::TcpGauge;
@@ -32,7 +33,7 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Longest wait in a read before it says that there is nothing.
 const READ_TICK: Duration = Duration::from_millis(200);
 
-/// A socket whose death is not taken for silence.
+/// Reads from a socket, and tells a lost connection from silence.
 ///
 /// A read that found nothing for [`READ_TICK`] ends with EAGAIN (socket(7), `SO_RCVTIMEO`), but a
 /// connection that the kernel has given up ends with ETIMEDOUT, which the standard library calls
@@ -65,7 +66,7 @@ fn connection(stream: TcpStream) -> io::Result<Connection> {
     let (rx, closing) = (stream.try_clone()?, stream.try_clone()?);
     Ok(Connection {
         gauge: Box::new(TcpGauge::new(stream.try_clone()?)),
-        tx: Box::new(stream),
+        tx: Box::new(WriteHalf::new(stream)),
         rx: Box::new(TcpReader(rx)),
         closer: Closer::new(move || {
             // It may be closed already.

@@ -1,12 +1,13 @@
-//! A link that hangs when it is told to.
+//! A link whose connections hang on demand.
 
-use std::io::{self, IoSlice, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use pagelift_engine::transport::{Closer, Connection, Link, RateCapped, Role};
+use bytes::{Bytes, BytesMut};
+use pagelift_engine::transport::{Closer, Connection, Link, RateCapped, Role, SendHalf};
 use pagelift_engine::units::Rate;
 
 /// A link whose connections take nothing any more once it is jammed, like those to a host that
@@ -19,7 +20,7 @@ pub struct Jammed {
 }
 
 struct Stuck {
-    inner: Box<dyn Write + Send>,
+    inner: Box<dyn SendHalf>,
     jam: Arc<AtomicBool>,
     closed: Arc<AtomicBool>,
     stuck: Option<Arc<AtomicUsize>>,
@@ -42,19 +43,18 @@ impl Stuck {
     }
 }
 
-impl Write for Stuck {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.pass()?;
-        self.inner.write(bytes)
+impl SendHalf for Stuck {
+    fn lend(&mut self) -> io::Result<BytesMut> {
+        self.inner.lend()
     }
 
-    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn send(&mut self, bytes: Bytes) -> io::Result<()> {
         self.pass()?;
-        self.inner.write_vectored(parts)
+        self.inner.send(bytes)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+    fn give_back(&mut self, buffer: Bytes) {
+        self.inner.give_back(buffer);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Everything that goes on beside the two coordinators: workers, guest, faults.
+//! Steps everything beside the two coordinators: workers, guest, faults.
 //!
 //! What a coordinator or a worker calls (memory, tracker, guest) calls back here, and others do
 //! a few steps meanwhile, as their threads would. A worker that is in the middle of its own step
@@ -28,14 +28,14 @@ thread_local! {
     static CREW: RefCell<Option<Rc<Crew>>> = const { RefCell::new(None) };
 }
 
-/// Somebody is busy; the others may do something.
+/// A step is under way; the others may do something meanwhile.
 pub fn meanwhile() {
     if let Some(crew) = current() {
         crew.meanwhile();
     }
 }
 
-/// Somebody is busy for `time`.
+/// A step takes `time`.
 pub fn pass(time: Duration) {
     if let Some(crew) = current() {
         crew.pass(time);
@@ -140,7 +140,7 @@ impl Crew {
         })
     }
 
-    /// From now on, whoever is busy on this thread lets this crew work meanwhile.
+    /// From now on this crew works while a step is under way on this thread.
     pub fn sign_on(self: &Rc<Self>) {
         CREW.with(|crew| *crew.borrow_mut() = Some(Rc::clone(self)));
     }

@@ -103,6 +103,7 @@ impl Plan {
         plan.go_wrong(&mut rng, transfer);
         plan.refer(&mut rng);
         plan.be_steered(transfer);
+        plan.be_capped(transfer);
         plan
     }
 
@@ -156,6 +157,20 @@ impl Plan {
                 refuse: Duration::ZERO,
             });
         }
+    }
+
+    /// In every seventh seed the rate is capped for a while.
+    fn be_capped(&mut self, transfer: Duration) {
+        // Numbers of its own, as above.
+        let mut rng = SimRng::new(self.seed.rotate_left(32) ^ 0x6361_7070);
+        if !rng.one_in(7) {
+            return;
+        }
+        let begins = rng.time(transfer);
+        let cap = Rate(self.network.rate.0 / rng.between(2, 10));
+        let lifted = begins + rng.time(transfer * 3);
+        self.knobs.push((begins, Turn::Bandwidth(Some(cap))));
+        self.knobs.push((lifted, Turn::Bandwidth(None)));
     }
 
     /// Decides what goes wrong in a run that should take about twice `transfer`.

@@ -1,4 +1,4 @@
-//! Makes happen what a plan says goes wrong.
+//! Injects the faults of a plan, at their times.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ impl Faults {
         self.waiting.iter().filter_map(|(_, due)| *due).min()
     }
 
-    /// What is due happens.
+    /// Injects the faults that are due.
     pub fn strike(&mut self, truth: &Truth, network: &SimNetwork) {
         let now = truth.now();
         while let Some(at) = self

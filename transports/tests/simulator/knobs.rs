@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pagelift_engine::converge::{AtDeadline, Downtime, Limits, PolicyKind, ThrottleShare};
 use pagelift_engine::pipeline::Controls;
-use pagelift_engine::units::Instant;
+use pagelift_engine::units::{Instant, Rate};
 use pagelift_transports::sim::SimRng;
 
 use super::truth::Truth;
@@ -18,6 +18,8 @@ pub enum Turn {
     MostThrottle(ThrottleShare),
     /// All at once.
     All(Limits),
+    /// The cap on the rate.
+    Bandwidth(Option<Rate>),
 }
 
 /// The turns that are still to come.
@@ -57,6 +59,7 @@ impl Knobs {
                     }
                     Turn::MostThrottle(share) => limits.throttle_most = Some(share),
                     Turn::All(all) => *limits = all,
+                    Turn::Bandwidth(cap) => settings.bandwidth = cap,
                 }
             });
         }
@@ -64,7 +67,7 @@ impl Knobs {
 }
 
 /// What a user may ask of a migration in which a round of everything takes about `transfer`, and
-/// a blackout with nothing to send about `least`, and that nobody wants to wait for longer than
+/// a downtime with nothing to send about `least`, and that nobody wants to wait for longer than
 /// `patience`.
 #[derive(Clone, Copy, Debug)]
 pub struct Wishes {

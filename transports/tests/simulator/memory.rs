@@ -1,4 +1,4 @@
-//! Guest memory that is written between any two steps of who reads it.
+//! Guest memory that the guest writes between any two steps of its reader.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,4 @@
-//! What a seed stands for: a guest, a network, and what goes wrong. [`draw`](super::draw) has how.
+//! A plan: the guest, the network and the faults of one run. [`draw`](super::draw) makes it of a seed.
 
 use std::time::Duration;
 

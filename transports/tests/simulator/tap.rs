@@ -1,10 +1,11 @@
 //! Finds the frames in the bytes of a connection, for the watcher.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pagelift_engine::transport::{Connection, Link, Listener, RateCapped, Role};
+use bytes::{Bytes, BytesMut};
+use pagelift_engine::transport::{Connection, Link, Listener, RateCapped, Role, SendHalf};
 use pagelift_engine::units::Rate;
 use pagelift_engine::wire::{FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE};
 use pagelift_transports::sim::{ConnectionId, SimLink, SimListener, SimNetwork};
@@ -80,7 +81,7 @@ impl Frames {
 }
 
 struct TapWriter {
-    inner: Box<dyn Write + Send>,
+    inner: Box<dyn SendHalf>,
     watcher: Arc<Watcher>,
     side: Side,
     id: ConnectionId,
@@ -95,24 +96,19 @@ impl TapWriter {
     }
 }
 
-impl Write for TapWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.watch(&bytes[..count]);
-        Ok(count)
+impl SendHalf for TapWriter {
+    fn lend(&mut self) -> io::Result<BytesMut> {
+        self.inner.lend()
     }
 
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let count = self.inner.write_vectored(slices)?;
-        // A simulated connection takes all or nothing.
-        for slice in slices {
-            self.watch(slice);
-        }
-        Ok(count)
+    fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.inner.send(bytes.clone())?;
+        self.watch(&bytes);
+        Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+    fn give_back(&mut self, buffer: Bytes) {
+        self.inner.give_back(buffer);
     }
 }
 

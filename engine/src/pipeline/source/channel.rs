@@ -1,6 +1,6 @@
 //! One data channel of the source: take a batch, read, encode, send.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 
 use super::deltas::Deltas;
@@ -16,7 +16,7 @@ use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, Stag
 use crate::pipeline::Step;
 use crate::pipeline::disconnect_grace::DisconnectGrace;
 use crate::pipeline::shared::Shared;
-use crate::transport::Gauge;
+use crate::transport::{Gauge, SendHalf};
 use crate::units::{ByteCount, Instant};
 use crate::wire::{FrameType, FrameWriter, Join, Message};
 
@@ -40,7 +40,7 @@ pub struct SourceChannel {
     shared: Arc<Shared<Source>>,
     memory: Arc<dyn ReadPages>,
     number: u16,
-    writer: FrameWriter<Box<dyn Write + Send>>,
+    writer: FrameWriter<Box<dyn SendHalf>>,
     watch: LinkWatch,
     encoder: PageEncoder,
     batch: Batch,
@@ -72,7 +72,7 @@ impl SourceChannel {
         shared: Arc<Shared<Source>>,
         memory: Arc<dyn ReadPages>,
         number: u16,
-        (tx, gauge): (Box<dyn Write + Send>, Box<dyn Gauge>),
+        (tx, gauge): (Box<dyn SendHalf>, Box<dyn Gauge>),
         packing: &Packing,
     ) -> Result<Self, MigrationError> {
         let mut writer = FrameWriter::new(tx);
@@ -81,7 +81,7 @@ impl SourceChannel {
             session,
             channel: number,
         });
-        writer.write(join.kind(), &[&join.encode()]).map_err(lost)?;
+        writer.write(join.kind(), &join.encode()).map_err(lost)?;
         let reads = shared.look(Source::target_reads);
         let (workers, limit) = (packing.channels.max(1), packing.cpu);
         let packer = Packer::new(packing.compress, workers, limit, reads);
@@ -145,7 +145,7 @@ impl SourceChannel {
                 message.encode_into(&mut self.body);
                 let bytes = self
                     .writer
-                    .write(message.kind(), &[&self.body])
+                    .write(message.kind(), &self.body)
                     .map_err(lost)?;
                 SentFrame {
                     bytes: ByteCount(bytes),
@@ -172,16 +172,16 @@ impl SourceChannel {
         let clock = shared.clock();
         let chooses = self.encoder.packer().chooses();
         let (begun_at, begun) = (clock.now(), clock.thread_cpu());
-        let encoded = self.encoder.encode(&self.batch, &*self.memory, clock)?;
+        let mut buffer = self.writer.begin().map_err(lost)?;
+        let encoded = self
+            .encoder
+            .encode(&self.batch, &*self.memory, clock, &mut buffer)?;
         let (encoded_at, encoded_cpu) = (clock.now(), clock.thread_cpu());
         let held = self.watch.look(encoded_at, chooses);
-        let bytes = self
-            .writer
-            .write(FrameType::Pages, &encoded.parts)
-            .map_err(lost)?;
+        let bytes = self.writer.send(FrameType::Pages, buffer).map_err(lost)?;
         let mut frame = SentFrame {
             bytes: ByteCount(bytes),
-            ..encoded.frame
+            ..encoded
         };
         let (done, cpu) = (clock.now(), clock.thread_cpu());
         let took = done.since(encoded_at);

@@ -6,7 +6,7 @@
 //! most [`MAX_CONNECTIONS`] are open at a time, each of which must speak within [`FIRST_FRAME`].
 //! Like the other workers those here never wait: a thread or the simulator steps them.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::migration::{MigrationError, Target};
 use crate::pipeline::Step;
 use crate::pipeline::control::ControlReader;
 use crate::pipeline::shared::Shared;
-use crate::transport::{Closer, Connection};
+use crate::transport::{Closer, Connection, SendHalf};
 use crate::units::Instant;
 use crate::wire::{FrameReader, MAX_CHANNELS, Message, ReadOutcome, StateChunk};
 
@@ -126,7 +126,7 @@ impl Acceptor {
 
     fn read_control(
         &self,
-        tx: Box<dyn Write + Send>,
+        tx: Box<dyn SendHalf>,
         reader: FrameReader<Box<dyn Read + Send>>,
     ) -> ControlReader<Target> {
         self.shared.control().connect(tx);
@@ -153,7 +153,7 @@ pub struct TargetWorker {
 enum Stage {
     /// It has not said what it is for.
     New {
-        tx: Box<dyn Write + Send>,
+        tx: Box<dyn SendHalf>,
         reader: FrameReader<Box<dyn Read + Send>>,
         deadline: Instant,
     },

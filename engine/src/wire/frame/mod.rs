@@ -7,14 +7,16 @@
 //! What a body means is not known here: see [`Message`](super::Message) and
 //! [`PagesBody`](super::PagesBody).
 //!
-//! Cost: one CRC-32C over the body on each side, one write call per frame (vectored), and two
+//! Cost: one CRC-32C over the body on each side, one write call per frame, and two
 //! read calls. Buffers are reused; after the largest frame nothing is allocated.
 
+mod buffer;
 mod reader;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+pub use buffer::FrameBuffer;
 pub use reader::{FrameReader, ReadOutcome};
 pub use writer::FrameWriter;
 
@@ -177,12 +179,10 @@ pub struct FrameHeader {
     pub body_crc: u32,
 }
 
-/// CRC-32C (Castagnoli; the `CRC-32/ISCSI` of the CRC catalogues) of `parts`, in order.
-fn crc32c(parts: &[&[u8]]) -> u32 {
+/// CRC-32C (Castagnoli; the `CRC-32/ISCSI` of the CRC catalogues) of `bytes`.
+fn crc32c(bytes: &[u8]) -> u32 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    for part in parts {
-        digest.update(part);
-    }
+    digest.update(bytes);
     // The value of a 32-bit CRC always fits.
     u32::try_from(digest.finalize()).unwrap_or(u32::MAX)
 }
@@ -196,7 +196,7 @@ impl FrameHeader {
         bytes[4..8].copy_from_slice(&length.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.body_crc.to_le_bytes());
-        let crc = crc32c(&[&bytes[..20]]);
+        let crc = crc32c(&bytes[..20]);
         bytes[20..24].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
@@ -207,7 +207,7 @@ impl FrameHeader {
         let u32_at = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
-        if crc32c(&[&bytes[..20]]) != u32_at(20) {
+        if crc32c(&bytes[..20]) != u32_at(20) {
             return Err(FrameError::DamagedHeader { sequence: expected });
         }
         let sequence = u64::from(u32_at(8)) | u64::from(u32_at(12)) << 32;

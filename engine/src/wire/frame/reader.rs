@@ -107,7 +107,7 @@ impl<R: Read> FrameReader<R> {
                     let Parsed::Frame(header) = parsed else {
                         continue;
                     };
-                    if crc32c(&[self.body()]) != header.body_crc {
+                    if crc32c(self.body()) != header.body_crc {
                         return Err(FrameError::DamagedBody {
                             sequence: header.sequence,
                             kind: header.kind,

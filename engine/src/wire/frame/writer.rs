@@ -1,72 +1,81 @@
-//! Writing frames to a byte stream, one vectored write each.
+//! Numbering frames, and handing them to the sending half of a connection.
 
-use std::io::{self, IoSlice, Write};
+use std::io;
 
-use super::{FrameHeader, FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE, crc32c};
+use super::{FrameBuffer, FrameHeader, FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE, crc32c};
+use crate::transport::SendHalf;
 
-/// Writes frames to a byte stream.
+/// Writes frames to a connection, beginning with the preface.
 #[derive(Debug)]
-pub struct FrameWriter<W> {
-    stream: W,
+pub struct FrameWriter<S> {
+    half: S,
     sequence: u64,
     greeted: bool,
 }
 
-impl<W: Write> FrameWriter<W> {
-    /// Writes to `stream`, beginning with the preface.
-    pub fn new(stream: W) -> Self {
+impl<S: SendHalf> FrameWriter<S> {
+    /// Writes to `half`, to which nothing was sent before.
+    pub fn new(half: S) -> Self {
         Self {
-            stream,
+            half,
             sequence: 0,
             greeted: false,
         }
     }
 
-    /// Writes one frame whose body is `parts`, in order. Returns the bytes it took on the wire.
+    /// Memory to make a frame in, for [`send`](Self::send). Waits until the connection has some.
     ///
     /// # Errors
-    /// Those of the stream. The frame may then be half written: the connection is unusable.
-    pub fn write(&mut self, kind: FrameType, parts: &[&[u8]]) -> io::Result<u64> {
-        debug_assert!(parts.len() <= 3, "more parts than slices to write");
-        let length: usize = parts.iter().map(|part| part.len()).sum();
+    /// Those of the connection.
+    pub fn begin(&mut self) -> io::Result<FrameBuffer> {
+        Ok(FrameBuffer::new(self.half.lend()?))
+    }
+
+    /// Sends a frame that was [begun](Self::begin) here. Returns the bytes it took on the wire.
+    ///
+    /// # Errors
+    /// Those of the connection. The frame may then be half sent: the connection is unusable.
+    pub fn send(&mut self, kind: FrameType, frame: FrameBuffer) -> io::Result<u64> {
+        let length = frame.body().len();
         debug_assert!(length <= MAX_BODY_BYTES, "a body within the cap");
         let header = FrameHeader {
             kind,
             length,
             sequence: self.sequence,
-            body_crc: crc32c(parts),
+            body_crc: crc32c(frame.body()),
+        };
+        let FrameBuffer {
+            mut memory,
+            start: body_at,
+            end,
+            ..
+        } = frame;
+        let mut start = body_at - HEADER_BYTES;
+        memory[start..body_at].copy_from_slice(&header.encode());
+        if !self.greeted {
+            start -= PREFACE.len();
+            memory[start..start + PREFACE.len()].copy_from_slice(&PREFACE);
         }
-        .encode();
-        let preface: &[u8] = if self.greeted { &[] } else { &PREFACE };
-        let mut slices = [IoSlice::new(&[]); 5];
-        slices[0] = IoSlice::new(preface);
-        slices[1] = IoSlice::new(&header);
-        for (slice, part) in slices[2..].iter_mut().zip(parts) {
-            *slice = IoSlice::new(part);
-        }
-        write_all_vectored(&mut self.stream, &mut slices)?;
+        let memory = memory.freeze();
+        self.half.send(memory.slice(start..end))?;
+        self.half.give_back(memory);
         self.greeted = true;
         self.sequence += 1;
-        Ok((preface.len() + HEADER_BYTES + length) as u64)
+        Ok((end - start) as u64)
     }
 
-    /// The stream beneath.
-    pub fn get_ref(&self) -> &W {
-        &self.stream
+    /// Sends a frame with a copy of `body`. Returns the bytes it took on the wire.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn write(&mut self, kind: FrameType, body: &[u8]) -> io::Result<u64> {
+        let mut frame = self.begin()?;
+        frame.copy_body(body);
+        self.send(kind, frame)
     }
-}
 
-/// `Write::write_all_vectored` is not stable yet.
-fn write_all_vectored(stream: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    // Leading empty slices would make a write of nothing look like a closed stream.
-    IoSlice::advance_slices(&mut slices, 0);
-    while !slices.is_empty() {
-        match stream.write_vectored(slices) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+    /// The sending half.
+    pub fn get_ref(&self) -> &S {
+        &self.half
     }
-    stream.flush()
 }

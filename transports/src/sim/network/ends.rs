@@ -1,6 +1,6 @@
 //! The transport contract over a simulated network: link, listener, streams and gauge.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use pagelift_engine::pipeline::Clock;
@@ -9,7 +9,7 @@ use pagelift_engine::units::Rate;
 
 use super::{ConnectionId, Direction, SimNetwork};
 
-/// The source's way to its target through a [`SimNetwork`].
+/// Opens connections through a [`SimNetwork`].
 #[derive(Clone, Debug)]
 pub struct SimLink(pub(super) SimNetwork);
 
@@ -20,7 +20,7 @@ impl Link for SimLink {
 }
 
 impl RateCapped for SimLink {
-    /// Caps the network itself, both ways: nobody could wait for their turn in virtual time.
+    /// Caps the network itself, both ways: a writer cannot wait for its turn in virtual time.
     fn set_rate(&self, cap: Option<Rate>) {
         self.0.lock().cap = cap;
     }
@@ -40,7 +40,7 @@ impl Listener for SimListener {
     }
 }
 
-/// One end of one direction.
+/// Reads or writes one direction of a connection.
 pub(super) struct SimStream {
     pub(super) network: SimNetwork,
     pub(super) id: ConnectionId,
@@ -51,10 +51,6 @@ impl Write for SimStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.network.write(self.id, self.direction, bytes)?;
         Ok(bytes.len())
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        slices.iter().map(|slice| self.write(slice)).sum()
     }
 
     fn flush(&mut self) -> io::Result<()> {

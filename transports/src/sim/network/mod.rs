@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::pipeline::Clock;
-use pagelift_engine::transport::{Closer, Connection};
+use pagelift_engine::transport::{Closer, Connection, WriteHalf};
 use pagelift_engine::units::{ByteCount, Instant, Rate};
 
 use self::ends::{SimGauge, SimStream};
@@ -66,7 +66,7 @@ struct Net {
     /// What the link is capped at.
     cap: Option<Rate>,
     rng: SimRng,
-    /// When each direction has carried what it was given.
+    /// When each direction has sent everything it was given.
     free_at: [Instant; 2],
     connections: Vec<Wire>,
     /// Connections that arrive at the listener, and when.
@@ -103,17 +103,17 @@ impl SimNetwork {
         })))
     }
 
-    /// The source's way into it.
+    /// A link through it, for the source.
     pub fn link(&self) -> SimLink {
         SimLink(self.clone())
     }
 
-    /// What accepts its connections on the target.
+    /// A listener on it, for the target.
     pub fn listener(&self) -> SimListener {
         SimListener(self.clone())
     }
 
-    /// How many connections there have been; the last one is this less one.
+    /// How many connections there have been: the number of the next one.
     pub fn connections(&self) -> usize {
         self.lock().connections.len()
     }
@@ -239,7 +239,7 @@ impl SimNetwork {
         };
         let network = self.clone();
         Connection {
-            tx: Box::new(half(direction)),
+            tx: Box::new(WriteHalf::new(half(direction))),
             rx: Box::new(half(direction.back())),
             closer: Closer::new(move || network.close(id, direction)),
             gauge: Box::new(SimGauge {

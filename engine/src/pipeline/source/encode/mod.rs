@@ -19,11 +19,11 @@ use std::time::Duration;
 use super::deltas::Deltas;
 use crate::codec::cache::Outcome;
 use crate::codec::{BlockFormat, Fill, is_zero};
-use crate::memory::{MemoryError, PageBuffer, ReadPages};
+use crate::memory::{MemoryError, ReadPages};
 use crate::migration::{Batch, SentFrame};
 use crate::pipeline::clock::Clock;
 use crate::units::{PAGE_BYTES, PageIndex};
-use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES, PagesBuilder};
+use crate::wire::{Encoding, Encodings, FrameBuffer, PagesBuilder};
 use gather::Gathered;
 pub(super) use packer::{Packer, Sending};
 pub(super) use refer::Referrer;
@@ -38,8 +38,6 @@ const WORTHY_DELTA: usize = PAGE_BYTES / 2;
 #[derive(Debug)]
 pub(super) struct PageEncoder {
     builder: PagesBuilder,
-    /// Pages as they are read; what is sent of them is moved to the front.
-    data: PageBuffer,
     block: Gathered,
     packer: Packer,
     /// One delta.
@@ -53,22 +51,12 @@ pub(super) struct PageEncoder {
     sends_fills: bool,
 }
 
-/// The parts of a body, and what they hold.
-#[derive(Debug)]
-pub(super) struct Encoded<'a> {
-    /// In their order.
-    pub(super) parts: [&'a [u8]; 3],
-    /// Counts; the bytes on the wire are not known yet.
-    pub(super) frame: SentFrame,
-}
-
 impl PageEncoder {
     /// An encoder for a target that reads the encodings `reads`. Changed pages go by `deltas`
     /// where that is shorter, and other ones through `packer`.
     pub(super) fn new(deltas: Option<Arc<Deltas>>, packer: Packer, reads: Encodings) -> Self {
         Self {
             builder: PagesBuilder::default(),
-            data: PageBuffer::new(MAX_FRAME_PAGES),
             block: Gathered::default(),
             packer,
             delta: Box::new([0; PAGE_BYTES]),
@@ -85,13 +73,17 @@ impl PageEncoder {
         self
     }
 
-    /// Reads the pages of `batch` and encodes them.
+    /// Reads the pages of `batch` and encodes them to the body of `buffer`. What is returned counts
+    /// them; the bytes on the wire are not known yet.
     pub(super) fn encode(
         &mut self,
         batch: &Batch,
         memory: &dyn ReadPages,
         clock: &dyn Clock,
-    ) -> Result<Encoded<'_>, MemoryError> {
+        buffer: &mut FrameBuffer,
+    ) -> Result<SentFrame, MemoryError> {
+        // Pages as they are read; what is sent of them is moved to the front.
+        let data = buffer.pages();
         self.builder.begin(batch.round);
         self.keeps_first = self.packer.page_is_dear();
         if let Some(deltas) = &self.deltas {
@@ -106,38 +98,36 @@ impl PageEncoder {
         let mut begun = clock.now();
         for run in &batch.runs {
             let read_at = self.block.end().max(kept);
-            memory.read(*run, &mut self.data[read_at..read_at + run.len_bytes()])?;
+            memory.read(*run, &mut data[read_at..read_at + run.len_bytes()])?;
             let read = clock.now();
             for (index, page) in run.indices().enumerate() {
                 let at = read_at + index * PAGE_BYTES;
                 let page = PageIndex(page);
                 self.begin_page(batch, page);
-                if self.encode_small(batch.round, page, at, &mut frame) {
-                    self.close_reference(&mut frame);
-                } else if !self.refer(batch, page, at, &mut frame) {
-                    self.block.add(page, at, &mut self.data);
+                if self.encode_small(batch.round, page, &data[at..], &mut frame) {
+                    self.close_reference(data, &mut frame);
+                } else if !self.refer(batch, page, (data, at), &mut frame) {
+                    self.block.add(page, at, data);
                 }
                 if self.block.is_full() {
-                    kept = self.flush(kept, clock, &mut frame);
+                    kept = self.flush(kept, data, clock, &mut frame);
                 }
             }
             // The next pages are read to where these are.
-            self.close_reference(&mut frame);
+            self.close_reference(data, &mut frame);
             reading += read.since(begun);
             begun = clock.now();
             encoding += begun.since(read);
         }
         if !self.block.is_empty() {
-            kept = self.flush(kept, clock, &mut frame);
+            kept = self.flush(kept, data, clock, &mut frame);
         }
         encoding += clock.now().since(begun);
         frame.stages.read.busy = reading;
         frame.stages.encode.busy = encoding;
         let (head, own) = self.builder.finish();
-        Ok(Encoded {
-            parts: [head, &self.data[..kept], own],
-            frame,
-        })
+        buffer.set_body(head, kept, own);
+        Ok(frame)
     }
 
     /// The frame that was encoded last is sent, which took so long with its reading and encoding.
@@ -162,30 +152,35 @@ impl PageEncoder {
         }
     }
 
-    /// Sends the page whose content is at `at` as a reference if the target has it; whether it
-    /// has.
-    fn refer(&mut self, batch: &Batch, page: PageIndex, at: usize, frame: &mut SentFrame) -> bool {
-        let (data, builder) = (&self.data, &mut self.builder);
-        let referrer = self.referrer.as_mut();
+    /// Sends the page whose content is at `at` of `data` as a reference if the target has it;
+    /// whether it has.
+    fn refer(
+        &mut self,
+        batch: &Batch,
+        page: PageIndex,
+        (data, at): (&[u8], usize),
+        frame: &mut SentFrame,
+    ) -> bool {
+        let (referrer, builder) = (self.referrer.as_mut(), &mut self.builder);
         referrer.is_some_and(|referrer| referrer.add(batch, page, at, data, builder, frame))
     }
 
-    fn close_reference(&mut self, frame: &mut SentFrame) {
+    fn close_reference(&mut self, data: &[u8], frame: &mut SentFrame) {
         if let Some(referrer) = &mut self.referrer {
-            referrer.close(&self.data, &mut self.builder, frame);
+            referrer.close(data, &mut self.builder, frame);
         }
     }
 
-    /// Encodes the page whose content is at `at` if that takes few bytes, or none; whether it
-    /// did.
+    /// Encodes the page whose content is at the beginning of `data` if that takes few bytes, or
+    /// none; whether it did.
     fn encode_small(
         &mut self,
         round: u32,
         page: PageIndex,
-        at: usize,
+        data: &[u8],
         frame: &mut SentFrame,
     ) -> bool {
-        let Some(content) = self.data[at..].first_chunk::<PAGE_BYTES>() else {
+        let Some(content) = data.first_chunk::<PAGE_BYTES>() else {
             return false;
         };
         let fill = if is_zero(content) {
@@ -231,15 +226,22 @@ impl PageEncoder {
         true
     }
 
-    /// Packs the block under way, or leaves it raw; its data goes to `kept`, which is not later.
+    /// Packs the block under way, or leaves it raw; its data goes to `kept` of `data`, which is
+    /// not later.
     /// Returns where that of the next block goes.
-    fn flush(&mut self, kept: usize, clock: &dyn Clock, frame: &mut SentFrame) -> usize {
+    fn flush(
+        &mut self,
+        kept: usize,
+        data: &mut [u8],
+        clock: &dyn Clock,
+        frame: &mut SentFrame,
+    ) -> usize {
         let pages = self.block.place();
         let count = (pages.len() / PAGE_BYTES) as u64;
-        let end = match self.packer.pack(&self.data[pages.clone()], clock) {
+        let end = match self.packer.pack(&data[pages.clone()], clock) {
             Some((format, packed)) => {
                 let end = kept + packed.len();
-                self.data[kept..end].copy_from_slice(packed);
+                data[kept..end].copy_from_slice(packed);
                 self.builder
                     .add_block(format, self.block.runs(), end - kept);
                 let (pages, bytes) = match format {
@@ -253,7 +255,7 @@ impl PageEncoder {
             None => {
                 let end = kept + pages.len();
                 if pages.start != kept {
-                    self.data.copy_within(pages, kept);
+                    data.copy_within(pages, kept);
                 }
                 for run in self.block.runs() {
                     self.builder.add_raw(*run);

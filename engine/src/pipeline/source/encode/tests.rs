@@ -8,8 +8,9 @@ use crate::codec::choose::CpuLimit;
 use crate::memory::{GuestMemory, Layout, PageBitmap, Region};
 use crate::pipeline::clock::SystemClock;
 use crate::pipeline::target::placer::Placer;
+use crate::transport::send_buffer;
 use crate::units::{ByteCount, PageCount, PageRange};
-use crate::wire::PagesBody;
+use crate::wire::{MAX_FRAME_PAGES, PagesBody};
 use proptest::prelude::*;
 
 mod refer;
@@ -116,10 +117,10 @@ fn carry(
     source: &Arc<Memory>,
 ) -> SentFrame {
     let clock = SystemClock::default();
-    let encoded = encoder.encode(batch, &**source, &clock).unwrap();
-    let body = encoded.parts.concat();
-    let mut frame = encoded.frame;
-    let body = PagesBody::decode(&body).unwrap();
+    let mut buffer = FrameBuffer::new(send_buffer());
+    let encoded = encoder.encode(batch, &**source, &clock, &mut buffer);
+    let mut frame = encoded.unwrap();
+    let body = PagesBody::decode(buffer.body()).unwrap();
     let data: usize = body.runs().map(|run| run.data.len()).sum();
     assert_eq!(frame.encoded.total().0, data as u64);
     let sent: u64 = body.runs().map(|run| run.range.count.0).sum();
@@ -186,8 +187,9 @@ fn what_the_target_does_not_read_is_not_sent() {
         let mut encoder = encoder(setting, Encodings::BASIC);
         let clock = SystemClock::default();
         let all = batch(1, &[(0, 256)]);
-        let encoded = encoder.encode(&all, &*source, &clock).unwrap();
-        assert_eq!(encoded.frame.raw, 256, "{setting}");
+        let mut buffer = FrameBuffer::new(send_buffer());
+        let encoded = encoder.encode(&all, &*source, &clock, &mut buffer);
+        assert_eq!(encoded.unwrap().raw, 256, "{setting}");
     }
 }
 
@@ -198,10 +200,13 @@ fn a_block_that_does_not_pack_stays_raw_and_where_it_was() {
         let mut encoder = encoder(setting, Encodings::readable());
         let clock = SystemClock::default();
         let all = batch(1, &[(7, 128)]);
-        let encoded = encoder.encode(&all, &*source, &clock).unwrap();
-        assert_eq!(encoded.frame.raw, 128, "{setting}");
+        let mut buffer = FrameBuffer::new(send_buffer());
+        let encoded = encoder.encode(&all, &*source, &clock, &mut buffer);
+        assert_eq!(encoded.unwrap().raw, 128, "{setting}");
         let here = source.content.lock().unwrap();
-        assert!(encoded.parts[1] == &here[source.at(PageRange::new(7, 128))]);
+        let sent = &here[source.at(PageRange::new(7, 128))];
+        assert!(buffer.body().ends_with(sent));
+        assert!(buffer.pages().starts_with(sent));
     }
 }
 

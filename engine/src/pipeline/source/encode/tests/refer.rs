@@ -54,9 +54,10 @@ impl Bench {
     fn carry(&mut self, source: &Arc<Memory>, mut batch: Batch) -> (SentFrame, Vec<PageRange>) {
         batch.may_refer = true;
         let clock = SystemClock::default();
-        let encoded = self.encoder.encode(&batch, &**source, &clock).unwrap();
-        let (body, frame) = (encoded.parts.concat(), encoded.frame);
-        let body = PagesBody::decode(&body).unwrap();
+        let mut buffer = FrameBuffer::new(send_buffer());
+        let encoded = self.encoder.encode(&batch, &**source, &clock, &mut buffer);
+        let frame = encoded.unwrap();
+        let body = PagesBody::decode(buffer.body()).unwrap();
         let sent: u64 = body.runs().map(|run| run.range.count.0).sum();
         assert_eq!(frame.pages(), sent + frame.unchanged);
         let mut missing = Vec::new();
