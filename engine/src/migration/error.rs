@@ -1,4 +1,4 @@
-//! Why a migration ended without completing, by who is to blame, and where the guest is now.
+//! Why a migration ended without completing, and where the guest is now.
 
 use crate::converge::GivenUp;
 use crate::dirty::DirtyError;
@@ -12,7 +12,7 @@ pub enum GuestLocation {
     Source,
     /// It runs where it was sent.
     Target,
-    /// The hand-over was under way when the connection was lost, and asking did not settle it.
+    /// The sides lost each other during the hand-over, and asking did not settle it.
     Unknown,
 }
 
@@ -83,7 +83,7 @@ pub enum MigrationError {
     /// Writes cannot be tracked.
     #[error("dirty tracking: {0}")]
     Dirty(#[from] DirtyError),
-    /// The policy gave up.
+    /// The policy saw no way to complete it within its limits.
     #[error(transparent)]
     NotConverging(Box<GivenUp>),
     /// Somebody asked for the end.
@@ -100,7 +100,7 @@ pub enum MigrationError {
         /// Digest of the target's.
         there: u128,
     },
-    /// The connection was lost after the source gave up the guest, and could not be restored.
+    /// The connection was lost after the source relinquished the guest, and could not be restored.
     #[error("the connection was lost while the guest was handed over ({0})")]
     InDoubt(String),
 }

@@ -1,4 +1,4 @@
-//! Whether the other side is still there.
+//! Liveness of the other side.
 //!
 //! Silence alone proves nothing: a coordinator that was busy for a while (stopping a guest,
 //! digesting a large memory) has neither asked nor listened. So only an unanswered question
@@ -19,7 +19,7 @@ pub(super) enum Verdict {
     Dead,
 }
 
-/// When the two sides heard of each other.
+/// When the two sides last heard of each other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Liveness {
     heard_at: Instant,

@@ -52,7 +52,7 @@ pub use target::{CatalogueDemand, Target, TargetConfig, TargetStatus, TargetStep
 
 use std::time::Duration;
 
-/// How often a side that has nothing else to say asks whether the other is there.
+/// How often a side that has nothing else to send asks whether the other is there.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Silence after which the other side counts as dead.
@@ -70,7 +70,7 @@ pub const IN_DOUBT: Duration = Duration::from_secs(20);
 
 const _: () = assert!(IN_DOUBT.as_secs() > PEER_SILENCE.as_secs() + REATTACH.as_secs() + 5);
 
-/// How long pages may be under way without any acknowledgement.
+/// How long pages may be in flight without a further one being acknowledged.
 ///
 /// The control connection may be well while a data connection's packets go nowhere. Long enough
 /// for 64 channels to share 2 MB/s: each is acknowledged every four frames of 256 KiB.

@@ -1,12 +1,12 @@
 //! How long the stages of the pipeline worked and waited: where the bottleneck is.
 //!
 //! Times are sums over all threads of a side: each data channel has one, which passes a frame
-//! through all stages. What is waited for is said at each stage.
+//! through all stages. Each stage names what it waits for.
 
 use std::ops::AddAssign;
 use std::time::Duration;
 
-/// What one stage did.
+/// How long one stage worked and waited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StageTime {
     /// Working.

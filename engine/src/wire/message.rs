@@ -45,7 +45,7 @@ pub enum Message {
     State(StateChunk),
     /// The target has everything and could run the guest.
     Ready,
-    /// The source has given up the right to run the guest, for good.
+    /// The source has relinquished the guest, for good.
     HandOver,
     /// The guest runs on the target.
     Running {

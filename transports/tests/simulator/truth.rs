@@ -155,7 +155,7 @@ impl Truth {
     }
 
     pub fn source_gave_up(&self) {
-        self.note(|| "the source gives up the right to run".into());
+        self.note(|| "the source relinquishes the guest".into());
         let now = self.now();
         let mut state = self.lock();
         let runs = state.source_runs;

@@ -1,5 +1,4 @@
-//! The control connection of a source: its messages, acknowledgements, and a target that says
-//! nothing.
+//! The control connection of a source: messages, acknowledgements, and a target that is silent.
 
 use std::time::Duration;
 
@@ -141,12 +140,12 @@ impl Source {
         }
     }
 
-    /// Another side that is known to be there: this one has no room for what it says.
+    /// The target is known to be there: this side has no room for its device state.
     pub fn heard(&mut self, now: Instant) {
         self.peer.heard(now);
     }
 
-    /// Time has passed: the other side may have died, and the policy may want to give up.
+    /// Time has passed: the target may be gone, and the policy may end the migration.
     ///
     /// # Errors
     /// When nothing was heard for [`PEER_SILENCE`](crate::migration::PEER_SILENCE), or nothing

@@ -1,6 +1,6 @@
-//! Harvests within a round: a page that is written before its turn need not go twice.
+//! Mid-round harvests: a page that is written before its turn need not go twice.
 //!
-//! A harvest clears the times of all pages. With one harvest a round, every page that was written
+//! A harvest clears the dirty marks of all pages. With one harvest a round, every page that was written
 //! since the round began goes again, although those that were written before their turn went as
 //! they had become. With a few harvests in between it is known: what one of them finds written and
 //! still waiting for its turn waits on, and goes once; what was handed out before goes again in

@@ -17,7 +17,7 @@ use crate::wire::Message;
 
 /// Pause before the next harvest when the last one found nothing. Rounds of nothing would follow
 /// each other as fast as the processor allows, and measure the link by frames without pages.
-const REST: Duration = Duration::from_millis(10);
+const IDLE: Duration = Duration::from_millis(10);
 
 /// Smallest share of a round worth a frame of its own when channels divide the end of it.
 const SMALLEST_SHARE: u64 = 8;
@@ -39,7 +39,7 @@ impl Source {
     /// `dirty` was written since the last harvest (or since arming).
     ///
     /// # Errors
-    /// When the policy gives up.
+    /// When the policy ends the migration.
     pub fn harvested(&mut self, now: Instant, dirty: &PageBitmap) -> Result<(), MigrationError> {
         self.send_set.harvested(dirty);
         if !self.is_harvesting() {
@@ -61,7 +61,7 @@ impl Source {
                 self.begin_round(now);
             } else {
                 self.state = State::Precopy(Precopy::Idle);
-                self.convergence.ask_at = now.after(REST);
+                self.convergence.ask_at = now.after(IDLE);
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What a migration says of itself: where it is, and how it went.
+//! Where a source is, for display, and the report of a completed migration.
 
 use super::Source;
 use super::types::SourceStatus;

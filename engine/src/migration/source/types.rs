@@ -27,11 +27,11 @@ pub struct SourceConfig {
     pub references: Option<u64>,
     /// The guest's memory.
     pub layout: Layout,
-    /// What must be equal on both sides.
+    /// Compatibility facts: what must be equal on both sides.
     pub facts: Vec<Fact>,
     /// Encodings of pages that the target must read, next to the basic ones.
     pub needs: Encodings,
-    /// When to stop the guest, or to give up.
+    /// When to stop the guest, or to end the migration.
     pub policy: Box<dyn Policy>,
 }
 
@@ -54,7 +54,8 @@ pub enum SourceStep {
     Digest,
     /// Send the device state; then [`Source::state_sent`](super::Source::state_sent).
     SaveState,
-    /// Give up the right to run; then [`Source::handed_over`](super::Source::handed_over).
+    /// Make sure that the guest never runs here again; then
+    /// [`Source::relinquished`](super::Source::relinquished).
     HandOver(TargetReady),
     /// Nothing until something happens, or at latest until this time.
     Wait(Instant),

@@ -1,4 +1,4 @@
-//! How the guest of a source differs from the one that is prepared here, in words.
+//! Compatibility: whether the guest of a source can come to this side, and why not.
 //!
 //! Only compares: the machine decides what a difference means. All are named at once, so that a
 //! user need not come back once for each.
@@ -8,7 +8,7 @@ use crate::memory::Layout;
 use crate::wire::{Encoding, Encodings, Fact, Hello, OLDEST_VERSION, VERSION};
 
 /// Every reason why the guest of `hello` cannot come to a side that is like `here`.
-pub(super) fn differences(hello: &Hello, here: &TargetConfig) -> Vec<String> {
+pub(super) fn incompatibilities(hello: &Hello, here: &TargetConfig) -> Vec<String> {
     let mut reasons = Vec::new();
     reasons.extend(version_difference(hello));
     reasons.extend(layout_difference(&hello.layout, &here.layout));
@@ -71,7 +71,7 @@ fn unreadable(missing: Encodings) -> Option<String> {
     }
 }
 
-/// Which facts about the guest differ, in words.
+/// Which compatibility facts differ, in words.
 fn fact_differences(source: &[Fact], target: &[Fact]) -> Vec<String> {
     let value = |facts: &[Fact], name: &str| {
         facts

@@ -1,4 +1,4 @@
-//! The control connection of a target: its messages, and a source that says nothing.
+//! The control connection of a target: messages, and a source that is silent.
 //!
 //! What a lost connection means once the target has said that it is ready is in
 //! [`prepared`](super::prepared).
@@ -6,7 +6,7 @@
 use super::Target;
 use super::barrier::Barrier;
 use super::commit::Commit;
-use super::compatibility::differences;
+use super::compatibility::incompatibilities;
 use super::memory::Memory;
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::units::Instant;
@@ -58,7 +58,7 @@ impl Target {
 
     /// Compares the source's guest with this side's, and refuses with every difference.
     fn greet(&mut self, now: Instant, hello: Hello) -> Result<(), MigrationError> {
-        let reasons = differences(&hello, &self.config);
+        let reasons = incompatibilities(&hello, &self.config);
         if !reasons.is_empty() {
             let refuse = Refuse {
                 reasons: reasons.clone(),
@@ -98,7 +98,7 @@ impl Target {
         })
     }
 
-    /// A source that is known to be there: this side has no room for what it says.
+    /// The source is known to be there: this side has no room for its device state.
     pub fn heard(&mut self, now: Instant) {
         self.peer.heard(now);
         self.commit.heard();

@@ -12,7 +12,7 @@ use crate::wire::{Encodings, Fact, ReferenceTerms};
 pub struct TargetConfig {
     /// The guest's memory on this side.
     pub layout: Layout,
-    /// What must be equal on both sides.
+    /// Compatibility facts: what must be equal on both sides.
     pub facts: Vec<Fact>,
     /// Encodings of pages that this side reads: [`Encodings::readable`].
     pub reads: Encodings,

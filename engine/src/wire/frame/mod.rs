@@ -68,7 +68,7 @@ pub enum FrameType {
     State = 0x20,
     /// The target could run the guest now.
     Ready = 0x30,
-    /// The source has given up the right to run.
+    /// The source has relinquished the guest.
     HandOver = 0x31,
     /// The guest runs on the target.
     Running = 0x32,

@@ -81,7 +81,7 @@ impl Guest {
 struct Went {
     completed: bool,
     took: Duration,
-    blackout: Duration,
+    downtime: Duration,
     sent: PageCount,
     /// Seconds of full speed that the guest lost before the downtime.
     lost_work_s: f64,
@@ -187,7 +187,7 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, order: Order) -> Went {
         let went = |completed| Went {
             completed,
             took: now,
-            blackout: FIXED + left.bytes().time_at(LINK).unwrap_or_default(),
+            downtime: FIXED + left.bytes().time_at(LINK).unwrap_or_default(),
             sent: PageCount(sent + left.0),
             lost_work_s,
         };
@@ -244,7 +244,7 @@ fn predictive(downtime: Duration, throttle_most: ThrottleShare) -> Predictive {
 #[test]
 fn hot_pages_that_wait_never_make_it_worse_and_often_better() {
     println!(
-        "| guest | limit | may throttle | order | result | time | blackout | sent | lost work |"
+        "| guest | limit | may throttle | order | result | time | downtime | sent | lost work |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     let (mut completed, mut lost_work) = ([0; 3], [0.0; 3]);
@@ -270,12 +270,12 @@ fn hot_pages_that_wait_never_make_it_worse_and_often_better() {
                             "gave up"
                         },
                         went.took.as_secs_f64(),
-                        went.blackout.as_secs_f64() * 1e3,
+                        went.downtime.as_secs_f64() * 1e3,
                         went.sent.0 as f64 / PAGES as f64,
                         went.lost_work_s
                     );
                     assert!(
-                        !went.completed || went.blackout <= limit,
+                        !went.completed || went.downtime <= limit,
                         "{name}: {went:?}"
                     );
                     completed[order as usize] += u32::from(went.completed);
