@@ -1,43 +1,63 @@
 //! The pagelift live-migration engine.
 //!
-//! It knows a guest as [regions of pages](memory::Layout), a peer as channels of
-//! [frames](wire), and nothing of sockets, hypervisors or other people's file formats.
+//! It knows a guest as [regions of pages](memory::Layout) and a peer as connections that carry bytes,
+//! and nothing of sockets, hypervisors or other people's file formats. An embedder makes an
+//! [`Outgoing`] where its guest leaves and an [`Incoming`] where it arrives, and holds the [`Job`] that
+//! each of them starts.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`units`] | page numbers, byte counts, rates, instants: no bare integers across modules |
+//! | [`job`] | the embedder's door |
+//! | [`guest`] | what the engine asks of the program that runs the guest |
+//! | [`ram`] | a guest's memory together with what tracks the writes to it |
 //! | [`memory`] | the layout of a guest, sets of pages, reading and writing pages |
 //! | [`dirty`] | where the set of written pages comes from |
-//! | [`ram`] | both put together for a guest that is to leave |
-//! | [`codec`] | how the content of pages becomes bytes on the wire |
-//! | [`transport`] | the contract of a transport: links, connections, the memory they send from |
-//! | [`wire`] | frames and messages: bytes to values and back, nothing else |
-//! | [`migration`] | the source and target machines, who owns the guest, the report |
-//! | [`converge`] | forecasts, and the policy that decides when to stop the guest |
-//! | [`guest`] | what the engine asks of the program that runs the guest |
-//! | [`pipeline`] | the threads that run a machine over a real link |
-//! | [`sys`] | typed kernel interfaces |
+//! | [`transport`] | what the engine asks of a transport: links, connections, buffers |
+//! | [`units`] | page numbers, byte counts, rates, instants: no bare integers across modules |
 //!
-//! `wire`, `migration` and `converge` are sans-IO: they read no clock and touch no file
-//! descriptor, so that the whole protocol runs in a simulator under virtual time.
+//! The other modules are the engine's inside. They are public for its own drivers, simulator, benches
+//! and fuzz targets, are not shown here, and change without notice: `codec` (page content to bytes),
+//! `wire` (frames and messages), `migration` (the source and target machines), `converge` (forecasts and
+//! policies), `pipeline` (the threads), `sys` (typed kernel interfaces). `wire`, `migration` and
+//! `converge` are sans-IO: they read no clock and touch no file descriptor, so that the whole protocol
+//! runs in a simulator under virtual time.
 
 #![cfg(target_os = "linux")]
 
+#[doc(hidden)]
 pub mod codec;
+#[doc(hidden)]
 pub mod converge;
 pub mod dirty;
 pub mod guest;
 pub mod job;
 pub mod memory;
+#[doc(hidden)]
 pub mod migration;
+#[doc(hidden)]
 pub mod pipeline;
 pub mod ram;
+#[doc(hidden)]
 pub mod sys;
 pub mod transport;
 pub mod units;
+#[doc(hidden)]
 pub mod wire;
 
+pub use codec::choose::CpuLimit;
+pub use codec::reference::ReferenceSetting;
+pub use codec::{Codec, CompressSetting};
+pub use converge::{
+    AtDeadline, ConvergenceStatus, Downtime, Interval, Limits, PolicyKind, SwitchoverCosts,
+    ThrottleShare,
+};
 pub use guest::{SourceGuest, TargetGuest};
 pub use job::{Completed, DeltaCacheSize, Ended, Event, Incoming, Job, Outgoing, StartError};
 pub use memory::FileMemory;
+pub use migration::{
+    DowntimeParts, Failure, GuestLocation, MigrationError, PagesSent, Phase, Report, SourceStatus,
+    TargetStatus,
+};
+pub use pipeline::{CancelToken, Controls, KeptPages, Received, Settings};
 pub use ram::{GuestRam, RamError};
+pub use wire::{Fact, SessionId};

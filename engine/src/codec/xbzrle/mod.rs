@@ -1,6 +1,6 @@
 //! XBZRLE: a page as the bytes that changed since a copy that the other side has.
 //!
-//! The format is QEMU's, byte for byte: what QEMU writes [`decode`] reads, and what [`encode`]
+//! The format is QEMU's, byte for byte: what QEMU writes `decode` reads, and what `encode`
 //! writes QEMU reads. A delta is any number of
 //!
 //! | field | bytes | meaning |
