@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::process::Pid;
 
-use crate::dirty::{DirtyError, DirtySource, PagemapTracker, TrackedRange};
+use crate::dirty::{Combined, DirtyError, DirtySource, PagemapTracker, TrackedRange};
 use crate::memory::{FileMemory, GuestMemory, Layout, MappedMemory, MemoryError, ReadPages};
 use crate::sys::Userfaultfd;
 
@@ -111,6 +111,16 @@ impl GuestRam {
         let memory = unsafe { MappedMemory::new(layout, starts) };
         let tracker = PagemapTracker::new(None, own_userfaultfd()?, ranges)?;
         Ok(Self::new(Arc::new(memory), Box::new(tracker)))
+    }
+
+    /// The same, with writes that only `source` sees: those of devices, say, that run in a process
+    /// whose page tables nobody watches.
+    #[must_use]
+    pub fn also_written_by(self, source: Box<dyn DirtySource>) -> Self {
+        Self {
+            memory: self.memory,
+            dirty: Box::new(Combined::new(self.dirty, source)),
+        }
     }
 
     /// The regions it consists of.

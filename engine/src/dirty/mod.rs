@@ -1,16 +1,30 @@
 //! Where the set of written pages comes from.
 //!
-//! A [`DirtySource`] answers one question: which pages were written since it was last asked?
-//! The rule that keeps every write: **a mark is cleared before its page is read**
-//! ([`harvest`](DirtySource::harvest) returns only after the marks are cleared), so a write that
-//! comes later marks the page again.
+//! A [`DirtySource`] answers one question: which pages were written since it was last asked? To take
+//! the answer, and clear it, is a *harvest*.
+//!
+//! The rule that keeps every write: **a mark is cleared before its page is read**, so that a write
+//! that comes later marks the page again. A [`harvest`](DirtySource::harvest) returns after the marks
+//! are cleared, or else [`clear_before_read`](DirtySource::clear_before_read) clears them when the
+//! time has come.
+//!
+//! A source that must be attended to between harvests does so itself: KVM's dirty rings fill up, and
+//! whoever tracks by them starts a thread in `arm` that takes entries out, lets `harvest` take what
+//! that thread has gathered, and ends it in `disarm`.
 
+mod clearing;
+mod combined;
 mod manual;
 mod pagemap;
 mod private;
 
+pub use clearing::ClearMarks;
+pub(crate) use clearing::ClearedPages;
+pub use combined::Combined;
 pub use manual::{DirtyMarker, ManualTracker, VcpuMarker};
 pub use pagemap::{PagemapTracker, TrackedRange};
+
+use std::sync::Arc;
 
 use crate::memory::PageBitmap;
 use crate::units::PageCount;
@@ -45,7 +59,8 @@ pub trait DirtySource: Send {
     fn arm(&mut self) -> Result<(), DirtyError>;
 
     /// Adds to `into` the pages written since the last harvest (or since arming), after their
-    /// marks have been cleared.
+    /// marks have been cleared; or, with [`clear_before_read`](Self::clear_before_read), those that
+    /// were not reported since their marks were last cleared.
     ///
     /// # Errors
     /// When the kernel fails; `into` may then hold a part of the set.
@@ -65,6 +80,15 @@ pub trait DirtySource: Send {
     ///
     /// For sources that have a log of each vCPU, such as KVM's dirty rings.
     fn written_by(&mut self) -> Option<Vec<u64>> {
+        None
+    }
+
+    /// What clears the marks of pages before they are read, if a harvest leaves them. `None`:
+    /// a harvest clears them.
+    ///
+    /// A page that was harvested stays marked, and is not reported again, until it is cleared;
+    /// then it is read, and what is read has every write of before. Asked once, before arming.
+    fn clear_before_read(&self) -> Option<Arc<dyn ClearMarks>> {
         None
     }
 

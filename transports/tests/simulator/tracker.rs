@@ -1,9 +1,11 @@
 //! The tracker of the guest's writes, at whose calls others do something, and which may fail.
 
-use std::sync::Arc;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pagelift_engine::dirty::{DirtyError, DirtySource, ManualTracker};
+use pagelift_engine::dirty::{ClearMarks, DirtyError, DirtySource, ManualTracker};
 use pagelift_engine::memory::PageBitmap;
+use pagelift_engine::units::{PageCount, PageRange};
 use pagelift_transports::sim::SimRng;
 
 use super::crew;
@@ -12,17 +14,59 @@ use super::truth::{Mishap, Truth};
 /// The tracker of the source's memory; may lose a mark if told to.
 #[derive(Debug)]
 pub struct SimTracker {
-    inner: ManualTracker,
+    marks: Arc<Mutex<Marks>>,
+    clears: Clears,
     truth: Arc<Truth>,
     armed: bool,
     /// Forget a page once in so many harvests.
     loses: Option<(SimRng, u64)>,
 }
 
+/// When marks are cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clears {
+    /// By the harvest.
+    Harvested,
+    /// Before a page is read, as by KVM's log with manual protection.
+    BeforeRead,
+}
+
+#[derive(Debug)]
+struct Marks {
+    written: ManualTracker,
+    /// With [`Clears::BeforeRead`]: pages that are marked, and those of them that were harvested.
+    log: PageBitmap,
+    told: PageBitmap,
+}
+
+impl Marks {
+    /// Brings the log up to date.
+    fn sync(&mut self) {
+        self.written.harvest(&mut self.log).expect("it cannot fail");
+    }
+
+    fn harvest(&mut self, clears: Clears, into: &mut PageBitmap) {
+        if clears == Clears::Harvested {
+            return self.written.harvest(into).expect("it cannot fail");
+        }
+        self.sync();
+        let mut new = self.log.clone();
+        self.told.runs().for_each(|run| new.remove(run));
+        self.told.union(&new);
+        into.union(&new);
+    }
+}
+
 impl SimTracker {
-    pub fn new(inner: ManualTracker, truth: &Arc<Truth>) -> Self {
+    pub fn new(written: ManualTracker, pages: PageCount, clears: Clears, truth: &Arc<Truth>) -> Self {
+        let marks = Marks {
+            written,
+            log: PageBitmap::new(pages),
+            told: PageBitmap::new(pages),
+        };
         Self {
-            inner,
+            marks: Arc::new(Mutex::new(marks)),
+            clears,
             truth: Arc::clone(truth),
             armed: false,
             loses: None,
@@ -37,9 +81,33 @@ impl SimTracker {
         self.armed
     }
 
-    /// What would be harvested now; takes it.
+    /// The pages that are marked now; takes them.
     pub fn marks(&mut self, into: &mut PageBitmap) {
-        self.inner.harvest(into).expect("it cannot fail");
+        let mut marks = lock(&self.marks);
+        marks.sync();
+        into.union(&marks.log);
+        marks.log.clear();
+        marks.told.clear();
+    }
+}
+
+fn lock(marks: &Mutex<Marks>) -> MutexGuard<'_, Marks> {
+    marks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Clears marks before pages are read.
+struct Clearer(Arc<Mutex<Marks>>);
+
+impl ClearMarks for Clearer {
+    fn clear(&self, range: PageRange) -> io::Result<()> {
+        crew::meanwhile();
+        let mut marks = lock(&self.0);
+        marks.sync();
+        marks.log.remove(range);
+        marks.told.remove(range);
+        drop(marks);
+        crew::meanwhile();
+        Ok(())
     }
 }
 
@@ -49,7 +117,11 @@ impl DirtySource for SimTracker {
         if self.truth.strikes(Mishap::Arm) {
             return Err(refused("arm"));
         }
-        self.inner.arm()?;
+        let mut marks = lock(&self.marks);
+        marks.written.arm()?;
+        marks.log.clear();
+        marks.told.clear();
+        drop(marks);
         self.armed = true;
         crew::meanwhile();
         Ok(())
@@ -60,7 +132,7 @@ impl DirtySource for SimTracker {
             self.truth.broken("a harvest without arming".into());
         }
         crew::meanwhile();
-        self.inner.harvest(into)?;
+        lock(&self.marks).harvest(self.clears, into);
         if let Some((rng, one_in)) = &mut self.loses
             && rng.one_in(*one_in)
             && let Some(run) = into.next_run(rng.below(into.capacity().0), 1)
@@ -74,19 +146,26 @@ impl DirtySource for SimTracker {
         Ok(())
     }
 
+    fn clear_before_read(&self) -> Option<Arc<dyn ClearMarks>> {
+        let clearer = || Arc::new(Clearer(Arc::clone(&self.marks))) as Arc<dyn ClearMarks>;
+        (self.clears == Clears::BeforeRead).then(clearer)
+    }
+
     fn give_back(&mut self, pages: &PageBitmap) {
-        self.inner.give_back(pages);
+        let mut marks = lock(&self.marks);
+        marks.written.give_back(pages);
+        pages.runs().for_each(|run| marks.told.remove(run));
     }
 
     fn disarm(&mut self) {
         self.armed = false;
-        self.inner.disarm();
+        lock(&self.marks).written.disarm();
     }
 }
 
 fn refused(call: &'static str) -> DirtyError {
     DirtyError::Kernel {
         call,
-        source: std::io::ErrorKind::OutOfMemory.into(),
+        source: io::ErrorKind::OutOfMemory.into(),
     }
 }

@@ -28,7 +28,7 @@ use super::policies::{HoldsBack, Whim};
 use super::stepping;
 use super::tap::{TapLink, TapListener};
 use super::target::TargetSide;
-use super::tracker::SimTracker;
+use super::tracker::{Clears, SimTracker};
 use super::truth::Truth;
 use super::watcher::Watcher;
 use super::writer::Writer;
@@ -97,7 +97,7 @@ impl World {
         // What some other guest left there.
         target_writer.fill(0.2);
         Self {
-            tracker: SimTracker::new(tracker, &truth),
+            tracker: SimTracker::new(tracker, PageCount(plan.pages), clears(plan.seed), &truth),
             truth,
             clock,
             rng,
@@ -310,6 +310,14 @@ fn held_pages(seed: u64, pages: u64) -> PageCount {
         2 => pages / 4,
         _ => pages,
     })
+}
+
+/// When the tracker's marks are cleared: half of the seeds each.
+fn clears(seed: u64) -> Clears {
+    match seed / 12 % 2 {
+        0 => Clears::Harvested,
+        _ => Clears::BeforeRead,
+    }
 }
 
 /// What the target can read: now and then less than this build, but always what it must.

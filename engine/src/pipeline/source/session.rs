@@ -15,7 +15,7 @@ use super::channel::{Packing, SourceChannel};
 use super::driver::SourceDriver;
 use tracing::{debug, info, warn};
 
-use crate::dirty::DirtySource;
+use crate::dirty::{ClearedPages, DirtySource};
 use crate::guest::SourceGuest;
 use crate::memory::ReadPages;
 use crate::migration::{Failure, MigrationError, Ownership, REATTACH, Report, Source};
@@ -61,6 +61,7 @@ impl std::fmt::Debug for SourceParts<'_> {
 pub struct SourceSession<'a> {
     shared: Arc<Shared<Source>>,
     link: &'a dyn RateCapped,
+    /// The guest's memory, as the data channels read it.
     memory: Arc<dyn ReadPages>,
     packing: Packing,
     replies: Sender<StateChunk>,
@@ -108,9 +109,16 @@ impl std::fmt::Debug for SourceSession<'_> {
 impl<'a> SourceSession<'a> {
     /// Prepares to send: the link is capped as the controls say. Nothing is connected yet.
     pub fn new(shared: Arc<Shared<Source>>, parts: SourceParts<'a>) -> Self {
+        let memory = match parts.dirty.clear_before_read() {
+            Some(marks) => Arc::new(ClearedPages {
+                memory: Arc::clone(&parts.memory),
+                marks,
+            }),
+            None => Arc::clone(&parts.memory),
+        };
         let (driver, replies) = SourceDriver::new(
             Arc::clone(&shared),
-            Arc::clone(&parts.memory),
+            parts.memory,
             parts.dirty,
             parts.guest,
             parts.ownership,
@@ -122,7 +130,7 @@ impl<'a> SourceSession<'a> {
         Self {
             shared,
             link: parts.link,
-            memory: parts.memory,
+            memory,
             packing: parts.packing,
             replies,
             driver,
