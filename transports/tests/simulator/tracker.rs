@@ -58,7 +58,12 @@ impl Marks {
 }
 
 impl SimTracker {
-    pub fn new(written: ManualTracker, pages: PageCount, clears: Clears, truth: &Arc<Truth>) -> Self {
+    pub fn new(
+        written: ManualTracker,
+        pages: PageCount,
+        clears: Clears,
+        truth: &Arc<Truth>,
+    ) -> Self {
         let marks = Marks {
             written,
             log: PageBitmap::new(pages),
