@@ -38,6 +38,6 @@ pub use limits::{AtDeadline, Downtime, Limits, PolicyKind};
 pub use policy::{Decision, Observation, Policy};
 pub use predictive::{Predictive, PredictiveConfig};
 pub use stop_when_fits::{StopWhenFits, StopWhenFitsConfig};
-pub use throttle::{ThrottleResponse, ThrottleShare};
+pub use throttle::{LostWork, ThrottleResponse, ThrottleShare};
 pub use trace::{Ended, Model, Record, Recorded, Run, Trace, TraceError, replay};
 pub use vcpu::{VcpuSample, VcpuThrottle};

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{FixedCosts, GiveUp, Limits, PageTime, ThrottleResponse, ThrottleShare};
+use super::{FixedCosts, GiveUp, Limits, LostWork, PageTime, ThrottleResponse, ThrottleShare};
 use crate::units::{ByteCount, Instant, PageCount, Rate};
 
 /// A round makes progress if it leaves at most this part of what the one before left.
@@ -73,8 +73,8 @@ impl Observation {
         (again as f64 / written as f64).clamp(AGAIN_LEAST, 1.0)
     }
 
-    /// Share of its work that the guest lost to its throttle between the last two harvests.
-    pub fn lost(&self) -> ThrottleShare {
+    /// What the guest lost of its work to its throttle between the last two harvests.
+    pub fn lost(&self) -> LostWork {
         self.response.lost(self.throttled)
     }
 }

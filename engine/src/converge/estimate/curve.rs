@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use crate::converge::ThrottleShare;
+use crate::converge::LostWork;
 use crate::units::{Instant, PageCount};
 
 /// Harvests that are kept.
@@ -39,7 +39,7 @@ const SIGMA_PER_DOUBLING: f64 = 0.12;
 /// 1.6.
 const FIRST_SIGMA: f64 = 0.5;
 
-/// Harvests whose guests lost shares of work at most this far apart are compared.
+/// Harvests are compared whose guests lost parts of their work at most this far apart.
 const ALIKE: f64 = 0.35;
 
 /// Weight of the assumption that every write goes to a new page, relative to a fresh harvest of the
@@ -50,7 +50,7 @@ const PRIOR: f64 = 0.02;
 #[derive(Clone, Copy, Debug)]
 struct Point {
     at: Instant,
-    lost: ThrottleShare,
+    lost: LostWork,
     ln_seconds: f64,
     ln_pages: f64,
 }
@@ -69,15 +69,9 @@ struct Reading {
 }
 
 impl DirtyCurve {
-    /// The guest, of whose work the share `lost` was lost, wrote `pages` distinct pages in the
+    /// The guest, of whose work the part `lost` was lost, wrote `pages` distinct pages in the
     /// `time` up to `now`.
-    pub fn harvested(
-        &mut self,
-        now: Instant,
-        time: Duration,
-        lost: ThrottleShare,
-        pages: PageCount,
-    ) {
+    pub fn harvested(&mut self, now: Instant, time: Duration, lost: LostWork, pages: PageCount) {
         let guest_time = lost.guest_time(time);
         if guest_time.is_zero() {
             return;
@@ -96,32 +90,31 @@ impl DirtyCurve {
         });
     }
 
-    /// Distinct pages written in `time` by a guest that loses `share` of its work; `None` before
+    /// Distinct pages written in `time` by a guest that loses the part `lost` of its work; `None` before
     /// the first harvest.
-    pub fn pages_in(&self, time: Duration, share: ThrottleShare) -> Option<f64> {
-        let guest_time = share.guest_time(time);
+    pub fn pages_in(&self, time: Duration, lost: LostWork) -> Option<f64> {
+        let guest_time = lost.guest_time(time);
         if guest_time.is_zero() && !self.points.is_empty() {
             return Some(0.0);
         }
-        let reading = self.read(guest_time.as_secs_f64().ln(), share)?;
+        let reading = self.read(guest_time.as_secs_f64().ln(), lost)?;
         Some(reading.ln_pages.exp())
     }
 
     /// The factor by which the truth may lie above or below [`pages_in`](Self::pages_in), at
     /// `deviations` standard deviations; from 1, infinite before the first harvest.
-    pub fn factor(&self, time: Duration, share: ThrottleShare, deviations: f64) -> f64 {
-        let guest_time = share.guest_time(time).max(Duration::from_micros(1));
-        let reading = self.read(guest_time.as_secs_f64().ln(), share);
+    pub fn factor(&self, time: Duration, lost: LostWork, deviations: f64) -> f64 {
+        let guest_time = lost.guest_time(time).max(Duration::from_micros(1));
+        let reading = self.read(guest_time.as_secs_f64().ln(), lost);
         reading.map_or(f64::INFINITY, |reading| (reading.sigma * deviations).exp())
     }
 
     /// Fits a line to the harvests around `ln_seconds`, of those under about the same throttle: a
     /// guest that hardly runs does less than its share of time says, since its housekeeping comes
     /// first.
-    fn read(&self, ln_seconds: f64, share: ThrottleShare) -> Option<Reading> {
+    fn read(&self, ln_seconds: f64, lost: LostWork) -> Option<Reading> {
         let newest = self.points.last()?.at;
-        let alike =
-            |point: &&Point| (point.lost.as_fraction() - share.as_fraction()).abs() <= ALIKE;
+        let alike = |point: &&Point| (point.lost.as_fraction() - lost.as_fraction()).abs() <= ALIKE;
         let any_alike = self.points.iter().any(|point| alike(&point));
         let points = || {
             self.points
@@ -182,7 +175,7 @@ pub(in crate::converge) mod tests {
             curve.harvested(
                 Instant(0).after(ms(2000 / n)),
                 ms(2000 / n),
-                ThrottleShare::NONE,
+                LostWork::NONE,
                 pages,
             );
         }
@@ -199,7 +192,7 @@ pub(in crate::converge) mod tests {
         let mut now = Instant(0);
         for length in lengths_ms {
             now = now.after(ms(*length));
-            curve.harvested(now, ms(*length), ThrottleShare::NONE, of(ms(*length)));
+            curve.harvested(now, ms(*length), LostWork::NONE, of(ms(*length)));
         }
         curve
     }
@@ -210,7 +203,7 @@ pub(in crate::converge) mod tests {
             |time| PageCount(time.as_millis() as u64 * 10),
             &[1000, 500, 100],
         );
-        let pages = curve.pages_in(ms(20), ThrottleShare::NONE).unwrap();
+        let pages = curve.pages_in(ms(20), LostWork::NONE).unwrap();
         assert!((pages - 200.0).abs() < 1.0, "{pages}");
     }
 
@@ -220,7 +213,7 @@ pub(in crate::converge) mod tests {
         let of = |time| uniform(1000.0, 100_000.0, time);
         let curve = curve(of, &[2000, 800, 300, 100]);
         let (guess, truth) = (
-            curve.pages_in(ms(50), ThrottleShare::NONE).unwrap(),
+            curve.pages_in(ms(50), LostWork::NONE).unwrap(),
             of(ms(50)).0 as f64,
         );
         assert!((guess / truth - 1.0).abs() < 0.15, "{guess} of {truth}");
@@ -237,10 +230,10 @@ pub(in crate::converge) mod tests {
             let curve = curve(of, &[4000, 2000, 900, 400, 150, 60]);
             for length in [30, 60, 200, 1000, 4000] {
                 let (guess, truth) = (
-                    curve.pages_in(ms(length), ThrottleShare::NONE).unwrap(),
+                    curve.pages_in(ms(length), LostWork::NONE).unwrap(),
                     of(ms(length)).0 as f64,
                 );
-                let factor = curve.factor(ms(length), ThrottleShare::NONE, 2.0);
+                let factor = curve.factor(ms(length), LostWork::NONE, 2.0);
                 assert!(
                     truth <= guess * factor && truth >= guess / factor,
                     "{set} {length} ms: {guess} against {truth}, factor {factor}"
@@ -258,9 +251,9 @@ pub(in crate::converge) mod tests {
         let mut now = Instant(0).after(ms(2700));
         for _ in 0..10 {
             now = now.after(ms(1000));
-            curve.harvested(now, ms(1000), ThrottleShare::NONE, PageCount(1000));
+            curve.harvested(now, ms(1000), LostWork::NONE, PageCount(1000));
         }
-        let pages = curve.pages_in(ms(1000), ThrottleShare::NONE).unwrap();
+        let pages = curve.pages_in(ms(1000), LostWork::NONE).unwrap();
         assert!(pages < 1600.0, "{pages}");
     }
 
@@ -272,19 +265,17 @@ pub(in crate::converge) mod tests {
         );
         // Throttled by 95 % it does not get 5 % of its work done, but nothing.
         let now = Instant(0).after(ms(3000));
-        curve.harvested(now, ms(1000), ThrottleShare::permille(950), PageCount(3));
-        let free = curve.pages_in(ms(50), ThrottleShare::NONE).unwrap();
+        curve.harvested(now, ms(1000), LostWork::part(0.95), PageCount(3));
+        let free = curve.pages_in(ms(50), LostWork::NONE).unwrap();
         assert!((free - 2500.0).abs() < 250.0, "{free}");
-        let throttled = curve
-            .pages_in(ms(1000), ThrottleShare::permille(900))
-            .unwrap();
+        let throttled = curve.pages_in(ms(1000), LostWork::part(0.9)).unwrap();
         assert!(throttled < 50.0, "{throttled}");
     }
 
     #[test]
     fn nothing_is_claimed_before_the_first_harvest() {
         let curve = DirtyCurve::default();
-        assert_eq!(curve.pages_in(ms(1), ThrottleShare::NONE), None);
-        assert_eq!(curve.factor(ms(1), ThrottleShare::NONE, 1.0), f64::INFINITY);
+        assert_eq!(curve.pages_in(ms(1), LostWork::NONE), None);
+        assert_eq!(curve.factor(ms(1), LostWork::NONE, 1.0), f64::INFINITY);
     }
 }

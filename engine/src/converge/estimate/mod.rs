@@ -16,7 +16,7 @@ pub use link_rate::LinkRate;
 pub use page_cost::{PageCosts, PageTime, RoundSent};
 pub use scheduling_delay::SchedulingDelay;
 
-use super::ThrottleShare;
+use super::LostWork;
 use crate::units::{Instant, PAGE_BYTES, PageCount, Rate};
 
 /// All estimates of a migration.
@@ -45,9 +45,9 @@ impl Estimates {
         self.harvested_at = Some(now);
     }
 
-    /// A harvest found `pages` distinct pages, written by a guest that lost the share `lost` of its
+    /// A harvest found `pages` distinct pages, written by a guest that lost the part `lost` of its
     /// work to a throttle.
-    pub fn harvested(&mut self, now: Instant, pages: PageCount, lost: ThrottleShare) {
+    pub fn harvested(&mut self, now: Instant, pages: PageCount, lost: LostWork) {
         if let Some(before) = self.harvested_at.replace(now) {
             self.last_harvest = pages;
             self.last_interval = now.since(before);
@@ -92,7 +92,7 @@ mod tests {
     fn the_dirty_rate_counts_distinct_pages_over_the_round() {
         let mut estimates = Estimates::default();
         estimates.armed(at_ms(0));
-        estimates.harvested(at_ms(500), PageCount(1000), ThrottleShare::NONE);
+        estimates.harvested(at_ms(500), PageCount(1000), LostWork::NONE);
         assert_eq!(estimates.dirty(), Some(Rate(1000 * 4096 * 2)));
         let later = estimates.written_since_harvest(at_ms(750));
         assert_eq!(later, PageCount(500));

@@ -99,6 +99,7 @@ impl fmt::Display for Remedy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::converge::LostWork;
     use crate::converge::forecast::downtime::tests::seen;
     use crate::units::{Instant, PageCount};
 
@@ -108,7 +109,7 @@ mod tests {
         for n in 1..5 {
             let time = Duration::from_millis(2000 / n);
             let pages = PageCount(per_s * 2 / n);
-            curve.harvested(Instant(0).after(time), time, ThrottleShare::NONE, pages);
+            curve.harvested(Instant(0).after(time), time, LostWork::NONE, pages);
         }
         curve
     }

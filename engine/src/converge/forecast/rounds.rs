@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::converge::estimate::interval::finite;
-use crate::converge::{DirtyCurve, Observation, ThrottleShare};
+use crate::converge::{DirtyCurve, LostWork, Observation, ThrottleShare};
 
 /// Length from which on a round is harvested before its end, so that some of what is written in it
 /// goes only once: the pause of two harvests within a round (`migration/source/rewritten.rs`) and
@@ -60,8 +60,8 @@ impl HeldBack {
         }
     }
 
-    /// How many of them are written within `time` by a guest that loses the share `lost` of its work.
-    fn written(self, time: Duration, lost: ThrottleShare) -> f64 {
+    /// How many of them are written within `time` by a guest that loses the part `lost` of its work.
+    fn written(self, time: Duration, lost: LostWork) -> f64 {
         let time = lost.guest_time(time).as_secs_f64();
         self.pages * (1.0 - (-self.rate * time).exp())
     }
@@ -114,7 +114,7 @@ impl RoundsForecast {
         throttle: ThrottleShare,
         assumptions: Assumptions,
     ) -> Option<Self> {
-        let share = seen.response.lost(throttle);
+        let lost = seen.response.lost(throttle);
         let most = seen.most_left(limit)?;
         let in_flight = seen.in_flight.0 as f64 / seen.bytes_per_page.max(1.0);
         let (mut left, mut time) = (seen.left.0 as f64 + in_flight, 0.0);
@@ -125,7 +125,7 @@ impl RoundsForecast {
                     throttle,
                     ready_in: Some(Duration::try_from_secs_f64(time).ok()?),
                     downtime: seen.fixed.total().likely() + finite(sending),
-                    lost_work_s: time * share.as_fraction(),
+                    lost_work_s: time * lost.as_fraction(),
                 });
             }
             // Those of the last round are held back again, as many as the limit has room for.
@@ -138,8 +138,8 @@ impl RoundsForecast {
             time += seconds;
             let round = Duration::try_from_secs_f64(seconds).ok()?;
             let next =
-                curve.pages_in(round, share)? * curve.factor(round, share, assumptions.caution);
-            let twice = assumptions.held_back.written(round, share).min(held);
+                curve.pages_in(round, lost)? * curve.factor(round, lost, assumptions.caution);
+            let twice = assumptions.held_back.written(round, lost).min(held);
             // Only longer rounds are harvested before their end.
             let again = if round < HARVESTED_WITHIN {
                 1.0

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::converge::forecast::rounds::{Assumptions, HeldBack};
 use crate::converge::throttle::response::USUAL_MOST;
-use crate::converge::{DirtyCurve, Observation, RoundsForecast, ThrottleShare};
+use crate::converge::{DirtyCurve, LostWork, Observation, RoundsForecast, ThrottleShare};
 
 /// Throttles that are compared, as equal steps of the work that the strongest one takes.
 const SHARES: u32 = 16;
@@ -90,7 +90,8 @@ impl Plan<'_> {
         let most_lost = response.lost(most).as_fraction();
         (0..=SHARES)
             .map(|step| most_lost * f64::from(step) / f64::from(SHARES))
-            .map(|lost| self.rounds_forecast(response.throttle(lost).min(most)))
+            .map(|lost| response.throttle(LostWork::part(lost)).min(most))
+            .map(|share| self.rounds_forecast(share))
             .filter(|rounds_forecast| rounds_forecast.ready_in.is_some_and(|ready| ready <= time))
             .min_by(|a, b| cost(a).total_cmp(&cost(b)))
     }

@@ -10,7 +10,7 @@
 //! The demand is measured by the processor time of the vCPUs. Without it a guest is taken to want
 //! all that it can get, and its loss is proportional.
 
-use super::ThrottleShare;
+use super::{LostWork, ThrottleShare};
 
 /// The strongest throttle of a guest that sleeps, unless a user says otherwise: it still runs for a
 /// fiftieth of the time.
@@ -50,11 +50,11 @@ impl ThrottleResponse {
         self.demand
     }
 
-    /// The share of its work that the guest loses to `throttle`.
-    pub fn lost(self, throttle: ThrottleShare) -> ThrottleShare {
+    /// The part of its work that the guest loses to `throttle`.
+    pub fn lost(self, throttle: ThrottleShare) -> LostWork {
         let done = (1.0 - throttle.as_fraction()) / self.demand;
-        // Rounded down by less than a permille, so that `throttle` is the inverse.
-        ThrottleShare::fraction(1.0 - done - 1e-9)
+        // A rounding error is no loss.
+        LostWork::part(1.0 - done - 1e-9)
     }
 
     /// The strongest throttle that may be used: `most` if a user has set it, otherwise 95 %, which
@@ -62,18 +62,19 @@ impl ThrottleResponse {
     /// throttle as well, up to 98 %.
     pub fn strongest(self, most: Option<ThrottleShare>) -> ThrottleShare {
         most.unwrap_or_else(|| {
-            self.throttle(USUAL_MOST.as_fraction())
+            self.throttle(LostWork::part(USUAL_MOST.as_fraction()))
                 .clamp(USUAL_MOST, SLEEPERS_MOST)
         })
     }
 
-    /// The weakest throttle by which the guest loses the part `lost`, 0 to 1, of its work. None for
-    /// no loss, although a guest that sleeps would not notice one.
-    pub fn throttle(self, lost: f64) -> ThrottleShare {
-        if lost <= 0.0 {
+    /// The weakest throttle by which the guest loses the part `lost` of its work. None for no loss,
+    /// although a guest that sleeps would not notice one.
+    pub fn throttle(self, lost: LostWork) -> ThrottleShare {
+        if lost == LostWork::NONE {
             return ThrottleShare::NONE;
         }
-        ThrottleShare::fraction(1.0 - (1.0 - lost.min(1.0)) * self.demand - 1e-9)
+        // Rounded up, but not for a rounding error.
+        ThrottleShare::fraction(1.0 - (1.0 - lost.as_fraction()) * self.demand - 1e-9)
     }
 }
 
@@ -81,34 +82,35 @@ impl ThrottleResponse {
 mod tests {
     use super::*;
 
+    fn is(lost: LostWork, part: f64) -> bool {
+        (lost.as_fraction() - part).abs() < 1e-6
+    }
+
     #[test]
     fn a_guest_that_wants_all_loses_in_proportion() {
         let response = ThrottleResponse::default();
         for permille in [0, 1, 333, 500, 949, 990] {
             let share = ThrottleShare::permille(permille);
-            assert_eq!(response.lost(share), share);
-            assert_eq!(response.throttle(share.as_fraction()), share);
+            let lost = response.lost(share);
+            assert!(is(lost, share.as_fraction()), "{lost:?}");
+            assert_eq!(response.throttle(lost), share);
+            assert_eq!(
+                response.throttle(LostWork::part(share.as_fraction())),
+                share
+            );
         }
     }
 
     #[test]
     fn a_guest_that_sleeps_loses_nothing_at_first_and_then_all_at_once() {
         let response = ThrottleResponse::of_demand(0.2);
-        assert_eq!(
-            response.lost(ThrottleShare::permille(800)),
-            ThrottleShare::NONE
-        );
-        assert_eq!(
-            response.lost(ThrottleShare::permille(900)),
-            ThrottleShare::permille(500)
-        );
-        assert_eq!(
-            response.lost(ThrottleShare::permille(950)),
-            ThrottleShare::permille(750)
-        );
-        assert_eq!(response.throttle(0.5), ThrottleShare::permille(900));
-        assert_eq!(response.throttle(0.0), ThrottleShare::NONE);
-        assert_eq!(response.throttle(7.0), ThrottleShare::MOST);
+        let lost = |permille| response.lost(ThrottleShare::permille(permille));
+        assert_eq!(lost(800), LostWork::NONE);
+        assert!(is(lost(900), 0.5) && is(lost(950), 0.75));
+        let throttle = |lost| response.throttle(LostWork::part(lost));
+        assert_eq!(throttle(0.5), ThrottleShare::permille(900));
+        assert_eq!(throttle(0.0), ThrottleShare::NONE);
+        assert_eq!(throttle(7.0), ThrottleShare::MOST);
         for most in [
             ThrottleShare::permille(500),
             USUAL_MOST,

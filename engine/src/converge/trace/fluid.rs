@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::replay::{Model, Run, replay};
-use crate::converge::{FixedCosts, Interval, Policy, ThrottleResponse, ThrottleShare};
+use crate::converge::{FixedCosts, Interval, LostWork, Policy, ThrottleResponse, ThrottleShare};
 
 /// A guest and its link.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +125,7 @@ impl Model for Fluid {
         }
     }
 
-    fn lost(&mut self, _now: Duration, throttled: ThrottleShare) -> ThrottleShare {
+    fn lost(&mut self, _now: Duration, throttled: ThrottleShare) -> LostWork {
         ThrottleResponse::of_demand(self.workload.demand).lost(throttled)
     }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 use super::Record;
 use crate::converge::estimate::interval::finite;
 use crate::converge::{
-    Decision, DowntimeForecast, Estimates, FixedCosts, Limits, Observation, Policy, RoundSent,
-    ThrottleResponse, ThrottleShare,
+    Decision, DowntimeForecast, Estimates, FixedCosts, Limits, LostWork, Observation, Policy,
+    RoundSent, ThrottleResponse, ThrottleShare,
 };
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount, Rate};
 
@@ -31,8 +31,8 @@ pub trait Model {
         ThrottleResponse::default()
     }
 
-    /// The share of its work that the guest really loses to a throttle at `now`.
-    fn lost(&mut self, now: Duration, throttled: ThrottleShare) -> ThrottleShare {
+    /// What the guest really loses of its work to a throttle at `now`.
+    fn lost(&mut self, now: Duration, throttled: ThrottleShare) -> LostWork {
         self.response(now).lost(throttled)
     }
 

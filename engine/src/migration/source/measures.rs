@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::in_flight::Placed;
 use super::rounds_in_flight::RoundsInFlight;
-use crate::converge::{Estimates, PageCosts, SwitchoverCosts, ThrottleShare};
+use crate::converge::{Estimates, LostWork, PageCosts, SwitchoverCosts};
 use crate::migration::counters::SentFrame;
 use crate::units::{ByteCount, Instant, PAGE_BYTES, PageCount};
 
@@ -55,7 +55,7 @@ impl Measures {
     }
 
     /// A round is over in which the guest wrote so many distinct pages, and lost `lost` of its work.
-    pub(super) fn harvested(&mut self, now: Instant, written: PageCount, lost: ThrottleShare) {
+    pub(super) fn harvested(&mut self, now: Instant, written: PageCount, lost: LostWork) {
         self.estimates.harvested(now, written, lost);
     }
 

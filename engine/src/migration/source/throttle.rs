@@ -1,6 +1,6 @@
 //! The throttle of the guest: what was asked for, what was given, and what it came to.
 
-use crate::converge::{ThrottleResponse, ThrottleShare};
+use crate::converge::{LostWork, ThrottleResponse, ThrottleShare};
 
 /// The throttle, as the machine knows it.
 #[derive(Debug, Default)]
@@ -59,8 +59,8 @@ impl Throttle {
         self.response
     }
 
-    /// The share of its work that the guest lost over the last round.
-    pub(super) fn lost_work(&self) -> ThrottleShare {
+    /// What the guest lost of its work over the last round.
+    pub(super) fn lost_work(&self) -> LostWork {
         self.response.lost(self.effect())
     }
 }
