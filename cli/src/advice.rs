@@ -1,15 +1,7 @@
 //! What to do about a guest that is not simply where it was.
 
+use pagelift_control::driver::Side;
 use pagelift_engine::migration::{Failure, GuestLocation};
-
-/// Which side reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The guest was to leave.
-    Source,
-    /// The guest was to arrive.
-    Target,
-}
 
 /// What to do about a migration that did not complete; `None` if the guest is well.
 pub fn advice(failure: &Failure, side: Side) -> Option<&'static str> {

@@ -51,7 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     file.set_len(64 << 20)?;
     let mut vm = Vm(Arc::new(MmapRaw::map_raw(&file)?), Arc::default());
     let vcpu = vm.clone();
-    thread::spawn(move || (0_u64..).for_each(|_| vcpu.step()));
+    thread::spawn(move || (0..u64::MAX).for_each(|_| vcpu.step()));
     if let Some(target) = env::args().nth(1) {
         vm.run()?;
         let ram = GuestRam::from_file(file, vm.0.as_ptr())?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use pagelift_control::driver::Side;
 use pagelift_control::job::JobStatus;
 use pagelift_engine::converge::{SwitchoverCosts, ThrottleShare};
 use pagelift_engine::guest::{self, GuestError, SourceGuest, Throttler};
@@ -19,7 +20,6 @@ use super::guest::{Guest, GuestMemory};
 use super::pattern::Script;
 use super::process::TargetProcess;
 use super::{DemoOptions, DeviceState, TargetMessage};
-use crate::advice::Side;
 use crate::exit::ExitCode;
 use crate::html::Move;
 use crate::print;

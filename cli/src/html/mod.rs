@@ -13,9 +13,10 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 use clap::Args;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use pagelift_control::driver::Side;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
 
-use crate::advice::{Side, advice};
+use crate::advice::advice;
 use crate::plot;
 use crate::print;
 use crate::recording::{Recorded, Recording};

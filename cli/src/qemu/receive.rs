@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Parser;
+use pagelift_control::driver::Side;
 use pagelift_control::driver::qemu::direct::DirectQemu;
 use pagelift_control::failpoints;
 use pagelift_control::job::{IncomingError, json as objects, prepare_incoming};
@@ -15,7 +16,6 @@ use pagelift_engine::units::{ByteCount, PageCount};
 use pagelift_transports::Endpoint;
 use serde_json::{Value, json};
 
-use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::logging::LogOptions;
 use crate::progress::Progress;

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use pagelift_control::driver::LeavingGuest;
+use pagelift_control::driver::Side;
 use pagelift_control::driver::qemu::direct::DirectQemu;
 use pagelift_control::failpoints;
 use pagelift_control::job::{JobStatus, prepare_outgoing};
@@ -15,7 +16,6 @@ use pagelift_engine::pipeline::process_cpu;
 use pagelift_engine::units::Rate;
 use pagelift_transports::Endpoint;
 
-use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::html::{Move, PageOptions};
 use crate::logging::LogOptions;

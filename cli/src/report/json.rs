@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
+use pagelift_control::driver::Side;
 use pagelift_control::job::json as job;
 use pagelift_control::throttle::{ThrottleBy, VcpuThrottled};
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report};
 use serde_json::{Value, json};
 
 use super::{Extra, forecast, ms};
-use crate::advice::{Side, advice};
+use crate::advice::advice;
 
 /// The object for a completed migration.
 pub fn completed(report: &Report, extra: &Extra) -> Value {

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use clap::Args;
+use pagelift_control::driver::Side;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report, TargetStatus};
 use serde_json::Value;
 
 use super::{Extra, details, json, stages, summary};
-use crate::advice::Side;
 use crate::exit::{self, ExitCode};
 use crate::print;
 

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use pagelift_control::driver::Side;
 use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError, Report, TargetStatus};
 
 use pagelift_engine::units::ByteCount;
 
 use super::{Extra, ms, stages};
-use crate::advice::{Side, advice};
+use crate::advice::advice;
 
 /// The lines for a completed migration.
 pub(super) fn completed(report: &Report, extra: &Extra) -> String {

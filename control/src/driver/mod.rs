@@ -27,6 +27,7 @@
 
 pub mod qemu;
 mod refusal;
+mod side;
 
 use std::error::Error;
 use std::fmt::Debug;
@@ -38,6 +39,7 @@ use pagelift_engine::ram::GuestRam;
 use pagelift_engine::wire::Fact;
 
 pub use refusal::Refusal;
+pub use side::Side;
 
 use crate::throttle::VcpuThrottled;
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
+use crate::driver::Side;
 use crate::qmp::{Qmp, QmpError};
 
 /// What direct mode needs; without any of them it cannot work.
@@ -35,15 +36,6 @@ const UNWANTED: [&str; 11] = [
 /// How long QEMU may go on refusing to put capabilities back.
 const RESTORE_LIMIT: Duration = Duration::from_secs(5);
 const RESTORE_PAUSE: Duration = Duration::from_millis(10);
-
-/// Which end of the migration a QEMU is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// The guest leaves.
-    Source,
-    /// The guest arrives.
-    Target,
-}
 
 /// The values as they were, of all that has to be changed, and what they are changed to.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 
 use super::inspect::{Guest, QemuVersion, run_state};
 use super::migration::{self, QemuMigrationError, STEP_LIMIT};
-use super::settings::{MigrationSettings, Side};
+use super::settings::MigrationSettings;
+use crate::driver::Side;
 use crate::qmp::{Address, Events, Qmp, QmpError, Timestamp};
 
 /// The first version whose `migrate-incoming` takes `exit-on-error`.
@@ -294,9 +295,7 @@ impl TargetSession {
 /// A QEMU whose command line cannot be read counts as such: leaving a guest stopped is the
 /// smaller harm.
 fn started_with_s(pid: u32) -> bool {
-    let Ok(line) = std::fs::read(format!("/proc/{pid}/cmdline")) else {
-        return true;
-    };
-    line.split(|byte| *byte == 0)
-        .any(|word| word == b"-S" || word == b"--S")
+    let is_s = |word: &[u8]| word == b"-S" || word == b"--S";
+    std::fs::read(format!("/proc/{pid}/cmdline"))
+        .map_or(true, |line| line.split(|byte| *byte == 0).any(is_s))
 }

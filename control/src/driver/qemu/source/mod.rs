@@ -32,7 +32,8 @@ use serde_json::json;
 use super::disks::Buffered;
 use super::inspect::Guest;
 use super::migration::QemuMigrationError;
-use super::settings::{MigrationSettings, Side};
+use super::settings::MigrationSettings;
+use crate::driver::Side;
 use crate::qmp::{Address, Qmp, Timestamp};
 use session::SourceSession;
 
