@@ -21,7 +21,7 @@ use pagelift_engine::migration::{Source, SourceConfig, SourceStep, Target, Targe
 use pagelift_engine::pipeline::{
     Deltas, KeptPages, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
 };
-use pagelift_engine::transport::{NoGauge, WriteHalf};
+use pagelift_engine::transport::WriteHalf;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 use pagelift_engine::wire::{Encodings, FrameReader, Message, ReadOutcome, SessionId};
 
@@ -257,7 +257,7 @@ impl Pair {
             Arc::clone(&source),
             Arc::clone(&here) as Arc<dyn ReadPages>,
             0,
-            (Box::new(WriteHalf::new(line)), Box::new(NoGauge)),
+            Box::new(WriteHalf::new(line)),
             &pair(deltas),
         )
         .unwrap();

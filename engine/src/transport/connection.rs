@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
-use super::{Gauge, SendHalf};
+use super::SendHalf;
 
 /// One connection between source and target.
 ///
@@ -17,8 +17,6 @@ pub struct Connection {
     pub rx: Box<dyn Read + Send>,
     /// Ends both directions at once.
     pub closer: Closer,
-    /// What can be learnt of `tx`.
-    pub gauge: Box<dyn Gauge>,
 }
 
 impl fmt::Debug for Connection {

@@ -6,13 +6,13 @@
 //! the memory that frames are made in.
 
 mod connection;
-mod gauge;
 mod link;
 mod role;
 mod send_half;
+mod stats;
 
 pub use connection::{Closer, Connection};
-pub use gauge::{Gauge, Held, NoGauge};
 pub use link::{Link, Listener, RateCapped};
 pub use role::Role;
 pub use send_half::{SEND_BUFFER_BYTES, SendHalf, WriteHalf, send_buffer};
+pub use stats::{SendQueue, SendStats};

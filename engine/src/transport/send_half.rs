@@ -4,6 +4,8 @@ use std::io::{self, Write};
 
 use bytes::{Bytes, BytesMut};
 
+use super::SendStats;
+
 /// Bytes of a buffer that [`SendHalf::lend`] lends: a frame of the longest body, and a page to place
 /// the content of pages where the kernel copies quickly.
 pub const SEND_BUFFER_BYTES: usize = (1 << 20) + (16 << 10);
@@ -39,6 +41,9 @@ pub trait SendHalf: Send {
 
     /// Takes back a buffer that was lent.
     fn give_back(&mut self, buffer: Bytes);
+
+    /// How sending goes. May cost a few system calls.
+    fn stats(&mut self) -> SendStats;
 }
 
 impl<S: SendHalf + ?Sized> SendHalf for Box<S> {
@@ -52,6 +57,10 @@ impl<S: SendHalf + ?Sized> SendHalf for Box<S> {
 
     fn give_back(&mut self, buffer: Bytes) {
         (**self).give_back(buffer);
+    }
+
+    fn stats(&mut self) -> SendStats {
+        (**self).stats()
     }
 }
 
@@ -99,6 +108,11 @@ impl<W: Write + Send> SendHalf for WriteHalf<W> {
     fn give_back(&mut self, buffer: Bytes) {
         // A decorator may still hold some of its bytes; then the next frame gets a new one.
         self.buffer = buffer.try_into_mut().ok();
+    }
+
+    /// A stream tells nothing.
+    fn stats(&mut self) -> SendStats {
+        SendStats::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The cap that the connections of a link share, and waiting under it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -16,8 +16,8 @@ pub(super) struct Cap(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    /// The rate in bytes per second, also there to be read without the lock; 0 without a cap.
-    rate: AtomicU64,
+    /// Whether there is a pacer, to be read without the lock.
+    is_capped: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -34,21 +34,9 @@ impl Cap {
         let mut state = self.lock();
         state.pacer = rate.map(|rate| Pacer::new(rate, Instant::now()));
         state.changes += 1;
-        let rate = state.pacer.map_or(0, |pacer| pacer.rate().0);
-        self.0.rate.store(rate, Ordering::Release);
+        self.0.is_capped.store(rate.is_some(), Ordering::Release);
         drop(state);
         self.0.changed.notify_all();
-    }
-
-    /// The rate it caps at.
-    pub(super) fn rate(&self) -> Option<Rate> {
-        Some(Rate(self.0.rate.load(Ordering::Acquire))).filter(|rate| rate.0 > 0)
-    }
-
-    /// The pacer as it stands.
-    pub(super) fn pacer(&self) -> Option<Pacer> {
-        self.rate()?;
-        self.lock().pacer
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -86,7 +74,15 @@ impl Gate {
 
     /// Most bytes to send at a time; `None` without a cap.
     pub(super) fn slice_bytes(&self) -> Option<usize> {
-        self.cap.pacer().map(|pacer| pacer.slice_bytes())
+        self.pacer().map(|pacer| pacer.slice_bytes())
+    }
+
+    /// The pacer as it stands; `None` without a cap.
+    pub(super) fn pacer(&self) -> Option<Pacer> {
+        if !self.cap.0.is_capped.load(Ordering::Acquire) {
+            return None;
+        }
+        self.cap.lock().pacer
     }
 
     /// Waits until `bytes` may leave, the cap changes, or the gate is closed.

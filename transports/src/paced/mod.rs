@@ -23,7 +23,7 @@ use pagelift_engine::transport::{Closer, Connection, Link, RateCapped, Role};
 use pagelift_engine::units::Rate;
 
 use self::cap::{Cap, Gate};
-use self::send::{PacedGauge, PacedHalf};
+use self::send::PacedHalf;
 
 /// A link whose rate can be capped; without a cap at first.
 #[derive(Debug)]
@@ -44,12 +44,7 @@ impl<L: Link> Paced<L> {
 
 impl<L: Link> Link for Paced<L> {
     fn connect(&self, role: Role) -> io::Result<Connection> {
-        let Connection {
-            tx,
-            rx,
-            closer,
-            gauge,
-        } = self.link.connect(role)?;
+        let Connection { tx, rx, closer } = self.link.connect(role)?;
         let gate = Gate::new(&self.cap);
         Ok(Connection {
             tx: Box::new(PacedHalf::new(tx, gate.clone())),
@@ -58,7 +53,6 @@ impl<L: Link> Link for Paced<L> {
                 closer.close();
                 gate.close();
             }),
-            gauge: Box::new(PacedGauge::new(gauge, self.cap.clone())),
         })
     }
 }

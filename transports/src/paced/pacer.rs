@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pagelift_engine::transport::Held;
+use pagelift_engine::transport::SendQueue;
 use pagelift_engine::units::{ByteCount, Rate};
 
 /// How far ahead of the capped rate a sender may run. Long enough for a thread that slept too
@@ -51,12 +51,12 @@ impl Pacer {
     }
 
     /// What was taken and has not left at the capped rate, of what may be ahead of it.
-    pub(super) fn held(&self, now: Instant) -> Held {
+    pub(super) fn queue(&self, now: Instant) -> SendQueue {
         let ahead = self.free_at.saturating_duration_since(now).min(BURST);
         let bytes = |time: Duration| (self.rate.0 as f64 * time.as_secs_f64()) as u64;
-        Held {
-            bytes: bytes(ahead),
-            room_bytes: bytes(BURST).max(1),
+        SendQueue {
+            queued_bytes: bytes(ahead),
+            capacity_bytes: bytes(BURST).max(1),
         }
     }
 

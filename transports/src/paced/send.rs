@@ -1,13 +1,12 @@
 //! The sending half of a connection whose rate is capped.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use pagelift_engine::transport::{Gauge, Held, SendHalf};
-use pagelift_engine::units::Rate;
+use pagelift_engine::transport::{SendHalf, SendQueue, SendStats};
 
-use super::cap::{Cap, Gate};
+use super::cap::Gate;
 
 /// Sends no faster than the gate's cap lets all its connections together.
 pub(super) struct PacedHalf {
@@ -44,36 +43,20 @@ impl SendHalf for PacedHalf {
     fn give_back(&mut self, buffer: Bytes) {
         self.inner.give_back(buffer);
     }
-}
 
-/// Looks at what the cap holds back, and at the connection beneath. What is held back counts like a
-/// queue: the fuller of the two says how far the link is behind.
-pub(super) struct PacedGauge {
-    inner: Box<dyn Gauge>,
-    cap: Cap,
-}
-
-impl PacedGauge {
-    pub(super) fn new(inner: Box<dyn Gauge>, cap: Cap) -> Self {
-        Self { inner, cap }
-    }
-}
-
-impl Gauge for PacedGauge {
-    fn look(&mut self) -> Option<Held> {
-        let paced = self.cap.pacer().map(|pacer| pacer.held(Instant::now()));
-        let filling = |held: &Held| held.bytes as f64 / held.room_bytes as f64;
-        [self.inner.look(), paced]
-            .into_iter()
-            .flatten()
-            .max_by(|one, other| filling(one).total_cmp(&filling(other)))
-    }
-
-    fn carried(&self) -> Option<Duration> {
-        self.inner.carried()
-    }
-
-    fn cap(&self) -> Option<Rate> {
-        self.cap.rate().or_else(|| self.inner.cap())
+    /// What the cap holds back counts like a queue: the fuller of the two says how far the link is
+    /// behind.
+    fn stats(&mut self) -> SendStats {
+        let stats = self.inner.stats();
+        let Some(pacer) = self.gate.pacer() else {
+            return stats;
+        };
+        let queues = [stats.queue, Some(pacer.queue(Instant::now()))];
+        let fuller = |one: &SendQueue, other: &SendQueue| one.fill().total_cmp(&other.fill());
+        SendStats {
+            queue: queues.into_iter().flatten().max_by(fuller),
+            rate_cap: Some(pacer.rate()),
+            ..stats
+        }
     }
 }

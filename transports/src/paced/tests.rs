@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pagelift_engine::transport::{
-    Closer, Connection, Link, NoGauge, RateCapped, Role, SendHalf, send_buffer,
+    Closer, Connection, Link, RateCapped, Role, SendHalf, SendStats, send_buffer,
 };
 use pagelift_engine::units::{ByteCount, Rate};
 
@@ -31,7 +31,6 @@ impl Link for Kept {
             tx: Box::new(self.clone()),
             rx: Box::new(io::empty()),
             closer: Closer::new(move || closed.store(true, Ordering::Release)),
-            gauge: Box::new(NoGauge),
         })
     }
 }
@@ -54,6 +53,10 @@ impl SendHalf for Kept {
     }
 
     fn give_back(&mut self, _: Bytes) {}
+
+    fn stats(&mut self) -> SendStats {
+        SendStats::default()
+    }
 }
 
 impl Kept {
@@ -182,15 +185,13 @@ fn the_rate_holds_over_any_stretch_but_for_one_burst() {
 }
 
 #[test]
-fn what_a_cap_holds_back_counts_as_held() {
+fn what_a_cap_holds_back_counts_as_queued() {
     let (_kept, link, mut connection) = paced(Some(10_000));
-    assert_eq!(connection.gauge.cap(), Some(Rate(10_000)));
     connection.tx.send(zeros(1024)).unwrap();
-    let held = connection.gauge.look().unwrap();
-    assert_eq!(held.bytes, held.room_bytes, "as much as there is room for");
+    let stats = connection.tx.stats();
+    let queue = stats.queue.unwrap();
+    assert_eq!(queue.queued_bytes, queue.capacity_bytes, "full");
+    assert_eq!(stats.rate_cap, Some(Rate(10_000)));
     link.set_rate(None);
-    assert_eq!(
-        (connection.gauge.look(), connection.gauge.cap()),
-        (None, None)
-    );
+    assert_eq!(connection.tx.stats(), SendStats::default());
 }

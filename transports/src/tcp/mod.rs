@@ -10,7 +10,7 @@ mod buffers;
 mod info;
 mod link;
 mod listener;
-mod stats;
+mod send;
 
 pub(crate) use link::TcpLink;
 pub(crate) use listener::TcpServer;
@@ -19,10 +19,10 @@ use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-use pagelift_engine::transport::{Closer, Connection, WriteHalf};
+use pagelift_engine::transport::{Closer, Connection};
 use socket2::{SockRef, TcpKeepalive};
 
-use self::stats::TcpGauge;
+use self::send::TcpHalf;
 
 /// How long sent data may stay unacknowledged before the connection counts as dead.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,8 +65,7 @@ fn connection(stream: TcpStream) -> io::Result<Connection> {
 
     let (rx, closing) = (stream.try_clone()?, stream.try_clone()?);
     Ok(Connection {
-        gauge: Box::new(TcpGauge::new(stream.try_clone()?)),
-        tx: Box::new(WriteHalf::new(stream)),
+        tx: Box::new(TcpHalf::new(stream)),
         rx: Box::new(TcpReader(rx)),
         closer: Closer::new(move || {
             // It may be closed already.

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use pagelift_engine::transport::{Closer, Connection, Link, RateCapped, Role, SendHalf};
+use pagelift_engine::transport::{Closer, Connection, Link, RateCapped, Role, SendHalf, SendStats};
 use pagelift_engine::units::Rate;
 
 /// A link whose connections take nothing any more once it is jammed, like those to a host that
@@ -56,6 +56,10 @@ impl SendHalf for Stuck {
     fn give_back(&mut self, buffer: Bytes) {
         self.inner.give_back(buffer);
     }
+
+    fn stats(&mut self) -> SendStats {
+        self.inner.stats()
+    }
 }
 
 impl Link for Jammed {
@@ -72,7 +76,6 @@ impl Link for Jammed {
         Ok(Connection {
             tx,
             rx: connection.rx,
-            gauge: connection.gauge,
             closer: Closer::new(move || {
                 closed.store(true, Ordering::Release);
                 closer.close();

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use pagelift_engine::transport::{Connection, Link, Listener, RateCapped, Role, SendHalf};
+use pagelift_engine::transport::{
+    Connection, Link, Listener, RateCapped, Role, SendHalf, SendStats,
+};
 use pagelift_engine::units::Rate;
 use pagelift_engine::wire::{FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE};
 use pagelift_transports::sim::{ConnectionId, SimLink, SimListener, SimNetwork};
@@ -110,6 +112,10 @@ impl SendHalf for TapWriter {
     fn give_back(&mut self, buffer: Bytes) {
         self.inner.give_back(buffer);
     }
+
+    fn stats(&mut self) -> SendStats {
+        self.inner.stats()
+    }
 }
 
 struct TapReader {
@@ -148,7 +154,6 @@ fn tapped(watcher: &Arc<Watcher>, side: Side, id: ConnectionId, plain: Connectio
             frames: Frames::new(),
         }),
         closer: plain.closer,
-        gauge: plain.gauge,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, Stag
 use crate::pipeline::Step;
 use crate::pipeline::disconnect_grace::DisconnectGrace;
 use crate::pipeline::shared::Shared;
-use crate::transport::{Gauge, SendHalf};
+use crate::transport::SendHalf;
 use crate::units::{ByteCount, Instant};
 use crate::wire::{FrameType, FrameWriter, Join, Message};
 
@@ -63,8 +63,7 @@ impl std::fmt::Debug for SourceChannel {
 }
 
 impl SourceChannel {
-    /// Opens channel `number` on `tx`, which `gauge` looks at, by joining the migration. The
-    /// target has agreed to it.
+    /// Opens channel `number` on `tx` by joining the migration. The target has agreed to it.
     ///
     /// # Errors
     /// When the connection is lost.
@@ -72,7 +71,7 @@ impl SourceChannel {
         shared: Arc<Shared<Source>>,
         memory: Arc<dyn ReadPages>,
         number: u16,
-        (tx, gauge): (Box<dyn SendHalf>, Box<dyn Gauge>),
+        tx: Box<dyn SendHalf>,
         packing: &Packing,
     ) -> Result<Self, MigrationError> {
         let mut writer = FrameWriter::new(tx);
@@ -89,7 +88,7 @@ impl SourceChannel {
         let referrer = references.map(|own| Referrer::new(own, packing.references));
         let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
         Ok(Self {
-            watch: LinkWatch::new(gauge),
+            watch: LinkWatch::default(),
             shared,
             memory,
             number,
@@ -177,7 +176,7 @@ impl SourceChannel {
             .encoder
             .encode(&self.batch, &*self.memory, clock, &mut buffer)?;
         let (encoded_at, encoded_cpu) = (clock.now(), clock.thread_cpu());
-        let held = self.watch.look(encoded_at, chooses);
+        let queue = self.watch.look(encoded_at, chooses, || self.writer.stats());
         let bytes = self.writer.send(FrameType::Pages, buffer).map_err(lost)?;
         let mut frame = SentFrame {
             bytes: ByteCount(bytes),
@@ -202,7 +201,7 @@ impl SourceChannel {
             }
             let packer = self.encoder.packer();
             if self.untold.is_due(done) || packer.must_tell() {
-                packer.sent(&self.untold.tell(clock, held, done));
+                packer.sent(&self.untold.tell(clock, queue, done));
             }
         }
         if self.rest.is_limited() {
@@ -214,12 +213,18 @@ impl SourceChannel {
             all: done.since(begun_at),
             waited: took - send_cpu,
         };
-        let conditions = self.watch.sent(done, time, processors, || {
-            shared.look(|source| Told {
-                placed: source.placed_bytes(),
-                waited: source.target_waited(self.number),
-            })
-        });
+        let conditions = self.watch.sent(
+            done,
+            time,
+            processors,
+            || self.writer.stats(),
+            || {
+                shared.look(|source| Told {
+                    placed: source.placed_bytes(),
+                    waited: source.target_waited(self.number),
+                })
+            },
+        );
         if let Some((conditions, target_full)) = conditions {
             frame.stages.target_full = target_full;
             self.encoder.packer().observe(done, conditions);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::codec::choose::LinkConditions;
 use crate::pipeline::clock::{Clock, Unused};
-use crate::transport::{Gauge, Held};
+use crate::transport::{SendQueue, SendStats};
 use crate::units::{ByteCount, Instant, Rate};
 use crate::wire::Waited;
 
@@ -28,11 +28,11 @@ const SELDOM: Duration = Duration::from_millis(5);
 const UNBLAMED: f64 = 0.2;
 
 /// The watch over one connection.
+#[derive(Debug, Default)]
 pub(super) struct LinkWatch {
-    gauge: Box<dyn Gauge>,
     looked_at: Option<Instant>,
-    /// What the connection held at the last look.
-    held: Option<Held>,
+    /// Its queue at the last look.
+    queue: Option<SendQueue>,
     /// How things stood when the conditions were last taken together, at first when the first frame
     /// was written; `None` before.
     together: Option<Together>,
@@ -48,8 +48,8 @@ pub(super) struct LinkWatch {
 struct Together {
     at: Instant,
     unused: Option<Unused>,
-    /// For how long the connection had carried something.
-    carried: Option<Duration>,
+    /// For how long the connection had been busy.
+    busy: Option<Duration>,
     told: Told,
 }
 
@@ -71,35 +71,21 @@ pub(super) struct FrameTime {
     pub(super) waited: Duration,
 }
 
-impl std::fmt::Debug for LinkWatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LinkWatch").finish_non_exhaustive()
-    }
-}
-
 impl LinkWatch {
-    /// Watches by `gauge`.
-    pub(super) fn new(gauge: Box<dyn Gauge>) -> Self {
-        Self {
-            gauge,
-            looked_at: None,
-            held: None,
-            together: None,
-            active: Duration::ZERO,
-            waited: Duration::ZERO,
-            blame: 0.0,
-        }
-    }
-
     /// Looks, before a frame is written, if the last look was a while ago; `often`, where
-    /// somebody needs to know. What the connection held at the last look, if it can tell.
-    pub(super) fn look(&mut self, now: Instant, often: bool) -> Option<Held> {
+    /// somebody needs to know. The queue of the connection at the last look, if it can tell.
+    pub(super) fn look(
+        &mut self,
+        now: Instant,
+        often: bool,
+        stats: impl FnOnce() -> SendStats,
+    ) -> Option<SendQueue> {
         let pause = if often { OFTEN } else { SELDOM };
         if self.looked_at.is_none_or(|at| now.since(at) >= pause) {
             self.looked_at = Some(now);
-            self.held = self.gauge.look();
+            self.queue = stats().queue;
         }
-        self.held
+        self.queue
     }
 
     /// A frame was written. Now and then, takes the conditions of the link together, and of the
@@ -110,6 +96,7 @@ impl LinkWatch {
         now: Instant,
         frame: FrameTime,
         processors: Option<&dyn Clock>,
+        stats: impl FnOnce() -> SendStats,
         told: impl FnOnce() -> Told,
     ) -> Option<(LinkConditions, Duration)> {
         self.active += frame.all;
@@ -119,10 +106,11 @@ impl LinkWatch {
         {
             return None;
         }
+        let stats = stats();
         let standing = Together {
             at: now,
             unused: processors.and_then(Clock::unused),
-            carried: processors.and_then(|_| self.gauge.carried()),
+            busy: stats.busy,
             told: told(),
         };
         let (active, waited) = (
@@ -137,14 +125,11 @@ impl LinkWatch {
         let placed = standing.told.placed.0.saturating_sub(before.told.placed.0);
         let conditions = LinkConditions {
             placed: Rate::over(ByteCount(placed), active),
-            carrying: before
-                .carried
-                .zip(standing.carried)
-                .and_then(|(then, end)| {
-                    let share = end.saturating_sub(then).div_duration_f64(active);
-                    share.is_finite().then_some(share.min(1.0))
-                }),
-            cap: self.gauge.cap(),
+            carrying: before.busy.zip(standing.busy).and_then(|(then, end)| {
+                let share = end.saturating_sub(then).div_duration_f64(active);
+                share.is_finite().then_some(share.min(1.0))
+            }),
+            cap: stats.rate_cap,
             target_limited: self.blame,
             idle: before.unused.zip(standing.unused).map(|(then, end)| {
                 let time = end.time.saturating_sub(then.time);
@@ -166,11 +151,9 @@ fn waited_since(before: Option<Waited>, now: Option<Waited>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::transport::NoGauge;
 
     /// Where so many milliseconds of four processors were not used.
     struct Unwanted(AtomicU64);
@@ -212,18 +195,19 @@ mod tests {
         watch: &mut LinkWatch,
         intervals: u32,
         processors: &Unwanted,
+        stats: SendStats,
     ) -> Option<LinkConditions> {
         let now = BEGIN.after(TOGETHER * intervals);
-        let (conditions, _) = watch.sent(now, FRAME, Some(processors), Told::default)?;
+        let (conditions, _) = watch.sent(now, FRAME, Some(processors), || stats, Told::default)?;
         Some(conditions)
     }
 
     #[test]
     fn a_target_that_hardly_waits_is_to_blame() {
-        let mut watch = LinkWatch::new(Box::new(NoGauge));
+        let mut watch = LinkWatch::default();
         let mut blamed = |intervals: u32, told: Told| {
             let now = BEGIN.after(TOGETHER * intervals);
-            let (conditions, blamed) = watch.sent(now, FRAME, None, || told)?;
+            let (conditions, blamed) = watch.sent(now, FRAME, None, SendStats::default, || told)?;
             assert_eq!(conditions.placed, Some(Rate(20_000_000)));
             Some((conditions.target_limited, blamed.as_millis()))
         };
@@ -240,10 +224,10 @@ mod tests {
 
     #[test]
     fn a_target_that_says_nothing_is_not_blamed() {
-        let mut watch = LinkWatch::new(Box::new(NoGauge));
+        let mut watch = LinkWatch::default();
         for interval in 0..3u32 {
             let now = BEGIN.after(TOGETHER * interval);
-            let taken = watch.sent(now, FRAME, None, Told::default);
+            let taken = watch.sent(now, FRAME, None, SendStats::default, Told::default);
             if let Some((conditions, blamed)) = taken {
                 assert_eq!(conditions.target_limited, 0.0);
                 assert_eq!(blamed, Duration::ZERO);
@@ -254,45 +238,40 @@ mod tests {
 
     #[test]
     fn looks_are_spared_where_nobody_asks() {
-        /// Says how often it was looked at.
-        struct Counted(u64);
-        impl Gauge for Counted {
-            fn look(&mut self) -> Option<Held> {
-                self.0 += 1;
-                Some(Held {
-                    bytes: self.0,
-                    room_bytes: 1000,
-                })
-            }
-        }
-        let mut watch = LinkWatch::new(Box::new(Counted(0)));
+        let mut watch = LinkWatch::default();
         let mut looks = 0;
-        for step in 0..100 {
-            let now = BEGIN.after(Duration::from_millis(step));
-            looks = watch.look(now, false).unwrap().bytes;
-        }
-        assert_eq!(looks, 20);
-        for step in 0..100 {
-            let now = BEGIN.after(Duration::from_micros(100_000 + 200 * step));
-            looks = watch.look(now, true).unwrap().bytes;
-        }
-        assert_eq!(looks, 40);
+        let mut look = |now, often| {
+            let queue = watch.look(now, often, || {
+                looks += 1;
+                SendStats {
+                    queue: Some(SendQueue {
+                        queued_bytes: looks,
+                        capacity_bytes: 1000,
+                    }),
+                    ..SendStats::default()
+                }
+            });
+            queue.unwrap().queued_bytes
+        };
+        let seldom = (0..100).map(|step| look(BEGIN.after(Duration::from_millis(step)), false));
+        assert_eq!(seldom.last(), Some(20));
+        let begin = BEGIN.after(Duration::from_millis(100));
+        let often = (0..100).map(|step| look(begin.after(Duration::from_micros(200 * step)), true));
+        assert_eq!(often.last(), Some(40));
     }
 
     #[test]
-    fn a_connection_carries_something_for_a_share_of_the_active_time() {
-        /// Carried something for so many milliseconds.
-        struct Carried(Arc<AtomicU64>);
-        impl Gauge for Carried {
-            fn carried(&self) -> Option<Duration> {
-                Some(Duration::from_millis(self.0.load(Ordering::Relaxed)))
-            }
-        }
-        let (clock, carried) = (Unwanted(AtomicU64::new(0)), Arc::default());
-        let mut watch = LinkWatch::new(Box::new(Carried(Arc::clone(&carried))));
+    fn a_connection_is_busy_for_a_share_of_the_active_time() {
+        let clock = Unwanted(AtomicU64::new(0));
+        let mut watch = LinkWatch::default();
+        let mut busy_ms = 0;
         let mut carrying = |intervals: u32, more_ms| {
-            carried.fetch_add(more_ms, Ordering::Relaxed);
-            taken_after(&mut watch, intervals, &clock)?.carrying
+            busy_ms += more_ms;
+            let stats = SendStats {
+                busy: Some(Duration::from_millis(busy_ms)),
+                ..SendStats::default()
+            };
+            taken_after(&mut watch, intervals, &clock, stats)?.carrying
         };
         assert_eq!(carrying(0, 70), None, "what went before says nothing");
         assert_eq!(carrying(1, 25), Some(0.5));
@@ -303,10 +282,10 @@ mod tests {
     #[test]
     fn idle_is_what_nobody_used_of_all_processors_since_the_last_time() {
         let clock = Unwanted(AtomicU64::new(1000));
-        let mut watch = LinkWatch::new(Box::new(NoGauge));
+        let mut watch = LinkWatch::default();
         let mut idle = |intervals: u32, unused_ms| {
             clock.0.fetch_add(unused_ms, Ordering::Relaxed);
-            taken_after(&mut watch, intervals, &clock)?.idle
+            taken_after(&mut watch, intervals, &clock, SendStats::default())?.idle
         };
         assert_eq!(idle(0, 70), None, "the first frame is the beginning");
         assert_eq!(idle(1, 50), Some(0.25));

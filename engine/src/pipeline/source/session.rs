@@ -179,10 +179,9 @@ impl<'a> SourceSession<'a> {
             }
             Stage::Greeting if self.shared.look(Source::is_accepted) => {
                 for number in 0..self.packing.channels {
-                    let Connection { tx, gauge, .. } = self.open(Role::Data(number))?;
+                    let Connection { tx, .. } = self.open(Role::Data(number))?;
                     let (shared, memory) = (Arc::clone(&self.shared), Arc::clone(&self.memory));
-                    let line = (tx, gauge);
-                    let channel = SourceChannel::open(shared, memory, number, line, &self.packing)?;
+                    let channel = SourceChannel::open(shared, memory, number, tx, &self.packing)?;
                     spawn(SourceWorker::Data(Box::new(channel)));
                 }
                 self.stage = Stage::Migrating;

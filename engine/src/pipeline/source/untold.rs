@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::encode::Sending;
 use crate::pipeline::clock::Clock;
-use crate::transport::Held;
+use crate::transport::SendQueue;
 use crate::units::Instant;
 
 /// Time after which the chooser is told: five frames of raw pages at 10 Gbit/s. To ask for the delay
@@ -74,7 +74,12 @@ impl Untold {
     }
 
     /// The sums, up to `done`, which begin anew. To be called by the thread that did the work.
-    pub(super) fn tell(&mut self, clock: &dyn Clock, held: Option<Held>, done: Instant) -> Sending {
+    pub(super) fn tell(
+        &mut self,
+        clock: &dyn Clock,
+        queue: Option<SendQueue>,
+        done: Instant,
+    ) -> Sending {
         let (encode_cpu, send_cpu) = (self.encode_cpu, self.send_cpu);
         let (mut waited, mut delayed) = (self.waited, self.held_up);
         if waited * LITTLE > encode_cpu + send_cpu {
@@ -97,7 +102,7 @@ impl Untold {
             send_cpu,
             waited,
             besides,
-            held,
+            queue,
             done,
         }
     }

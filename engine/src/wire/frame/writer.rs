@@ -3,7 +3,7 @@
 use std::io;
 
 use super::{FrameBuffer, FrameHeader, FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE, crc32c};
-use crate::transport::SendHalf;
+use crate::transport::{SendHalf, SendStats};
 
 /// Writes frames to a connection, beginning with the preface.
 #[derive(Debug)]
@@ -72,6 +72,11 @@ impl<S: SendHalf> FrameWriter<S> {
         let mut frame = self.begin()?;
         frame.copy_body(body);
         self.send(kind, frame)
+    }
+
+    /// How sending goes.
+    pub fn stats(&mut self) -> SendStats {
+        self.half.stats()
     }
 
     /// The sending half.

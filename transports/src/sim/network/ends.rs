@@ -1,10 +1,13 @@
-//! The transport contract over a simulated network: link, listener, streams and gauge.
+//! The transport contract over a simulated network: link, listener, and the ends of connections.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use pagelift_engine::pipeline::Clock;
-use pagelift_engine::transport::{Connection, Gauge, Held, Link, Listener, RateCapped, Role};
+use pagelift_engine::transport::{
+    Connection, Link, Listener, RateCapped, Role, SendHalf, SendQueue, SendStats, WriteHalf,
+};
 use pagelift_engine::units::Rate;
 
 use super::{ConnectionId, Direction, SimNetwork};
@@ -69,24 +72,33 @@ impl Read for SimStream {
     }
 }
 
-/// Looks at one direction.
-pub(super) struct SimGauge {
-    pub(super) network: SimNetwork,
-    pub(super) id: ConnectionId,
-    pub(super) direction: Direction,
-}
+/// Sends to one direction of a connection.
+pub(super) struct SimHalf(pub(super) WriteHalf<SimStream>);
 
-impl Gauge for SimGauge {
-    fn look(&mut self) -> Option<Held> {
-        let net = self.network.lock();
-        let wire = net.connections.get(self.id)?;
-        Some(Held {
-            bytes: wire.pipes[self.direction as usize].under_way(),
-            room_bytes: net.config.buffer_bytes,
-        })
+impl SendHalf for SimHalf {
+    fn lend(&mut self) -> io::Result<BytesMut> {
+        self.0.lend()
     }
 
-    fn cap(&self) -> Option<Rate> {
-        Some(self.network.lock().rate())
+    fn send(&mut self, bytes: Bytes) -> io::Result<()> {
+        self.0.send(bytes)
+    }
+
+    fn give_back(&mut self, buffer: Bytes) {
+        self.0.give_back(buffer);
+    }
+
+    fn stats(&mut self) -> SendStats {
+        let stream = self.0.get_ref();
+        let net = stream.network.lock();
+        let wire = net.connections.get(stream.id);
+        SendStats {
+            queue: wire.map(|wire| SendQueue {
+                queued_bytes: wire.pipes[stream.direction as usize].under_way(),
+                capacity_bytes: net.config.buffer_bytes,
+            }),
+            busy: None,
+            rate_cap: Some(net.rate()),
+        }
     }
 }

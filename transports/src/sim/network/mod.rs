@@ -13,7 +13,7 @@ use pagelift_engine::pipeline::Clock;
 use pagelift_engine::transport::{Closer, Connection, WriteHalf};
 use pagelift_engine::units::{ByteCount, Instant, Rate};
 
-use self::ends::{SimGauge, SimStream};
+use self::ends::{SimHalf, SimStream};
 use super::pipe::Pipe;
 use super::{SimClock, SimRng};
 
@@ -239,14 +239,9 @@ impl SimNetwork {
         };
         let network = self.clone();
         Connection {
-            tx: Box::new(WriteHalf::new(half(direction))),
+            tx: Box::new(SimHalf(WriteHalf::new(half(direction)))),
             rx: Box::new(half(direction.back())),
             closer: Closer::new(move || network.close(id, direction)),
-            gauge: Box::new(SimGauge {
-                network: self.clone(),
-                id,
-                direction,
-            }),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::codec::block::{BlockEncoder, MAX_BLOCK_PAGES};
 use crate::codec::choose::{Choice, Chooser, CpuLimit, LinkConditions, Outcome, Tried};
 use crate::codec::{BlockFormat, Codec, CompressSetting};
 use crate::pipeline::clock::Clock;
-use crate::transport::Held;
+use crate::transport::SendQueue;
 use crate::units::{Instant, PAGE_BYTES};
 use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES};
 
@@ -65,8 +65,8 @@ pub(in super::super) struct Sending {
     pub(in super::super) delayed: Duration,
     /// Processor time of frames without blocks, between these.
     pub(in super::super) besides: Duration,
-    /// What the connection held when the last one was written.
-    pub(in super::super) held: Option<Held>,
+    /// The queue of the connection when the last one was written.
+    pub(in super::super) queue: Option<SendQueue>,
     /// When it was done.
     pub(in super::super) done: Instant,
 }
@@ -177,8 +177,8 @@ impl Packer {
                 waited: sending.waited.mul_f64(share),
                 delayed: sending.delayed.mul_f64(share),
                 besides: sending.besides.mul_f64(share),
-                unsent_bytes: sending.held.map(|held| held.bytes),
-                buffer_bytes: sending.held.map(|held| held.room_bytes),
+                unsent_bytes: sending.queue.map(|queue| queue.queued_bytes),
+                buffer_bytes: sending.queue.map(|queue| queue.capacity_bytes),
                 done: sending.done,
             };
             self.chooser.record(block.choice, outcome);

@@ -132,7 +132,7 @@ fn carry(
         waited: Duration::from_micros(10),
         delayed: Duration::ZERO,
         besides: Duration::ZERO,
-        held: None,
+        queue: None,
         done: clock.now(),
     });
     frame.stages = Default::default();
