@@ -398,3 +398,41 @@ fn a_target_cannot_miss_pages_that_there_are_not() {
     let missing = Message::Missing(vec![PageRange::new(PAGES - 1, 2)]);
     assert!(pair.source.handle_message(NOW, missing).is_err());
 }
+
+/// What a target says is bounded by what it was sent, however often it says it.
+#[test]
+fn a_target_cannot_miss_more_pages_than_were_sent() {
+    let mut pair = Pair::agreed(5);
+    let missing = |count| Message::Missing(vec![PageRange::new(0, count)]);
+    let tell = |pair: &mut Pair, count| pair.source.handle_message(NOW, missing(count));
+    assert!(tell(&mut pair, 1).is_err(), "nothing is sent yet");
+    let mut pair = Pair::agreed(5);
+    assert_eq!(pair.carry(true, &[]), Work::Pages);
+    let sent: u64 = pair.batch.runs.iter().map(|run| run.count.0).sum();
+    assert!(tell(&mut pair, sent).is_ok());
+    assert!(tell(&mut pair, 1).is_err());
+    assert_eq!(pair.source.report().references.missing, PageCount(sent));
+    // Nor a run longer than a reference is.
+    let mut pair = Pair::agreed(5);
+    pair.carry_round();
+    assert!(tell(&mut pair, 32).is_ok());
+    let mut pair = Pair::agreed(5);
+    pair.carry_round();
+    assert!(tell(&mut pair, 33).is_err());
+}
+
+#[test]
+fn a_page_that_is_missing_twice_counts_once() {
+    let mut pair = Pair::agreed(5);
+    let zeros = |first, count| frame_of(2, &[PageRange::new(first, count)], false);
+    let mut made = |body: &[u8], missing: &[PageRange]| {
+        let body = PagesBody::decode(body).unwrap();
+        pair.target.made(&body, missing, NOW);
+        pair.target.missing_pages()
+    };
+    let two = [PageRange::new(60, 10), PageRange::new(65, 10)];
+    assert_eq!(made(&zeros(150, 1), &two), PageCount(15));
+    assert_eq!(made(&zeros(64, 5), &[]), PageCount(10));
+    assert_eq!(made(&zeros(64, 5), &[]), PageCount(10), "they are there");
+    assert_eq!(made(&zeros(0, 200), &[]), PageCount(0));
+}

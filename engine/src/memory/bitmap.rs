@@ -43,6 +43,15 @@ impl PageBitmap {
         )
     }
 
+    /// Number of pages that are both in the set and in `range`. Costs one load per 64 pages of it.
+    pub fn count_in(&self, range: PageRange) -> PageCount {
+        let mut count = 0;
+        for_each_mask(range, self.pages, |word, mask| {
+            count += u64::from((self.words[word] & mask).count_ones());
+        });
+        PageCount(count)
+    }
+
     /// Whether page number `page` is in the set.
     pub fn contains(&self, page: u64) -> bool {
         page < self.pages && self.words[word_of(page)] & bit_of(page) != 0
@@ -50,12 +59,12 @@ impl PageBitmap {
 
     /// Adds the pages of `range`; those beyond the layout are left out.
     pub fn insert(&mut self, range: PageRange) {
-        self.for_each_mask(range, |word, mask| *word |= mask);
+        for_each_mask(range, self.pages, |word, mask| self.words[word] |= mask);
     }
 
     /// Removes the pages of `range`.
     pub fn remove(&mut self, range: PageRange) {
-        self.for_each_mask(range, |word, mask| *word &= !mask);
+        for_each_mask(range, self.pages, |word, mask| self.words[word] &= !mask);
     }
 
     /// Adds every page of `other`, a set of the same layout.
@@ -129,21 +138,23 @@ impl PageBitmap {
         }
         None
     }
+}
 
-    fn for_each_mask(&mut self, range: PageRange, change: impl Fn(&mut u64, u64)) {
-        let end = range.end().min(self.pages);
-        let mut at = range.first.0;
-        while at < end {
-            let stop = end.min((at / 64 + 1) * 64);
-            let width = stop - at;
-            let mask = if width == 64 {
-                u64::MAX
-            } else {
-                ((1 << width) - 1) << (at % 64)
-            };
-            change(&mut self.words[word_of(at)], mask);
-            at = stop;
-        }
+/// Calls `take` with the index of each word that holds pages of `range`, and their bits in it; of
+/// `pages` pages, without those beyond.
+fn for_each_mask(range: PageRange, pages: u64, mut take: impl FnMut(usize, u64)) {
+    let end = range.end().min(pages);
+    let mut at = range.first.0;
+    while at < end {
+        let stop = end.min((at / 64 + 1) * 64);
+        let width = stop - at;
+        let mask = if width == 64 {
+            u64::MAX
+        } else {
+            ((1 << width) - 1) << (at % 64)
+        };
+        take(word_of(at), mask);
+        at = stop;
     }
 }
 
@@ -169,9 +180,11 @@ mod tests {
             steps in prop::collection::vec((any::<bool>(), 0u64..320, 0u64..150), 0..40),
         ) {
             let mut bitmap = PageBitmap::new(PageCount(pages));
-            let mut oracle = BTreeSet::new();
+            let mut oracle: BTreeSet<u64> = BTreeSet::new();
             for (insert, first, count) in steps {
                 let range = PageRange::new(first, count);
+                let within = oracle.range(first..range.end()).count();
+                prop_assert_eq!(bitmap.count_in(range).0, within as u64);
                 if insert {
                     bitmap.insert(range);
                     oracle.extend(range.indices().filter(|page| *page < pages));

@@ -21,6 +21,8 @@ struct Channel {
 pub(super) struct Channels {
     channels: Vec<Channel>,
     placed_bytes: ByteCount,
+    /// Pages handed out, repeats counted.
+    handed_out_pages: u64,
     /// When frames in flight last became fewer, or began to be there.
     progress_at: Instant,
 }
@@ -31,6 +33,7 @@ impl Channels {
         Self {
             channels: (0..count).map(|_| Channel::default()).collect(),
             placed_bytes: ByteCount(0),
+            handed_out_pages: 0,
             progress_at: now,
         }
     }
@@ -58,6 +61,7 @@ impl Channels {
         }
         if let Some(own) = self.channels.get_mut(usize::from(channel)) {
             own.in_flight.hand_out(runs);
+            self.handed_out_pages += runs.iter().map(|run| run.count.0).sum::<u64>();
         }
     }
 
@@ -108,6 +112,11 @@ impl Channels {
             own.round_ended = true;
         }
         self.channels.iter().all(|channel| channel.round_ended)
+    }
+
+    /// Pages that were handed out so far, a page once for each time.
+    pub(super) fn handed_out_pages(&self) -> u64 {
+        self.handed_out_pages
     }
 
     /// Frames that each was handed so far.

@@ -12,7 +12,7 @@ use crate::codec::reference::{Catalogue, Secret};
 use crate::memory::PageBitmap;
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::units::{PageCount, PageIndex, PageRange};
-use crate::wire::{CatalogueChunk, ReferenceTerms, SessionId};
+use crate::wire::{CatalogueChunk, MAX_REFERENCE_PAGES, ReferenceTerms, SessionId};
 
 /// What references of a migration are made with; shared by the machine and the channels.
 #[derive(Debug)]
@@ -134,8 +134,16 @@ impl Source {
 
     pub(super) fn handle_missing(&mut self, runs: &[PageRange]) -> Result<(), MigrationError> {
         let agreed = self.answers.references.is_some() && self.round > 0;
-        if !agreed || !runs.iter().all(|run| self.layout.contains(*run)) {
+        let can_be = |run: &PageRange| {
+            run.count.0 <= MAX_REFERENCE_PAGES as u64 && self.layout.contains(*run)
+        };
+        if !agreed || !runs.iter().all(can_be) {
             return Err(misbehaved("it misses pages that were not sent"));
+        }
+        // Each page that was sent can be missing once: what a target may cost is bounded by that.
+        let missing: u64 = runs.iter().map(|run| run.count.0).sum();
+        if self.answers.missing + missing > self.channels.handed_out_pages() {
+            return Err(misbehaved("it misses more pages than were sent"));
         }
         if self.is_over() {
             return Ok(());
@@ -144,8 +152,8 @@ impl Source {
             return Err(misbehaved("it misses pages when no answer is due"));
         }
         let is_last_round = self.state.is_last_round();
+        self.answers.missing += missing;
         for run in runs {
-            self.answers.missing += run.count.0;
             for page in run.indices() {
                 if is_last_round {
                     if self.answers.returned.contains(page) {

@@ -11,8 +11,10 @@ use crate::memory::PageBitmap;
 use crate::units::{Instant, PageCount, PageRange};
 use crate::wire::{Encoding, Message, PagesBody, ReferenceTerms};
 
-/// Pages that the source sent and that are not as it thinks, with their number: it is asked for
-/// with every frame.
+/// Pages that the source sent and that are not as it thinks.
+///
+/// Their number is kept, since every frame asks for it: counting them would cost 0.8 ms for a guest
+/// of 256 GiB, with all channels waiting.
 #[derive(Debug)]
 pub(super) struct Missing {
     pages: PageBitmap,
@@ -29,6 +31,16 @@ impl Missing {
 
     pub(super) fn count(&self) -> u64 {
         self.count
+    }
+
+    fn insert(&mut self, run: PageRange) {
+        self.count += run.count.0 - self.pages.count_in(run).0;
+        self.pages.insert(run);
+    }
+
+    fn remove(&mut self, run: PageRange) {
+        self.count -= self.pages.count_in(run).0;
+        self.pages.remove(run);
     }
 }
 
@@ -80,13 +92,12 @@ impl Target {
             // A delta for a page that is missing was made before the source knew: the page still
             // has to come whole.
             if run.encoding != Encoding::Delta {
-                self.missing.pages.remove(run.range);
+                self.missing.remove(run.range);
             }
         }
         for run in missing {
-            self.missing.pages.insert(*run);
+            self.missing.insert(*run);
         }
-        self.missing.count = self.missing.pages.count().0;
         if !missing.is_empty() {
             // Before the acknowledgement: the source then knows that no answer is outstanding.
             self.peer.send(now, Message::Missing(missing.to_vec()));
