@@ -26,6 +26,8 @@ pub(crate) enum Strike {
     CutFor(Duration),
     /// The receiver hangs for this time.
     HangReceiver(Duration),
+    /// The sender hangs for this time where it has stopped itself.
+    HangSender(Duration),
     /// SIGINT.
     InterruptReceiver,
     InterruptSender,

@@ -57,7 +57,9 @@ impl<'a> Guest<'a> {
         let struck = Instant::now();
         self.strike(strike, &mut attempt)?;
         // A signal sent before comes first, and one that was killed does not hear this.
-        signal(&mut attempt.sender, Signal::CONT)?;
+        if !matches!(strike, Strike::HangSender(_)) {
+            signal(&mut attempt.sender, Signal::CONT)?;
+        }
         if !matches!(strike, Strike::HangReceiver(_)) {
             signal(&mut attempt.receiver, Signal::CONT)?;
         }
@@ -113,6 +115,7 @@ impl<'a> Guest<'a> {
         match strike {
             Strike::Cut | Strike::CutFor(_) => self.ground.link()?.cut()?,
             Strike::HangReceiver(_) => signal(&mut attempt.receiver, Signal::STOP)?,
+            Strike::HangSender(_) => {}
             Strike::InterruptReceiver => signal(&mut attempt.receiver, Signal::INT)?,
             Strike::InterruptSender => signal(&mut attempt.sender, Signal::INT)?,
             Strike::KillReceiver => signal(&mut attempt.receiver, Signal::KILL)?,
@@ -132,7 +135,9 @@ impl<'a> Guest<'a> {
         mut attempt: Attempt,
     ) -> Result<Outcome> {
         let mut undo_at = match strike {
-            Some(Strike::CutFor(time) | Strike::HangReceiver(time)) => Some(struck + time),
+            Some(Strike::CutFor(time) | Strike::HangReceiver(time) | Strike::HangSender(time)) => {
+                Some(struck + time)
+            }
             _ => None,
         };
         let (mut guest_after, mut ended_after) = (None, None);
@@ -142,6 +147,7 @@ impl<'a> Guest<'a> {
                 undo_at = None;
                 match strike {
                     Some(Strike::CutFor(_)) => self.ground.link()?.mend()?,
+                    Some(Strike::HangSender(_)) => signal(&mut attempt.sender, Signal::CONT)?,
                     _ => signal(&mut attempt.receiver, Signal::CONT)?,
                 }
             }

@@ -1,8 +1,9 @@
-//! The link cut, for good or for a while, and a receiver that hangs.
+//! The link cut, for good or for a while, and programs that hang.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use pagelift_engine::migration::{IN_DOUBT, PEER_SILENCE};
 use pagelift_tests::{Bed, Images, NetPair, guest_images, require};
 
 use crate::ground::{Ground, Kind, Stop, Strike, THROTTLED};
@@ -128,5 +129,16 @@ fn a_receiver_that_hangs_does_not_run_the_guest_later() -> Result<()> {
         ),
     ];
     strike_at(&images, Kind::Busy, false, &cases)?;
+    Ok(())
+}
+
+/// The target has ended in doubt by then, and its user may have let the guest run there.
+#[test]
+fn a_sender_that_hangs_past_the_commit_does_not_take_the_guest_back() -> Result<()> {
+    let images = require!(guest_images());
+    let strike = Strike::HangSender(IN_DOUBT + PEER_SILENCE * 2);
+    let neither = [(Place::Neither, Some(4), Some(4))];
+    let cases: [(Stop, Strike, &[Allowed]); 1] = [(Stop::Sender("given-up"), strike, &neither)];
+    strike_at(&images, Kind::Calm, false, &cases)?;
     Ok(())
 }
