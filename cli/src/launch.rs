@@ -18,7 +18,7 @@ pub struct RunOptions {
     agent: Option<PathBuf>,
     /// Put the guest's memory into files in this folder (in /dev/shm, or on a hugetlbfs), such
     /// as DIR/pc.ram. They stay when QEMU ends; when the guest comes back,
-    /// `pagelift-receive --have` takes from them what has not changed
+    /// `pagelift-receive --base` takes from them what has not changed
     #[arg(long, value_name = "DIR")]
     ram_dir: Option<PathBuf>,
     /// QEMU and its options

@@ -57,7 +57,7 @@ pub struct ConvergenceOptions {
     /// or auto: room for all of the guest's pages, but at most an eighth of the memory available
     #[arg(long, value_name = "SIZE", default_value = "auto")]
     pub delta_cache: DeltaCacheSize,
-    /// Send pages that the target has already (pagelift-receive --have) as references: auto
+    /// Send pages that the target has already (pagelift-receive --base) as references: auto
     /// (where it pays), on, off
     #[arg(long, value_name = "WHEN", default_value_t = ReferenceSetting::Auto)]
     pub references: ReferenceSetting,

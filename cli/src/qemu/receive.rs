@@ -34,8 +34,8 @@ pub struct ReceiveCommand {
     listen: Endpoint,
     /// A file with pages that the guest may have: its memory as it was left here by its last
     /// visit, or an image; what is in it need not be sent. Can be given several times
-    #[arg(long, value_name = "PATH")]
-    have: Vec<PathBuf>,
+    #[arg(long, alias = "have", value_name = "PATH")]
+    base: Vec<PathBuf>,
     /// What to print
     #[command(flatten)]
     output: Output,
@@ -60,7 +60,7 @@ impl ReceiveCommand {
         failpoints::check_environment()?;
         let driver = DirectQemu::new(self.qmp.clone());
         let controls = Controls::new(Settings::default(), cancel);
-        let job = match prepare_incoming(&driver, &self.listen, &self.have, controls) {
+        let job = match prepare_incoming(&driver, &self.listen, &self.base, controls) {
             Ok(job) => job,
             Err(IncomingError::Refused(error)) => {
                 return Ok(self.output.not_started(error, Side::Target));

@@ -9,8 +9,9 @@ use crate::codec::choose::{Chooser, CpuLimit};
 use crate::codec::reference::{self, ReferenceSetting};
 use crate::guest;
 use crate::memory::{Layout, PageBuffer};
+use crate::transport::SEND_BUFFER_BYTES;
 use crate::units::{ByteCount, PAGE_BYTES};
-use crate::wire::{MAX_BODY_BYTES, MAX_CHANNELS, MAX_REFERENCE_PAGES};
+use crate::wire::{MAX_CHANNELS, MAX_REFERENCE_PAGES};
 
 /// Sets of pages that a side may hold: pending, held back, written and to go again, harvested,
 /// given back, missing, to be whole, three of heat, and two of the tracker's own.
@@ -51,7 +52,7 @@ pub(super) fn incoming(layout: &Layout) -> ByteCount {
 /// pieces of device state under way, sets of pages, threads.
 fn both_sides(layout: &Layout, channels: u16) -> ByteCount {
     let channels = u64::from(channels);
-    let frames = (channels * 2 + 2) * MAX_BODY_BYTES as u64;
+    let frames = (channels * 2 + 2) * SEND_BUFFER_BYTES as u64;
     let blocks = channels * (PageBuffer::footprint(MAX_BLOCK_PAGES).0 + DECODER_BYTES);
     let base_pages = channels * PageBuffer::footprint(MAX_REFERENCE_PAGES).0;
     let state = (guest::QUEUED_CHUNKS * guest::STATE_CHUNK_BYTES) as u64;

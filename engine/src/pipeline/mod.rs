@@ -22,7 +22,7 @@
 //! without threads.
 //!
 //! Back-pressure is the connection's: a channel that cannot send takes no more work. Memory in
-//! use is bounded by [`memory_budget`] and does not depend on the guest's writes.
+//! use is bounded by [a budget](crate::Outgoing::memory_budget) and does not depend on the guest's writes.
 
 mod cancel;
 mod clock;
@@ -50,15 +50,7 @@ pub use target::{
     TargetSession, TargetWorker, receive,
 };
 
-use crate::codec::CompressSetting;
-use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};
-use crate::codec::choose::{Chooser, CpuLimit};
-use crate::codec::reference::{self, ReferenceSetting};
-use crate::guest;
-use crate::memory::{Layout, PageBuffer};
-use crate::transport::SEND_BUFFER_BYTES;
-use crate::units::{ByteCount, Instant, PAGE_BYTES};
-use crate::wire::MAX_REFERENCE_PAGES;
+use crate::units::Instant;
 
 /// What a worker's step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,47 +64,6 @@ pub enum Step {
     /// Everything; the worker is no longer needed.
     Done,
 }
-
-/// Most memory that one side uses for a migration of `channels` data channels, next to the
-/// guest's own: buffers of frames on both ends of a channel, a block and what unpacks it or applies
-/// deltas, pieces of device state under way, and sets of pages. What packs is
-/// [beyond that](packing_budget).
-pub fn memory_budget(layout: &Layout, channels: u16) -> ByteCount {
-    let frames = (u64::from(channels) * 2 + 2) * SEND_BUFFER_BYTES as u64;
-    let block = PageBuffer::footprint(MAX_BLOCK_PAGES).0;
-    let blocks = u64::from(channels) * (block + DECODER_BYTES);
-    let referred = u64::from(channels) * PageBuffer::footprint(MAX_REFERENCE_PAGES).0;
-    let state = guest::QUEUED_CHUNKS as u64 * guest::STATE_CHUNK_BYTES as u64;
-    // Pending, held back, written and to go again, harvested, given back, missing, to be whole,
-    // three of heat, and the tracker's own.
-    let sets = 12 * layout.pages().0.div_ceil(8);
-    let threads = (u64::from(channels) + 4) * THREAD_BYTES;
-    ByteCount(frames + blocks + referred + state + sets + threads)
-}
-
-/// Most memory that a source uses, next to its [`memory_budget`], to send references as `setting`
-/// says.
-pub fn reference_budget(setting: ReferenceSetting, layout: &Layout) -> ByteCount {
-    match setting {
-        ReferenceSetting::Off => ByteCount(0),
-        ReferenceSetting::Auto | ReferenceSetting::On => reference::footprint(layout.pages()),
-    }
-}
-
-/// Most memory that a source uses, next to its [`memory_budget`], to pack pages as `setting`
-/// says.
-pub fn packing_budget(setting: CompressSetting, channels: u16) -> ByteCount {
-    let codecs = Chooser::new(setting, 1, CpuLimit::default());
-    let bytes = BlockEncoder::most_bytes(codecs.codecs());
-    let block = if bytes.0 > 0 { BLOCK_BYTES } else { 0 };
-    ByteCount(u64::from(channels) * (bytes.0 + block))
-}
-
-/// Bytes of the largest block.
-const BLOCK_BYTES: u64 = (MAX_BLOCK_PAGES * PAGE_BYTES) as u64;
-
-/// What a thread's stack and its share of the allocator come to.
-const THREAD_BYTES: u64 = 256 << 10;
 
 /// A thread that steps a worker until it is done.
 fn run_worker<M: Machine>(shared: &Shared<M>, mut step: impl FnMut() -> Step) {

@@ -14,6 +14,10 @@ impl LostWork {
     pub const NONE: Self = Self(0.0);
 
     /// The part `part`, limited to 0 to 1; no number counts as 0.
+    #[allow(
+        clippy::manual_clamp,
+        reason = "max and min make 0 of what is no number; clamp keeps it"
+    )]
     pub fn part(part: f64) -> Self {
         Self(part.max(0.0).min(1.0))
     }

@@ -1,7 +1,7 @@
 //! Makes the files that hold the guest's memory: without a name, or in a folder of the user's.
 //!
 //! A memfd goes with QEMU. A file with a name stays, so that the memory can be kept when the
-//! guest has moved away: when it comes back, `pagelift-receive --have` sends only what changed.
+//! guest has moved away: when it comes back, `pagelift-receive --base` sends only what changed.
 //! A file that is there already is never touched: it may be a guest's, or one that was kept.
 
 use std::fs::File;
@@ -67,7 +67,7 @@ impl<'a> MemoryFiles<'a> {
         let made = File::create_new(&path).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => io::Error::other(format!(
                 "{text} is there already. If it was kept for a guest that comes back, give it \
-                 another name and tell pagelift-receive with --have; if nobody needs it, remove it"
+                 another name and tell pagelift-receive with --base; if nobody needs it, remove it"
             )),
             _ => about(&path, &error),
         })?;
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().len(), 8192);
         let again = host.create_memory(&file(None)).unwrap_err().to_string();
         assert!(again.contains("is there already"), "{again}");
-        assert!(again.contains("--have"), "{again}");
+        assert!(again.contains("--base"), "{again}");
         drop(host);
         assert!(!Path::new(&path).exists());
     }
