@@ -32,7 +32,7 @@ pub fn svg(timeline: &Timeline, caption: Option<&str>) -> String {
     // Writing to a string cannot fail.
     let _ = draw(&picture, size, &panels, timeline, caption);
     drop(picture);
-    theme::themed(&text, size)
+    theme::themed(&text, (size.width, size.height))
 }
 
 fn draw(

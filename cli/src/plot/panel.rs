@@ -10,11 +10,8 @@ use plotters::prelude::{
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::scale::Axis;
-use super::theme::{AXIS, FAINT, GRID, HAIR, INK, RED, ROUND};
+use super::theme::{AXIS, FAINT, FINE, GRID, HAIR, INK, RED, ROUND};
 use super::timeline::Timeline;
-
-/// The library places everything at whole units; so many of them make a pixel.
-pub(super) const FINE: u32 = 8;
 
 /// Pixels of the picture's parts.
 const WIDTH: u32 = 920;

@@ -2,7 +2,11 @@
 
 use plotters::style::RGBColor;
 
-use super::panel::{FINE, Size};
+/// The library places everything at whole units; so many of them make a pixel.
+pub(super) const FINE: u32 = 8;
+
+/// A line of one pixel, in these units.
+pub(super) const HAIR: u32 = FINE;
 
 pub(super) const INK: RGBColor = RGBColor(0x1f, 0x23, 0x28);
 pub(super) const FAINT: RGBColor = RGBColor(0x5f, 0x68, 0x73);
@@ -32,11 +36,10 @@ const DARK: [(RGBColor, &str); 10] = [
 /// Background of a picture that stands alone; a page has its own.
 const BACKGROUND: [&str; 2] = ["#ffffff", "#0f1319"];
 
-/// The picture `drawn` by the library, at its `size` and with the rules for the dark theme.
-pub(super) fn themed(drawn: &str, size: Size) -> String {
+/// The picture `drawn` by the library, of `width` by `height` pixels, with the rules for the dark theme.
+pub(super) fn themed(drawn: &str, (width, height): (u32, u32)) -> String {
     let content = drawn.find('>').map_or("", |end| &drawn[end + 1..]);
-    let Size { width, height, .. } = size;
-    let (fine_width, fine_height) = size.fine();
+    let (fine_width, fine_height) = (width * FINE, height * FINE);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"pagelift-plot\" role=\"img\" \
          width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {fine_width} {fine_height}\">\n\
@@ -60,6 +63,3 @@ fn rules() -> String {
     }
     rules + "}\n"
 }
-
-/// So many units of the picture's coordinates make a line of one pixel.
-pub(super) const HAIR: u32 = FINE;
