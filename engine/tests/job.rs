@@ -11,10 +11,10 @@ use pagelift_engine::codec::{Codec, CompressSetting};
 use pagelift_engine::converge::PolicyKind;
 use pagelift_engine::dirty::{DirtyMarker, ManualTracker};
 use pagelift_engine::guest::{self, SourceGuest, TargetGuest};
-use pagelift_engine::memory::FileMemory;
+use pagelift_engine::memory::{FileMemory, GuestMemory};
 use pagelift_engine::migration::{GuestLocation, MigrationError, Phase, Report};
 use pagelift_engine::pipeline::Received;
-use pagelift_engine::units::{PageCount, PageRange, Rate};
+use pagelift_engine::units::{PageCount, PageIndex, PageRange, Rate};
 use pagelift_engine::{Ended, Event, GuestRam, Incoming, Job, Outgoing};
 use pagelift_transports::Endpoint;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -102,9 +102,9 @@ fn pair() -> Pair {
     let link = incoming.address().parse::<Endpoint>().unwrap();
     let memory = memory();
     for page in 0..PAGES {
-        use pagelift_engine::memory::GuestMemory;
-        let first = pagelift_engine::units::PageIndex(page);
-        memory.write(first, &[page as u8 | 1; 4096]).unwrap();
+        // Not one word over and over, which would go as that word.
+        let content: Vec<u8> = (0..4096_u64).map(|at| (at * 31 + page) as u8).collect();
+        memory.write(PageIndex(page), &content).unwrap();
     }
     let tracker = ManualTracker::new(PageCount(PAGES));
     let writes = tracker.marker();
