@@ -13,7 +13,7 @@
 //! | [`html`], [`plot`] | `--report`, `--svg`: the page and the picture made of it |
 //! | [`logging`] | `--log-level`: log events on stderr |
 //! | [`watch`] | how they wait for a job |
-//! | [`print`] | printing that cannot fail |
+//! | [`mod@print`] | printing that cannot fail |
 //! | [`ctl`] | `pagelift ctl`: shows and changes a running migration |
 //!
 //! Progress goes to stderr, results to stdout. Exit codes are a contract, see [`ExitCode`].
