@@ -11,16 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use pagelift_engine::codec::CompressSetting;
-use pagelift_engine::codec::reference::ReferenceSetting;
-use pagelift_engine::converge::{Predictive, PredictiveConfig};
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::ReadPages;
-use pagelift_engine::migration::{Ownership, Report};
-use pagelift_engine::pipeline::{
-    CancelToken, Controls, KeptPages, ReceiveJob, SendJob, SendOptions, process_cpu, receive, send,
+use pagelift_engine::pipeline::process_cpu;
+use pagelift_engine::units::ByteCount;
+use pagelift_engine::{
+    CompressSetting, DeltaCacheSize, Ended, GuestRam, Incoming, Outgoing, ReferenceSetting, Report,
 };
-use pagelift_engine::wire::SessionId;
 use pagelift_transports::Endpoint;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
@@ -87,42 +84,23 @@ fn source(
     sending: &Sending,
 ) -> Result<()> {
     let memory = Arc::new(guest::memory(path)?);
-    let mut tracker = ManualTracker::new(memory.layout().pages());
-    let link = endpoint(host, port).connect()?;
-    let mut guest = match sending.guest_writes {
+    let tracker = ManualTracker::new(memory.layout().pages());
+    let guest = match sending.guest_writes {
         Some(rate) => Local::writing(Writer::start(path, tracker.marker(), rate)?),
         None => Local::default(),
     };
-    let cpu_before = process_cpu();
-    let report = send(SendJob {
-        link: &*link,
-        memory,
-        dirty: &mut tracker,
-        guest: &mut guest,
-        ownership: Ownership::claim(),
-        options: send_options(compress, sending),
-        controls: Controls::default(),
-        progress: &mut |_| {},
-    })?;
-    let cpu = process_cpu().saturating_sub(cpu_before);
-    say(&sent(&report, cpu.saturating_sub(guest.cpu())))
-}
-
-fn send_options(compress: CompressSetting, sending: &Sending) -> SendOptions {
-    SendOptions {
-        // A target takes one migration only, so no other one can have the name.
-        session: SessionId(std::process::id().into()),
-        channels: sending.channels(),
-        verify: false,
-        facts: Vec::new(),
-        compress,
+    let ram = GuestRam::new(memory, Box::new(tracker));
+    let job = Outgoing::new(endpoint(host, port).connect()?, ram, guest)
+        .channels(sending.channels())
+        .compress(compress)
+        .cpu_limit(sending.cpu_limit.unwrap_or_default())
         // Pages that are sent twice say more of codecs if they go whole.
-        deltas: None,
-        cpu: sending.cpu_limit.unwrap_or_default(),
-        // Equal pages would go by reference whatever the codec.
-        references: ReferenceSetting::Off,
-        policy: Box::new(Predictive::new(PredictiveConfig::default())),
-    }
+        .delta_cache(DeltaCacheSize::Bytes(ByteCount(0)))
+        .dedup(ReferenceSetting::Off);
+    let cpu_before = process_cpu();
+    let Ended { result, guest } = job.start()?.wait();
+    let cpu = process_cpu().saturating_sub(cpu_before);
+    say(&sent(&result?, cpu.saturating_sub(guest.cpu())))
 }
 
 fn sent(report: &Report, source_cpu: Duration) -> Sent {
@@ -145,15 +123,8 @@ fn target(path: &Path, host: Ipv4Addr) -> Result<()> {
     let listener = endpoint(host, 0).listen()?;
     let Endpoint::Tcp { port, .. } = listener.address().parse()?;
     say(&Listening { port })?;
-    receive(ReceiveJob {
-        listener: &*listener,
-        memory,
-        kept: KeptPages::new(None, 0),
-        guest: &mut Local::default(),
-        facts: Vec::new(),
-        cancel: CancelToken::default(),
-        progress: &mut |_| {},
-    })?;
+    let job = Incoming::new(listener, memory, Local::default()).start()?;
+    job.wait().result?;
     Ok(())
 }
 

@@ -21,19 +21,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use pagelift_bench::pages::Content;
-use pagelift_engine::codec::CompressSetting;
-use pagelift_engine::codec::choose::CpuLimit;
-use pagelift_engine::codec::reference::ReferenceSetting;
-use pagelift_engine::converge::{StopWhenFits, StopWhenFitsConfig};
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
-use pagelift_engine::migration::{Ownership, Report};
-use pagelift_engine::pipeline::{
-    CancelToken, Controls, Deltas, KeptPages, ReceiveJob, SendJob, SendOptions, Settings,
-    digest_memory, process_cpu, receive, send,
-};
+use pagelift_engine::pipeline::{digest_memory, process_cpu};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, Rate};
-use pagelift_engine::wire::SessionId;
+use pagelift_engine::{
+    CompressSetting, DeltaCacheSize, GuestRam, Incoming, KeptPages, Outgoing, PolicyKind, Report,
+};
 use pagelift_tests::{Bed, supervised};
 use pagelift_transports::Endpoint;
 
@@ -163,51 +157,19 @@ fn travel(
     let listener = "tcp://127.0.0.1:0".parse::<Endpoint>()?.listen()?;
     let link = listener.address().parse::<Endpoint>()?.connect()?;
     let kept = KeptPages::open(kept, u128::from(SEED))?;
-    let received = Arc::clone(&target);
-    let receiving = std::thread::spawn(move || {
-        receive(ReceiveJob {
-            listener: &*listener,
-            memory: received,
-            guest: &mut guest::Arriving,
-            facts: Vec::new(),
-            kept,
-            cancel: CancelToken::default(),
-            progress: &mut |_| (),
-        })
-    });
-    let deltas = compress
-        .wants_deltas()
-        .then(|| Deltas::new(pages, ByteCount(128 << 20)))
-        .transpose()?;
-    let settings = Settings {
-        bandwidth: Some(options.link),
-        ..Settings::default()
-    };
+    let incoming = Incoming::new(listener, target.clone(), guest::Arriving).base(kept);
+    let ram = GuestRam::new(source.clone(), Box::new(ManualTracker::new(pages)));
+    let outgoing = Outgoing::new(link, ram, guest::Leaving)
+        .policy(PolicyKind::None)
+        .bandwidth(options.link)
+        .channels(options.channels)
+        .compress(compress)
+        .delta_cache(DeltaCacheSize::Bytes(ByteCount(128 << 20)));
+    let receiving = incoming.start()?;
     let cpu = process_cpu();
-    let report = send(SendJob {
-        link: &*link,
-        memory: source.clone(),
-        dirty: &mut ManualTracker::new(pages),
-        guest: &mut guest::Leaving,
-        ownership: Ownership::claim(),
-        options: SendOptions {
-            session: SessionId(u128::from(SEED)),
-            channels: options.channels,
-            verify: false,
-            facts: Vec::new(),
-            compress,
-            deltas: deltas.map(Arc::new),
-            cpu: CpuLimit::default(),
-            references: ReferenceSetting::Auto,
-            policy: Box::new(StopWhenFits::new(StopWhenFitsConfig::default())),
-        },
-        controls: Controls::new(settings, CancelToken::default()),
-        progress: &mut |_| (),
-    })?;
+    let report = outgoing.start()?.wait().result?;
     let cpu = process_cpu().saturating_sub(cpu);
-    receiving
-        .join()
-        .map_err(|_| anyhow::anyhow!("the target panicked"))??;
+    receiving.wait().result?;
     let digest = |memory: &FileMemory| digest_memory(memory, 2);
     ensure!(
         digest(&source)? == digest(&target)?,

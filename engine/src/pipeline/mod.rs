@@ -42,13 +42,15 @@ pub use controls::{Controls, Settings};
 pub use digest::{digest_memory, digest_memory_unless};
 pub use shared::{Machine, Shared};
 pub use source::{
-    Deltas, Packing, SendJob, SendOptions, SourceChannel, SourceDriver, SourceParts, SourceSession,
-    SourceWorker, send,
+    Deltas, Packing, SourceChannel, SourceDriver, SourceParts, SourceSession, SourceWorker,
 };
 pub use target::{
-    Acceptor, CatalogueWorker, KeptPages, ReceiveJob, Received, TargetChannel, TargetDriver,
-    TargetSession, TargetWorker, receive,
+    Acceptor, CatalogueWorker, KeptPages, Received, TargetChannel, TargetDriver, TargetSession,
+    TargetWorker,
 };
+
+pub(crate) use source::{SendJob, SendOptions, send};
+pub(crate) use target::{ReceiveJob, receive};
 
 use crate::units::Instant;
 

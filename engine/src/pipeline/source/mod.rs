@@ -54,47 +54,47 @@ const _: () = assert!(FRAME_PAGES <= MAX_FRAME_PAGES as u64);
 
 /// How to send.
 #[derive(Debug)]
-pub struct SendOptions {
+pub(crate) struct SendOptions {
     /// Name of the migration; random.
-    pub session: SessionId,
+    pub(crate) session: SessionId,
     /// Data channels, `1..=MAX_CHANNELS`.
-    pub channels: u16,
+    pub(crate) channels: u16,
     /// Whether to compare digests of all memory before the hand-over.
-    pub verify: bool,
+    pub(crate) verify: bool,
     /// What must be equal on both sides.
-    pub facts: Vec<Fact>,
+    pub(crate) facts: Vec<Fact>,
     /// How pages are compressed.
-    pub compress: CompressSetting,
+    pub(crate) compress: CompressSetting,
     /// Sends pages that change again as what changed in them;
     /// [`CompressSetting::wants_deltas`] says whether the setting asks for it.
-    pub deltas: Option<Arc<Deltas>>,
+    pub(crate) deltas: Option<Arc<Deltas>>,
     /// How much of the processors the data channels may use.
-    pub cpu: CpuLimit,
+    pub(crate) cpu: CpuLimit,
     /// Whether pages that the target has already go as references.
-    pub references: ReferenceSetting,
+    pub(crate) references: ReferenceSetting,
     /// When to stop the guest, or to give up: under the limits that the job's controls begin with,
     /// [`Limited`](crate::converge::Limited) if they are to have an effect.
-    pub policy: Box<dyn Policy>,
+    pub(crate) policy: Box<dyn Policy>,
 }
 
 /// Everything that a sending needs.
-pub struct SendJob<'a> {
+pub(crate) struct SendJob<'a> {
     /// The way to the target.
-    pub link: &'a dyn RateCapped,
+    pub(crate) link: &'a dyn RateCapped,
     /// The guest's memory.
-    pub memory: Arc<dyn ReadPages>,
+    pub(crate) memory: Arc<dyn ReadPages>,
     /// What the guest writes.
-    pub dirty: &'a mut dyn DirtySource,
+    pub(crate) dirty: &'a mut dyn DirtySource,
     /// The guest.
-    pub guest: &'a mut dyn SourceGuest,
+    pub(crate) guest: &'a mut dyn SourceGuest,
     /// The ownership of it.
-    pub ownership: Ownership,
+    pub(crate) ownership: Ownership,
     /// How to send.
-    pub options: SendOptions,
+    pub(crate) options: SendOptions,
     /// Steers the migration from elsewhere, and ends it.
-    pub controls: Controls,
+    pub(crate) controls: Controls,
     /// Told where the migration is, several times a second.
-    pub progress: &'a mut dyn FnMut(&SourceStatus),
+    pub(crate) progress: &'a mut dyn FnMut(&SourceStatus),
 }
 
 impl std::fmt::Debug for SendJob<'_> {
@@ -110,7 +110,7 @@ impl std::fmt::Debug for SendJob<'_> {
 /// # Errors
 /// When the guest did not move; the failure says where it is. It then runs on the source as
 /// before, with tracking disarmed, unless the failure says otherwise.
-pub fn send(job: SendJob<'_>) -> Result<Report, Failure> {
+pub(crate) fn send(job: SendJob<'_>) -> Result<Report, Failure> {
     let span = SourceLog::span(job.options.session);
     let _inside = span.enter();
     let mut log = SourceLog::default();

@@ -39,21 +39,21 @@ use crate::wire::{Encodings, Fact};
 const ACCEPT_TICK: Duration = Duration::from_millis(100);
 
 /// Everything that a receiving needs.
-pub struct ReceiveJob<'a> {
+pub(crate) struct ReceiveJob<'a> {
     /// Where the source comes in.
-    pub listener: &'a dyn Listener,
+    pub(crate) listener: &'a dyn Listener,
     /// The guest's memory.
-    pub memory: Arc<dyn GuestMemory>,
+    pub(crate) memory: Arc<dyn GuestMemory>,
     /// The guest.
-    pub guest: &'a mut dyn TargetGuest,
+    pub(crate) guest: &'a mut dyn TargetGuest,
     /// What must be equal on both sides.
-    pub facts: Vec<Fact>,
+    pub(crate) facts: Vec<Fact>,
     /// Pages that this side has already, for the source to refer to.
-    pub kept: KeptPages,
+    pub(crate) kept: KeptPages,
     /// Ends the migration from elsewhere.
-    pub cancel: CancelToken,
+    pub(crate) cancel: CancelToken,
     /// Told where the migration is, several times a second.
-    pub progress: &'a mut dyn FnMut(&TargetStatus),
+    pub(crate) progress: &'a mut dyn FnMut(&TargetStatus),
 }
 
 impl std::fmt::Debug for ReceiveJob<'_> {
@@ -77,7 +77,7 @@ pub struct Received {
 ///
 /// # Errors
 /// When the guest did not arrive; the failure says where it is.
-pub fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
+pub(crate) fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
     let mut log = TargetLog::new();
     let span = log.span();
     let _inside = span.enter();
