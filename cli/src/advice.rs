@@ -1,4 +1,4 @@
-//! What to do about a guest that is not simply where it was.
+//! Advice about a guest that is not simply where it was.
 
 use pagelift_control::driver::Side;
 use pagelift_engine::migration::{Failure, GuestLocation};

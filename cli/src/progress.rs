@@ -1,4 +1,4 @@
-//! What is shown while a guest moves: one line that is rewritten on a terminal, and elsewhere a
+//! Progress while a guest moves: one line that is rewritten on a terminal, and elsewhere a
 //! short line a second at most. Why the migration is not done yet is explained in full only when
 //! that changes.
 

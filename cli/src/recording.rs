@@ -1,4 +1,4 @@
-//! What `--report` keeps of a migration while it runs: the decisions of its policy, and what was
+//! Recording of a migration for `--report`: the decisions of its policy, and what was
 //! left and sent between them.
 
 use std::sync::{Arc, Mutex, PoisonError};

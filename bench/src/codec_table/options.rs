@@ -8,8 +8,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
+use pagelift_engine::job::default_channels;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
-use pagelift_transports::auto_channels;
 
 use crate::content::Content;
 
@@ -84,7 +84,7 @@ pub(crate) struct Sending {
 impl Sending {
     /// Data connections.
     pub(crate) fn channels(&self) -> u16 {
-        self.channels.unwrap_or_else(auto_channels)
+        self.channels.unwrap_or_else(default_channels)
     }
 
     /// The same as words of a command line.

@@ -1,4 +1,4 @@
-//! What is known of one move after it.
+//! Result of one move.
 
 use serde::Serialize;
 use serde_json::{Value, json};

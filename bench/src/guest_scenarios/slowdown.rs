@@ -1,4 +1,4 @@
-//! What a move costs the guest, by its own account: the slowdown integral.
+//! Slowdown integral: the work that a move costs the guest, by its own account.
 //!
 //! The guest says in every tick how many pages it has written so far. Before the move that gives
 //! the pages it writes in a second at full speed. What it wrote from the start of the move until

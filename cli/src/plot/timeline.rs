@@ -1,4 +1,4 @@
-//! What is drawn of a migration: values over time, in seconds, bytes and bytes per second.
+//! Timeline of a migration, as it is drawn: values over time, in seconds, bytes and bytes per second.
 
 use pagelift_engine::converge::{Decision, DowntimeForecast, Record};
 use pagelift_engine::units::{PageCount, Rate};

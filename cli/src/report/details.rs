@@ -1,4 +1,4 @@
-//! What `--details` adds to the report: counts, rates and times behind the summary, a line each.
+//! Details of the report (`--details`): counts, rates and times behind the summary, a line each.
 
 use pagelift_control::throttle::{ThrottleBy, VcpuThrottled};
 use pagelift_engine::converge::ThrottleShare;

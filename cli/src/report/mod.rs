@@ -1,4 +1,4 @@
-//! What the programs print when a migration has ended: a few lines for people, or one JSON object.
+//! Report of a migration that has ended: a few lines for people, or one JSON object.
 //!
 //! | module | part of the report |
 //! |---|---|

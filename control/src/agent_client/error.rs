@@ -1,4 +1,4 @@
-//! Why the agent did not do what it was asked, and what to do about it.
+//! Errors of the agent: the reason, and the way out.
 
 use std::io;
 

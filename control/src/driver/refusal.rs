@@ -1,4 +1,4 @@
-//! Why something is refused, and the way out.
+//! Refusals: the reason, and the way out.
 
 use std::fmt;
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::converge::{Downtime, ThrottleShare};
+use pagelift_engine::job::default_channels;
 use pagelift_engine::units::{ParseQuantityError, Rate, parse_duration};
 use pagelift_engine::wire::MAX_CHANNELS;
-use pagelift_transports::auto_channels;
 
 /// When a migration has taken long enough, if ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub fn cpu_limit(text: &str) -> Result<CpuLimit, String> {
 /// When it is neither, or out of range.
 pub fn channels(text: &str) -> Result<u16, String> {
     if text == "auto" {
-        return Ok(auto_channels());
+        return Ok(default_channels());
     }
     text.parse()
         .ok()

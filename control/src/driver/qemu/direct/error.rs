@@ -1,4 +1,4 @@
-//! Why a QEMU was not made ready for direct mode.
+//! Errors of making a QEMU ready for direct mode.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Which QEMU, and how it is to be moved.
+//! Options of a move: the QEMU, and how it is to be moved.
 
 use crate::qmp::Address;
 use crate::throttle::ThrottleBy;
