@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use pagelift_bench::pages::Content;
 use pagelift_engine::codec::block::{BlockDecoder, BlockEncoder};
 use pagelift_engine::codec::choose::{Chooser, ContentClass, CpuLimit};
-use pagelift_engine::codec::{Codec, CompressSetting, Fill, ZstdLevel, is_zero};
+use pagelift_engine::codec::{Codec, CompressSetting, SameFilled, ZstdLevel, is_zero};
 use std::hint::black_box;
 use std::time::Duration;
 use thread_time::ThreadTime;
@@ -132,14 +132,14 @@ fn looking(c: &mut Criterion<ThreadTime>) {
         .warm_up_time(Duration::from_millis(50))
         .measurement_time(Duration::from_millis(300));
     let mut filled = vec![0; 64 * PAGE];
-    Fill(*b"pagelift").write(&mut filled);
+    SameFilled(*b"pagelift").write(&mut filled);
     let sets = [("filled", filled), ("text", kept(Content::Text))];
     for (name, pages) in &sets {
         let pages = &pages[..64 * PAGE];
         group.bench_function(BenchmarkId::new("fill-64-pages", name), |b| {
             b.iter(|| {
                 let pages = black_box(pages).chunks(PAGE);
-                pages.filter(|page| Fill::of(page).is_some()).count()
+                pages.filter(|page| SameFilled::of(page).is_some()).count()
             });
         });
         group.bench_function(BenchmarkId::new("fill-64-pages-naive", name), |b| {

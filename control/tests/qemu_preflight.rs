@@ -79,11 +79,15 @@ fn both_sides_have_the_same_facts() {
     }
     let (_, source) = look(&TestQemu::start(&[]));
     let (qmp, target) = look(&TestQemu::start_target(&[]));
-    assert_eq!(source.facts(), target.facts());
+    assert_eq!(source.properties(), target.properties());
     drop(qmp);
     let other = TestQemu::start_target(&["-machine", "q35", "-vga", "std"]);
     let (qmp, other) = look(&other);
-    let differing: Vec<_> = source.facts().into_iter().zip(other.facts()).collect();
+    let differing: Vec<_> = source
+        .properties()
+        .into_iter()
+        .zip(other.properties())
+        .collect();
     let keys: Vec<_> = differing
         .iter()
         .filter(|(a, b)| a != b)

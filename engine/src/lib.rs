@@ -45,7 +45,7 @@ pub mod units;
 pub mod wire;
 
 pub use codec::choose::CpuLimit;
-pub use codec::reference::ReferenceSetting;
+pub use codec::dedup::DedupSetting;
 pub use codec::{Codec, CompressSetting};
 pub use converge::{
     AtDeadline, ConvergenceStatus, Downtime, Interval, Limits, PolicyKind, SwitchoverCosts,
@@ -58,6 +58,6 @@ pub use migration::{
     DowntimeParts, Failure, GuestLocation, MigrationError, PagesSent, Phase, Report, SourceStatus,
     TargetStatus,
 };
-pub use pipeline::{CancelToken, Controls, KeptPages, Received, Settings};
+pub use pipeline::{BasePages, CancelToken, Controls, Received, Settings};
 pub use ram::{GuestRam, RamError};
-pub use wire::{Fact, SessionId};
+pub use wire::{GuestProperty, SessionId};

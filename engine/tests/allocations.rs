@@ -14,12 +14,12 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Arc, Mutex};
 
 use pagelift_engine::codec::CompressSetting;
-use pagelift_engine::codec::reference::ReferenceSetting;
+use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::converge::{Decision, Observation, Policy};
 use pagelift_engine::memory::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages};
 use pagelift_engine::migration::{Source, SourceConfig, SourceStep, Target, TargetConfig};
 use pagelift_engine::pipeline::{
-    Deltas, KeptPages, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
+    BasePages, Deltas, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
 };
 use pagelift_engine::transport::WriteHalf;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
@@ -210,19 +210,19 @@ impl Pair {
             channels: 1,
             frame_pages: 128,
             verify: false,
-            references: Some(PAGES),
+            dedup: Some(PAGES),
             layout: layout(&[PAGES]),
-            facts: Vec::new(),
+            properties: Vec::new(),
             needs: Encodings::needed_by(compress),
             policy: Box::new(Never),
         };
         let source = Arc::new(Shared::new(Source::new(config, now), clock()));
-        let kept = Arc::new(KeptPages::new(None, 7));
+        let base_pages = Arc::new(BasePages::new(None, 7));
         let config = TargetConfig {
             layout: layout(&[PAGES]),
-            facts: Vec::new(),
+            properties: Vec::new(),
             reads: Encodings::readable(),
-            references: Some(kept.terms()),
+            dedup: Some(base_pages.terms()),
         };
         let target = Arc::new(Shared::new(Target::new(config, now), clock()));
         let answers = Pipe::new();
@@ -244,7 +244,7 @@ impl Pair {
             compress,
             deltas,
             channels: 1,
-            references: ReferenceSetting::On,
+            dedup: DedupSetting::On,
             ..Packing::default()
         };
         let deltas = compress
@@ -268,7 +268,7 @@ impl Pair {
         let receiving = TargetChannel::new(
             Arc::clone(&target),
             Arc::clone(&there) as Arc<dyn GuestMemory>,
-            kept,
+            base_pages,
             0,
             reader,
         );

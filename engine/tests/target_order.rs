@@ -19,8 +19,8 @@ fn receiving() -> Target {
     let layout = layout.unwrap();
     let config = TargetConfig {
         layout: layout.clone(),
-        facts: Vec::new(),
-        references: None,
+        properties: Vec::new(),
+        dedup: None,
         reads: Encodings::readable(),
     };
     let mut target = Target::new(config, NOW);
@@ -29,9 +29,9 @@ fn receiving() -> Target {
         session: SESSION,
         channels: 2,
         verify: false,
-        references: None,
+        dedup: None,
         layout,
-        facts: Vec::new(),
+        properties: Vec::new(),
         needs: Encodings::none(),
     };
     target.handle_message(NOW, Message::Hello(hello)).unwrap();

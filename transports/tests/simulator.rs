@@ -23,12 +23,12 @@ use simulator::reached::{Counts, WANTED};
 
 #[expect(unreachable_pub, reason = "nobody can reach the inside of a test")]
 mod simulator {
+    pub mod base_pages;
     pub mod checker;
     pub mod crew;
     pub mod draw;
     pub mod faults;
     pub mod guest;
-    pub mod kept;
     pub mod knobs;
     pub mod memory;
     pub mod phases;

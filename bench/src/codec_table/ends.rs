@@ -16,7 +16,7 @@ use pagelift_engine::memory::ReadPages;
 use pagelift_engine::pipeline::process_cpu;
 use pagelift_engine::units::ByteCount;
 use pagelift_engine::{
-    CompressSetting, DeltaCacheSize, Ended, GuestRam, Incoming, Outgoing, ReferenceSetting, Report,
+    CompressSetting, DedupSetting, DeltaCacheSize, Ended, GuestRam, Incoming, Outgoing, Report,
 };
 use pagelift_transports::Endpoint;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -96,7 +96,7 @@ fn source(
         .cpu_limit(sending.cpu_limit.unwrap_or_default())
         // Pages that are sent twice say more of codecs if they go whole.
         .delta_cache(DeltaCacheSize::Bytes(ByteCount(0)))
-        .dedup(ReferenceSetting::Off);
+        .dedup(DedupSetting::Off);
     let cpu_before = process_cpu();
     let Ended { result, guest } = job.start()?.wait();
     let cpu = process_cpu().saturating_sub(cpu_before);
@@ -108,7 +108,7 @@ fn sent(report: &Report, source_cpu: Duration) -> Sent {
         total_s: report.total.as_secs_f64(),
         wire_bytes: report.page_wire_bytes.0,
         pages: Pages {
-            fill: report.pages.zero + report.pages.fill,
+            fill: report.pages.zero + report.pages.same_filled,
             raw: report.pages.raw,
             lz4: report.pages.lz4,
             zstd: report.pages.zstd,

@@ -26,7 +26,7 @@ use pagelift_engine::memory::{FileMemory, Layout, Region, RegionFile};
 use pagelift_engine::pipeline::{digest_memory, process_cpu};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, Rate};
 use pagelift_engine::{
-    CompressSetting, DeltaCacheSize, GuestRam, Incoming, KeptPages, Outgoing, PolicyKind, Report,
+    BasePages, CompressSetting, DeltaCacheSize, GuestRam, Incoming, Outgoing, PolicyKind, Report,
 };
 use pagelift_tests::{Bed, supervised};
 use pagelift_transports::Endpoint;
@@ -58,7 +58,7 @@ fn run(options: &Options) -> Result<()> {
     let pages = PageCount(options.memory.0 / PAGE_BYTES as u64);
     let bed = Bed::new()?;
     let dir = bed.shm_dir("guests")?;
-    let (guest, old) = (dir.path().join("guest"), dir.path().join("kept"));
+    let (guest, old) = (dir.path().join("guest"), dir.path().join("base"));
     let changed = fill(&guest, &old, pages, options.changed)?;
     println!(
         "{} of mixed content, {:.1} % of its pages changed since the last visit; {} channels, \
@@ -71,7 +71,7 @@ fn run(options: &Options) -> Result<()> {
     );
     println!(
         "{:9} {:7} {:>8} {:>10} {:>11} {:>9} {:>9} {:>7}",
-        "compress", "kept", "time, s", "wire, MB", "references", "missing", "catalogue", "CPU, s"
+        "compress", "base", "time, s", "wire, MB", "references", "missing", "base pages", "CPU, s"
     );
     for compress in ["none", "auto"] {
         for kept in [false, true] {
@@ -88,8 +88,8 @@ fn run(options: &Options) -> Result<()> {
                 report.total.as_secs_f64(),
                 report.page_wire_bytes.0 as f64 / 1e6,
                 report.pages.reference,
-                report.references.missing.0,
-                report.references.catalogue.0,
+                report.dedup.missing.0,
+                report.dedup.base_pages.0,
                 cpu.as_secs_f64(),
             );
         }
@@ -156,7 +156,7 @@ fn travel(
     let target = Arc::new(memory(fresh)?);
     let listener = "tcp://127.0.0.1:0".parse::<Endpoint>()?.listen()?;
     let link = listener.address().parse::<Endpoint>()?.connect()?;
-    let kept = KeptPages::open(kept, u128::from(SEED))?;
+    let kept = BasePages::open(kept, u128::from(SEED))?;
     let incoming = Incoming::new(listener, target.clone(), guest::Arriving).base(kept);
     let ram = GuestRam::new(source.clone(), Box::new(ManualTracker::new(pages)));
     let outgoing = Outgoing::new(link, ram, guest::Leaving)

@@ -108,7 +108,12 @@ pub(super) fn pages(report: &Report) -> Markup {
         ("LZ4", "orange", pages.lz4, Some(data.lz4)),
         ("zstd", "teal", pages.zstd, Some(data.zstd)),
         ("Deltas", "violet", pages.delta, Some(data.delta)),
-        ("One word repeated", "red", pages.fill, Some(data.fill)),
+        (
+            "One word repeated",
+            "red",
+            pages.same_filled,
+            Some(data.same_filled),
+        ),
         (
             "On the target already",
             "teal pale",

@@ -11,7 +11,7 @@ use pagelift_control::job::JobStatus;
 use pagelift_control::socket::{ControlSocket, ControlSocketError};
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
-use pagelift_engine::codec::reference::ReferenceSetting;
+use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::converge::{AtDeadline, Downtime, Limits, PolicyKind};
 use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::pipeline::{CancelToken, Controls, Settings};
@@ -59,8 +59,8 @@ pub struct ConvergenceOptions {
     pub delta_cache: DeltaCacheSize,
     /// Send pages that the target has already (pagelift-receive --base) as references: auto
     /// (where it pays), on, off
-    #[arg(long, value_name = "WHEN", default_value_t = ReferenceSetting::Auto)]
-    pub references: ReferenceSetting,
+    #[arg(long, alias = "references", value_name = "WHEN", default_value_t = DedupSetting::Auto)]
+    pub dedup: DedupSetting,
     /// Data connections: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto", value_parser = channels)]
     pub channels: u16,
@@ -153,7 +153,7 @@ impl ConvergenceOptions {
             .compress(self.compress)
             .cpu_limit(self.cpu_limit.unwrap_or_default())
             .delta_cache(self.delta_cache)
-            .dedup(self.references);
+            .dedup(self.dedup);
         if self.trace.is_none() && recording.is_none() {
             return Ok(outgoing);
         }

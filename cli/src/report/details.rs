@@ -15,7 +15,7 @@ pub(super) fn completed(report: &Report, extra: &Extra) -> String {
         lines.push("forced: the guest was stopped at the deadline, whatever the downtime".into());
     }
     lines.push(pages(report));
-    lines.extend(references(report));
+    lines.extend(dedup(report));
     lines.extend(packed(report));
     lines.extend(extra.delta_cache.as_ref().and_then(deltas::text));
     if let (Some(dirty), Some(link)) = (report.dirty, report.link) {
@@ -73,13 +73,13 @@ fn pages(report: &Report) -> String {
     )
 }
 
-fn references(report: &Report) -> Option<String> {
-    let references = &report.references;
+fn dedup(report: &Report) -> Option<String> {
+    let dedup = &report.dedup;
     (report.pages.reference > 0).then(|| {
         format!(
             "references: {} pages were on the target already, which saved {}; {} were missing \
              and sent again",
-            report.pages.reference, references.saved, references.missing.0
+            report.pages.reference, dedup.saved, dedup.missing.0
         )
     })
 }
@@ -91,7 +91,11 @@ fn packed(report: &Report) -> Option<String> {
         (pages.lz4, data.lz4, "by lz4"),
         (pages.zstd, data.zstd, "by zstd"),
         (pages.delta, data.delta, "by deltas"),
-        (pages.fill, data.fill, "by the word that fills them"),
+        (
+            pages.same_filled,
+            data.same_filled,
+            "by the word that fills them",
+        ),
     ];
     let each: Vec<_> = ways
         .into_iter()

@@ -8,7 +8,7 @@
 //! ```text
 //!   source                                     target
 //!   inspect_source()   refused, or known       inspect_target()   refused, or known
-//!     facts()          to be equal on both       facts()
+//!     properties()          to be equal on both       properties()
 //!     prepare()        RAM, LeavingGuest         prepare()        memory, TargetGuest
 //!              engine: moves the RAM, stops the guest, hands it over
 //!   finish()           all is put back         finish()           all is put back
@@ -36,7 +36,7 @@ use std::sync::Arc;
 use pagelift_engine::guest::{SourceGuest, TargetGuest};
 use pagelift_engine::memory::FileMemory;
 use pagelift_engine::ram::GuestRam;
-use pagelift_engine::wire::Fact;
+use pagelift_engine::wire::GuestProperty;
 
 pub use refusal::Refusal;
 pub use side::Side;
@@ -70,7 +70,7 @@ pub trait InspectedSource: Debug {
     type Guest: LeavingGuest + 'static;
 
     /// What must be equal on both sides.
-    fn facts(&self) -> Vec<Fact>;
+    fn properties(&self) -> Vec<GuestProperty>;
 
     /// Prepares the guest. Nothing of it is changed but the settings of its hypervisor that a
     /// migration needs; they are put back at the end, even if this process is killed.
@@ -86,7 +86,7 @@ pub trait InspectedTarget: Debug {
     type Guest: TargetGuest + 'static;
 
     /// What must be equal on both sides.
-    fn facts(&self) -> Vec<Fact>;
+    fn properties(&self) -> Vec<GuestProperty>;
 
     /// Prepares to take a guest: one that arrives does not start by itself.
     ///

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use pagelift_engine::Incoming;
 use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages};
 use pagelift_engine::migration::MigrationError;
-use pagelift_engine::pipeline::{Controls, KeptPages};
+use pagelift_engine::pipeline::{BasePages, Controls};
 use pagelift_engine::sys::{SysError, random_number};
 use pagelift_engine::units::{ByteCount, PageCount};
 use pagelift_transports::Endpoint;
@@ -49,14 +49,14 @@ pub fn prepare_incoming<D: Driver>(
     base: &[PathBuf],
     controls: Controls,
 ) -> Result<IncomingJob<TargetOf<D>>, IncomingError> {
-    let pages = KeptPages::open(base, random_number()?).map_err(MigrationError::from)?;
+    let pages = BasePages::open(base, random_number()?).map_err(MigrationError::from)?;
     let listener = listen.listen().map_err(|source| MigrationError::Link {
         what: "cannot listen",
         source,
     })?;
     let refused = |error: DriverError| MigrationError::Guest(error.to_string());
     let inspected = driver.inspect_target().map_err(refused)?;
-    let facts = inspected.facts();
+    let properties = inspected.properties();
     let prepared = inspected.prepare().map_err(refused)?;
     for path in base {
         check_base(path, &prepared.memory).map_err(MigrationError::from)?;
@@ -65,7 +65,7 @@ pub fn prepare_incoming<D: Driver>(
     let base_pages = pages.pages();
     let incoming = Incoming::new(listener, prepared.memory, prepared.guest)
         .controls(controls)
-        .facts(facts)
+        .properties(properties)
         .base(pages);
     Ok(IncomingJob {
         incoming,

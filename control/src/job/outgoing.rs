@@ -38,12 +38,12 @@ pub fn prepare_outgoing<D: Driver>(
     })?;
     let refused = |error: DriverError| MigrationError::Guest(error.to_string());
     let inspected = driver.inspect_source().map_err(refused)?;
-    let facts = inspected.facts();
+    let properties = inspected.properties();
     let prepared = inspected.prepare().map_err(refused)?;
     let throttled_by = prepared.guest.throttled_by();
     let outgoing = Outgoing::new(link, prepared.ram, prepared.guest)
         .controls(status.controls().clone())
-        .facts(facts);
+        .properties(properties);
     Ok(OutgoingJob {
         outgoing,
         throttled_by,

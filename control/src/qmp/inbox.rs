@@ -25,7 +25,7 @@ pub(super) struct Inbox {
 
 #[derive(Debug, Default)]
 pub(super) struct Received {
-    /// Answers by the number of their command; `None` until they come.
+    /// MissingPages by the number of their command; `None` until they come.
     pub(super) answers: HashMap<u64, Option<Map<String, Value>>>,
     pub(super) events: VecDeque<Event>,
     /// Sequence number of the oldest event that is kept.

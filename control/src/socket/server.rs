@@ -155,7 +155,7 @@ impl Connections {
         }
     }
 
-    /// Answers a client until it ends the connection, or breaks a bound.
+    /// MissingPages a client until it ends the connection, or breaks a bound.
     fn serve(&self, stream: &UnixStream) {
         let mut reader = BufReader::new(stream);
         let mut line = Vec::new();

@@ -6,9 +6,9 @@
 pub mod block;
 pub mod cache;
 pub mod choose;
+pub mod dedup;
 pub mod digest;
-mod fill;
-pub mod reference;
+mod same_filled;
 mod setting;
 pub mod simd;
 pub mod xbzrle;
@@ -16,6 +16,6 @@ mod zero;
 
 pub use block::BlockFormat;
 pub use digest::MemoryDigest;
-pub use fill::{FILL_BYTES, Fill};
+pub use same_filled::{SAME_FILLED_BYTES, SameFilled};
 pub use setting::{Codec, CompressSetting, ParseCompressError, ZstdLevel};
 pub use zero::is_zero;

@@ -6,7 +6,7 @@
 use crate::codec::CompressSetting;
 use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};
 use crate::codec::choose::{Chooser, CpuLimit};
-use crate::codec::reference::{self, ReferenceSetting};
+use crate::codec::dedup::{self, DedupSetting};
 use crate::guest;
 use crate::memory::{Layout, PageBuffer};
 use crate::transport::SEND_BUFFER_BYTES;
@@ -28,7 +28,7 @@ pub(super) fn outgoing(
     layout: &Layout,
     channels: u16,
     compress: CompressSetting,
-    dedup: ReferenceSetting,
+    dedup: DedupSetting,
 ) -> ByteCount {
     let codecs = Chooser::new(compress, 1, CpuLimit::default());
     let encoders = BlockEncoder::most_bytes(codecs.codecs()).0;
@@ -37,8 +37,8 @@ pub(super) fn outgoing(
         _ => (MAX_BLOCK_PAGES * PAGE_BYTES) as u64,
     };
     let index = match dedup {
-        ReferenceSetting::Off => ByteCount(0),
-        ReferenceSetting::Auto | ReferenceSetting::On => reference::footprint(layout.pages()),
+        DedupSetting::Off => ByteCount(0),
+        DedupSetting::Auto | DedupSetting::On => dedup::footprint(layout.pages()),
     };
     both_sides(layout, channels) + index + ByteCount(u64::from(channels) * (encoders + block))
 }

@@ -7,10 +7,10 @@ use super::{StartError, budget, random};
 use crate::guest::TargetGuest;
 use crate::memory::GuestMemory;
 use crate::migration::TargetStatus;
-use crate::pipeline::{Controls, KeptPages, ReceiveJob, Received, receive};
+use crate::pipeline::{BasePages, Controls, ReceiveJob, Received, receive};
 use crate::transport::Listener;
 use crate::units::ByteCount;
-use crate::wire::Fact;
+use crate::wire::GuestProperty;
 
 /// Told where a migration is.
 type OnStatus = Box<dyn FnMut(&TargetStatus) + Send>;
@@ -21,8 +21,8 @@ pub struct Incoming<G> {
     memory: Arc<dyn GuestMemory>,
     guest: G,
     controls: Controls,
-    base: Option<KeptPages>,
-    facts: Vec<Fact>,
+    base: Option<BasePages>,
+    properties: Vec<GuestProperty>,
     on_status: Option<OnStatus>,
 }
 
@@ -43,22 +43,22 @@ impl<G: TargetGuest + 'static> Incoming<G> {
             guest,
             controls: Controls::default(),
             base: None,
-            facts: Vec::new(),
+            properties: Vec::new(),
             on_status: None,
         }
     }
 
     /// Pages that are here already, for the source not to send.
     #[must_use]
-    pub fn base(mut self, pages: KeptPages) -> Self {
+    pub fn base(mut self, pages: BasePages) -> Self {
         self.base = Some(pages);
         self
     }
 
     /// What must be equal on both sides beside the memory's layout.
     #[must_use]
-    pub fn facts(mut self, facts: Vec<Fact>) -> Self {
-        self.facts = facts;
+    pub fn properties(mut self, properties: Vec<GuestProperty>) -> Self {
+        self.properties = properties;
         self
     }
 
@@ -88,7 +88,7 @@ impl<G: TargetGuest + 'static> Incoming<G> {
         let base = self
             .base
             .as_ref()
-            .map_or(ByteCount(0), KeptPages::footprint);
+            .map_or(ByteCount(0), BasePages::footprint);
         budget::incoming(self.memory.layout()) + base
     }
 
@@ -103,12 +103,12 @@ impl<G: TargetGuest + 'static> Incoming<G> {
             mut guest,
             controls,
             base,
-            facts,
+            properties,
             mut on_status,
         } = self;
-        let kept = match base {
+        let base_pages = match base {
             Some(pages) => pages,
-            None => KeptPages::new(None, random()?),
+            None => BasePages::new(None, random()?),
         };
         let cancel = controls.cancel_token().clone();
         Job::start(controls, None, None, move |show| {
@@ -116,8 +116,8 @@ impl<G: TargetGuest + 'static> Incoming<G> {
                 listener: &*listener,
                 memory,
                 guest: &mut guest,
-                facts,
-                kept,
+                properties,
+                base_pages,
                 cancel,
                 progress: &mut |status| {
                     show(status);

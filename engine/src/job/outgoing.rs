@@ -8,7 +8,7 @@ use super::running::Job;
 use super::{DeltaCacheSize, StartError, default_channels, random};
 use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
-use crate::codec::reference::ReferenceSetting;
+use crate::codec::dedup::DedupSetting;
 use crate::converge::{AtDeadline, Downtime, Limited, Limits, Policy, PolicyKind};
 use crate::guest::SourceGuest;
 use crate::memory::GuestMemory;
@@ -17,7 +17,7 @@ use crate::pipeline::{Controls, Deltas, SendJob, SendOptions, send};
 use crate::ram::GuestRam;
 use crate::transport::RateCapped;
 use crate::units::{ByteCount, Rate};
-use crate::wire::{Fact, SessionId};
+use crate::wire::{GuestProperty, SessionId};
 
 /// Wraps the policy of a migration.
 type WrapPolicy = Box<dyn FnOnce(Box<dyn Policy>, Limits) -> Box<dyn Policy> + Send>;
@@ -49,9 +49,9 @@ pub struct Outgoing<G> {
     compress: CompressSetting,
     cpu: CpuLimit,
     delta_cache: DeltaCacheSize,
-    dedup: ReferenceSetting,
+    dedup: DedupSetting,
     verify: bool,
-    facts: Vec<Fact>,
+    properties: Vec<GuestProperty>,
     wrap_policy: Option<WrapPolicy>,
     on_status: Option<OnStatus>,
 }
@@ -77,9 +77,9 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
             compress: CompressSetting::Auto,
             cpu: CpuLimit::default(),
             delta_cache: DeltaCacheSize::Auto,
-            dedup: ReferenceSetting::Auto,
+            dedup: DedupSetting::Auto,
             verify: false,
-            facts: Vec::new(),
+            properties: Vec::new(),
             wrap_policy: None,
             on_status: None,
         }
@@ -148,7 +148,7 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
 
     /// Whether pages that the target has already are not sent.
     #[must_use]
-    pub fn dedup(mut self, setting: ReferenceSetting) -> Self {
+    pub fn dedup(mut self, setting: DedupSetting) -> Self {
         self.dedup = setting;
         self
     }
@@ -163,8 +163,8 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
 
     /// What must be equal on both sides beside the memory's layout.
     #[must_use]
-    pub fn facts(mut self, facts: Vec<Fact>) -> Self {
-        self.facts = facts;
+    pub fn properties(mut self, properties: Vec<GuestProperty>) -> Self {
+        self.properties = properties;
         self
     }
 
@@ -238,11 +238,11 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
             session: id,
             channels: self.channels,
             verify: self.verify,
-            facts: self.facts,
+            properties: self.properties,
             compress: self.compress,
             deltas: deltas.clone(),
             cpu: self.cpu,
-            references: self.dedup,
+            dedup: self.dedup,
             policy,
         };
         let (link, mut on_status) = (self.link, self.on_status);

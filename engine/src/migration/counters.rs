@@ -14,7 +14,7 @@ pub struct SentFrame {
     /// Pages that held only zeros.
     pub zero: u64,
     /// Pages of one word.
-    pub fill: u64,
+    pub same_filled: u64,
     /// Pages sent as they are.
     pub raw: u64,
     /// Pages sent as what changed in them.
@@ -37,7 +37,7 @@ impl SentFrame {
     /// Pages of the batch.
     pub fn pages(&self) -> u64 {
         let packed = self.lz4 + self.zstd;
-        let small = self.zero + self.fill + self.delta + self.reference + self.unchanged;
+        let small = self.zero + self.same_filled + self.delta + self.reference + self.unchanged;
         small + packed + self.raw
     }
 
@@ -61,7 +61,7 @@ pub struct PagesSent {
     /// Found to hold only zeros; sent as a mark.
     pub zero: u64,
     /// Found to hold one word only; sent as that word.
-    pub fill: u64,
+    pub same_filled: u64,
     /// Sent as they are.
     pub raw: u64,
     /// Sent as what changed in them.
@@ -80,13 +80,13 @@ impl PagesSent {
     /// Pages that were read and sent in some form, repeats counted.
     pub fn sent(&self) -> PageCount {
         let packed = self.lz4 + self.zstd;
-        PageCount(self.zero + self.fill + self.raw + self.delta + packed + self.reference)
+        PageCount(self.zero + self.same_filled + self.raw + self.delta + packed + self.reference)
     }
 
     /// Adds the pages of a frame.
     pub(super) fn count(&mut self, frame: &SentFrame) {
         self.zero += frame.zero;
-        self.fill += frame.fill;
+        self.same_filled += frame.same_filled;
         self.raw += frame.raw;
         self.delta += frame.delta;
         self.lz4 += frame.lz4;
@@ -100,7 +100,7 @@ impl PagesSent {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EncodedBytes {
     /// Words that fill pages.
-    pub fill: u64,
+    pub same_filled: u64,
     /// Pages as they are.
     pub raw: u64,
     /// What changed in pages.
@@ -116,7 +116,7 @@ pub struct EncodedBytes {
 impl EncodedBytes {
     /// All of it.
     pub fn total(&self) -> ByteCount {
-        ByteCount(self.fill + self.raw + self.delta + self.lz4 + self.zstd + self.reference)
+        ByteCount(self.same_filled + self.raw + self.delta + self.lz4 + self.zstd + self.reference)
     }
 
     /// What the pages would have taken as they are, less what they took: what fills, deltas and
@@ -131,7 +131,7 @@ impl EncodedBytes {
 
 impl AddAssign for EncodedBytes {
     fn add_assign(&mut self, other: Self) {
-        self.fill += other.fill;
+        self.same_filled += other.same_filled;
         self.raw += other.raw;
         self.delta += other.delta;
         self.lz4 += other.lz4;
@@ -149,7 +149,7 @@ mod tests {
         let pages = PagesSent {
             skipped: 100,
             zero: 50,
-            fill: 1,
+            same_filled: 1,
             raw: 2,
             delta: 3,
             lz4: 4,
@@ -158,7 +158,7 @@ mod tests {
             unchanged: 5,
         };
         let encoded = EncodedBytes {
-            fill: 8,
+            same_filled: 8,
             raw: 8192,
             delta: 30,
             lz4: 5000,

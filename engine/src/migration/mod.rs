@@ -9,7 +9,7 @@
 //!   Source                                   Target
 //!   Hello  ------------------------------->  compares guests
 //!          <-------------------------------  Accept | Refuse
-//!          <-------------------------------  Catalogue.. (of pages it kept; at any time)
+//!          <-------------------------------  Fingerprints.. (of base pages; at any time)
 //!   arm, harvest; per round:
 //!     Pages.. on any data channel  ------->  place
 //!     RoundEnd on every one        ------->  barrier: the next round waits for all
@@ -45,10 +45,10 @@ pub use counters::{EncodedBytes, PagesSent, SentFrame};
 pub use error::{Failure, GuestLocation, MigrationError};
 pub use ownership::{Granted, Ownership, Relinquished, StoppedOwnership, TargetReady};
 pub use phase::Phase;
-pub use report::{DowntimeParts, ReferenceReport, Report};
-pub use source::{Batch, References, Source, SourceConfig, SourceStatus, SourceStep, Work};
+pub use report::{DedupReport, DowntimeParts, Report};
+pub use source::{Batch, DedupContext, Source, SourceConfig, SourceStatus, SourceStep, Work};
 pub use stages::{SourceStages, StageTime, TargetStages};
-pub use target::{CatalogueDemand, Target, TargetConfig, TargetStatus, TargetStep};
+pub use target::{FingerprintDemand, Target, TargetConfig, TargetStatus, TargetStep};
 
 use std::time::Duration;
 

@@ -40,13 +40,13 @@ impl DowntimeParts {
 
 /// What references to the target's pages came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReferenceReport {
+pub struct DedupReport {
     /// Bytes of pages that did not cross, less what the references took and what was sent again.
     pub saved: ByteCount,
     /// Pages that the target did not have after all, and that were sent again.
     pub missing: PageCount,
     /// Pages of its files that the target told of in time.
-    pub catalogue: PageCount,
+    pub base_pages: PageCount,
 }
 
 /// A completed migration, as the source saw it.
@@ -71,7 +71,7 @@ pub struct Report {
     /// Pages by how they went over.
     pub pages: PagesSent,
     /// What references came to.
-    pub references: ReferenceReport,
+    pub dedup: DedupReport,
     /// Bytes of their data, by how they went over.
     pub encoded: EncodedBytes,
     /// How long the stages of the source worked and waited.

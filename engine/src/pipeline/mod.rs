@@ -12,7 +12,7 @@
 //!     take a batch, read, find zeros, send     receive, check, place, acknowledge
 //!   one thread for control: ControlReader    one thread for control: ControlReader
 //!   one thread: CancelWatchdog
-//!                                            one thread: CatalogueWorker
+//!                                            one thread: FingerprintWorker
 //!                                              tell of pages that are here already
 //! ```
 //!
@@ -45,7 +45,7 @@ pub use source::{
     Deltas, Packing, SourceChannel, SourceDriver, SourceParts, SourceSession, SourceWorker,
 };
 pub use target::{
-    Acceptor, CatalogueWorker, KeptPages, Received, TargetChannel, TargetDriver, TargetSession,
+    Acceptor, BasePages, FingerprintWorker, Received, TargetChannel, TargetDriver, TargetSession,
     TargetWorker,
 };
 

@@ -2,7 +2,7 @@
 
 use super::WireError;
 use super::reference::{MAX_REFERENCE_PAGES, REFERENCE_BYTES};
-use crate::codec::{BlockFormat, Codec, CompressSetting, FILL_BYTES};
+use crate::codec::{BlockFormat, Codec, CompressSetting, SAME_FILLED_BYTES};
 use crate::units::PAGE_BYTES;
 
 /// How the pages of a run are carried.
@@ -18,7 +18,7 @@ pub enum Encoding {
     /// The data is what changed against the page's last content, in XBZRLE; one page.
     Delta = 2,
     /// The data is a word of 8 bytes, which fills the pages.
-    Fill = 3,
+    SameFilled = 3,
     /// The data is an LZ4 block that holds these pages and those of the following
     /// [`More`](Self::More) runs.
     Lz4 = 4,
@@ -36,7 +36,7 @@ impl Encoding {
         Self::Zero,
         Self::Raw,
         Self::Delta,
-        Self::Fill,
+        Self::SameFilled,
         Self::Lz4,
         Self::Zstd,
         Self::More,
@@ -64,7 +64,7 @@ impl Encoding {
             Self::Zero | Self::More => bytes == 0,
             Self::Raw => bytes == content,
             Self::Delta => pages == 1 && (1..=content).contains(&bytes),
-            Self::Fill => bytes == FILL_BYTES as u64,
+            Self::SameFilled => bytes == SAME_FILLED_BYTES as u64,
             Self::Reference => {
                 pages <= MAX_REFERENCE_PAGES as u64 && bytes == REFERENCE_BYTES as u64
             }
@@ -103,7 +103,7 @@ impl Encodings {
     /// What this build reads.
     pub const fn readable() -> Self {
         let set = Self::BASIC
-            .with(Encoding::Fill)
+            .with(Encoding::SameFilled)
             .with(Encoding::Lz4)
             .with(Encoding::More);
         if cfg!(feature = "zstd") {

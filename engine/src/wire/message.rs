@@ -1,7 +1,7 @@
 //! Messages of the control connection: every frame that is not pages of the guest.
 
 use super::bytes::{Cursor, put_text};
-use super::catalogue::{self, CatalogueChunk};
+use super::fingerprints::{self, FingerprintChunk};
 use super::{Accept, FrameType, Hello, Join, Refuse, SessionId, WireError, hello};
 use crate::units::PageRange;
 
@@ -35,8 +35,8 @@ pub enum Message {
         /// Digest of the target's memory, if the handshake asked for it.
         digest: Option<u128>,
     },
-    /// See [`CatalogueChunk`].
-    Catalogue(CatalogueChunk),
+    /// See [`FingerprintChunk`].
+    Fingerprints(FingerprintChunk),
     /// Pages of the guest that the target does not have where the references said that were sent
     /// for them. They are to be sent again, whole. Comes before the acknowledgement of the frame
     /// they were in.
@@ -65,7 +65,7 @@ pub enum Message {
     },
     /// Asks for a [`Message::Pong`].
     Ping,
-    /// Answers a [`Message::Ping`].
+    /// MissingPages a [`Message::Ping`].
     Pong,
 }
 
@@ -150,7 +150,7 @@ impl Message {
             Self::Waited(_) => FrameType::Waited,
             Self::LastRound { .. } => FrameType::LastRound,
             Self::Complete { .. } => FrameType::Complete,
-            Self::Catalogue(_) => FrameType::Catalogue,
+            Self::Fingerprints(_) => FrameType::Fingerprints,
             Self::Missing(_) => FrameType::Missing,
             Self::State(_) => FrameType::State,
             Self::Ready => FrameType::Ready,
@@ -180,8 +180,8 @@ impl Message {
             Self::Accept(accept) => *out = accept.encode(),
             Self::Refuse(refuse) => *out = refuse.encode(),
             Self::Join(join) => *out = join.encode(),
-            Self::Catalogue(chunk) => *out = chunk.encode(),
-            Self::Missing(pages) => *out = catalogue::encode_missing(pages),
+            Self::Fingerprints(chunk) => *out = chunk.encode(),
+            Self::Missing(pages) => *out = fingerprints::encode_missing(pages),
             Self::RoundEnd { round } | Self::LastRound { round } => {
                 out.extend_from_slice(&round.to_le_bytes());
             }
@@ -225,8 +225,10 @@ impl Message {
             FrameType::Accept => return Accept::decode(body).map(Self::Accept),
             FrameType::Refuse => return Refuse::decode(body).map(Self::Refuse),
             FrameType::Join => return Join::decode(body).map(Self::Join),
-            FrameType::Catalogue => return CatalogueChunk::decode(body).map(Self::Catalogue),
-            FrameType::Missing => return catalogue::decode_missing(body).map(Self::Missing),
+            FrameType::Fingerprints => {
+                return FingerprintChunk::decode(body).map(Self::Fingerprints);
+            }
+            FrameType::Missing => return fingerprints::decode_missing(body).map(Self::Missing),
             FrameType::Reattach => return hello::decode_session(body).map(Self::Reattach),
             FrameType::Pages => {
                 return Err(WireError::BadValue {
@@ -303,7 +305,7 @@ mod tests {
             Message::Complete {
                 digest: Some(u128::MAX - 1),
             },
-            Message::Catalogue(CatalogueChunk {
+            Message::Fingerprints(FingerprintChunk {
                 first: 7,
                 fingerprints: vec![1, 0, u64::MAX],
             }),
@@ -348,11 +350,11 @@ mod tests {
         #[test]
         fn no_input_panics(body in prop::collection::vec(any::<u8>(), 0..64)) {
             use FrameType::{
-                Abort, Ack, Catalogue, Complete, LastRound, Missing, Pages, Reattach, RoundEnd,
+                Abort, Ack, Fingerprints, Complete, LastRound, Missing, Pages, Reattach, RoundEnd,
                 State, Waited,
             };
             for kind in [
-                Abort, Ack, Catalogue, Complete, LastRound, Missing, Pages, Reattach, RoundEnd,
+                Abort, Ack, Fingerprints, Complete, LastRound, Missing, Pages, Reattach, RoundEnd,
                 State, Waited,
             ] {
                 let _ = Message::decode(kind, &body);

@@ -8,9 +8,9 @@
 //! allocate more than [`MAX_BODY_BYTES`] (`tests` and the fuzz targets hold this).
 
 mod bytes;
-mod catalogue;
 mod encoding;
 mod fields;
+mod fingerprints;
 mod frame;
 mod hello;
 mod message;
@@ -18,14 +18,14 @@ mod pages;
 mod pages_builder;
 mod reference;
 
-pub use catalogue::{CatalogueChunk, MAX_FINGERPRINTS};
 pub use encoding::{Encoding, Encodings};
+pub use fingerprints::{FingerprintChunk, MAX_FINGERPRINTS};
 pub use frame::{
     FrameBuffer, FrameError, FrameHeader, FrameReader, FrameType, FrameWriter, HEADER_BYTES,
     MAX_BODY_BYTES, PREFACE, ReadOutcome,
 };
 pub use hello::{
-    Accept, Fact, Hello, Join, MAX_CHANNELS, MAX_FACTS, ReferenceTerms, Refuse, SessionId,
+    Accept, DedupTerms, GuestProperty, Hello, Join, MAX_CHANNELS, MAX_PROPERTIES, Refuse, SessionId,
 };
 pub use message::{AbortCode, Ack, Message, StateChunk, Waited};
 pub use pages::{MAX_FRAME_PAGES, PageRun, PagesBody, RUN_BYTES};

@@ -4,7 +4,7 @@ use super::MAX_FRAME_PAGES;
 use super::encoding::Encoding;
 use super::pages::RUN_BYTES;
 use super::reference::Reference;
-use crate::codec::{BlockFormat, Fill};
+use crate::codec::{BlockFormat, SameFilled};
 use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
 
 /// Bytes before the runs.
@@ -26,7 +26,7 @@ pub struct PagesBuilder {
     own_runs: Vec<u8>,
     own_data: Vec<u8>,
     /// The last run of filled pages, the last of `own_runs` if it is there.
-    filled: Option<(PageRange, Fill)>,
+    filled: Option<(PageRange, SameFilled)>,
 }
 
 impl Default for PagesBuilder {
@@ -83,7 +83,7 @@ impl PagesBuilder {
     }
 
     /// Adds a page that is filled with one word. Returns the bytes that this adds to the data.
-    pub fn add_fill(&mut self, page: PageIndex, fill: Fill) -> usize {
+    pub fn add_same_filled(&mut self, page: PageIndex, fill: SameFilled) -> usize {
         if let Some((range, word)) = &mut self.filled
             && *word == fill
             && range.end() == page.0
@@ -91,10 +91,15 @@ impl PagesBuilder {
             range.count += PageCount(1);
             let last = self.own_runs.len() - RUN_BYTES;
             self.own_runs.truncate(last);
-            put_run(&mut self.own_runs, *range, Encoding::Fill, fill.0.len());
+            put_run(
+                &mut self.own_runs,
+                *range,
+                Encoding::SameFilled,
+                fill.0.len(),
+            );
             return 0;
         }
-        self.add_own(page, Encoding::Fill, &fill.0);
+        self.add_own(page, Encoding::SameFilled, &fill.0);
         self.filled = Some((one(page), fill));
         fill.0.len()
     }

@@ -1,12 +1,12 @@
 //! References: where the target finds the content of pages, and what it must be.
 //!
 //! ```text
-//!  0  u64   place: a page number; of the guest if bit 63 is set, else of the pages kept
+//!  0  u64   place: a page number; of the guest if bit 63 is set, else a base page
 //!  8  u128  identity of the content of all pages of the run together
 //! ```
 //!
 //! The pages of a run are found one after the other from the place on. The identity is
-//! [`Secret::identity`](crate::codec::reference::Secret::identity).
+//! [`Secret::identity`](crate::codec::dedup::Secret::identity).
 
 use super::WireError;
 use super::bytes::Cursor;
@@ -27,9 +27,9 @@ const GUEST: u64 = 1 << 63;
 /// Where the target has a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// In the pages it kept beside the guest's memory, numbered as in its catalogue; below
+    /// In its base pages, numbered as in its fingerprints; below
     /// 2^63.
-    Kept(u64),
+    Base(u64),
     /// In the guest's memory.
     Guest(PageIndex),
 }
@@ -47,7 +47,7 @@ impl Reference {
     /// The data of the run.
     pub fn encode(&self) -> [u8; REFERENCE_BYTES] {
         let place = match self.place {
-            Place::Kept(page) => page,
+            Place::Base(page) => page,
             Place::Guest(page) => page.0 | GUEST,
         };
         let mut bytes = [0; REFERENCE_BYTES];
@@ -66,7 +66,7 @@ impl Reference {
         let identity = cursor.u128()?;
         cursor.finish()?;
         let place = match place & GUEST {
-            0 => Place::Kept(place),
+            0 => Place::Base(place),
             _ => Place::Guest(PageIndex(place & !GUEST)),
         };
         Ok(Self { place, identity })
@@ -87,7 +87,7 @@ mod tests {
         ) {
             let place = match of_guest {
                 true => Place::Guest(PageIndex(page)),
-                false => Place::Kept(page),
+                false => Place::Base(page),
             };
             let reference = Reference { place, identity };
             prop_assert_eq!(Reference::decode(&reference.encode()), Ok(reference));

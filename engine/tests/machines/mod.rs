@@ -15,9 +15,9 @@ pub(crate) fn source_config(layout: Layout, policy: Box<dyn Policy>) -> SourceCo
         channels: 1,
         frame_pages: 16,
         verify: false,
-        references: None,
+        dedup: None,
         layout,
-        facts: Vec::new(),
+        properties: Vec::new(),
         needs: Encodings::none(),
         policy,
     }
@@ -27,8 +27,8 @@ pub(crate) fn source_config(layout: Layout, policy: Box<dyn Policy>) -> SourceCo
 pub(crate) fn target_config(layout: Layout) -> TargetConfig {
     TargetConfig {
         layout,
-        facts: Vec::new(),
+        properties: Vec::new(),
         reads: Encodings::readable(),
-        references: None,
+        dedup: None,
     }
 }

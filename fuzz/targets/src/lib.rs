@@ -14,7 +14,7 @@
 //! (requests on the control socket, traces, values of options).
 
 mod block;
-mod catalogue;
+mod fingerprint_index;
 mod qemu;
 mod user;
 mod values;
@@ -22,7 +22,7 @@ mod wire;
 mod xbzrle;
 
 pub use block::{block_decode, block_encode, lz4_decode};
-pub use catalogue::catalogue;
+pub use fingerprint_index::fingerprint_index;
 pub use qemu::{monitor_line, ramblock_listing, return_path};
 pub use user::{control_request, trace};
 pub use values::option_value;
@@ -53,8 +53,8 @@ pub const TARGETS: [Target; 17] = [
         run: block_encode,
     },
     Target {
-        name: "catalogue",
-        run: catalogue,
+        name: "fingerprint_index",
+        run: fingerprint_index,
     },
     Target {
         name: "control_request",

@@ -3,7 +3,7 @@
 use pagelift_control::job::values;
 use pagelift_engine::DeltaCacheSize;
 use pagelift_engine::codec::CompressSetting;
-use pagelift_engine::codec::reference::ReferenceSetting;
+use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::units::{ByteCount, Rate};
 use pagelift_transports::Endpoint;
 use std::fmt::Display;
@@ -32,7 +32,7 @@ pub fn option_value(data: &[u8]) {
     let text = &*String::from_utf8_lossy(data);
     round_trip::<CompressSetting>(text);
     round_trip::<Endpoint>(text);
-    round_trip::<ReferenceSetting>(text);
+    round_trip::<DedupSetting>(text);
     named(text, text.parse::<ByteCount>());
     named(text, text.parse::<DeltaCacheSize>());
     named(text, text.parse::<Rate>());

@@ -29,7 +29,7 @@ const KINDS: [FrameType; FrameType::ALL.len()] = [
     FrameType::Abort,
     FrameType::Ping,
     FrameType::Pong,
-    FrameType::Catalogue,
+    FrameType::Fingerprints,
     FrameType::Missing,
     FrameType::Settled,
     FrameType::Waited,

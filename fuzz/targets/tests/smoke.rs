@@ -142,7 +142,7 @@ smoke_tests! {
     agent_message,
     block_decode,
     block_encode,
-    catalogue,
+    fingerprint_index,
     control_request,
     frame_reader,
     hello,

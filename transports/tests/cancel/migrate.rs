@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use pagelift_engine::codec::reference::ReferenceSetting;
+use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::codec::{Codec, CompressSetting};
 use pagelift_engine::converge::{Policy, ThrottleShare};
 use pagelift_engine::migration::{Failure, Report, SourceStatus};
@@ -59,7 +59,7 @@ pub fn migrate(
     let outgoing = Outgoing::new(Box::new(link), ram, guest)
         .channels(2)
         .compress(CompressSetting::Fixed(Codec::Raw))
-        .dedup(ReferenceSetting::Off)
+        .dedup(DedupSetting::Off)
         .controls(seen.controls.clone())
         .wrap_policy(|_, _| policy)
         .on_status(move |now| *status.status.lock().unwrap() = Some(*now));

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::pipeline::{
-    Acceptor, CatalogueWorker, SourceSession, SourceWorker, Step, TargetWorker,
+    Acceptor, FingerprintWorker, SourceSession, SourceWorker, Step, TargetWorker,
 };
 use pagelift_engine::transport::Listener;
 use pagelift_engine::units::Instant;
@@ -100,7 +100,7 @@ struct Slot {
 enum Worker {
     Source(SourceWorker),
     Target(TargetWorker),
-    Catalogue(CatalogueWorker),
+    FingerprintIndex(FingerprintWorker),
 }
 
 pub struct CrewParts {
@@ -157,11 +157,11 @@ impl Crew {
         });
     }
 
-    /// The target's catalogue: a worker without a connection of its own.
-    pub fn add_catalogue(&self, worker: CatalogueWorker) {
+    /// The fingerprints of base pages: a worker without a connection of its own.
+    pub fn add_fingerprints(&self, worker: FingerprintWorker) {
         self.slots.borrow_mut().push(Slot {
             connection: 0,
-            worker: Some(Worker::Catalogue(worker)),
+            worker: Some(Worker::FingerprintIndex(worker)),
         });
     }
 
@@ -239,8 +239,10 @@ impl Crew {
             }
             Worker::Source(worker) => worker.step(),
             // It writes to the control connection, which came first.
-            Worker::Catalogue(_) if !self.network.has_room(0, Direction::ToSource) => Step::Quiet,
-            Worker::Catalogue(worker) => worker.step(),
+            Worker::FingerprintIndex(_) if !self.network.has_room(0, Direction::ToSource) => {
+                Step::Quiet
+            }
+            Worker::FingerprintIndex(worker) => worker.step(),
             Worker::Target(worker) => {
                 self.stepping.borrow_mut().push(connection);
                 let step = worker.step();

@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use pagelift_engine::codec::choose::CpuLimit;
-use pagelift_engine::codec::reference::ReferenceSetting;
+use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::codec::{Codec, CompressSetting, ZstdLevel};
 use pagelift_engine::converge::AtDeadline;
 use pagelift_engine::units::{PAGE_BYTES, Rate};
@@ -16,7 +16,7 @@ use pagelift_transports::sim::{NetworkConfig, SimRng};
 
 use super::knobs::{Turn, Wishes};
 use super::memory::Side;
-use super::plan::{Fault, KeptPlan, Moment, Pattern, Plan, PlannedFault, PolicyPlan};
+use super::plan::{BasePagesPlan, Fault, Moment, Pattern, Plan, PlannedFault, PolicyPlan};
 use super::truth::Mishap;
 
 impl Plan {
@@ -95,24 +95,24 @@ impl Plan {
             lose_marks: None,
             damage_placed: None,
             sabotage: None,
-            references: ReferenceSetting::Off,
-            kept: None,
+            dedup: DedupSetting::Off,
+            base_pages: None,
             facts_differ: rng.one_in(80),
             second_attempt: rng.one_in(4),
         };
         plan.go_wrong(&mut rng, transfer);
-        plan.refer(&mut rng);
+        plan.draw_base_pages(&mut rng);
         plan.be_steered(transfer);
         plan.be_capped(transfer);
         plan
     }
 
     /// Decides what the target has of the guest, and whether anybody looks.
-    fn refer(&mut self, rng: &mut SimRng) {
-        use ReferenceSetting::{Auto, Off, On};
-        self.references = rng.pick(&[Off, On, On, Auto]);
+    fn draw_base_pages(&mut self, rng: &mut SimRng) {
+        use DedupSetting::{Auto, Off, On};
+        self.dedup = rng.pick(&[Off, On, On, Auto]);
         if rng.one_in(2) {
-            self.kept = Some(KeptPlan {
+            self.base_pages = Some(BasePagesPlan {
                 share: rng.pick(&[0.0, 0.5, 0.95, 1.0]),
                 elsewhere: rng.one_in(4),
                 changes_one_in: rng.pick(&[None, Some(2), Some(2), Some(20)]),

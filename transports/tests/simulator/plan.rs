@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
-use pagelift_engine::codec::reference::ReferenceSetting;
+use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::converge::Limits;
 use pagelift_engine::wire::FrameType;
 use pagelift_transports::sim::NetworkConfig;
@@ -83,7 +83,7 @@ pub enum PolicyPlan {
 
 /// What a target has of the guest from before.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct KeptPlan {
+pub struct BasePagesPlan {
     /// Share of its pages that are as they are now.
     pub share: f64,
     /// At other page numbers.
@@ -123,8 +123,8 @@ pub struct Plan {
     pub lose_marks: Option<u64>,
     pub damage_placed: Option<u64>,
     pub sabotage: Option<Sabotage>,
-    pub references: ReferenceSetting,
-    pub kept: Option<KeptPlan>,
+    pub dedup: DedupSetting,
+    pub base_pages: Option<BasePagesPlan>,
     pub facts_differ: bool,
     /// Whether to move the guest again after a failure.
     pub second_attempt: bool,

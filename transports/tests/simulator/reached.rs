@@ -103,12 +103,12 @@ pub fn count(
                 if pages.reference > pages.sent().0 / 2 {
                     add("most pages by reference");
                 }
-                if report.references.missing > PageCount(0) {
+                if report.dedup.missing > PageCount(0) {
                     add("pages missing");
                 }
                 let ways = [
                     (pages.delta, "pages as deltas"),
-                    (pages.fill, "pages by their word"),
+                    (pages.same_filled, "pages by their word"),
                     (pages.lz4, "pages in blocks of lz4"),
                     (pages.zstd, "pages in blocks of zstd"),
                     (pages.raw, "pages raw"),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use pagelift_engine::codec::reference::ReferenceSetting;
+use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::converge::{Limited, Limits, Policy, StopWhenFits, StopWhenFitsConfig};
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::{PageBitmap, ReadPages};
@@ -10,17 +10,17 @@ use pagelift_engine::migration::{
     Failure, Ownership, Report, Source, SourceConfig, Target, TargetConfig,
 };
 use pagelift_engine::pipeline::{
-    CatalogueWorker, Clock, Controls, Deltas, KeptPages, Packing, Settings, Shared, SourceParts,
+    BasePages, Clock, Controls, Deltas, FingerprintWorker, Packing, Settings, Shared, SourceParts,
     SourceSession, TargetSession,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount};
-use pagelift_engine::wire::{Encoding, Encodings, Fact, SessionId};
+use pagelift_engine::wire::{Encoding, Encodings, GuestProperty, SessionId};
 use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
 
+use super::base_pages::SimBasePages;
 use super::crew::{Crew, CrewParts};
 use super::faults::Faults;
 use super::guest::{SourceHalf, TargetHalf, TargetHandle};
-use super::kept::SimKept;
 use super::knobs::Knobs;
 use super::memory::{Side, SimMemory};
 use super::plan::{Plan, PolicyPlan};
@@ -167,13 +167,13 @@ impl World {
             sabotage: plan.sabotage,
         };
         let source = self.source_machine(plan, now);
-        let kept = self.kept(plan);
-        let target = self.target_machine(plan, &kept, now);
-        let catalogue = CatalogueWorker::new(Arc::clone(&target), Arc::clone(&kept));
+        let base_pages = self.base_pages(plan);
+        let target = self.target_machine(plan, &base_pages, now);
+        let fingerprints = FingerprintWorker::new(Arc::clone(&target), Arc::clone(&base_pages));
         let target_session = TargetSession::new(
             Arc::clone(&target),
             self.target_memory.clone(),
-            Arc::clone(&kept),
+            Arc::clone(&base_pages),
             handle,
             faults.cancel_target.clone(),
             1,
@@ -192,7 +192,7 @@ impl World {
                 deltas: deltas(plan, self.source_memory.layout().pages()),
                 cpu: plan.cpu,
                 channels: plan.channels,
-                references: plan.references,
+                dedup: plan.dedup,
             },
         };
         let mut source_session = SourceSession::new(Arc::clone(&source), parts);
@@ -213,7 +213,7 @@ impl World {
             rng: self.rng.fork(),
             target: TargetSide::new(target_session, target),
         });
-        crew.add_catalogue(catalogue);
+        crew.add_fingerprints(fingerprints);
         crew.sign_on();
         let ended = stepping::run(&crew, &source, &mut source_session);
         Crew::sign_off();
@@ -263,10 +263,10 @@ impl World {
             channels: plan.channels,
             frame_pages: plan.frame_pages,
             verify: plan.verify,
-            references: (plan.references != ReferenceSetting::Off)
+            dedup: (plan.dedup != DedupSetting::Off)
                 .then(|| plan.pages.saturating_sub(plan.seed % 3)),
             layout: self.source_memory.layout().clone(),
-            facts: vec![Fact::new("machine", "sim")],
+            properties: vec![GuestProperty::new("machine", "sim")],
             needs: Encodings::needed_by(plan.compress),
             policy: Box::new(HoldsBack {
                 inner: policy,
@@ -280,20 +280,25 @@ impl World {
     }
 
     /// What the target has of the guest.
-    fn kept(&mut self, plan: &Plan) -> Arc<KeptPages> {
+    fn base_pages(&mut self, plan: &Plan) -> Arc<BasePages> {
         let rng = self.rng.fork();
         let memory = plan
-            .kept
-            .map(|kept| SimKept::of(&self.source_memory, kept, rng));
-        Arc::new(KeptPages::new(memory, plan.seed.into()))
+            .base_pages
+            .map(|base_pages| SimBasePages::of(&self.source_memory, base_pages, rng));
+        Arc::new(BasePages::new(memory, plan.seed.into()))
     }
 
-    fn target_machine(&self, plan: &Plan, kept: &KeptPages, now: Instant) -> Arc<Shared<Target>> {
+    fn target_machine(
+        &self,
+        plan: &Plan,
+        base_pages: &BasePages,
+        now: Instant,
+    ) -> Arc<Shared<Target>> {
         let machine = if plan.facts_differ { "other" } else { "sim" };
         let config = TargetConfig {
             layout: self.target_memory.layout().clone(),
-            facts: vec![Fact::new("machine", machine)],
-            references: Some(kept.terms()),
+            properties: vec![GuestProperty::new("machine", machine)],
+            dedup: Some(base_pages.terms()),
             reads: target_reads(plan),
         };
         Arc::new(Shared::new(

@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 
-use pagelift_engine::wire::Fact;
+use pagelift_engine::wire::GuestProperty;
 use serde_json::{Value, json};
 
 use super::backend::{self, Backend};
@@ -204,7 +204,7 @@ impl Guest {
     ///
     /// The accelerator is not among it: a guest may move from one to another as far as memory is
     /// concerned, and QEMU itself refuses device state that does not fit.
-    pub fn facts(&self) -> Vec<Fact> {
+    pub fn properties(&self) -> Vec<GuestProperty> {
         let list = |blocks: Vec<(&str, u64)>| {
             let texts = blocks.iter().map(|(name, bytes)| format!("{name} {bytes}"));
             texts.collect::<Vec<_>>().join(", ")
@@ -220,9 +220,9 @@ impl Guest {
             .map(|b| (b.name.as_str(), b.bytes))
             .collect();
         vec![
-            Fact::new("machine type", self.machine.clone()),
-            Fact::new("RAM blocks (bytes)", list(ram)),
-            Fact::new("device RAM blocks (bytes)", list(device)),
+            GuestProperty::new("machine type", self.machine.clone()),
+            GuestProperty::new("RAM blocks (bytes)", list(ram)),
+            GuestProperty::new("device RAM blocks (bytes)", list(device)),
         ]
     }
 }

@@ -53,7 +53,7 @@ impl LinkRate {
 
     /// The sample being taken holds references to pages that the target has already: few bytes, in
     /// a time that the link does not decide. It counts only until there is a better one.
-    pub fn referred(&mut self) {
+    pub fn sent_references(&mut self) {
         self.open_is_low = true;
     }
 
@@ -108,12 +108,12 @@ mod tests {
     fn a_rate_of_references_counts_only_until_there_is_a_better_one() {
         let mut link = LinkRate::default();
         link.begin(at_ms(0));
-        link.referred();
+        link.sent_references();
         link.placed(at_ms(50), ByteCount(100));
         assert_eq!(link.rate(), Some(Rate(2000)), "better than none");
         link.placed(at_ms(100), ByteCount(50_000));
         assert_eq!(link.rate(), Some(Rate(1_000_000)));
-        link.referred();
+        link.sent_references();
         link.placed(at_ms(150), ByteCount(100));
         assert_eq!(link.rate(), Some(Rate(1_000_000)));
         link.placed(at_ms(200), ByteCount(100_000));

@@ -43,7 +43,9 @@ impl Source {
                     return Err(misbehaved(&format!("of no channel {waited:?}")));
                 }
             }
-            Message::Catalogue(chunk) if self.is_accepted() => self.handle_catalogue(&chunk)?,
+            Message::Fingerprints(chunk) if self.is_accepted() => {
+                self.handle_fingerprints(&chunk)?;
+            }
             Message::Missing(runs) if self.is_accepted() => self.handle_missing(&runs)?,
             Message::State(chunk) if self.is_accepted() => {
                 self.totals.state_bytes += ByteCount(chunk.bytes.len() as u64);
@@ -95,7 +97,7 @@ impl Source {
     }
 
     fn accepted(&mut self, accept: &Accept) -> Result<(), MigrationError> {
-        self.accept_references(accept.references)?;
+        self.accept_dedup(accept.dedup)?;
         self.target_reads = accept.reads;
         self.state = State::Arming;
         Ok(())

@@ -105,7 +105,7 @@ impl Measures {
         frames: impl Fn() -> I,
     ) {
         if placed.mostly_references {
-            self.estimates.link.referred();
+            self.estimates.link.sent_references();
         }
         self.estimates.link.placed(now, placed.bytes);
         while let Some(round) = self.rounds.placed(now, frames()) {

@@ -31,13 +31,13 @@ mod commit;
 mod completing;
 mod control;
 mod convergence;
+mod dedup;
 mod hand_over;
 mod heat;
 mod in_flight;
 mod measures;
 mod mid_round_harvest;
 mod policy;
-mod references;
 mod rounds;
 mod rounds_in_flight;
 mod send_set;
@@ -48,15 +48,15 @@ mod throttle;
 mod totals;
 mod types;
 
-pub use references::References;
+pub use dedup::DedupContext;
 pub use types::{Batch, SourceConfig, SourceStatus, SourceStep, Work};
 
 use std::time::Duration;
 
 use self::channels::Channels;
 use self::convergence::Convergence;
+use self::dedup::MissingPages;
 use self::measures::Measures;
-use self::references::Answers;
 use self::send_set::SendSet;
 use self::state::{Precopy, State};
 use self::throttle::Throttle;
@@ -87,7 +87,7 @@ pub struct Source {
     round: u32,
     send_set: SendSet,
     channels: Channels,
-    answers: Answers,
+    missing_pages: MissingPages,
     throttle: Throttle,
     convergence: Convergence,
     measures: Measures,
@@ -106,9 +106,9 @@ impl Source {
             session: config.session,
             channels: config.channels,
             verify: config.verify,
-            references: config.references,
+            dedup: config.dedup,
             layout: config.layout.clone(),
-            facts: config.facts,
+            properties: config.properties,
             needs: config.needs,
         };
         let mut source = Self {
@@ -122,7 +122,7 @@ impl Source {
             round: 0,
             send_set: SendSet::new(pages),
             channels: Channels::new(config.channels, now),
-            answers: Answers::new(config.references, pages),
+            missing_pages: MissingPages::new(config.dedup, pages),
             throttle: Throttle::default(),
             convergence: Convergence::new(config.policy, now),
             measures: Measures::default(),

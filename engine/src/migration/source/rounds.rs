@@ -124,7 +124,7 @@ impl Source {
             // Something may be missing, and would go with this round.
             return Work::Wait;
         }
-        self.answers.mark(batch);
+        self.missing_pages.mark(batch);
         self.channels.hand_out(now, channel, &batch.runs);
         if !batch.runs.is_empty() {
             return Work::Pages;
@@ -147,7 +147,7 @@ impl Source {
     /// dirty source when the migration fails.
     pub fn undelivered(&self, into: &mut PageBitmap) {
         self.send_set.add_unsent(into);
-        self.answers.add_returned(into);
+        self.missing_pages.add_returned(into);
         self.channels.add_unplaced(into);
     }
 

@@ -4,7 +4,7 @@ use super::Source;
 use super::types::SourceStatus;
 use crate::converge::DowntimeForecast;
 use crate::migration::phase::Phase;
-use crate::migration::report::{ReferenceReport, Report};
+use crate::migration::report::{DedupReport, Report};
 use crate::units::{ByteCount, Instant, PageCount};
 
 impl Source {
@@ -53,7 +53,7 @@ impl Source {
             page_wire_bytes: totals.page_wire_bytes,
             state_bytes: totals.state_bytes,
             pages: totals.pages,
-            references: self.reference_report(),
+            dedup: self.dedup_report(),
             encoded: totals.encoded,
             stages: totals.stages,
             dirty: estimates.dirty(),
@@ -64,14 +64,14 @@ impl Source {
         }
     }
 
-    fn reference_report(&self) -> ReferenceReport {
-        let missing = self.answers.missing();
+    fn dedup_report(&self) -> DedupReport {
+        let missing = self.missing_pages.missing();
         let found = self.totals.pages.reference.saturating_sub(missing);
         let whole = PageCount(found).bytes().0;
-        ReferenceReport {
+        DedupReport {
             saved: ByteCount(whole.saturating_sub(self.totals.encoded.reference)),
             missing: PageCount(missing),
-            catalogue: PageCount(self.references().map_or(0, |own| own.catalogue.told())),
+            base_pages: PageCount(self.dedup().map_or(0, |own| own.fingerprints.told())),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::migration::ownership::TargetReady;
 use crate::migration::phase::Phase;
 use crate::migration::stages::SourceStages;
 use crate::units::{ByteCount, Instant, PageCount, PageIndex, PageRange, Rate};
-use crate::wire::{Encodings, Fact, SessionId};
+use crate::wire::{Encodings, GuestProperty, SessionId};
 
 /// What a source needs to know before it begins.
 #[derive(Debug)]
@@ -22,13 +22,13 @@ pub struct SourceConfig {
     /// Whether to compare digests of all memory before the hand-over.
     pub verify: bool,
     /// Send references to what the target has, and take the fingerprints of at most so many
-    /// pages that it kept ([`Catalogue::footprint`](crate::codec::reference::Catalogue::footprint)
+    /// base pages ([`FingerprintIndex::footprint`](crate::codec::dedup::FingerprintIndex::footprint)
     /// says what they take).
-    pub references: Option<u64>,
+    pub dedup: Option<u64>,
     /// The guest's memory.
     pub layout: Layout,
-    /// Compatibility facts: what must be equal on both sides.
-    pub facts: Vec<Fact>,
+    /// Guest properties: what must be equal on both sides.
+    pub properties: Vec<GuestProperty>,
     /// Encodings of pages that the target must read, next to the basic ones.
     pub needs: Encodings,
     /// When to stop the guest, or to end the migration.

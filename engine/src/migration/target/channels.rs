@@ -38,13 +38,13 @@ impl Target {
                 "pages of round {round} at a wrong time"
             )));
         }
-        let takes_references = self.terms().is_some();
+        let takes_dedup = self.terms().is_some();
         for run in body.runs() {
             if !self.config.layout.contains(run.range) {
                 let what = format!("pages {:?} outside the guest", run.range);
                 return Err(misbehaved(&what));
             }
-            if run.encoding == Encoding::Reference && !takes_references {
+            if run.encoding == Encoding::Reference && !takes_dedup {
                 return Err(misbehaved("references that were not agreed on"));
             }
         }

@@ -5,14 +5,14 @@
 
 use super::types::TargetConfig;
 use crate::memory::Layout;
-use crate::wire::{Encoding, Encodings, Fact, Hello, OLDEST_VERSION, VERSION};
+use crate::wire::{Encoding, Encodings, GuestProperty, Hello, OLDEST_VERSION, VERSION};
 
 /// Every reason why the guest of `hello` cannot come to a side that is like `here`.
 pub(super) fn incompatibilities(hello: &Hello, here: &TargetConfig) -> Vec<String> {
     let mut reasons = Vec::new();
     reasons.extend(version_difference(hello));
     reasons.extend(layout_difference(&hello.layout, &here.layout));
-    reasons.extend(fact_differences(&hello.facts, &here.facts));
+    reasons.extend(property_differences(&hello.properties, &here.properties));
     reasons.extend(unreadable(hello.needs.beyond(here.reads)));
     reasons
 }
@@ -71,18 +71,18 @@ fn unreadable(missing: Encodings) -> Option<String> {
     }
 }
 
-/// Which compatibility facts differ, in words.
-fn fact_differences(source: &[Fact], target: &[Fact]) -> Vec<String> {
-    let value = |facts: &[Fact], name: &str| {
-        facts
+/// Which guest properties differ, in words.
+fn property_differences(source: &[GuestProperty], target: &[GuestProperty]) -> Vec<String> {
+    let value = |properties: &[GuestProperty], name: &str| {
+        properties
             .iter()
-            .find(|fact| fact.name == name)
-            .map(|fact| fact.value.clone())
+            .find(|property| property.name == name)
+            .map(|property| property.value.clone())
     };
     let mut names: Vec<&str> = source
         .iter()
         .chain(target)
-        .map(|fact| fact.name.as_str())
+        .map(|property| property.name.as_str())
         .collect();
     names.sort_unstable();
     names.dedup();

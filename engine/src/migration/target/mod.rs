@@ -25,20 +25,20 @@ mod channels;
 mod commit;
 mod compatibility;
 mod control;
+mod dedup;
 mod memory;
 mod prepared;
-mod references;
 mod status;
 mod types;
 
-pub use types::{CatalogueDemand, TargetConfig, TargetStatus, TargetStep};
+pub use types::{FingerprintDemand, TargetConfig, TargetStatus, TargetStep};
 
 use std::time::Duration;
 
 use self::barrier::Barrier;
 use self::commit::{Commit, Contact};
+use self::dedup::Missing;
 use self::memory::Memory;
-use self::references::Missing;
 use super::HEARTBEAT;
 use super::error::MigrationError;
 use super::peer::Peer;
@@ -114,7 +114,7 @@ impl Target {
             let accept = Accept {
                 version,
                 reads: self.config.reads,
-                references: self.terms(),
+                dedup: self.terms(),
             };
             self.peer.send(now, Message::Accept(accept));
         }

@@ -5,24 +5,24 @@ use crate::migration::ownership::Granted;
 use crate::migration::phase::Phase;
 use crate::migration::stages::TargetStages;
 use crate::units::{ByteCount, Instant};
-use crate::wire::{Encodings, Fact, ReferenceTerms};
+use crate::wire::{DedupTerms, Encodings, GuestProperty};
 
 /// What a target needs to know before it begins.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
     /// The guest's memory on this side.
     pub layout: Layout,
-    /// Compatibility facts: what must be equal on both sides.
-    pub facts: Vec<Fact>,
+    /// Guest properties: what must be equal on both sides.
+    pub properties: Vec<GuestProperty>,
     /// Encodings of pages that this side reads: [`Encodings::readable`].
     pub reads: Encodings,
     /// On which terms references are taken, if they are.
-    pub references: Option<ReferenceTerms>,
+    pub dedup: Option<DedupTerms>,
 }
 
-/// Whether fingerprints of the pages that were kept are wanted.
+/// Whether fingerprints of the base pages are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CatalogueDemand {
+pub enum FingerprintDemand {
     /// Not yet, but they may be.
     NotYet,
     /// Those of so many pages, from the first on.

@@ -4,13 +4,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::deltas::Deltas;
-use super::encode::{Packer, PageEncoder, Referrer};
+use super::encode::{DedupEncoder, Packer, PageEncoder};
 use super::link_watch::{FrameTime, LinkWatch, Told};
 use super::rest::Rest;
 use super::untold::Untold;
 use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
-use crate::codec::reference::ReferenceSetting;
+use crate::codec::dedup::DedupSetting;
 use crate::memory::ReadPages;
 use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, StageTime, Work};
 use crate::pipeline::Step;
@@ -32,7 +32,7 @@ pub struct Packing {
     /// How many channels there are.
     pub channels: u16,
     /// Whether pages that the target has go as references, if it takes any.
-    pub references: ReferenceSetting,
+    pub dedup: DedupSetting,
 }
 
 /// The sending half of a data channel.
@@ -84,8 +84,8 @@ impl SourceChannel {
         let reads = shared.look(Source::target_reads);
         let (workers, limit) = (packing.channels.max(1), packing.cpu);
         let packer = Packer::new(packing.compress, workers, limit, reads);
-        let references = shared.look(Source::references);
-        let referrer = references.map(|own| Referrer::new(own, packing.references));
+        let dedup = shared.look(Source::dedup);
+        let dedup_encoder = dedup.map(|own| DedupEncoder::new(own, packing.dedup));
         let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
         Ok(Self {
             watch: LinkWatch::default(),
@@ -93,7 +93,7 @@ impl SourceChannel {
             memory,
             number,
             writer,
-            encoder: encoder.referring(referrer),
+            encoder: encoder.with_dedup(dedup_encoder),
             batch: Batch::default(),
             body: Vec::new(),
             rest: Rest::new(limit, workers),

@@ -29,7 +29,7 @@ use self::cancel_watchdog::CancelWatchdog;
 use super::{Step, run_worker};
 use crate::codec::CompressSetting;
 use crate::codec::choose::CpuLimit;
-use crate::codec::reference::{ReferenceSetting, most_kept};
+use crate::codec::dedup::{DedupSetting, max_base_pages};
 use crate::converge::Policy;
 use crate::dirty::DirtySource;
 use crate::guest::SourceGuest;
@@ -42,7 +42,7 @@ use crate::pipeline::controls::Controls;
 use crate::pipeline::log::SourceLog;
 use crate::pipeline::shared::Shared;
 use crate::transport::RateCapped;
-use crate::wire::{Encodings, Fact, MAX_FRAME_PAGES, SessionId};
+use crate::wire::{Encodings, GuestProperty, MAX_FRAME_PAGES, SessionId};
 
 /// Longest wait of the coordinator, so that progress is told several times a second.
 const PROGRESS_TICK: Duration = Duration::from_millis(50);
@@ -62,7 +62,7 @@ pub(crate) struct SendOptions {
     /// Whether to compare digests of all memory before the hand-over.
     pub(crate) verify: bool,
     /// What must be equal on both sides.
-    pub(crate) facts: Vec<Fact>,
+    pub(crate) properties: Vec<GuestProperty>,
     /// How pages are compressed.
     pub(crate) compress: CompressSetting,
     /// Sends pages that change again as what changed in them;
@@ -71,7 +71,7 @@ pub(crate) struct SendOptions {
     /// How much of the processors the data channels may use.
     pub(crate) cpu: CpuLimit,
     /// Whether pages that the target has already go as references.
-    pub(crate) references: ReferenceSetting,
+    pub(crate) dedup: DedupSetting,
     /// When to stop the guest, or to give up: under the limits that the job's controls begin with,
     /// [`Limited`](crate::converge::Limited) if they are to have an effect.
     pub(crate) policy: Box<dyn Policy>,
@@ -119,21 +119,21 @@ pub(crate) fn send(job: SendJob<'_>) -> Result<Report, Failure> {
     let channels =
         NonZeroU16::new(job.options.channels).map_or(1, |channels| cpu.workers(channels).get());
     let compress = job.options.compress;
-    let references = job.options.references;
+    let dedup = job.options.dedup;
     let source = Source::new(
         SourceConfig {
             session: job.options.session,
             channels,
             frame_pages: FRAME_PAGES,
             verify: job.options.verify,
-            references: match references {
-                ReferenceSetting::Off => None,
-                ReferenceSetting::Auto | ReferenceSetting::On => {
-                    Some(most_kept(job.memory.layout().pages()))
+            dedup: match dedup {
+                DedupSetting::Off => None,
+                DedupSetting::Auto | DedupSetting::On => {
+                    Some(max_base_pages(job.memory.layout().pages()))
                 }
             },
             layout: job.memory.layout().clone(),
-            facts: job.options.facts,
+            properties: job.options.properties,
             needs: Encodings::needed_by(compress),
             policy: job.options.policy,
         },
@@ -153,7 +153,7 @@ pub(crate) fn send(job: SendJob<'_>) -> Result<Report, Failure> {
             deltas: job.options.deltas,
             cpu,
             channels,
-            references,
+            dedup,
         },
         digest_threads: thread::available_parallelism().map_or(1, NonZero::get),
     };

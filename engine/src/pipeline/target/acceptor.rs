@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use super::base_pages::BasePages;
 use super::channel::TargetChannel;
-use super::kept::KeptPages;
 use crate::memory::GuestMemory;
 use crate::migration::{MigrationError, Target};
 use crate::pipeline::Step;
@@ -34,7 +34,7 @@ const MAX_CONNECTIONS: usize = MAX_CHANNELS as usize + 8;
 pub struct Acceptor {
     shared: Arc<Shared<Target>>,
     memory: Arc<dyn GuestMemory>,
-    kept: Arc<KeptPages>,
+    base_pages: Arc<BasePages>,
     state: Sender<StateChunk>,
     /// Of the connections that are open, with their numbers.
     closers: Mutex<Vec<(u64, Closer)>>,
@@ -55,13 +55,13 @@ impl Acceptor {
     pub(super) fn new(
         shared: Arc<Shared<Target>>,
         memory: Arc<dyn GuestMemory>,
-        kept: Arc<KeptPages>,
+        base_pages: Arc<BasePages>,
         state: Sender<StateChunk>,
     ) -> Self {
         Self {
             shared,
             memory,
-            kept,
+            base_pages,
             state,
             closers: Mutex::default(),
             next_number: AtomicU64::new(0),
@@ -246,7 +246,7 @@ impl TargetWorker {
                 self.stage = Stage::Data(Box::new(TargetChannel::new(
                     Arc::clone(shared),
                     Arc::clone(&acceptor.memory),
-                    Arc::clone(&acceptor.kept),
+                    Arc::clone(&acceptor.base_pages),
                     join.channel,
                     reader,
                 )));

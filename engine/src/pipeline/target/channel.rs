@@ -4,9 +4,9 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kept::KeptPages;
+use super::base_pages::BasePages;
+use super::dedup::DedupReader;
 use super::placer::Placer;
-use super::referred::Referred;
 use crate::memory::GuestMemory;
 use crate::migration::{HEARTBEAT, MigrationError, Target, TargetStages};
 use crate::pipeline::Step;
@@ -48,19 +48,19 @@ impl std::fmt::Debug for TargetChannel {
 
 impl TargetChannel {
     /// Reads channel `number` from `reader`, whose first frame was its `Join`. References, if
-    /// any were agreed on, are to `kept` or to the guest's own pages.
+    /// any were agreed on, are to `base_pages` or to the guest's own pages.
     pub fn new(
         shared: Arc<Shared<Target>>,
         memory: Arc<dyn GuestMemory>,
-        kept: Arc<KeptPages>,
+        base_pages: Arc<BasePages>,
         number: u16,
         reader: FrameReader<Box<dyn Read + Send>>,
     ) -> Self {
-        let secret = shared.look(Target::reference_secret);
-        let references = secret.map(|secret| Referred::new(secret, kept));
+        let secret = shared.look(Target::dedup_secret);
+        let dedup = secret.map(|secret| DedupReader::new(secret, base_pages));
         Self {
             shared,
-            placer: Placer::new(memory, references),
+            placer: Placer::new(memory, dedup),
             missing: Vec::with_capacity(MAX_FRAME_PAGES),
             number,
             reader,

@@ -5,19 +5,19 @@
 //! the machine asks for; each data [channel](TargetChannel) receives pages and places them.
 
 mod acceptor;
-mod catalogue;
+mod base_pages;
 mod channel;
+pub(super) mod dedup;
 mod driver;
-mod kept;
+mod fingerprints;
 pub(super) mod placer;
-pub(super) mod referred;
 mod session;
 
 pub use acceptor::{Acceptor, TargetWorker};
-pub use catalogue::CatalogueWorker;
+pub use base_pages::BasePages;
 pub use channel::TargetChannel;
 pub use driver::TargetDriver;
-pub use kept::KeptPages;
+pub use fingerprints::FingerprintWorker;
 pub use session::TargetSession;
 
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use crate::pipeline::clock::SystemClock;
 use crate::pipeline::log::TargetLog;
 use crate::pipeline::shared::Shared;
 use crate::transport::Listener;
-use crate::wire::{Encodings, Fact};
+use crate::wire::{Encodings, GuestProperty};
 
 /// How long one wait for a new connection lasts, and the coordinator's longest wait.
 const ACCEPT_TICK: Duration = Duration::from_millis(100);
@@ -47,9 +47,9 @@ pub(crate) struct ReceiveJob<'a> {
     /// The guest.
     pub(crate) guest: &'a mut dyn TargetGuest,
     /// What must be equal on both sides.
-    pub(crate) facts: Vec<Fact>,
+    pub(crate) properties: Vec<GuestProperty>,
     /// Pages that this side has already, for the source to refer to.
-    pub(crate) kept: KeptPages,
+    pub(crate) base_pages: BasePages,
     /// Ends the migration from elsewhere.
     pub(crate) cancel: CancelToken,
     /// Told where the migration is, several times a second.
@@ -59,7 +59,7 @@ pub(crate) struct ReceiveJob<'a> {
 impl std::fmt::Debug for ReceiveJob<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ReceiveJob")
-            .field("facts", &self.facts)
+            .field("properties", &self.properties)
             .finish_non_exhaustive()
     }
 }
@@ -84,26 +84,26 @@ pub(crate) fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
     let clock = Arc::new(SystemClock::default());
     let config = TargetConfig {
         layout: job.memory.layout().clone(),
-        facts: job.facts,
-        references: Some(job.kept.terms()),
+        properties: job.properties,
+        dedup: Some(job.base_pages.terms()),
         reads: Encodings::readable(),
     };
     let target = Target::new(config, super::clock::Clock::now(&*clock));
     let shared = Arc::new(Shared::new(target, clock));
-    let kept = Arc::new(job.kept);
-    let mut catalogue = CatalogueWorker::new(Arc::clone(&shared), Arc::clone(&kept));
+    let base_pages = Arc::new(job.base_pages);
+    let mut fingerprints = FingerprintWorker::new(Arc::clone(&shared), Arc::clone(&base_pages));
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut session = TargetSession::new(
         Arc::clone(&shared),
         job.memory,
-        kept,
+        base_pages,
         job.guest,
         job.cancel,
         threads,
     )?;
     let acceptor = Arc::clone(session.acceptor());
     thread::scope(|scope| {
-        scope.spawn(|| run_worker(&shared, || catalogue.step()));
+        scope.spawn(|| run_worker(&shared, || fingerprints.step()));
         scope.spawn(|| accept(scope, &shared, &acceptor, job.listener));
         let result = loop {
             let seen = shared.version();

@@ -4,10 +4,10 @@ use std::iter::Peekable;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::referred::Referred;
+use super::dedup::DedupReader;
 use crate::codec::block::{BlockDecoder, MAX_BLOCK_PAGES};
 use crate::codec::xbzrle;
-use crate::codec::{BlockFormat, FILL_BYTES, Fill};
+use crate::codec::{BlockFormat, SAME_FILLED_BYTES, SameFilled};
 use crate::memory::{GuestMemory, PageBuffer};
 use crate::migration::{MigrationError, TargetStages};
 use crate::pipeline::clock::Clock;
@@ -22,7 +22,7 @@ const BATCH_PAGES: usize = 16;
 pub(in crate::pipeline) struct Placer {
     memory: Arc<dyn GuestMemory>,
     /// What references are found with, if there may be any.
-    references: Option<Referred>,
+    dedup: Option<DedupReader>,
     decoder: BlockDecoder,
     /// The block under way, or what fills pages, or the pages that deltas are applied to.
     block: PageBuffer,
@@ -42,10 +42,10 @@ impl Placer {
     /// Places in `memory`.
     pub(in crate::pipeline) fn new(
         memory: Arc<dyn GuestMemory>,
-        references: Option<Referred>,
+        dedup: Option<DedupReader>,
     ) -> Self {
         Self {
-            references,
+            dedup,
             memory,
             decoder: BlockDecoder::new(),
             block: PageBuffer::new(MAX_BLOCK_PAGES),
@@ -73,14 +73,14 @@ impl Placer {
             match run.encoding {
                 Encoding::Zero => self.memory.write_zeros(range)?,
                 Encoding::Raw => self.memory.write(range.first, run.data)?,
-                Encoding::Fill => self.fill(range, run.data)?,
+                Encoding::SameFilled => self.same_filled(range, run.data)?,
                 Encoding::Delta => self.apply(run, &mut runs, &mut stages, clock)?,
                 Encoding::Lz4 => self.unpack(BlockFormat::Lz4, &run, &mut stages, clock)?,
                 Encoding::Zstd => self.unpack(BlockFormat::Zstd, &run, &mut stages, clock)?,
                 Encoding::More => self.place_more(range)?,
                 Encoding::Reference => {
-                    let references = self.references.as_mut();
-                    let found = references.map(|own| own.find(&run, &*self.memory));
+                    let dedup = self.dedup.as_mut();
+                    let found = dedup.map(|own| own.find(&run, &*self.memory));
                     match found.transpose()?.flatten() {
                         Some(pages) => self.memory.write(range.first, pages)?,
                         None => missing.push(range),
@@ -154,8 +154,8 @@ impl Placer {
     }
 
     /// Fills pages with one word.
-    fn fill(&mut self, range: PageRange, word: &[u8]) -> Result<(), MigrationError> {
-        let mut fill = Fill([0; FILL_BYTES]);
+    fn same_filled(&mut self, range: PageRange, word: &[u8]) -> Result<(), MigrationError> {
+        let mut fill = SameFilled([0; SAME_FILLED_BYTES]);
         fill.0.copy_from_slice(word);
         let most = MAX_BLOCK_PAGES as u64;
         fill.write(&mut self.block[..range.len_bytes().min(MAX_BLOCK_PAGES * PAGE_BYTES)]);

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use super::acceptor::Acceptor;
+use super::base_pages::BasePages;
 use super::driver::TargetDriver;
-use super::kept::KeptPages;
 use crate::guest::TargetGuest;
 use crate::memory::GuestMemory;
 use crate::migration::{Failure, GuestLocation, IN_DOUBT, Target};
@@ -29,14 +29,14 @@ pub struct TargetSession<'a> {
 }
 
 impl<'a> TargetSession<'a> {
-    /// Prepares to receive into `memory`; references may be to `kept`.
+    /// Prepares to receive into `memory`; references may be to `base_pages`.
     ///
     /// # Errors
     /// When the guest cannot be taken in.
     pub fn new(
         shared: Arc<Shared<Target>>,
         memory: Arc<dyn GuestMemory>,
-        kept: Arc<KeptPages>,
+        base_pages: Arc<BasePages>,
         guest: &'a mut dyn TargetGuest,
         cancel: CancelToken,
         digest_threads: usize,
@@ -52,7 +52,7 @@ impl<'a> TargetSession<'a> {
             guest: GuestLocation::Source,
         })?;
         Ok(Self {
-            acceptor: Arc::new(Acceptor::new(shared, memory, kept, state)),
+            acceptor: Arc::new(Acceptor::new(shared, memory, base_pages, state)),
             driver,
             cancel,
             lingers_until: None,

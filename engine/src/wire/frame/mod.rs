@@ -61,7 +61,7 @@ pub enum FrameType {
     /// Everything is in the target's memory.
     Complete = 0x14,
     /// Fingerprints of pages that the target has beside the guest's memory.
-    Catalogue = 0x15,
+    Fingerprints = 0x15,
     /// Pages that are not where references said.
     Missing = 0x16,
     /// Bytes of the guest's device state, or of the answers to it.
@@ -98,7 +98,7 @@ impl FrameType {
         Self::Ack,
         Self::LastRound,
         Self::Complete,
-        Self::Catalogue,
+        Self::Fingerprints,
         Self::Missing,
         Self::State,
         Self::Ready,

@@ -16,16 +16,16 @@ pub struct Accept {
     /// Encodings that the target reads; references have terms of their own.
     pub reads: Encodings,
     /// How to make references, if the source asked and the target takes them.
-    pub references: Option<ReferenceTerms>,
+    pub dedup: Option<DedupTerms>,
 }
 
 /// What the target says about references to its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReferenceTerms {
+pub struct DedupTerms {
     /// Random; what is hashed is hashed with keys made from it.
     pub nonce: u128,
-    /// Pages that the target's catalogue tells of, numbered from 0.
-    pub kept_pages: u64,
+    /// Base pages of the target, numbered from 0.
+    pub base_pages: u64,
 }
 
 /// The target's refusal.
@@ -42,10 +42,10 @@ impl Accept {
         fields::put(&mut out, tag::VERSIONS, |out| {
             out.extend_from_slice(&self.version.to_le_bytes());
         });
-        if let Some(terms) = self.references {
-            fields::put(&mut out, tag::REFERENCES, |out| {
+        if let Some(terms) = self.dedup {
+            fields::put(&mut out, tag::DEDUP, |out| {
                 out.extend_from_slice(&terms.nonce.to_le_bytes());
-                out.extend_from_slice(&terms.kept_pages.to_le_bytes());
+                out.extend_from_slice(&terms.base_pages.to_le_bytes());
             });
         }
         put_encodings(&mut out, tag::READS, self.reads);
@@ -57,17 +57,17 @@ impl Accept {
     /// # Errors
     /// When it is malformed or names a version this side does not speak.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
-        let (mut version, mut reads, mut references) = (None, None, None);
+        let (mut version, mut reads, mut dedup) = (None, None, None);
         fields::each(body, "accept", |tag, mut value| {
             match tag {
                 tag::VERSIONS => once(&mut version, value.u16()?, "version")?,
                 tag::READS => once(&mut reads, Encodings(value.u32()?), "readable encodings")?,
-                tag::REFERENCES => {
-                    let terms = ReferenceTerms {
+                tag::DEDUP => {
+                    let terms = DedupTerms {
                         nonce: value.u128()?,
-                        kept_pages: value.u64()?,
+                        base_pages: value.u64()?,
                     };
-                    once(&mut references, terms, "references")?
+                    once(&mut dedup, terms, "references")?
                 }
                 _ => return Ok(false),
             };
@@ -84,7 +84,7 @@ impl Accept {
             version,
             // A target that says nothing is of a build that knew no others.
             reads: reads.unwrap_or(Encodings::BASIC),
-            references,
+            dedup,
         })
     }
 }

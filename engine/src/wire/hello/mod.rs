@@ -9,7 +9,7 @@ mod join;
 #[cfg(test)]
 mod tests;
 
-pub use answer::{Accept, ReferenceTerms, Refuse};
+pub use answer::{Accept, DedupTerms, Refuse};
 pub use join::Join;
 
 use super::bytes::{Cursor, cap, put_text};
@@ -21,8 +21,8 @@ use crate::units::{ByteCount, PageCount};
 /// Most data channels of a migration.
 pub const MAX_CHANNELS: u16 = 64;
 
-/// Most facts about a guest.
-pub const MAX_FACTS: usize = 4096;
+/// Most properties of a guest.
+pub const MAX_PROPERTIES: usize = 4096;
 
 /// Names one migration; chosen at random by the source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -37,17 +37,17 @@ impl std::fmt::Display for SessionId {
 
 /// Something about the guest that must be the same on both sides: a machine type, a device.
 ///
-/// The engine compares and reports facts, and knows nothing of their meaning.
+/// The engine compares and reports properties, and knows nothing of their meaning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fact {
+pub struct GuestProperty {
     /// What it is about, in words for people.
     pub name: String,
     /// How it is on this side.
     pub value: String,
 }
 
-impl Fact {
-    /// A fact from its name and value.
+impl GuestProperty {
+    /// A property from its name and value.
     pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -69,11 +69,11 @@ pub struct Hello {
     pub verify: bool,
     /// Most fingerprints of the target's pages that the source takes, if it sends references at
     /// all.
-    pub references: Option<u64>,
+    pub dedup: Option<u64>,
     /// The guest's memory.
     pub layout: Layout,
     /// What must be equal on both sides.
-    pub facts: Vec<Fact>,
+    pub properties: Vec<GuestProperty>,
     /// Encodings that the source uses whatever the target says; [`Encodings::BASIC`] ones need
     /// not be among them.
     pub needs: Encodings,
@@ -93,7 +93,7 @@ mod tag {
     pub(super) const NEEDS: u16 = 0x08;
     pub(super) const READS: u16 = 0x09 | fields::OPTIONAL;
     /// May be skipped: then there are no references.
-    pub(super) const REFERENCES: u16 = 0x0a | fields::OPTIONAL;
+    pub(super) const DEDUP: u16 = 0x0a | fields::OPTIONAL;
 }
 
 impl Hello {
@@ -109,8 +109,8 @@ impl Hello {
             out.extend_from_slice(&self.channels.to_le_bytes());
         });
         fields::put(&mut out, tag::VERIFY, |out| out.push(u8::from(self.verify)));
-        if let Some(most) = self.references {
-            fields::put(&mut out, tag::REFERENCES, |out| {
+        if let Some(most) = self.dedup {
+            fields::put(&mut out, tag::DEDUP, |out| {
                 out.extend_from_slice(&most.to_le_bytes());
             });
         }
@@ -121,10 +121,10 @@ impl Hello {
                 put_text(out, &region.name);
             });
         }
-        for fact in &self.facts {
+        for property in &self.properties {
             fields::put(&mut out, tag::FACT, |out| {
-                put_text(out, &fact.name);
-                put_text(out, &fact.value);
+                put_text(out, &property.name);
+                put_text(out, &property.value);
             });
         }
         let needs = self.needs.beyond(Encodings::BASIC);
@@ -140,15 +140,15 @@ impl Hello {
     /// When it is malformed, or no version is spoken by both sides.
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
         let (mut versions, mut session, mut channels, mut verify) = (None, None, None, None);
-        let (mut regions, mut facts) = (Vec::new(), Vec::new());
-        let (mut needs, mut references) = (None, None);
+        let (mut regions, mut properties) = (Vec::new(), Vec::new());
+        let (mut needs, mut dedup) = (None, None);
         fields::each(body, "hello", |tag, mut value| {
             match tag {
                 tag::VERSIONS => once(&mut versions, (value.u16()?, value.u16()?), "versions")?,
                 tag::SESSION => once(&mut session, SessionId(value.u128()?), "session")?,
                 tag::CHANNELS => once(&mut channels, value.u16()?, "channel count")?,
                 tag::VERIFY => once(&mut verify, value.boolean("verify")?, "verify")?,
-                tag::REFERENCES => once(&mut references, value.u64()?, "references")?,
+                tag::DEDUP => once(&mut dedup, value.u64()?, "references")?,
                 tag::REGION => {
                     cap("regions", regions.len() as u64 + 1, MAX_REGIONS as u64)?;
                     let pages = PageCount(value.u64()?);
@@ -162,8 +162,15 @@ impl Hello {
                     true
                 }
                 tag::FACT => {
-                    cap("facts", facts.len() as u64 + 1, MAX_FACTS as u64)?;
-                    facts.push(Fact::new(value.text("fact")?, value.text("fact")?));
+                    cap(
+                        "properties",
+                        properties.len() as u64 + 1,
+                        MAX_PROPERTIES as u64,
+                    )?;
+                    properties.push(GuestProperty::new(
+                        value.text("property")?,
+                        value.text("property")?,
+                    ));
                     true
                 }
                 tag::NEEDS => once(&mut needs, Encodings(value.u32()?), "needed encodings")?,
@@ -187,9 +194,9 @@ impl Hello {
             session: required(session, "session")?,
             channels,
             verify: required(verify, "verify")?,
-            references,
+            dedup,
             layout,
-            facts,
+            properties,
             needs: needs.unwrap_or(Encodings::none()).beyond(Encodings::BASIC),
         })
     }

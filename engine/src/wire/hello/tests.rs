@@ -15,9 +15,9 @@ fn hello() -> Hello {
         session: SessionId(0x1234 << 100),
         channels: 2,
         verify: true,
-        references: Some(1000),
+        dedup: Some(1000),
         layout: Layout::new(vec![region("pc.ram", 7), region("dimm0", 9)]).unwrap(),
-        facts: vec![Fact::new("machine type", "pc-q35-10.0")],
+        properties: vec![GuestProperty::new("machine type", "pc-q35-10.0")],
         needs: Encodings::none(),
     }
 }
@@ -26,19 +26,19 @@ fn hello() -> Hello {
 fn a_handshake_reads_back_as_written() {
     assert_eq!(Hello::decode(&hello().encode()), Ok(hello()));
     let without = Hello {
-        references: None,
+        dedup: None,
         ..hello()
     };
     assert_eq!(Hello::decode(&without.encode()), Ok(without));
-    let terms = ReferenceTerms {
+    let terms = DedupTerms {
         nonce: 5 << 100,
-        kept_pages: 99,
+        base_pages: 99,
     };
-    for references in [None, Some(terms)] {
+    for dedup in [None, Some(terms)] {
         let accept = Accept {
             version: VERSION,
             reads: Encodings::readable(),
-            references,
+            dedup,
         };
         assert_eq!(Accept::decode(&accept.encode()), Ok(accept));
     }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::codec::{BlockFormat, Fill};
+use crate::codec::{BlockFormat, SameFilled};
 use crate::units::{PAGE_BYTES, PageIndex};
 use crate::wire::{MAX_REFERENCE_PAGES, PagesBuilder, Place, Reference};
 
@@ -88,10 +88,10 @@ fn a_delta_is_one_page_with_a_length_of_its_own() {
 fn neighbours_that_are_filled_with_one_word_share_a_run() {
     let mut builder = PagesBuilder::default();
     builder.begin(1);
-    builder.add_fill(PageIndex(4), Fill([1; 8]));
-    builder.add_fill(PageIndex(5), Fill([1; 8]));
-    builder.add_fill(PageIndex(6), Fill([2; 8]));
-    builder.add_fill(PageIndex(8), Fill([2; 8]));
+    builder.add_same_filled(PageIndex(4), SameFilled([1; 8]));
+    builder.add_same_filled(PageIndex(5), SameFilled([1; 8]));
+    builder.add_same_filled(PageIndex(6), SameFilled([2; 8]));
+    builder.add_same_filled(PageIndex(8), SameFilled([2; 8]));
     let body = body(&mut builder, &[]);
     let runs: Vec<_> = PagesBody::decode(&body)
         .unwrap()
@@ -154,7 +154,7 @@ fn blocks_of_wrong_lengths_are_refused() {
 fn a_reference_has_one_length_and_few_pages() {
     let most = MAX_REFERENCE_PAGES as u32;
     let reference = Reference {
-        place: Place::Kept(7),
+        place: Place::Base(7),
         identity: 9,
     };
     let range = PageRange::new(5, most.into());

@@ -16,7 +16,7 @@ use crate::qmp::Qmp;
 /// Questions to the monitor; each takes QEMU's main loop about 0.1 ms.
 const QUESTIONS: usize = 5;
 
-/// Answers of the main loop that are waited for: one event for the stop; `migrate-continue` and
+/// MissingPages of the main loop that are waited for: one event for the stop; `migrate-continue` and
 /// the status it leads to; the commit's status, the agent's answer, and `cont` on the target.
 const TRIPS: [u32; 3] = [1, 2, 3];
 

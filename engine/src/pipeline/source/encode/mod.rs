@@ -1,32 +1,32 @@
 //! Turns a batch of pages into the body of a frame.
 //!
 //! A page goes out as the first of these that it can: a mark that it is zero, the word that
-//! fills it, its delta, a [reference](refer) to what the target has, or together with others in
+//! fills it, its delta, a [reference](dedup) to what the target has, or together with others in
 //! a [block](packer) that is packed or raw.
 //!
 //! Each page is copied once, into a buffer of a frame's size, and only the copy is looked at
 //! and sent: the guest may write the page meanwhile, which marks it dirty again. Pages that go
 //! raw are sent from there.
 
+mod dedup;
+mod dedup_gate;
 mod gather;
 mod packer;
-mod refer;
-mod worth;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::deltas::Deltas;
 use crate::codec::cache::Outcome;
-use crate::codec::{BlockFormat, Fill, is_zero};
+use crate::codec::{BlockFormat, SameFilled, is_zero};
 use crate::memory::{MemoryError, ReadPages};
 use crate::migration::{Batch, SentFrame};
 use crate::pipeline::clock::Clock;
 use crate::units::{PAGE_BYTES, PageIndex};
 use crate::wire::{Encoding, Encodings, FrameBuffer, PagesBuilder};
+pub(super) use dedup::DedupEncoder;
 use gather::Gathered;
 pub(super) use packer::{Packer, Sending};
-pub(super) use refer::Referrer;
 
 /// The round in which every page comes up for the first time.
 const FIRST_ROUND: u32 = 1;
@@ -46,7 +46,7 @@ pub(super) struct PageEncoder {
     /// Whether pages of the first round are worth keeping to make deltas against.
     keeps_first: bool,
     /// Finds what the target has.
-    referrer: Option<Referrer>,
+    dedup_encoder: Option<DedupEncoder>,
     /// Whether the target knows pages that are filled with a word.
     sends_fills: bool,
 }
@@ -62,14 +62,14 @@ impl PageEncoder {
             delta: Box::new([0; PAGE_BYTES]),
             deltas,
             keeps_first: false,
-            referrer: None,
-            sends_fills: reads.contains(Encoding::Fill),
+            dedup_encoder: None,
+            sends_fills: reads.contains(Encoding::SameFilled),
         }
     }
 
     /// The same, for a target that takes references.
-    pub(super) fn referring(mut self, referrer: Option<Referrer>) -> Self {
-        self.referrer = referrer;
+    pub(super) fn with_dedup(mut self, dedup_encoder: Option<DedupEncoder>) -> Self {
+        self.dedup_encoder = dedup_encoder;
         self
     }
 
@@ -89,8 +89,8 @@ impl PageEncoder {
         if let Some(deltas) = &self.deltas {
             deltas.enter_round(batch.round);
         }
-        if let Some(referrer) = &mut self.referrer {
-            referrer.begin(batch);
+        if let Some(dedup_encoder) = &mut self.dedup_encoder {
+            dedup_encoder.begin(batch);
         }
         let mut kept = 0;
         let mut frame = SentFrame::default();
@@ -106,7 +106,7 @@ impl PageEncoder {
                 self.begin_page(batch, page);
                 if self.encode_small(batch.round, page, &data[at..], &mut frame) {
                     self.close_reference(data, &mut frame);
-                } else if !self.refer(batch, page, (data, at), &mut frame) {
+                } else if !self.add_reference(batch, page, (data, at), &mut frame) {
                     self.block.add(page, at, data);
                 }
                 if self.block.is_full() {
@@ -132,8 +132,8 @@ impl PageEncoder {
 
     /// The frame that was encoded last is sent, which took so long with its reading and encoding.
     pub(super) fn sent(&mut self, time: Duration) {
-        if let Some(referrer) = &mut self.referrer {
-            referrer.sent(time);
+        if let Some(dedup_encoder) = &mut self.dedup_encoder {
+            dedup_encoder.sent(time);
         }
     }
 
@@ -154,20 +154,21 @@ impl PageEncoder {
 
     /// Sends the page whose content is at `at` of `data` as a reference if the target has it;
     /// whether it has.
-    fn refer(
+    fn add_reference(
         &mut self,
         batch: &Batch,
         page: PageIndex,
         (data, at): (&[u8], usize),
         frame: &mut SentFrame,
     ) -> bool {
-        let (referrer, builder) = (self.referrer.as_mut(), &mut self.builder);
-        referrer.is_some_and(|referrer| referrer.add(batch, page, at, data, builder, frame))
+        let (dedup_encoder, builder) = (self.dedup_encoder.as_mut(), &mut self.builder);
+        dedup_encoder
+            .is_some_and(|dedup_encoder| dedup_encoder.add(batch, page, at, data, builder, frame))
     }
 
     fn close_reference(&mut self, data: &[u8], frame: &mut SentFrame) {
-        if let Some(referrer) = &mut self.referrer {
-            referrer.close(data, &mut self.builder, frame);
+        if let Some(dedup_encoder) = &mut self.dedup_encoder {
+            dedup_encoder.close(data, &mut self.builder, frame);
         }
     }
 
@@ -188,10 +189,10 @@ impl PageEncoder {
             frame.zero += 1;
             true
         } else if self.sends_fills
-            && let Some(fill) = Fill::of(content)
+            && let Some(fill) = SameFilled::of(content)
         {
-            frame.encoded.fill += self.builder.add_fill(page, fill) as u64;
-            frame.fill += 1;
+            frame.encoded.same_filled += self.builder.add_same_filled(page, fill) as u64;
+            frame.same_filled += 1;
             true
         } else {
             false

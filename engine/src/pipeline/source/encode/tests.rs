@@ -13,7 +13,7 @@ use crate::units::{ByteCount, PageCount, PageRange};
 use crate::wire::{MAX_FRAME_PAGES, PagesBody};
 use proptest::prelude::*;
 
-mod refer;
+mod dedup;
 
 const PAGES: u64 = 300;
 
@@ -160,7 +160,7 @@ fn every_kind_of_page_goes_the_way_that_is_meant_for_it() {
         let mut encoder = encoder(setting, Encodings::readable());
         let all = batch(1, &[(0, 100), (100, 1), (101, 155)]);
         let frame = carry(&mut encoder, &mut placer, &all, &source);
-        assert_eq!((frame.zero, frame.fill), (64, 64), "{setting}");
+        assert_eq!((frame.zero, frame.same_filled), (64, 64), "{setting}");
         let (raw, packed) = (frame.raw, frame.lz4 + frame.zstd);
         match setting.to_string().as_str() {
             "none" | "xbzrle" => assert_eq!((raw, packed), (128, 0), "{setting}"),

@@ -10,7 +10,7 @@ use pagelift_engine::dirty::DirtyError;
 use pagelift_engine::memory::FileMemory;
 use pagelift_engine::ram::GuestRam;
 use pagelift_engine::sys::{PagemapScan, Userfaultfd};
-use pagelift_engine::wire::Fact;
+use pagelift_engine::wire::GuestProperty;
 use rustix::process::Pid;
 use tracing::info;
 
@@ -115,8 +115,8 @@ impl InspectedQemuSource {
 impl InspectedSource for InspectedQemuSource {
     type Guest = DirectSource;
 
-    fn facts(&self) -> Vec<Fact> {
-        self.source.guest().facts()
+    fn properties(&self) -> Vec<GuestProperty> {
+        self.source.guest().properties()
     }
 
     fn prepare(self) -> Result<PreparedSource<DirectSource>, DriverError> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use pagelift_engine::memory::FileMemory;
-use pagelift_engine::wire::Fact;
+use pagelift_engine::wire::GuestProperty;
 use tracing::info;
 
 use super::DirectTarget;
@@ -48,8 +48,8 @@ impl InspectedQemuTarget {
 impl InspectedTarget for InspectedQemuTarget {
     type Guest = DirectTarget;
 
-    fn facts(&self) -> Vec<Fact> {
-        self.target.guest().facts()
+    fn properties(&self) -> Vec<GuestProperty> {
+        self.target.guest().properties()
     }
 
     fn prepare(self) -> Result<PreparedTarget<DirectTarget>, DriverError> {

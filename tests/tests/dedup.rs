@@ -120,7 +120,7 @@ fn a_guest_that_comes_back_sends_only_what_changed() -> Result<()> {
     );
     // What cannot be shrunk had to cross the first time.
     assert!(bytes(first) >= workload().fill_bytes as f64);
-    // 4 MiB are written, and what the kernel writes; pages that go before the catalogue has
+    // 4 MiB are written, and what the kernel writes; pages that go before the fingerprints have
     // come are a few milliseconds' worth, or more on a machine that is busy.
     assert!(bytes(&second) < bytes(first) / 4.0, "{second}");
     assert!(of_memory < 0.15, "{second}");
@@ -159,7 +159,7 @@ fn a_file_that_changes_meanwhile_costs_nothing_but_bytes() -> Result<()> {
     for page in (0..workload().memory_mib * MIB / 2).step_by(64 << 10) {
         std::os::unix::fs::FileExt::write_at(&file, b"something else", page)?;
     }
-    let options = ["--references", "on", "--verify", LINK[0], LINK[1]];
+    let options = ["--dedup", "on", "--verify", LINK[0], LINK[1]];
     let send = visit.programs.send(&bed, &visit.away, &uri, &options)?;
     let moved = Moved {
         sent: send.wait()?,

@@ -1,50 +1,50 @@
-//! References, from the encoder to the target's memory.
+//! DedupContext, from the encoder to the target's memory.
 
 use super::*;
-use crate::codec::reference::{ReferenceSetting, Secret, fingerprint};
-use crate::migration::References;
-use crate::pipeline::KeptPages;
-use crate::pipeline::target::referred::Referred;
+use crate::codec::dedup::{DedupSetting, Secret, fingerprint};
+use crate::migration::DedupContext;
+use crate::pipeline::BasePages;
+use crate::pipeline::target::dedup::DedupReader;
 
 const SESSION: u128 = 5;
 const NONCE: u128 = 77;
 
-/// A source that has the catalogue of a target that kept pages.
+/// A source with the fingerprints of a target with base pages.
 struct Bench {
-    references: Arc<References>,
-    kept: Arc<Memory>,
+    dedup: Arc<DedupContext>,
+    base_pages: Arc<Memory>,
     target: Arc<Memory>,
     placer: Placer,
     encoder: PageEncoder,
 }
 
 impl Bench {
-    /// Pages of zeros are not in the catalogue.
-    fn new(kept: Vec<u8>, setting: CompressSetting) -> Self {
-        let references = Arc::new(References {
+    /// Pages of zeros have no fingerprint.
+    fn new(base_pages: Vec<u8>, setting: CompressSetting) -> Self {
+        let dedup = Arc::new(DedupContext {
             secret: Secret::new(SESSION, NONCE),
             nonce: NONCE,
-            catalogue: crate::codec::reference::Catalogue::new(PAGES),
+            fingerprints: crate::codec::dedup::FingerprintIndex::new(PAGES),
         });
-        for (number, page) in (0..).zip(kept.chunks(PAGE_BYTES)) {
+        for (number, page) in (0..).zip(base_pages.chunks(PAGE_BYTES)) {
             if !is_zero(page) {
                 let fingerprint = fingerprint(NONCE, page);
-                assert!(references.catalogue.insert(number, &[fingerprint]));
+                assert!(dedup.fingerprints.insert(number, &[fingerprint]));
             }
         }
-        let kept = Memory::new(kept);
+        let base_pages = Memory::new(base_pages);
         let target = Memory::new(vec![0; PAGES as usize * PAGE_BYTES]);
-        let memory = Arc::clone(&kept) as Arc<dyn ReadPages>;
-        let referred = Referred::new(
+        let memory = Arc::clone(&base_pages) as Arc<dyn ReadPages>;
+        let reader = DedupReader::new(
             Secret::new(SESSION, NONCE),
-            Arc::new(KeptPages::new(Some(memory), NONCE)),
+            Arc::new(BasePages::new(Some(memory), NONCE)),
         );
-        let placer = Placer::new(target.clone(), Some(referred));
-        let referrer = Referrer::new(Arc::clone(&references), ReferenceSetting::On);
+        let placer = Placer::new(target.clone(), Some(reader));
+        let dedup_encoder = DedupEncoder::new(Arc::clone(&dedup), DedupSetting::On);
         Self {
-            encoder: encoder(setting, Encodings::readable()).referring(Some(referrer)),
-            references,
-            kept,
+            encoder: encoder(setting, Encodings::readable()).with_dedup(Some(dedup_encoder)),
+            dedup,
+            base_pages,
             target,
             placer,
         }
@@ -111,7 +111,7 @@ fn a_file_that_changed_is_noticed_and_its_pages_go_whole() {
     for setting in settings() {
         let source = Memory::new(memory_of(&[2, 3]));
         let mut bench = Bench::new(memory_of(&[2, 3]), setting);
-        bench.kept.content.lock().unwrap()[33 * PAGE_BYTES + 5] ^= 1;
+        bench.base_pages.content.lock().unwrap()[33 * PAGE_BYTES + 5] ^= 1;
         let (frame, missing) = bench.carry(&source, batch(1, &[(0, 100)]));
         assert_eq!(frame.reference, 100, "{setting}");
         assert_eq!(missing, [PageRange::new(32, 32)], "{setting}");
@@ -126,12 +126,12 @@ fn a_file_that_changed_is_noticed_and_its_pages_go_whole() {
 }
 
 #[test]
-fn a_catalogue_that_lies_costs_pages_and_no_content() {
+fn fingerprints_that_lie_cost_pages_and_no_content() {
     let source = Memory::new(memory_of(&[3]));
     let mut bench = Bench::new(vec![1; PAGES as usize * PAGE_BYTES], none());
     for (number, page) in (0..).zip(source.content.lock().unwrap().chunks(PAGE_BYTES)) {
         let fingerprints = [fingerprint(NONCE, page)];
-        assert!(bench.references.catalogue.insert(number, &fingerprints));
+        assert!(bench.dedup.fingerprints.insert(number, &fingerprints));
     }
     let (frame, missing) = bench.carry(&source, batch(1, &[(0, 64)]));
     assert_eq!(frame.reference, 64);
@@ -144,20 +144,20 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn memory_arrives_as_it_is_whatever_is_kept(
+    fn memory_arrives_as_it_is_whatever_the_base_pages_are(
         kinds in prop::collection::vec(0u8..4, 1..20),
-        kept_kinds in prop::collection::vec(0u8..4, 1..20),
+        base_kinds in prop::collection::vec(0u8..4, 1..20),
         shift in 0usize..PAGES as usize,
         changed in prop::collection::vec(0u64..PAGES, 0..20),
         setting in prop::sample::select(settings()),
         rounds in prop::collection::vec((0u64..PAGES, 1u64..200, 0u64..PAGES), 1..8),
     ) {
         let source = Memory::new(memory_of(&kinds));
-        let mut kept = memory_of(&kept_kinds);
-        kept.rotate_left(shift * PAGE_BYTES);
-        let mut bench = Bench::new(kept, setting);
+        let mut base_pages = memory_of(&base_kinds);
+        base_pages.rotate_left(shift * PAGE_BYTES);
+        let mut bench = Bench::new(base_pages, setting);
         for page in changed {
-            bench.kept.content.lock().unwrap()[page as usize * PAGE_BYTES + 9] ^= 1;
+            bench.base_pages.content.lock().unwrap()[page as usize * PAGE_BYTES + 9] ^= 1;
         }
         let mut round = 0;
         for (first, count, written) in rounds {

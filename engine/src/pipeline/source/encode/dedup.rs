@@ -1,29 +1,29 @@
 //! Finds pages that the target has already, and gathers them into references.
 //!
 //! Pages whose places follow each other as they do share a reference: where a guest comes back
-//! to a host that kept its memory, one for [`MAX_REFERENCE_PAGES`] pages. The content of a
+//! to a host that has its old memory, one for [`MAX_REFERENCE_PAGES`] pages. The content of a
 //! reference lies side by side in the buffer it was read into, and is hashed there, before
 //! anything is moved over it: whoever adds a page that is not part of the reference under way
-//! [closes](Referrer::close) it first.
+//! [closes](DedupEncoder::close) it first.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::worth::{Looked, Worth};
-use crate::codec::reference::{ReferenceSetting, fingerprint};
-use crate::migration::{Batch, References, SentFrame};
+use super::dedup_gate::{DedupGate, Looked};
+use crate::codec::dedup::{DedupSetting, fingerprint};
+use crate::migration::{Batch, DedupContext, SentFrame};
 use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
 use crate::wire::{MAX_REFERENCE_PAGES, PagesBuilder, Place, REFERENCE_BYTES, Reference};
 
 /// Finds references for one channel.
 #[derive(Debug)]
-pub(in super::super) struct Referrer {
-    references: Arc<References>,
-    worth: Worth,
+pub(in super::super) struct DedupEncoder {
+    dedup: Arc<DedupContext>,
+    worth: DedupGate,
     /// Whether this frame is looked through.
     looks: bool,
     looked: Looked,
-    /// What to add to a page's number for the place where it is likely to be kept.
+    /// What to add to a page's number for the place where it is likely to be.
     shift: u64,
     open: Option<Open>,
 }
@@ -32,18 +32,18 @@ pub(in super::super) struct Referrer {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     range: PageRange,
-    /// The number of the first page that the target kept.
+    /// The number of the first base page of the run.
     place: u64,
     /// Where the content of its pages begins.
     at: usize,
 }
 
-impl Referrer {
+impl DedupEncoder {
     /// For one channel.
-    pub(in super::super) fn new(references: Arc<References>, setting: ReferenceSetting) -> Self {
+    pub(in super::super) fn new(dedup: Arc<DedupContext>, setting: DedupSetting) -> Self {
         Self {
-            references,
-            worth: Worth::new(setting),
+            dedup,
+            worth: DedupGate::new(setting),
             looks: false,
             looked: Looked::default(),
             shift: 0,
@@ -97,12 +97,12 @@ impl Referrer {
             return None;
         }
         self.looked.looks += 1;
-        let own = &self.references;
+        let own = &self.dedup;
         let fingerprint = fingerprint(own.nonce, content);
         let likely = page.0.wrapping_add(self.shift);
-        let kept = own.catalogue.find(likely, fingerprint)?;
-        self.shift = kept.wrapping_sub(page.0);
-        Some(kept)
+        let base_page = own.fingerprints.find(likely, fingerprint)?;
+        self.shift = base_page.wrapping_sub(page.0);
+        Some(base_page)
     }
 
     /// Writes the reference under way, if there is one, to the frame.
@@ -112,8 +112,8 @@ impl Referrer {
         };
         let content = &data[open.at..open.at + open.range.len_bytes()];
         let reference = Reference {
-            place: Place::Kept(open.place),
-            identity: self.references.secret.identity(content),
+            place: Place::Base(open.place),
+            identity: self.dedup.secret.identity(content),
         };
         builder.add_reference(open.range, &reference);
         frame.reference += open.range.count.0;

@@ -1,7 +1,7 @@
-//! What the target says about pages: fingerprints of those it kept, and what it misses.
+//! Fingerprints of base pages, and the pages that turned out to be missing.
 //!
 //! ```text
-//! Catalogue   0  u64  number of the first page kept
+//! Fingerprints   0  u64  number of the first base page
 //!             8  u64  fingerprints, one a page, 1..=512; 0 for a page that is not told
 //! Missing     runs, 12 bytes each, 1..=256:
 //!             0  u64  first page of the guest
@@ -18,10 +18,10 @@ pub const MAX_FINGERPRINTS: usize = 512;
 /// Bytes of a run of missing pages.
 const MISSING_BYTES: usize = 12;
 
-/// Fingerprints of pages that the target kept beside the guest's memory: hints where content
+/// Fingerprints of the target's base pages: hints where content
 /// may be found. A reference says for certain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CatalogueChunk {
+pub struct FingerprintChunk {
     /// Number of the first page.
     pub first: u64,
     /// Of that page and those after it; 0 for a page that there is nothing to say about, such as
@@ -29,7 +29,7 @@ pub struct CatalogueChunk {
     pub fingerprints: Vec<u64>,
 }
 
-impl CatalogueChunk {
+impl FingerprintChunk {
     pub(super) fn encode(&self) -> Vec<u8> {
         debug_assert!(
             (1..=MAX_FINGERPRINTS).contains(&self.fingerprints.len()),
@@ -44,18 +44,13 @@ impl CatalogueChunk {
     }
 
     pub(super) fn decode(body: &[u8]) -> Result<Self, WireError> {
-        let mut cursor = Cursor::new(body, "catalogue");
+        let mut cursor = Cursor::new(body, "fingerprints");
         let first = cursor.u64()?;
         let rest = cursor.rest();
-        let count = checked_count(
-            "fingerprints in a catalogue frame",
-            rest.len(),
-            8,
-            MAX_FINGERPRINTS,
-        )?;
+        let count = checked_count("fingerprints in a frame", rest.len(), 8, MAX_FINGERPRINTS)?;
         if first.checked_add(count as u64).is_none() {
             return Err(WireError::BadValue {
-                what: "first page of a catalogue frame",
+                what: "first page of a fingerprint frame",
                 value: first,
             });
         }
@@ -137,8 +132,8 @@ mod tests {
             first in 0u64..1 << 40,
             fingerprints in prop::collection::vec(any::<u64>(), 1..=MAX_FINGERPRINTS),
         ) {
-            let chunk = CatalogueChunk { first, fingerprints };
-            prop_assert_eq!(CatalogueChunk::decode(&chunk.encode()), Ok(chunk));
+            let chunk = FingerprintChunk { first, fingerprints };
+            prop_assert_eq!(FingerprintChunk::decode(&chunk.encode()), Ok(chunk));
         }
 
         #[test]
@@ -156,7 +151,7 @@ mod tests {
         fn no_input_panics_and_what_decodes_encodes_the_same(
             body in prop::collection::vec(any::<u8>(), 0..64),
         ) {
-            if let Ok(chunk) = CatalogueChunk::decode(&body) {
+            if let Ok(chunk) = FingerprintChunk::decode(&body) {
                 prop_assert_eq!(&chunk.encode(), &body);
             }
             if let Ok(runs) = decode_missing(&body) {
@@ -167,15 +162,15 @@ mod tests {
 
     #[test]
     fn too_many_too_few_and_impossible_ones_are_refused() {
-        assert!(CatalogueChunk::decode(&[0; 8]).is_err(), "none");
+        assert!(FingerprintChunk::decode(&[0; 8]).is_err(), "none");
         assert!(
-            CatalogueChunk::decode(&[0; 20]).is_err(),
+            FingerprintChunk::decode(&[0; 20]).is_err(),
             "half a fingerprint"
         );
-        assert!(CatalogueChunk::decode(&vec![0; 8 + 8 * MAX_FINGERPRINTS]).is_ok());
-        assert!(CatalogueChunk::decode(&vec![0; 16 + 8 * MAX_FINGERPRINTS]).is_err());
+        assert!(FingerprintChunk::decode(&vec![0; 8 + 8 * MAX_FINGERPRINTS]).is_ok());
+        assert!(FingerprintChunk::decode(&vec![0; 16 + 8 * MAX_FINGERPRINTS]).is_err());
         assert!(
-            CatalogueChunk::decode(&[0xff; 16]).is_err(),
+            FingerprintChunk::decode(&[0xff; 16]).is_err(),
             "page numbers overflow"
         );
         assert!(decode_missing(&[]).is_err(), "none");

@@ -1,25 +1,26 @@
-//! The catalogue of a target's pages, filled by frames of any content.
+//! The fingerprint_index of a target's pages, filled by frames of any content.
 
-use pagelift_engine::codec::reference::Catalogue;
+use pagelift_engine::codec::dedup::FingerprintIndex;
 use pagelift_engine::wire::{FrameType, Message};
 use std::collections::HashMap;
 
 /// Room for so many pages.
 const PAGES: u64 = 100;
 
-/// Bodies of catalogue frames, each after its length (one byte): what is found must have been
+/// Bodies of fingerprint_index frames, each after its length (one byte): what is found must have been
 /// told, and nothing that lies outside is taken.
-pub fn catalogue(data: &[u8]) {
-    let (catalogue, mut told) = (Catalogue::new(PAGES), HashMap::new());
+pub fn fingerprint_index(data: &[u8]) {
+    let (fingerprint_index, mut told) = (FingerprintIndex::new(PAGES), HashMap::new());
     let mut rest = data;
     while let [length, tail @ ..] = rest {
         let (body, tail) = tail.split_at(tail.len().min(usize::from(*length)));
         rest = tail;
-        let Ok(Message::Catalogue(chunk)) = Message::decode(FrameType::Catalogue, body) else {
+        let Ok(Message::Fingerprints(chunk)) = Message::decode(FrameType::Fingerprints, body)
+        else {
             continue;
         };
         let end = chunk.first + chunk.fingerprints.len() as u64;
-        let taken = catalogue.insert(chunk.first, &chunk.fingerprints);
+        let taken = fingerprint_index.insert(chunk.first, &chunk.fingerprints);
         assert_eq!(taken, end <= PAGES);
         if taken {
             let pages = (chunk.first..).zip(&chunk.fingerprints);
@@ -31,8 +32,8 @@ pub fn catalogue(data: &[u8]) {
         }
     }
     for (page, fingerprint) in &told {
-        assert_eq!(catalogue.find(*page, *fingerprint), Some(*page));
-        if let Some(elsewhere) = catalogue.find(u64::MAX, *fingerprint) {
+        assert_eq!(fingerprint_index.find(*page, *fingerprint), Some(*page));
+        if let Some(elsewhere) = fingerprint_index.find(u64::MAX, *fingerprint) {
             assert_eq!(told.get(&elsewhere), Some(fingerprint));
         }
     }

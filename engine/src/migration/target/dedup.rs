@@ -1,15 +1,15 @@
-//! References to what this side kept: their terms, and the pages that turned out to be missing.
+//! Deduplication at the target: the terms, and the pages that turned out to be missing.
 //!
 //! Invariant: a page that was sent and is not there is missing until it is sent whole, and the
 //! source is told before the frame that named it is acknowledged.
 
 use super::Target;
 use super::memory::Memory;
-use super::types::CatalogueDemand;
-use crate::codec::reference::Secret;
+use super::types::FingerprintDemand;
+use crate::codec::dedup::Secret;
 use crate::memory::PageBitmap;
 use crate::units::{Instant, PageCount, PageRange};
-use crate::wire::{Encoding, Message, PagesBody, ReferenceTerms};
+use crate::wire::{DedupTerms, Encoding, Message, PagesBody};
 
 /// Pages that the source sent and that are not as it thinks.
 ///
@@ -46,34 +46,34 @@ impl Missing {
 
 impl Target {
     /// On which terms references are taken: if this side offers and the source asked.
-    pub(super) fn terms(&self) -> Option<ReferenceTerms> {
-        let most = self.hello.as_ref()?.references?;
-        let offered = self.config.references?;
-        Some(ReferenceTerms {
-            kept_pages: offered.kept_pages.min(most),
+    pub(super) fn terms(&self) -> Option<DedupTerms> {
+        let most = self.hello.as_ref()?.dedup?;
+        let offered = self.config.dedup?;
+        Some(DedupTerms {
+            base_pages: offered.base_pages.min(most),
             ..offered
         })
     }
 
     /// Makes the identities of this migration's references, if there are any.
-    pub fn reference_secret(&self) -> Option<Secret> {
+    pub fn dedup_secret(&self) -> Option<Secret> {
         let session = self.hello.as_ref()?.session;
         Some(Secret::new(session.0, self.terms()?.nonce))
     }
 
-    /// Whether to send fingerprints of pages that were kept.
-    pub fn catalogue_demand(&self) -> CatalogueDemand {
+    /// Whether to send fingerprints of base pages.
+    pub fn fingerprint_demand(&self) -> FingerprintDemand {
         if !self.commit.is_open() {
-            return CatalogueDemand::None;
+            return FingerprintDemand::None;
         }
         match self.memory {
-            Memory::Vacant | Memory::Clearing { .. } => CatalogueDemand::NotYet,
+            Memory::Vacant | Memory::Clearing { .. } => FingerprintDemand::NotYet,
             Memory::Receiving if !self.barrier.knows_last_round() => {
-                self.terms().map_or(CatalogueDemand::None, |terms| {
-                    CatalogueDemand::First(terms.kept_pages)
+                self.terms().map_or(FingerprintDemand::None, |terms| {
+                    FingerprintDemand::First(terms.base_pages)
                 })
             }
-            _ => CatalogueDemand::None,
+            _ => FingerprintDemand::None,
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Two hashes, both keyed by what nobody in the guest knows:
 //! - a [fingerprint] of 64 bits, cheap enough for every page (12 GB/s and core),
-//!   finds where a page may be in the [`Catalogue`] of what the target kept. It proves nothing.
+//!   finds where a page may be in the [`FingerprintIndex`] of the target's base pages. It proves
+//!   nothing.
 //! - the [identity](Secret::identity) of 128 bits (BLAKE3: 1.8 GB/s for one page, 5 GB/s for
 //!   four or more) goes with the reference. The target hashes what it finds at the place that
 //!   the reference names and takes it only if the identity is the same.
@@ -21,26 +22,26 @@
 //!
 //! Pure: no clock, no file, and the tables are safe to share between threads.
 
-mod catalogue;
+mod fingerprint_index;
 mod setting;
 
-pub use catalogue::Catalogue;
-pub use setting::{ParseReferenceError, ReferenceSetting};
+pub use fingerprint_index::FingerprintIndex;
+pub use setting::{DedupSetting, ParseDedupError};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::units::{ByteCount, PAGE_BYTES, PageCount};
 
-/// Most pages of a target's catalogue that the source of a guest of `guest` pages takes: twice
+/// Most base pages of a target that the source of a guest of `guest` pages indexes: twice
 /// the guest, so that an image fits beside what its last visit left; at most 256 GiB.
-pub fn most_kept(guest: PageCount) -> u64 {
+pub fn max_base_pages(guest: PageCount) -> u64 {
     guest.0.saturating_mul(2).clamp(1 << 12, 1 << 26)
 }
 
 /// Memory that the source of a guest of `guest` pages needs for references at most: 13 to 18
-/// bytes for each page that the target may have kept.
+/// bytes for each base page of the target.
 pub fn footprint(guest: PageCount) -> ByteCount {
-    Catalogue::footprint(most_kept(guest))
+    FingerprintIndex::footprint(max_base_pages(guest))
 }
 
 /// Keys of one migration.

@@ -2,26 +2,26 @@
 
 use std::sync::Arc;
 
-use super::kept::KeptPages;
-use crate::codec::reference::Secret;
+use super::base_pages::BasePages;
+use crate::codec::dedup::Secret;
 use crate::memory::{PageBuffer, ReadPages};
 use crate::migration::MigrationError;
 use crate::units::PageRange;
 use crate::wire::{MAX_REFERENCE_PAGES, PageRun, Place, Reference};
 
 /// What a channel of a target finds references with; allocated once.
-pub(in crate::pipeline) struct Referred {
+pub(in crate::pipeline) struct DedupReader {
     secret: Secret,
-    kept: Arc<KeptPages>,
+    base_pages: Arc<BasePages>,
     pages: PageBuffer,
 }
 
-impl Referred {
-    /// References to `kept`, and to the guest's own pages.
-    pub(in crate::pipeline) fn new(secret: Secret, kept: Arc<KeptPages>) -> Self {
+impl DedupReader {
+    /// References to `base_pages`, and to the guest's own pages.
+    pub(in crate::pipeline) fn new(secret: Secret, base_pages: Arc<BasePages>) -> Self {
         Self {
             secret,
-            kept,
+            base_pages,
             pages: PageBuffer::new(MAX_REFERENCE_PAGES),
         }
     }
@@ -52,7 +52,7 @@ impl Referred {
                 }
                 is_inside
             }
-            Place::Kept(first) => self.kept.read(first, pages),
+            Place::Base(first) => self.base_pages.read(first, pages),
         };
         Ok((is_there && self.secret.identity(pages) == reference.identity).then_some(pages))
     }
@@ -79,8 +79,8 @@ mod tests {
         let layout = Layout::new(vec![region]).unwrap();
         let guest = FileMemory::new(layout, vec![RegionFile { file, offset: 0 }]).unwrap();
         let secret = Secret::new(1, 2);
-        let kept = Arc::new(KeptPages::new(None, 2));
-        let mut referred = Referred::new(secret.clone(), kept);
+        let base_pages = Arc::new(BasePages::new(None, 2));
+        let mut reader = DedupReader::new(secret.clone(), base_pages);
         let two = &content[PAGE_BYTES..3 * PAGE_BYTES];
         let identity = secret.identity(two);
         let mut found = |place, identity| {
@@ -91,13 +91,17 @@ mod tests {
             let body = [head, own].concat();
             let body = PagesBody::decode(&body).unwrap();
             let run = body.runs().next().unwrap();
-            referred.find(&run, &guest).unwrap().map(<[u8]>::to_vec)
+            reader.find(&run, &guest).unwrap().map(<[u8]>::to_vec)
         };
         let guest_page = |page| Place::Guest(PageIndex(page));
         assert_eq!(found(guest_page(1), identity).as_deref(), Some(two));
         assert_eq!(found(guest_page(2), identity), None, "another content");
         assert_eq!(found(guest_page(1), identity ^ 1), None);
         assert_eq!(found(guest_page(3), identity), None, "beyond the guest");
-        assert_eq!(found(Place::Kept(1), identity), None, "nothing is kept");
+        assert_eq!(
+            found(Place::Base(1), identity),
+            None,
+            "nothing is base_pages"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Pages that a target kept: some of the guest's as it was, where they were or elsewhere; and a
+//! Base pages of a target: some of the guest's as it was, where they were or elsewhere; and a
 //! file of them that changes, or cannot be read, at any time.
 
 use std::io;
@@ -10,10 +10,10 @@ use pagelift_transports::sim::SimRng;
 
 use super::crew;
 use super::memory::SimMemory;
-use super::plan::KeptPlan;
+use super::plan::BasePagesPlan;
 
 #[derive(Debug)]
-pub struct SimKept {
+pub struct SimBasePages {
     layout: Layout,
     state: Mutex<State>,
 }
@@ -25,9 +25,9 @@ struct State {
     changes_one_in: Option<u64>,
 }
 
-impl SimKept {
+impl SimBasePages {
     /// What is left of `guest` as it is now.
-    pub fn of(guest: &SimMemory, plan: KeptPlan, mut rng: SimRng) -> Arc<dyn ReadPages> {
+    pub fn of(guest: &SimMemory, plan: BasePagesPlan, mut rng: SimRng) -> Arc<dyn ReadPages> {
         let mut content = guest.content();
         let pages = content.len() / PAGE_BYTES;
         for page in content.chunks_mut(PAGE_BYTES) {
@@ -39,7 +39,7 @@ impl SimKept {
             content.rotate_left(rng.below(pages as u64) as usize * PAGE_BYTES);
         }
         let region = Region {
-            name: "kept".into(),
+            name: "base".into(),
             pages: PageCount(pages as u64),
             backing_page: ByteCount(4096),
         };
@@ -54,7 +54,7 @@ impl SimKept {
     }
 }
 
-impl ReadPages for SimKept {
+impl ReadPages for SimBasePages {
     fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -63,7 +63,7 @@ impl ReadPages for SimKept {
         crew::meanwhile();
         let failed = |kind: io::ErrorKind| MemoryError::Io {
             action: "read",
-            region: "kept".into(),
+            region: "base".into(),
             offset: range.first.0,
             source: kind.into(),
         };

@@ -1,4 +1,4 @@
-//! Takes the fingerprints of the pages a target kept, and sends them to the source.
+//! Computes the fingerprints of the target's base pages and sends them to the source.
 //!
 //! Off the data path, in a thread of its own, in the order of the pages, and from the moment the
 //! target waits: fingerprints need no source (6 GB/s with the reading of a file in memory). What
@@ -9,15 +9,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::kept::KeptPages;
+use super::base_pages::BasePages;
+use crate::codec::dedup::fingerprint;
 use crate::codec::is_zero;
-use crate::codec::reference::fingerprint;
 use crate::memory::{PageBitmap, PageBuffer};
-use crate::migration::{CatalogueDemand, HEARTBEAT, Target};
+use crate::migration::{FingerprintDemand, HEARTBEAT, Target};
 use crate::pipeline::Step;
 use crate::pipeline::shared::Shared;
 use crate::units::{ByteCount, PAGE_BYTES};
-use crate::wire::{CatalogueChunk, MAX_FINGERPRINTS, Message};
+use crate::wire::{FingerprintChunk, MAX_FINGERPRINTS, Message};
 
 /// Pages that are read at a time.
 const READ_PAGES: usize = 32;
@@ -25,33 +25,33 @@ const READ_PAGES: usize = 32;
 /// Most pages told of, so that what is held is bounded: 256 GiB of them, and 512 MiB.
 pub(super) const MOST_PAGES: u64 = 1 << 26;
 
-/// Tells the source of the pages that are kept.
-pub struct CatalogueWorker {
+/// Sends the source the fingerprints of the base pages.
+pub struct FingerprintWorker {
     shared: Arc<Shared<Target>>,
-    kept: Arc<KeptPages>,
+    base_pages: Arc<BasePages>,
     /// Pages to look at; found out by the first step.
     populated: Option<PageBitmap>,
     /// Page to go on with.
     next: u64,
     /// Taken, and not sent.
-    chunks: VecDeque<CatalogueChunk>,
+    chunks: VecDeque<FingerprintChunk>,
     buffer: PageBuffer,
 }
 
-impl std::fmt::Debug for CatalogueWorker {
+impl std::fmt::Debug for FingerprintWorker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CatalogueWorker")
+        f.debug_struct("FingerprintWorker")
             .field("next", &self.next)
             .finish_non_exhaustive()
     }
 }
 
-impl CatalogueWorker {
-    /// Will tell the source of `shared` of `kept`.
-    pub fn new(shared: Arc<Shared<Target>>, kept: Arc<KeptPages>) -> Self {
+impl FingerprintWorker {
+    /// A worker for the base pages of one migration.
+    pub fn new(shared: Arc<Shared<Target>>, base_pages: Arc<BasePages>) -> Self {
         Self {
             shared,
-            kept,
+            base_pages,
             populated: None,
             next: 0,
             chunks: VecDeque::new(),
@@ -67,10 +67,10 @@ impl CatalogueWorker {
 
     /// Takes the fingerprints of some pages, or sends some. Waits only for the connection.
     pub fn step(&mut self) -> Step {
-        let wanted = match self.shared.look(Target::catalogue_demand) {
-            CatalogueDemand::None => return Step::Done,
-            CatalogueDemand::NotYet => None,
-            CatalogueDemand::First(pages) => Some(pages),
+        let wanted = match self.shared.look(Target::fingerprint_demand) {
+            FingerprintDemand::None => return Step::Done,
+            FingerprintDemand::NotYet => None,
+            FingerprintDemand::First(pages) => Some(pages),
         };
         if let Some(wanted) = wanted
             && let Some(chunk) = self.chunks.pop_front()
@@ -86,7 +86,7 @@ impl CatalogueWorker {
         }
     }
 
-    fn send(&self, mut chunk: CatalogueChunk, wanted: u64) -> Step {
+    fn send(&self, mut chunk: FingerprintChunk, wanted: u64) -> Step {
         let own = usize::try_from(wanted.saturating_sub(chunk.first)).unwrap_or(usize::MAX);
         chunk.fingerprints.truncate(own);
         if chunk.fingerprints.is_empty() {
@@ -96,7 +96,7 @@ impl CatalogueWorker {
         let sent = self
             .shared
             .flush_messages()
-            .and_then(|()| self.shared.control().write(&Message::Catalogue(chunk)));
+            .and_then(|()| self.shared.control().write(&Message::Fingerprints(chunk)));
         match sent {
             Ok(()) => Step::Worked,
             Err(_) => Step::Done,
@@ -105,8 +105,8 @@ impl CatalogueWorker {
 
     /// Takes the fingerprints of the next pages, if there are any before `end`.
     fn take_some(&mut self, end: u64) -> bool {
-        let kept = &self.kept;
-        let populated = self.populated.get_or_insert_with(|| kept.populated());
+        let base_pages = &self.base_pages;
+        let populated = self.populated.get_or_insert_with(|| base_pages.populated());
         let Some(run) = populated.next_run(self.next, MAX_FINGERPRINTS as u64) else {
             return false;
         };
@@ -121,12 +121,12 @@ impl CatalogueWorker {
         while at < self.next {
             let piece = (self.next - at).min(READ_PAGES as u64);
             let pages = &mut self.buffer[..piece as usize * PAGE_BYTES];
-            if self.kept.read(at, pages) {
+            if self.base_pages.read(at, pages) {
                 fingerprints.extend(pages.chunks_exact(PAGE_BYTES).map(|page| {
                     if is_zero(page) {
                         0
                     } else {
-                        fingerprint(self.kept.nonce(), page)
+                        fingerprint(self.base_pages.nonce(), page)
                     }
                 }));
             } else {
@@ -135,7 +135,7 @@ impl CatalogueWorker {
             at += piece;
         }
         if fingerprints.iter().any(|fingerprint| *fingerprint != 0) {
-            self.chunks.push_back(CatalogueChunk {
+            self.chunks.push_back(FingerprintChunk {
                 first,
                 fingerprints,
             });

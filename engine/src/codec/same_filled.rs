@@ -9,32 +9,32 @@
 //! loop over words, and as fast as memory is read, so there is no kernel for it.
 
 /// Bytes of the repeated word.
-pub const FILL_BYTES: usize = 8;
+pub const SAME_FILLED_BYTES: usize = 8;
 
 /// The word that fills a page. Its bytes are in the order of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Fill(pub [u8; FILL_BYTES]);
+pub struct SameFilled(pub [u8; SAME_FILLED_BYTES]);
 
-impl Fill {
+impl SameFilled {
     /// The word that fills `data`, if one does.
     ///
     /// `None` as well for data shorter than a word, or of a length that is no multiple of one.
     pub fn of(data: &[u8]) -> Option<Self> {
-        let word = *data.first_chunk::<FILL_BYTES>()?;
+        let word = *data.first_chunk::<SAME_FILLED_BYTES>()?;
         let probe = |at: usize| data[at..].first_chunk() == Some(&word);
-        if !data.len().is_multiple_of(FILL_BYTES)
-            || !probe(data.len() / (2 * FILL_BYTES) * FILL_BYTES)
-            || !probe(data.len() - FILL_BYTES)
+        if !data.len().is_multiple_of(SAME_FILLED_BYTES)
+            || !probe(data.len() / (2 * SAME_FILLED_BYTES) * SAME_FILLED_BYTES)
+            || !probe(data.len() - SAME_FILLED_BYTES)
         {
             return None;
         }
         // Equal to itself one word further on: then every word equals the one before.
-        (data[FILL_BYTES..] == data[..data.len() - FILL_BYTES]).then_some(Self(word))
+        (data[SAME_FILLED_BYTES..] == data[..data.len() - SAME_FILLED_BYTES]).then_some(Self(word))
     }
 
     /// Fills `out` with the word. A last part that is shorter than a word gets its beginning.
     pub fn write(self, out: &mut [u8]) {
-        for word in out.chunks_mut(FILL_BYTES) {
+        for word in out.chunks_mut(SAME_FILLED_BYTES) {
             word.copy_from_slice(&self.0[..word.len()]);
         }
     }
@@ -50,31 +50,31 @@ mod tests {
     fn a_single_byte_anywhere_spoils_a_filled_page() {
         let word = [1, 2, 3, 4, 5, 6, 7, 0];
         let mut page = [0; PAGE_BYTES];
-        Fill(word).write(&mut page);
-        assert_eq!(Fill::of(&page), Some(Fill(word)));
+        SameFilled(word).write(&mut page);
+        assert_eq!(SameFilled::of(&page), Some(SameFilled(word)));
         for at in 0..PAGE_BYTES {
             page[at] ^= 0x10;
-            assert_eq!(Fill::of(&page), None, "byte {at}");
+            assert_eq!(SameFilled::of(&page), None, "byte {at}");
             page[at] ^= 0x10;
         }
     }
 
     #[test]
     fn what_holds_no_whole_words_is_not_filled() {
-        assert_eq!(Fill::of(&[]), None);
-        assert_eq!(Fill::of(&[5; 7]), None);
-        assert_eq!(Fill::of(&[5; 12]), None);
-        assert_eq!(Fill::of(&[5; 8]), Some(Fill([5; 8])));
-        assert_eq!(Fill::of(&[5; 16]), Some(Fill([5; 8])));
+        assert_eq!(SameFilled::of(&[]), None);
+        assert_eq!(SameFilled::of(&[5; 7]), None);
+        assert_eq!(SameFilled::of(&[5; 12]), None);
+        assert_eq!(SameFilled::of(&[5; 8]), Some(SameFilled([5; 8])));
+        assert_eq!(SameFilled::of(&[5; 16]), Some(SameFilled([5; 8])));
     }
 
     #[test]
     fn a_page_of_a_shorter_period_is_filled_and_one_of_a_longer_is_not() {
         let periodic =
             |period: usize| -> Vec<u8> { (0..PAGE_BYTES).map(|at| (at % period) as u8).collect() };
-        assert!(Fill::of(&periodic(4)).is_some());
-        assert_eq!(Fill::of(&periodic(16)), None);
-        assert_eq!(Fill::of(&periodic(3)), None);
+        assert!(SameFilled::of(&periodic(4)).is_some());
+        assert_eq!(SameFilled::of(&periodic(16)), None);
+        assert_eq!(SameFilled::of(&periodic(3)), None);
     }
 
     proptest! {
@@ -84,15 +84,15 @@ mod tests {
             words in 1usize..100,
             spoil in prop::option::of((0usize..800, 1u8..)),
         ) {
-            let mut data = vec![0; words * FILL_BYTES];
-            Fill(word).write(&mut data);
+            let mut data = vec![0; words * SAME_FILLED_BYTES];
+            SameFilled(word).write(&mut data);
             if let Some((at, bits)) = spoil {
                 let at = at % data.len();
                 data[at] ^= bits;
             }
-            let first = &data[..FILL_BYTES];
-            let filled = data.chunks(FILL_BYTES).all(|other| other == first);
-            prop_assert_eq!(Fill::of(&data).is_some(), filled);
+            let first = &data[..SAME_FILLED_BYTES];
+            let filled = data.chunks(SAME_FILLED_BYTES).all(|other| other == first);
+            prop_assert_eq!(SameFilled::of(&data).is_some(), filled);
         }
     }
 }

@@ -9,27 +9,27 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::catalogue::{self, CatalogueWorker};
+use super::fingerprints::{self, FingerprintWorker};
 use crate::memory::{FileMemory, Layout, MemoryError, PageBitmap, ReadPages, Region, RegionFile};
 use crate::units::{ByteCount, PAGE_BYTES, PageCount, PageRange};
-use crate::wire::ReferenceTerms;
+use crate::wire::DedupTerms;
 
 /// Pages that are kept, numbered through all files. The target's random number is made with
 /// them, so that their fingerprints can be taken before a source comes.
-pub struct KeptPages {
+pub struct BasePages {
     memory: Option<Arc<dyn ReadPages>>,
     nonce: u128,
 }
 
-impl std::fmt::Debug for KeptPages {
+impl std::fmt::Debug for BasePages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KeptPages")
+        f.debug_struct("BasePages")
             .field("pages", &self.pages())
             .finish_non_exhaustive()
     }
 }
 
-impl KeptPages {
+impl BasePages {
     /// Pages of `memory`; `nonce` is random, and for one migration. Without a memory there are
     /// none, and references can only be to the guest's own pages.
     pub fn new(memory: Option<Arc<dyn ReadPages>>, nonce: u128) -> Self {
@@ -75,16 +75,16 @@ impl KeptPages {
     }
 
     /// On which terms references to them, and to the guest's own pages, are taken.
-    pub fn terms(&self) -> ReferenceTerms {
-        ReferenceTerms {
+    pub fn terms(&self) -> DedupTerms {
+        DedupTerms {
             nonce: self.nonce,
-            kept_pages: self.pages().0.min(catalogue::MOST_PAGES),
+            base_pages: self.pages().0.min(fingerprints::MOST_PAGES),
         }
     }
 
     /// Memory that their fingerprints take until the source has them.
     pub fn footprint(&self) -> ByteCount {
-        CatalogueWorker::footprint(self.pages().0)
+        FingerprintWorker::footprint(self.pages().0)
     }
 
     /// Reads the pages from `first` on; whether they are there.
@@ -148,27 +148,27 @@ mod tests {
 
     #[test]
     fn pages_are_numbered_through_the_files_and_a_part_of_a_page_is_left_out() {
-        let none = KeptPages::open(&[], 5).unwrap();
+        let none = BasePages::open(&[], 5).unwrap();
         assert_eq!(none.pages(), PageCount(0));
         assert!(!none.read(0, &mut [0; PAGE_BYTES]));
         let dir = tempfile::tempdir().unwrap();
         let one = file(&dir, "one", &[1; 2 * PAGE_BYTES + 100]);
         let two = file(&dir, "two", &[2; PAGE_BYTES]);
-        let kept = KeptPages::open(&[one, two], 5).unwrap();
-        assert_eq!((kept.pages(), kept.nonce()), (PageCount(3), 5));
+        let base_pages = BasePages::open(&[one, two], 5).unwrap();
+        assert_eq!((base_pages.pages(), base_pages.nonce()), (PageCount(3), 5));
         let mut pages = vec![0; 2 * PAGE_BYTES];
-        assert!(kept.read(1, &mut pages));
+        assert!(base_pages.read(1, &mut pages));
         assert_eq!((pages[0], pages[PAGE_BYTES]), (1, 2));
-        assert!(!kept.read(2, &mut pages), "beyond the end");
-        assert!(!kept.read(u64::MAX, &mut pages));
-        assert_eq!(kept.populated().count(), PageCount(3));
+        assert!(!base_pages.read(2, &mut pages), "beyond the end");
+        assert!(!base_pages.read(u64::MAX, &mut pages));
+        assert_eq!(base_pages.populated().count(), PageCount(3));
     }
 
     #[test]
     fn a_file_that_shrinks_is_a_page_that_is_not_there() {
         let dir = tempfile::tempdir().unwrap();
         let path = file(&dir, "one", &[1; 2 * PAGE_BYTES]);
-        let kept = KeptPages::open(std::slice::from_ref(&path), 5).unwrap();
+        let base_pages = BasePages::open(std::slice::from_ref(&path), 5).unwrap();
         File::options()
             .write(true)
             .open(&path)
@@ -176,25 +176,25 @@ mod tests {
             .set_len(PAGE_BYTES as u64)
             .unwrap();
         let mut page = [0; PAGE_BYTES];
-        assert!(kept.read(0, &mut page));
-        assert!(!kept.read(1, &mut page));
+        assert!(base_pages.read(0, &mut page));
+        assert!(!base_pages.read(1, &mut page));
     }
 
     #[test]
     fn what_cannot_be_used_is_named_before_anything_starts() {
         let dir = tempfile::tempdir().unwrap();
         let short = file(&dir, "short", &[1; 100]);
-        let error = KeptPages::open(&[short], 0).unwrap_err().to_string();
+        let error = BasePages::open(&[short], 0).unwrap_err().to_string();
         assert!(
             error.contains("short at byte 0: it has 100 bytes"),
             "{error}"
         );
-        let error = KeptPages::open(&[dir.path().join("none")], 0).unwrap_err();
+        let error = BasePages::open(&[dir.path().join("none")], 0).unwrap_err();
         assert!(
             error.to_string().contains("none at byte 0: No such file"),
             "{error}"
         );
-        let error = KeptPages::open(&[dir.path().to_owned()], 0).unwrap_err();
+        let error = BasePages::open(&[dir.path().to_owned()], 0).unwrap_err();
         assert!(error.to_string().contains("not a regular file"), "{error}");
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use pagelift_engine::converge::{Decision, Observation, Policy};
 use pagelift_engine::memory::PageBitmap;
 use pagelift_engine::migration::{
-    Batch, CatalogueDemand, MigrationError, SentFrame, Source, SourceStep, Target, TargetStep, Work,
+    Batch, FingerprintDemand, MigrationError, SentFrame, Source, SourceStep, Target, TargetStep,
+    Work,
 };
 use pagelift_engine::units::{ByteCount, Instant, PageCount, PageIndex, PageRange};
 use pagelift_engine::wire::{
-    CatalogueChunk, Encoding, Message, PagesBody, PagesBuilder, Place, REFERENCE_BYTES, Reference,
-    ReferenceTerms,
+    DedupTerms, Encoding, FingerprintChunk, Message, PagesBody, PagesBuilder, Place,
+    REFERENCE_BYTES, Reference,
 };
 
 mod machines;
@@ -75,7 +76,7 @@ fn frame_of(round: u32, runs: &[PageRange], refers: bool) -> Vec<u8> {
         body.extend([0; 2]);
     }
     let reference = Reference {
-        place: Place::Kept(0),
+        place: Place::Base(0),
         identity: 0,
     };
     for _ in runs.iter().filter(|_| refers) {
@@ -96,11 +97,11 @@ impl Pair {
     fn new(rounds: u32, wanted: Option<u64>, offered: Option<u64>) -> Self {
         let mut source = source_config(layout(&[PAGES]), Box::new(StopAfter(rounds)));
         source.frame_pages = 16;
-        source.references = wanted;
+        source.dedup = wanted;
         let mut target = target_config(layout(&[PAGES]));
-        target.references = offered.map(|kept_pages| ReferenceTerms {
+        target.dedup = offered.map(|base_pages| DedupTerms {
             nonce: 9,
-            kept_pages,
+            base_pages,
         });
         let mut pair = Self {
             source: Source::new(source, NOW),
@@ -109,7 +110,7 @@ impl Pair {
         };
         pair.tell_target();
         assert!(matches!(pair.target.poll(NOW), TargetStep::Prepare));
-        assert_eq!(pair.target.catalogue_demand(), CatalogueDemand::NotYet);
+        assert_eq!(pair.target.fingerprint_demand(), FingerprintDemand::NotYet);
         pair.target.prepared(NOW);
         pair.tell_source();
         pair.target.join(0).unwrap();
@@ -225,7 +226,7 @@ fn what_is_missing_is_told_before_it_is_acknowledged_and_goes_whole_in_the_next_
     pair.harvest(&[(3, 1)]);
     assert_eq!(pair.carry(true, &[]), Work::Pages);
     assert!(pair.batch.whole.is_empty());
-    assert_eq!(pair.source.report().references.missing, PageCount(2));
+    assert_eq!(pair.source.report().dedup.missing, PageCount(2));
 }
 
 #[test]
@@ -343,15 +344,15 @@ fn what_is_missing_is_given_back_when_the_migration_fails() {
 fn references_take_both_sides_to_agree() {
     for (wanted, offered) in [(None, Some(KEPT)), (Some(1000), None)] {
         let mut pair = Pair::new(5, wanted, offered);
-        assert!(pair.source.references().is_none());
-        assert!(pair.target.reference_secret().is_none());
-        assert_eq!(pair.target.catalogue_demand(), CatalogueDemand::None);
-        let chunk = CatalogueChunk {
+        assert!(pair.source.dedup().is_none());
+        assert!(pair.target.dedup_secret().is_none());
+        assert_eq!(pair.target.fingerprint_demand(), FingerprintDemand::None);
+        let chunk = FingerprintChunk {
             first: 0,
             fingerprints: vec![1],
         };
         for message in [
-            Message::Catalogue(chunk),
+            Message::Fingerprints(chunk),
             Message::Missing(vec![PageRange::new(0, 1)]),
         ] {
             assert!(pair.source.handle_message(NOW, message).is_err());
@@ -374,22 +375,26 @@ fn a_round_of_references_does_not_promise_a_short_blackout() {
 }
 
 #[test]
-fn a_catalogue_stays_within_what_the_source_has_room_for() {
+fn fingerprints_stay_within_what_the_source_has_room_for() {
     let mut pair = Pair::new(5, Some(10), Some(KEPT));
-    assert_eq!(pair.target.catalogue_demand(), CatalogueDemand::First(10));
-    assert_eq!(pair.source.references().unwrap().catalogue.pages(), 10);
+    assert_eq!(
+        pair.target.fingerprint_demand(),
+        FingerprintDemand::First(10)
+    );
+    assert_eq!(pair.source.dedup().unwrap().fingerprints.pages(), 10);
     let mut tell = |first, count| {
         let fingerprints = vec![5; count];
-        let chunk = CatalogueChunk {
+        let chunk = FingerprintChunk {
             first,
             fingerprints,
         };
-        pair.source.handle_message(NOW, Message::Catalogue(chunk))
+        pair.source
+            .handle_message(NOW, Message::Fingerprints(chunk))
     };
     assert!(tell(0, 10).is_ok());
     assert!(tell(5, 6).is_err());
     assert!(tell(1 << 40, 1).is_err());
-    assert_eq!(pair.source.references().unwrap().catalogue.told(), 10);
+    assert_eq!(pair.source.dedup().unwrap().fingerprints.told(), 10);
 }
 
 #[test]
@@ -411,7 +416,7 @@ fn a_target_cannot_miss_more_pages_than_were_sent() {
     let sent: u64 = pair.batch.runs.iter().map(|run| run.count.0).sum();
     assert!(tell(&mut pair, sent).is_ok());
     assert!(tell(&mut pair, 1).is_err());
-    assert_eq!(pair.source.report().references.missing, PageCount(sent));
+    assert_eq!(pair.source.report().dedup.missing, PageCount(sent));
     // Nor a run longer than a reference is.
     let mut pair = Pair::agreed(5);
     pair.carry_round();

@@ -1,4 +1,4 @@
-//! References: what the target has, which pages it misses, and when all answers are in.
+//! Deduplication at the source: what the target has, and which references failed there.
 //!
 //! A page that is missing goes again in the next round, without a reference. In the last round
 //! no references are sent, and no channel ends it before every frame with a reference is
@@ -8,40 +8,40 @@ use std::sync::Arc;
 
 use super::Source;
 use super::types::Batch;
-use crate::codec::reference::{Catalogue, Secret};
+use crate::codec::dedup::{FingerprintIndex, Secret};
 use crate::memory::PageBitmap;
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::units::{PageCount, PageIndex, PageRange};
-use crate::wire::{CatalogueChunk, MAX_REFERENCE_PAGES, ReferenceTerms, SessionId};
+use crate::wire::{DedupTerms, FingerprintChunk, MAX_REFERENCE_PAGES, SessionId};
 
-/// What references of a migration are made with; shared by the machine and the channels.
+/// What references are made from; shared by the machine and the channels.
 #[derive(Debug)]
-pub struct References {
+pub struct DedupContext {
     /// Makes identities.
     pub secret: Secret,
     /// The target's random number, for fingerprints.
     pub nonce: u128,
-    /// What the target kept.
-    pub catalogue: Catalogue,
+    /// The fingerprints of its base pages.
+    pub fingerprints: FingerprintIndex,
 }
 
-impl References {
-    /// On the target's terms, with room for at most `most` pages that it kept.
-    fn new(session: SessionId, terms: ReferenceTerms, most: u64) -> Self {
+impl DedupContext {
+    /// On the target's terms, with room for the fingerprints of at most `most` base pages.
+    fn new(session: SessionId, terms: DedupTerms, most: u64) -> Self {
         Self {
             secret: Secret::new(session.0, terms.nonce),
             nonce: terms.nonce,
-            catalogue: Catalogue::new(terms.kept_pages.min(most)),
+            fingerprints: FingerprintIndex::new(terms.base_pages.min(most)),
         }
     }
 }
 
-/// What the source remembers of references.
+/// References that the target could not follow.
 #[derive(Debug)]
-pub(super) struct Answers {
-    /// Most pages of the target's catalogue, if references are wanted.
-    most_kept: Option<u64>,
-    references: Option<Arc<References>>,
+pub(super) struct MissingPages {
+    /// Most base pages to index, if references are wanted.
+    max_base_pages: Option<u64>,
+    dedup: Option<Arc<DedupContext>>,
     /// Missing pages that go with the next round; in the last round, those that go again.
     returned: PageBitmap,
     /// Pages that must go whole when they are sent next.
@@ -51,11 +51,11 @@ pub(super) struct Answers {
     missing: u64,
 }
 
-impl Answers {
-    pub(super) fn new(most_kept: Option<u64>, guest: PageCount) -> Self {
+impl MissingPages {
+    pub(super) fn new(max_base_pages: Option<u64>, guest: PageCount) -> Self {
         Self {
-            most_kept,
-            references: None,
+            max_base_pages,
+            dedup: None,
             returned: PageBitmap::new(guest),
             whole: PageBitmap::new(guest),
             whole_count: 0,
@@ -100,40 +100,42 @@ impl Answers {
 }
 
 impl Source {
-    /// What references are made with, once the target has agreed to take some and has kept pages.
-    pub fn references(&self) -> Option<Arc<References>> {
-        self.answers.references.clone()
+    /// What references are made from, once the target has agreed to take some and has base pages.
+    pub fn dedup(&self) -> Option<Arc<DedupContext>> {
+        self.missing_pages.dedup.clone()
     }
 
-    pub(super) fn accept_references(
-        &mut self,
-        terms: Option<ReferenceTerms>,
-    ) -> Result<(), MigrationError> {
-        match (terms, self.answers.most_kept) {
+    pub(super) fn accept_dedup(&mut self, terms: Option<DedupTerms>) -> Result<(), MigrationError> {
+        match (terms, self.missing_pages.max_base_pages) {
             (None, _) => Ok(()),
             (Some(_), None) => Err(misbehaved("terms for references that were not asked for")),
-            (Some(terms), Some(_)) if terms.kept_pages == 0 => Ok(()),
+            (Some(terms), Some(_)) if terms.base_pages == 0 => Ok(()),
             (Some(terms), Some(most)) => {
-                let references = References::new(self.session, terms, most);
-                self.answers.references = Some(Arc::new(references));
+                let dedup = DedupContext::new(self.session, terms, most);
+                self.missing_pages.dedup = Some(Arc::new(dedup));
                 Ok(())
             }
         }
     }
 
-    pub(super) fn handle_catalogue(&self, chunk: &CatalogueChunk) -> Result<(), MigrationError> {
-        let references = self.answers.references.as_ref();
+    pub(super) fn handle_fingerprints(
+        &self,
+        chunk: &FingerprintChunk,
+    ) -> Result<(), MigrationError> {
+        let dedup = self.missing_pages.dedup.as_ref();
         let noted =
-            references.is_some_and(|own| own.catalogue.insert(chunk.first, &chunk.fingerprints));
+            dedup.is_some_and(|own| own.fingerprints.insert(chunk.first, &chunk.fingerprints));
         if noted {
             Ok(())
         } else {
-            Err(misbehaved("a catalogue of pages beyond what was agreed"))
+            Err(misbehaved(
+                "fingerprints of base pages beyond what was agreed",
+            ))
         }
     }
 
     pub(super) fn handle_missing(&mut self, runs: &[PageRange]) -> Result<(), MigrationError> {
-        let agreed = self.answers.references.is_some() && self.round > 0;
+        let agreed = self.missing_pages.dedup.is_some() && self.round > 0;
         let can_be = |run: &PageRange| {
             run.count.0 <= MAX_REFERENCE_PAGES as u64 && self.layout.contains(*run)
         };
@@ -142,7 +144,7 @@ impl Source {
         }
         // Each page that was sent can be missing once: what a target may cost is bounded by that.
         let missing: u64 = runs.iter().map(|run| run.count.0).sum();
-        if self.answers.missing + missing > self.channels.handed_out_pages() {
+        if self.missing_pages.missing + missing > self.channels.handed_out_pages() {
             return Err(misbehaved("it misses more pages than were sent"));
         }
         if self.is_over() {
@@ -152,18 +154,18 @@ impl Source {
             return Err(misbehaved("it misses pages when no answer is due"));
         }
         let is_last_round = self.state.is_last_round();
-        self.answers.missing += missing;
+        self.missing_pages.missing += missing;
         for run in runs {
             for page in run.indices() {
                 if is_last_round {
-                    if self.answers.returned.contains(page) {
+                    if self.missing_pages.returned.contains(page) {
                         // It is on its way, or was, for an older reference: nothing writes it any
                         // more.
                         continue;
                     }
                     self.send_set.add_to_round(page);
                 }
-                self.answers.return_page(page);
+                self.missing_pages.return_page(page);
             }
         }
         Ok(())
@@ -171,9 +173,9 @@ impl Source {
 
     /// Missing pages go with the round that is about to begin.
     pub(super) fn take_returned(&mut self) {
-        if self.answers.missing > 0 {
-            self.send_set.add(&self.answers.returned);
-            self.answers.returned.clear();
+        if self.missing_pages.missing > 0 {
+            self.send_set.add(&self.missing_pages.returned);
+            self.missing_pages.returned.clear();
         }
     }
 }

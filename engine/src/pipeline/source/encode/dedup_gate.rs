@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use crate::codec::reference::ReferenceSetting;
+use crate::codec::dedup::DedupSetting;
 
 /// Nanoseconds for the fingerprint of a page and the look for it: XXH3 at 12 GB/s, and two or
 /// three loads from memory.
@@ -33,8 +33,8 @@ const NEWEST: f64 = 1.0 / 8.0;
 
 /// Estimates of one channel.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Worth {
-    setting: ReferenceSetting,
+pub(super) struct DedupGate {
+    setting: DedupSetting,
     /// Nanoseconds of a page that is sent whole; `None` until there was one.
     whole_ns: Option<f64>,
     /// Share of pages looked for that were found; `None` until some were.
@@ -54,8 +54,8 @@ pub(super) struct Looked {
     pub(super) whole: u64,
 }
 
-impl Worth {
-    pub(super) fn new(setting: ReferenceSetting) -> Self {
+impl DedupGate {
+    pub(super) fn new(setting: DedupSetting) -> Self {
         Self {
             setting,
             whole_ns: None,
@@ -67,8 +67,8 @@ impl Worth {
     /// Whether to look through the next frame.
     pub(super) fn look(&mut self) -> bool {
         let pays = match (self.setting, self.hits, self.whole_ns) {
-            (ReferenceSetting::Off, ..) => return false,
-            (ReferenceSetting::On, ..) | (_, None, _) => true,
+            (DedupSetting::Off, ..) => return false,
+            (DedupSetting::On, ..) | (_, None, _) => true,
             // All were found so far.
             (_, Some(_), None) => true,
             (_, Some(hits), Some(whole_ns)) => hits * (whole_ns - IDENTITY_NS) > LOOK_NS,
@@ -103,8 +103,8 @@ mod tests {
     use super::*;
 
     /// Frames looked through of 160, when a whole page takes so long and so many of 128 are hits.
-    fn looked_of_160(setting: ReferenceSetting, whole: Duration, hits: u64) -> u32 {
-        let (mut worth, mut looked) = (Worth::new(setting), 0);
+    fn looked_of_160(setting: DedupSetting, whole: Duration, hits: u64) -> u32 {
+        let (mut worth, mut looked) = (DedupGate::new(setting), 0);
         for _ in 0..160 {
             let looks = worth.look();
             looked += u32::from(looks);
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn few_hits_pay_on_a_slow_link_and_many_on_a_fast_one() {
         let (slow, fast) = (Duration::from_micros(33), Duration::from_nanos(2500));
-        let auto = ReferenceSetting::Auto;
+        let auto = DedupSetting::Auto;
         assert_eq!(looked_of_160(auto, slow, 128), 160);
         assert_eq!(looked_of_160(auto, slow, 4), 160);
         assert_eq!(looked_of_160(auto, fast, 120), 160);
@@ -135,13 +135,13 @@ mod tests {
     #[test]
     fn a_fixed_setting_is_kept() {
         let fast = Duration::from_nanos(1);
-        assert_eq!(looked_of_160(ReferenceSetting::On, fast, 0), 160);
-        assert_eq!(looked_of_160(ReferenceSetting::Off, fast, 128), 0);
+        assert_eq!(looked_of_160(DedupSetting::On, fast, 0), 160);
+        assert_eq!(looked_of_160(DedupSetting::Off, fast, 128), 0);
     }
 
     #[test]
     fn hits_that_come_later_are_found_by_a_probe() {
-        let mut worth = Worth::new(ReferenceSetting::Auto);
+        let mut worth = DedupGate::new(DedupSetting::Auto);
         let slow = Duration::from_micros(33 * 128);
         let none = Looked {
             looks: 128,

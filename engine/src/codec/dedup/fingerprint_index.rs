@@ -1,4 +1,4 @@
-//! What the target told of the pages it kept: fingerprints by page, and pages by fingerprint.
+//! Index over the fingerprints of the target's base pages, by page and by fingerprint.
 //!
 //! Filled while it is read, by any threads: all of it is atomic, and since it only holds hints,
 //! half of an update is as good as none. Allocated once, for the pages that both sides agreed
@@ -19,9 +19,9 @@ const PROBES: usize = 16;
 /// Most pages, so that their numbers fit the slots: 4 TiB of them.
 const MOST_PAGES: u64 = 1 << 30;
 
-/// The fingerprints of the pages that a target kept, as far as they have come.
+/// The fingerprints of a target's base pages, as far as they have come.
 #[derive(Debug)]
-pub struct Catalogue {
+pub struct FingerprintIndex {
     /// By page; 0 where nothing is known.
     fingerprints: Box<[AtomicU64]>,
     /// By fingerprint: the number of a page plus one, or 0.
@@ -29,8 +29,8 @@ pub struct Catalogue {
     told: AtomicU64,
 }
 
-impl Catalogue {
-    /// An empty catalogue of `pages` pages; of more than fit, only the first.
+impl FingerprintIndex {
+    /// An empty index of `pages` pages; of more than fit, only the first.
     pub fn new(pages: u64) -> Self {
         let pages = pages.min(MOST_PAGES);
         let zeros = |count: u64| 0..usize::try_from(count).unwrap_or(usize::MAX);
@@ -41,7 +41,7 @@ impl Catalogue {
         }
     }
 
-    /// Memory that a catalogue of `pages` pages takes.
+    /// Memory that an index of `pages` pages takes.
     pub fn footprint(pages: u64) -> ByteCount {
         let pages = pages.min(MOST_PAGES);
         ByteCount(pages * 8 + slots(pages) * 4)
@@ -58,7 +58,7 @@ impl Catalogue {
     }
 
     /// Notes the fingerprints of page `first` and those after it; 0 says nothing. Whether all
-    /// of these pages are within the catalogue; if not, nothing is noted.
+    /// of these pages are within the index; if not, nothing is noted.
     #[must_use]
     pub fn insert(&self, first: u64, fingerprints: &[u64]) -> bool {
         let Some(own) = usize::try_from(first)
@@ -134,42 +134,42 @@ mod tests {
 
     #[test]
     fn a_page_is_found_at_its_guess_and_elsewhere() {
-        let catalogue = Catalogue::new(10);
-        assert!(catalogue.insert(3, &[30, 0, 50]));
-        assert_eq!(catalogue.told(), 2);
-        assert_eq!(catalogue.find(3, 30), Some(3));
-        assert_eq!(catalogue.find(99, 50), Some(5), "a guess that cannot be");
-        assert_eq!(catalogue.find(5, 30), Some(3), "a guess of other content");
-        assert_eq!(catalogue.find(4, 40), None);
+        let index = FingerprintIndex::new(10);
+        assert!(index.insert(3, &[30, 0, 50]));
+        assert_eq!(index.told(), 2);
+        assert_eq!(index.find(3, 30), Some(3));
+        assert_eq!(index.find(99, 50), Some(5), "a guess that cannot be");
+        assert_eq!(index.find(5, 30), Some(3), "a guess of other content");
+        assert_eq!(index.find(4, 40), None);
         // Of two pages of one content, the guess is preferred.
-        assert!(catalogue.insert(8, &[30]));
-        assert_eq!(catalogue.find(8, 30), Some(8));
-        assert_eq!(catalogue.find(0, 30), Some(3));
+        assert!(index.insert(8, &[30]));
+        assert_eq!(index.find(8, 30), Some(8));
+        assert_eq!(index.find(0, 30), Some(3));
     }
 
     #[test]
     fn what_lies_outside_is_refused_and_an_empty_one_finds_nothing() {
-        let catalogue = Catalogue::new(4);
-        assert!(!catalogue.insert(3, &[1, 2]));
-        assert!(!catalogue.insert(u64::MAX, &[1]));
-        assert_eq!(catalogue.told(), 0);
-        let empty = Catalogue::new(0);
+        let index = FingerprintIndex::new(4);
+        assert!(!index.insert(3, &[1, 2]));
+        assert!(!index.insert(u64::MAX, &[1]));
+        assert_eq!(index.told(), 0);
+        let empty = FingerprintIndex::new(0);
         assert!(!empty.insert(0, &[1]));
         assert_eq!(empty.find(0, 1), None);
-        assert_eq!(Catalogue::footprint(0), ByteCount(0));
-        assert!(Catalogue::footprint(1 << 18).0 <= 24 << 18);
+        assert_eq!(FingerprintIndex::footprint(0), ByteCount(0));
+        assert!(FingerprintIndex::footprint(1 << 18).0 <= 24 << 18);
     }
 
     #[test]
     fn nearly_every_page_of_a_full_catalogue_is_found() {
         // As loaded as it can be: 1.25 slots a page.
         let pages = (1 << 16) * 4 / 5;
-        let catalogue = Catalogue::new(pages);
+        let index = FingerprintIndex::new(pages);
         let mix = |page: u64| (page + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         for page in 0..pages {
-            assert!(catalogue.insert(page, &[mix(page)]));
+            assert!(index.insert(page, &[mix(page)]));
         }
-        let found = (0..pages).filter(|page| catalogue.find(u64::MAX, mix(*page)) == Some(*page));
+        let found = (0..pages).filter(|page| index.find(u64::MAX, mix(*page)) == Some(*page));
         assert!(found.count() as u64 > pages * 98 / 100);
     }
 
@@ -179,15 +179,15 @@ mod tests {
             told in prop::collection::vec((0u64..40, 0u64..30), 0..60),
             asked in prop::collection::vec((0u64..50, 1u64..30), 1..60),
         ) {
-            let (catalogue, mut naive) = (Catalogue::new(40), HashMap::new());
+            let (index, mut naive) = (FingerprintIndex::new(40), HashMap::new());
             for (page, fingerprint) in told {
-                prop_assert!(catalogue.insert(page, &[fingerprint]));
+                prop_assert!(index.insert(page, &[fingerprint]));
                 if fingerprint != 0 {
                     naive.insert(page, fingerprint);
                 }
             }
             for (guess, fingerprint) in asked {
-                match catalogue.find(guess, fingerprint) {
+                match index.find(guess, fingerprint) {
                     Some(page) => prop_assert_eq!(naive.get(&page), Some(&fingerprint)),
                     None => prop_assert_ne!(naive.get(&guess), Some(&fingerprint)),
                 }
