@@ -32,3 +32,28 @@ fn a_guest_moves_between_two_processes() {
     assert!(said.contains("arrived: "), "{said}");
     assert!(said.contains("source: exit status: 0"), "{said}");
 }
+
+/// The lines of `text`, without what indents them.
+fn unindented(text: &str) -> String {
+    let lines = text.lines().map(str::trim_start);
+    lines.fold(String::new(), |all, line| all + line + "\n")
+}
+
+#[test]
+fn the_code_in_the_walk_through_is_code_that_runs() {
+    let guide = include_str!("../../docs/embedding.md");
+    let sources = [
+        unindented(include_str!("../examples/embed.rs")),
+        unindented(include_str!("job.rs")),
+    ];
+    let snippets: Vec<_> = guide.split("```rust\n").skip(1).collect();
+    assert!(snippets.len() >= 5, "{} snippets", snippets.len());
+    for snippet in snippets {
+        let (code, _) = snippet.split_once("```").expect("a block that ends");
+        let code = unindented(code);
+        assert!(
+            sources.iter().any(|source| source.contains(&code)),
+            "in no program:\n{code}"
+        );
+    }
+}

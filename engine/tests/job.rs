@@ -14,6 +14,7 @@ use pagelift_engine::guest::{self, SourceGuest, TargetGuest};
 use pagelift_engine::memory::{FileMemory, GuestMemory};
 use pagelift_engine::migration::{GuestLocation, MigrationError, Phase, Report};
 use pagelift_engine::pipeline::Received;
+use pagelift_engine::transport::RateCapped;
 use pagelift_engine::units::{PageCount, PageIndex, PageRange, Rate};
 use pagelift_engine::{Ended, Event, GuestRam, Incoming, Job, Outgoing};
 use pagelift_transports::Endpoint;
@@ -93,8 +94,17 @@ struct Pair {
     writes: DirtyMarker,
 }
 
+/// A source's side before it is set up.
+struct Ends {
+    seen: Arc<Seen>,
+    link: Box<dyn RateCapped>,
+    ram: GuestRam,
+    target: Job<There, Received>,
+    writes: DirtyMarker,
+}
+
 /// Both ends of a migration of pages that all hold something; the target waits already.
-fn pair() -> Pair {
+fn ends() -> Ends {
     let seen = Arc::new(Seen::default());
     let listener = "tcp://127.0.0.1:0".parse::<Endpoint>().unwrap();
     let there = There(Arc::clone(&seen));
@@ -108,16 +118,54 @@ fn pair() -> Pair {
     }
     let tracker = ManualTracker::new(PageCount(PAGES));
     let writes = tracker.marker();
-    let ram = GuestRam::new(Arc::new(memory), Box::new(tracker));
-    let outgoing = Outgoing::new(link.connect().unwrap(), ram, Here(Arc::clone(&seen)))
-        .channels(2)
-        .compress(CompressSetting::Fixed(Codec::Raw));
-    Pair {
+    Ends {
         seen,
-        outgoing,
+        link: link.connect().unwrap(),
+        ram: GuestRam::new(Arc::new(memory), Box::new(tracker)),
         target: incoming.start().unwrap(),
         writes,
     }
+}
+
+/// [`ends`], with a source that sends everything as it is.
+fn pair() -> Pair {
+    let ends = ends();
+    let outgoing = Outgoing::new(ends.link, ends.ram, Here(Arc::clone(&ends.seen)))
+        .channels(2)
+        .compress(CompressSetting::Fixed(Codec::Raw));
+    Pair {
+        seen: ends.seen,
+        outgoing,
+        target: ends.target,
+        writes: ends.writes,
+    }
+}
+
+/// The lines of docs/embedding.md on limits, as they stand there.
+#[test]
+fn limits_are_set_before_a_move_and_changed_during_it() {
+    let follow = |link, ram, guest| -> Result<_, Box<dyn std::error::Error>> {
+        let outgoing = Outgoing::new(link, ram, guest)
+            .downtime(Duration::from_millis(50))
+            .deadline(Duration::from_secs(600))
+            .bandwidth(Rate(125_000_000));
+        let job = outgoing.start()?;
+        job.change(|settings| settings.limits.downtime = Duration::from_millis(100).into());
+        while let Some(event) = job.wait_event() {
+            match event {
+                Event::Phase(phase) => println!("{phase:?}"),
+                Event::Throttled(share) => println!("{share:?} of its time taken"),
+                _ => {}
+            }
+        }
+        let ended = job.wait();
+        Ok(ended)
+    };
+    let ends = ends();
+    let ended = follow(ends.link, ends.ram, Here(Arc::clone(&ends.seen))).unwrap();
+    assert!(ended.result.is_ok(), "{:?}", ended.result);
+    assert!(ends.target.wait().result.is_ok());
+    assert!(ends.seen.runs_there.load(Ordering::Relaxed));
 }
 
 fn phases(job: &Job<Here, Report>) -> Vec<Phase> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// Parts of the blackout; they follow each other and add up to it.
+/// Parts of the downtime; they follow each other and add up to it.
 const BLACKOUT_PARTS: [&str; 6] = [
     "hand_over_ms",
     "harvest_ms",
@@ -96,7 +96,7 @@ pub fn check_completed(report: &Value, guest_bytes: u64) {
     // Each part is rounded to the microsecond.
     assert!(
         (parts - number(report, "/blackout_ms")).abs() < 0.005,
-        "the parts make the blackout: {report}"
+        "the parts make the downtime: {report}"
     );
     assert!(number(report, "/blackout_ms") <= number(report, "/total_ms"));
 

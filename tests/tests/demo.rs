@@ -73,7 +73,7 @@ fn every_pattern_arrives_whole() -> Result<()> {
         let finished = demo(&bed, &programs, &options)?;
         let report = completed(&finished, memory_mib)?;
         println!(
-            "  blackout {:.1} ms without the {:.1} ms of verify, {} rounds, {:.0} ms in all",
+            "  downtime {:.1} ms without the {:.1} ms of verify, {} rounds, {:.0} ms in all",
             number(&report, "/blackout_ms") - number(&report, "/blackout_parts/verify_ms"),
             number(&report, "/blackout_parts/verify_ms"),
             report["rounds"],

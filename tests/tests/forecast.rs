@@ -1,4 +1,4 @@
-//! Whether the forecast's interval holds the blackout that comes: many guests of the demo, each of
+//! Whether the forecast's interval holds the downtime that comes: many guests of the demo, each of
 //! another kind, over links of several rates, with and without deltas and digests.
 //!
 //! PAGELIFT_FORECAST_RUNS=100 for the long form, which asserts that at least 90 % of the intervals
@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 /// Runs of the short form.
 const FEW: u64 = 3;
 
-/// Share of the runs whose interval must hold the blackout, in the long form.
+/// Share of the runs whose interval must hold the downtime, in the long form.
 const COVERAGE: f64 = 0.9;
 
 /// Names of the parts of a forecast.
@@ -78,7 +78,7 @@ fn report(programs: &Programs, run: u64) -> Result<Value> {
     Ok(report)
 }
 
-/// The forecast's figures fit together and with the blackout.
+/// The forecast's figures fit together and with the downtime.
 fn check_forecast(report: &Value) {
     let figure = |pointer: &str| number(report, &format!("/blackout_forecast{pointer}"));
     let verify = number(report, "/blackout_parts/verify_ms");
@@ -154,7 +154,7 @@ fn the_interval_holds_the_blackout() -> Result<()> {
         }
     }
     println!(
-        "the interval held {held} of {runs} blackouts ({above} were longer); its parts {}; the \
+        "the interval held {held} of {runs} downtimes ({above} were longer); its parts {}; the \
          limit of 50 ms held in {kept}",
         PARTS
             .iter()
@@ -166,7 +166,7 @@ fn the_interval_holds_the_blackout() -> Result<()> {
     if wanted.is_some() {
         assert!(
             held as f64 >= COVERAGE * runs as f64,
-            "the interval held {held} of {runs} blackouts"
+            "the interval held {held} of {runs} downtimes"
         );
     }
     Ok(())

@@ -118,7 +118,7 @@ impl Chain<'_> {
             here.kill();
             logs.push(here.log());
             here = there;
-            // The report's blackout ends when the source hears of the guest's start, so it can
+            // The report's downtime ends when the source hears of the guest's start, so it can
             // only be longer; the slack is for a host clock that is being corrected.
             let blackout_ms = number(&report, "/blackout_ms");
             assert!(
@@ -126,7 +126,7 @@ impl Chain<'_> {
                 "{by_events_ms} ms by QEMU's events: {report}"
             );
             println!(
-                "move {host}: blackout {blackout_ms:.1} ms by the report, {by_events_ms:.1} ms by \
+                "move {host}: downtime {blackout_ms:.1} ms by the report, {by_events_ms:.1} ms by \
                  QEMU's events, {} rounds, {:.0} ms in all, parts {}",
                 report["rounds"],
                 number(&report, "/total_ms"),
@@ -149,7 +149,7 @@ impl Chain<'_> {
     }
 }
 
-/// Prints how the blackouts of a chain are spread.
+/// Prints how the downtimes of a chain are spread.
 fn print_spread(legs: &[Leg]) {
     let by_report = legs.iter().map(|leg| number(&leg.report, "/blackout_ms"));
     let by_events = legs.iter().map(|leg| leg.by_events_ms);
@@ -160,7 +160,7 @@ fn print_spread(legs: &[Leg]) {
         values.sort_unstable_by(f64::total_cmp);
         let (least, most) = (values[0], values[values.len() - 1]);
         println!(
-            "blackout by {name}, ms: least {least:.1}, median {:.1}, most {most:.1}",
+            "downtime by {name}, ms: least {least:.1}, median {:.1}, most {most:.1}",
             values[values.len() / 2],
         );
     }

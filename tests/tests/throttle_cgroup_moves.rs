@@ -98,7 +98,7 @@ fn moves(images: &Images, bed: Bed, vm: Cgroup, each: bool) -> Result<()> {
     };
     assert!(sent.stderr.contains(&said), "{said}: {sent:?}");
     eprintln!(
-        "in force: {in_force}; at most {} %, blackout {} ms: {}",
+        "in force: {in_force}; at most {} %, downtime {} ms: {}",
         report["throttle_pct_max"], report["blackout_ms"], report["blackout_parts"]
     );
     target.wait_ticks(5)?;

@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// What all settings have in common.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Longest blackout allowed.
+    /// Longest downtime allowed.
     pub(crate) downtime_ms: u64,
     /// Time after which a move is given up.
     pub(crate) limit: Duration,

@@ -12,7 +12,7 @@ pub(crate) struct Method {
     pub(crate) engine: Engine,
 }
 
-/// Who moves the guest. Channels and the limit of the blackout are the same for all, and so is the
+/// Who moves the guest. Channels and the limit of the downtime are the same for all, and so is the
 /// size of a cache of old contents, but that pagelift without options is as a user has it: with
 /// `--compress auto`, which sends deltas where they pay, and the cache that it gives itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -35,7 +35,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     limit: u64,
-    /// Longest blackout allowed
+    /// Longest downtime allowed
     #[arg(long, value_name = "MS", default_value_t = 300,
           value_parser = clap::value_parser!(u64).range(1..=60_000))]
     downtime_limit: u64,
@@ -91,7 +91,7 @@ impl Options {
         Duration::from_secs(self.limit)
     }
 
-    /// Longest blackout allowed, in milliseconds.
+    /// Longest downtime allowed, in milliseconds.
     pub(crate) fn downtime_ms(&self) -> u64 {
         self.downtime_limit
     }

@@ -88,7 +88,7 @@ impl Move {
     /// One line for who waits.
     pub(crate) fn line(&self) -> String {
         let time = match (self.total_s, self.blackout_ms) {
-            (Some(total_s), Some(ms)) => format!("{total_s:.1} s, blackout {ms:.0} ms"),
+            (Some(total_s), Some(ms)) => format!("{total_s:.1} s, downtime {ms:.0} ms"),
             _ => "did not move".to_owned(),
         };
         let lost = self.work.map_or(f64::NAN, |work| work.lost_s);

@@ -5,7 +5,7 @@
 //! it had run on the target for a while, divided by that, is the time it would have needed at
 //! full speed; all other time was lost: throttled, stopped, waiting for page faults or for a CPU
 //! that the move used. Time passes on the host's clock, since the guest's stands still in the
-//! blackout. Quiet phases, by the guest's clock, are no time to lose.
+//! downtime. Quiet phases, by the guest's clock, are no time to lose.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};

@@ -25,7 +25,7 @@ pub(crate) fn conditions(options: &Options) -> String {
     let read = |path: &str| first_line(fs::read_to_string(path).unwrap_or_default());
     let load = read("/proc/loadavg");
     format!(
-        "{} ({}), Linux {}, {} cores, load {} at the start; link {} each way, blackout of at most \
+        "{} ({}), Linux {}, {} cores, load {} at the start; link {} each way, downtime of at most \
          {} ms allowed, given up after {} s; {} run(s).\n",
         first_line(qemu.unwrap_or_default()),
         options.accel,
@@ -48,7 +48,7 @@ pub(crate) fn table(options: &Options, scenario: &Scenario, moves: &[Move]) -> S
         guest(options, &options.workload(scenario))
     );
     text.push_str(
-        "| setting | time s | blackout ms | wire MiB | rounds | throttle % | slowdown s | others |",
+        "| setting | time s | downtime ms | wire MiB | rounds | throttle % | slowdown s | others |",
     );
     let head = if scenario.one_pass {
         (" one pass s | times that |", "---|---|")

@@ -24,7 +24,7 @@ pub(crate) struct Bench<'a> {
     pub(crate) images: &'a Images,
     /// The network.
     pub(crate) loopback: &'a Loopback,
-    /// Longest blackout allowed.
+    /// Longest downtime allowed.
     pub(crate) downtime: Duration,
     /// Whether the target's memory may be such that a hypervisor below this machine has to find
     /// it first.
@@ -164,7 +164,7 @@ impl Move {
     /// One line for who waits.
     pub(crate) fn line(&self) -> String {
         format!(
-            "{:14} {:.2} s, blackout {:.1} ms, {} rounds, CPU {:.2} s ({:.2} s net), others kept \
+            "{:14} {:.2} s, downtime {:.1} ms, {} rounds, CPU {:.2} s ({:.2} s net), others kept \
              {:.2} CPUs busy",
             self.method.name(),
             self.total_s,

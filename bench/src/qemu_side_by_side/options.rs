@@ -32,7 +32,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NAMES", value_enum, value_delimiter = ',',
           default_values_t = Method::ALL)]
     pub(crate) methods: Vec<Method>,
-    /// Longest blackout allowed, to QEMU and to pagelift alike
+    /// Longest downtime allowed, to QEMU and to pagelift alike
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = parse_duration)]
     pub(crate) downtime: Duration,
     /// Give QEMU's own methods anonymous guest memory instead of the shared file that pagelift

@@ -13,7 +13,7 @@ use crate::{GuestResults, Results};
 /// Everything, for people.
 pub(crate) fn render(results: &Results, options: &Options) -> String {
     let mut text = format!(
-        "A guest of {}, {} of it filled; blackout of at most {} ms asked for; loopback TCP;\n\
+        "A guest of {}, {} of it filled; downtime of at most {} ms asked for; loopback TCP;\n\
          medians of {} rounds, (smallest..largest).\n",
         options.memory,
         options.fill,
@@ -76,7 +76,7 @@ fn guest_table(results: &GuestResults, bounds: Option<&Bounds>) -> String {
         "{:<15} {:>19} {:>19} {:>9} {:>9} {:>19} {:>19} {:>7} {:>7}",
         "",
         "total s",
-        "blackout ms",
+        "downtime ms",
         "wire MiB",
         "lo MiB",
         "CPU s",
@@ -112,7 +112,7 @@ fn guest_table(results: &GuestResults, bounds: Option<&Bounds>) -> String {
         let ratio = |of: fn(&Move) -> f64| ours.middle(of) / theirs.middle(of);
         let _ = writeln!(
             text,
-            "pagelift / {:<14}  total {:.2}  blackout {:.2}  wire {:.2}  CPU {:.2}  net CPU {:.2}",
+            "pagelift / {:<14}  total {:.2}  downtime {:.2}  wire {:.2}  CPU {:.2}  net CPU {:.2}",
             method.name(),
             ratio(|m| m.total_s),
             ratio(|m| m.blackout_ms),

@@ -49,7 +49,7 @@ fn pings_that_waited_behind_pages_do_not_keep_a_guest_that_may_be_stopped() {
     let policy = Box::new(Predictive::new(PredictiveConfig::default()));
     pair.source = Source::new(source_config(layout(&[PAGES]), policy), pair.now);
     pair.begin();
-    // Three messages there and back would take longer than a blackout may.
+    // Three messages there and back would take longer than a downtime may.
     for _ in 0..10 {
         pair.tell_target();
         pair.pass(Duration::from_millis(30));

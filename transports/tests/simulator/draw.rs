@@ -68,7 +68,7 @@ impl Plan {
             } else {
                 PolicyPlan::Fits {
                     downtime: match rng.below(30) {
-                        // Less than what a blackout costs with nothing to send.
+                        // Less than what a downtime costs with nothing to send.
                         0 => latency * 2,
                         _ => latency * 4 + transfer.mul_f64(rng.unit()),
                     },

@@ -34,7 +34,7 @@ impl Policy for Whim {
     }
 }
 
-/// Lets so many pages wait for the blackout, and leaves the rest to another policy.
+/// Lets so many pages wait for the downtime, and leaves the rest to another policy.
 #[derive(Debug)]
 pub struct HoldsBack {
     pub inner: Box<dyn Policy>,

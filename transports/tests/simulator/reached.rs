@@ -52,7 +52,7 @@ pub const WANTED: [&str; 56] = [
     "completed although the source stood still",
     "failed in handshake",
     "failed in precopy",
-    "failed in blackout",
+    "failed in downtime",
     "failed in hand-over",
     "window full",
     "a page in a second round",
@@ -134,7 +134,7 @@ pub fn count(
             add(if truth.gave_up() {
                 "failed in hand-over"
             } else if said(FrameType::LastRound) {
-                "failed in blackout"
+                "failed in downtime"
             } else if said(FrameType::Join) {
                 "failed in precopy"
             } else {

@@ -1,4 +1,4 @@
-//! DedupContext, from the encoder to the target's memory.
+//! References, from the encoder to the target's memory.
 
 use super::*;
 use crate::codec::dedup::{DedupSetting, Secret, fingerprint};
