@@ -1,19 +1,19 @@
 //! Moves a guest between two processes: `cargo run -p pagelift-engine --example embed`.
 #![allow(unsafe_code, reason = "the guest writes raw memory")]
-use memmap2::MmapRaw;
-use pagelift_engine::{FileMemory, GuestRam, Incoming, Outgoing, SourceGuest, TargetGuest, guest};
+use pagelift_engine::memory::{FileMemory, MapPages, ReadPages, SharedMemory};
+use pagelift_engine::{GuestRam, Incoming, Outgoing, SourceGuest, TargetGuest, guest};
 use pagelift_transports::Endpoint;
 use std::{env, error::Error, io, process::Command, sync::Arc, sync::Mutex, thread};
 
 /// Memory, and a vCPU: whether it runs, and how many steps it did, each of which writes a page.
 #[derive(Clone)]
-struct Vm(Arc<MmapRaw>, Arc<Mutex<(bool, u64)>>);
+struct Vm(Arc<SharedMemory>, Arc<Mutex<(bool, u64)>>);
 impl Vm {
     fn step(&self) {
         if let (true, steps) = &mut *self.1.lock().unwrap() {
-            let page = *steps as usize % (self.0.len() / 4096) * 4096;
+            let page = (*steps % self.0.layout().pages().0) as usize * 4096;
             // SAFETY: the page lies within the mapping, to which Rust holds no reference.
-            unsafe { *self.0.as_mut_ptr().add(page) = *steps as u8 };
+            unsafe { *self.0.region_start(0).add(page) = *steps as u8 };
             *steps += 1;
         }
     }
@@ -49,18 +49,18 @@ impl TargetGuest for Vm {
 fn main() -> Result<(), Box<dyn Error>> {
     let file = tempfile::tempfile_in("/dev/shm")?;
     file.set_len(64 << 20)?;
-    let mut vm = Vm(Arc::new(MmapRaw::map_raw(&file)?), Arc::default());
+    let mut vm = Vm(Arc::new(SharedMemory::map(FileMemory::whole(file)?)?), Arc::default());
     let vcpu = vm.clone();
     thread::spawn(move || (0..u64::MAX).for_each(|_| vcpu.step()));
     if let Some(target) = env::args().nth(1) {
         vm.run()?;
-        let ram = GuestRam::from_file(file, vm.0.as_ptr())?;
+        let ram = GuestRam::shared(vm.0.clone())?;
         let link = target.parse::<Endpoint>()?.connect()?;
         let job = Outgoing::new(link, ram, vm).verify(true).start()?;
         println!("left: {:?}", job.wait().result?.downtime);
     } else {
         let listener = "tcp://127.0.0.1:0".parse::<Endpoint>()?.listen()?;
-        let job = Incoming::new(listener, Arc::new(FileMemory::whole(file)?), vm.clone());
+        let job = Incoming::new(listener, vm.0.clone(), vm.clone());
         let mut source = Command::new("/proc/self/exe").arg(job.address()).spawn()?;
         job.start()?.wait().result?;
         vm.pause()?;

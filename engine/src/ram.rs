@@ -11,7 +11,9 @@ use std::sync::Arc;
 use rustix::process::Pid;
 
 use crate::dirty::{Combined, DirtyError, DirtySource, PagemapTracker, TrackedRange};
-use crate::memory::{FileMemory, GuestMemory, Layout, MappedMemory, MemoryError, ReadPages};
+use crate::memory::{
+    FileMemory, GuestMemory, Layout, MapPages, MappedMemory, MemoryError, ReadPages, SharedMemory,
+};
 use crate::sys::Userfaultfd;
 
 /// The memory of a guest that is to leave, and the source of its dirty pages.
@@ -44,6 +46,20 @@ impl GuestRam {
     /// sees every write to it.
     pub fn new(memory: Arc<dyn GuestMemory>, dirty: Box<dyn DirtySource>) -> Self {
         Self { memory, dirty }
+    }
+
+    /// Regions in files that `memory` has mapped into this process.
+    ///
+    /// Tracked are the writes through its mappings.
+    ///
+    /// # Errors
+    /// When this process cannot have a userfaultfd.
+    pub fn shared(memory: Arc<SharedMemory>) -> Result<Self, RamError> {
+        let regions = 0..memory.layout().regions().len();
+        let starts = regions.map(|region| memory.region_start(region).addr() as u64);
+        let ranges = tracked(memory.layout(), starts);
+        let tracker = PagemapTracker::new(None, own_userfaultfd()?, ranges)?;
+        Ok(Self::new(memory, Box::new(tracker)))
     }
 
     /// All of `file`, as one region named `ram`, that this process has mapped as shared memory

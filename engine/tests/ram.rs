@@ -7,7 +7,9 @@
 
 mod support;
 
-use pagelift_engine::memory::{FileMemory, PageBitmap, RegionFile};
+use std::sync::Arc;
+
+use pagelift_engine::memory::{FileMemory, MapPages, PageBitmap, RegionFile, SharedMemory};
 use pagelift_engine::ram::GuestRam;
 use pagelift_engine::units::{PAGE_BYTES, PageRange};
 use rustix::fs::MemfdFlags;
@@ -71,6 +73,29 @@ fn regions_are_tracked_where_each_is_mapped() {
     at_high.write(5, 3);
     at_high.write(19, 4);
     assert_eq!(harvest(&mut ram), (runs(&[(9, 2), (24, 1)]), vec![1, 3, 4]));
+}
+
+#[test]
+fn shared_memory_is_tracked_where_it_has_mapped_itself() {
+    if support::userfaultfd().is_none() {
+        return;
+    }
+    let file = memfd(30, MemfdFlags::empty()).unwrap();
+    let place = |page: u64| RegionFile {
+        file: file.try_clone().unwrap(),
+        offset: page * PAGE_BYTES as u64,
+    };
+    let files = FileMemory::new(layout(&[10, 15]), vec![place(0), place(12)]).unwrap();
+    let memory = Arc::new(SharedMemory::map(files).unwrap());
+    let mut ram = GuestRam::shared(Arc::clone(&memory)).unwrap();
+    ram.dirty().arm().unwrap();
+    for (region, page, value) in [(0, 9, 1), (1, 0, 2), (1, 14, 3)] {
+        let byte = memory.region_start(region);
+        let byte = byte.wrapping_add(page * PAGE_BYTES + 2000);
+        // SAFETY: within the region, and nobody else uses the memory.
+        unsafe { byte.write_volatile(value) };
+    }
+    assert_eq!(harvest(&mut ram), (runs(&[(9, 2), (24, 1)]), vec![1, 2, 3]));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pagelift_engine::converge::{Interval, SwitchoverCosts, ThrottleShare};
 use pagelift_engine::units::Rate;
 
-use super::guest::{Guest, GuestMemory, THROTTLE_PERIOD};
+use super::guest::{Guest, DemoMemory, THROTTLE_PERIOD};
 use super::pattern::Script;
 
 /// How often each step is measured.
@@ -27,7 +27,7 @@ pub struct Calibrated {
 
 impl Calibrated {
     /// Measures with `guest`, which runs before and after, and its `memory`, which is not touched.
-    pub fn new(guest: &mut Guest, memory: &Arc<GuestMemory>, script: Script, rate: Rate) -> Self {
+    pub fn new(guest: &mut Guest, memory: &Arc<DemoMemory>, script: Script, rate: Rate) -> Self {
         let (mut stops, mut loads) = (Vec::new(), Vec::new());
         for _ in 0..TIMES {
             std::thread::sleep(PAUSE);

@@ -16,7 +16,7 @@ use pagelift_transports::Endpoint;
 use serde_json::json;
 
 use super::calibrate::Calibrated;
-use super::guest::{Guest, GuestMemory};
+use super::guest::{Guest, DemoMemory};
 use super::pattern::Script;
 use super::process::TargetProcess;
 use super::{DemoOptions, DeviceState, TargetMessage};
@@ -36,7 +36,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// When the demo could not be set up, or the proof failed: no report is printed then.
 pub fn run(options: &DemoOptions, script: Script, cancel: CancelToken) -> Result<ExitCode> {
     let recording = options.page.begin()?;
-    let memory = Arc::new(GuestMemory::new(script.pages)?);
+    let memory = Arc::new(DemoMemory::new(script.pages)?);
     memory.fill(&script);
     let mut target = TargetProcess::start(options)?;
     let address: Endpoint = match target.receive()? {

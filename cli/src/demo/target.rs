@@ -15,7 +15,7 @@ use pagelift_engine::{Ended, Incoming};
 use pagelift_transports::Endpoint;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::guest::{Guest, GuestMemory};
+use super::guest::{Guest, DemoMemory};
 use super::{DeviceState, TargetMessage, proof};
 use crate::watch::watch;
 
@@ -53,8 +53,8 @@ fn send(message: &TargetMessage) -> Result<()> {
 }
 
 fn take_guest(options: &TargetOptions) -> Result<TargetMessage> {
-    let memory = Arc::new(GuestMemory::new(options.memory.0 / PAGE_BYTES as u64)?);
-    let view = Arc::new(memory.view()?);
+    let memory = Arc::new(DemoMemory::new(options.memory.0 / PAGE_BYTES as u64)?);
+    let view = memory.view();
     let listener = LOOPBACK.parse::<Endpoint>()?.listen()?;
     send(&TargetMessage::Listening {
         address: listener.address(),
@@ -86,7 +86,7 @@ fn take_guest(options: &TargetOptions) -> Result<TargetMessage> {
 
 /// The guest as the engine sees it.
 struct TargetHalf {
-    memory: Arc<GuestMemory>,
+    memory: Arc<DemoMemory>,
     guest: Option<(Guest, DeviceState)>,
 }
 

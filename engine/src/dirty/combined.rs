@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{ClearMarks, DirtyError, DirtySource};
 use crate::memory::PageBitmap;
-use crate::units::{PageCount, PageRange};
+use crate::units::PageRange;
 
 /// The pages that either of two sources reports, such as KVM's log and the
 /// [marks](super::ManualTracker) of a hypervisor's own devices. For more than two, combine again.
@@ -41,15 +41,6 @@ impl DirtySource for Combined {
     fn harvest(&mut self, into: &mut PageBitmap) -> Result<(), DirtyError> {
         self.first.harvest(into)?;
         self.second.harvest(into)
-    }
-
-    /// Pages that both know of count twice.
-    fn look(&mut self) -> Result<Option<PageCount>, DirtyError> {
-        let (first, second) = (self.first.look()?, self.second.look()?);
-        Ok(first.zip(second).map(|(mut pages, more)| {
-            pages += more;
-            pages
-        }))
     }
 
     fn written_by(&mut self) -> Option<Vec<u64>> {
@@ -90,6 +81,7 @@ impl ClearMarks for Both {
 mod tests {
     use super::*;
     use crate::dirty::ManualTracker;
+    use crate::units::PageCount;
 
     const PAGES: PageCount = PageCount(200);
 
@@ -155,7 +147,6 @@ mod tests {
         markers[0].mark(PageRange::new(10, 5));
         marker.mark(PageRange::new(13, 5));
         marker.mark(PageRange::new(150, 1));
-        assert_eq!(both.look().unwrap(), Some(PageCount(11)));
         assert_eq!(both.written_by(), Some(vec![5]));
         let expected = [PageRange::new(10, 8), PageRange::new(150, 1)];
         assert_eq!(harvest(&mut both), expected);

@@ -163,11 +163,6 @@ impl DirtySource for ManualTracker {
         Ok(())
     }
 
-    fn look(&mut self) -> Result<Option<PageCount>, DirtyError> {
-        let marks = |word: &AtomicU64| u64::from(word.load(Ordering::Relaxed).count_ones());
-        Ok(Some(PageCount(self.marker.words.iter().map(marks).sum())))
-    }
-
     fn written_by(&mut self) -> Option<Vec<u64>> {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         (!self.counts.is_empty()).then(|| self.counts.iter().map(count).collect())
@@ -197,11 +192,9 @@ mod tests {
         markers[0].mark(PageRange::new(60, 10));
         markers[1].mark(PageRange::new(65, 10));
         assert_eq!(tracker.written_by(), Some(vec![10, 5]));
-        assert_eq!(tracker.look().unwrap(), Some(PageCount(15)));
         let mut seen = PageBitmap::new(PageCount(200));
         tracker.harvest(&mut seen).unwrap();
         assert_eq!(seen.count(), PageCount(15));
-        assert_eq!(tracker.look().unwrap(), Some(PageCount(0)));
         markers[1].mark(PageRange::new(60, 1));
         assert_eq!(tracker.written_by(), Some(vec![10, 6]));
     }

@@ -27,7 +27,6 @@ pub use pagemap::{PagemapTracker, TrackedRange};
 use std::sync::Arc;
 
 use crate::memory::PageBitmap;
-use crate::units::PageCount;
 
 /// Why writes cannot be tracked.
 #[derive(Debug, thiserror::Error)]
@@ -65,15 +64,6 @@ pub trait DirtySource: Send {
     /// # Errors
     /// When the kernel fails; `into` may then hold a part of the set.
     fn harvest(&mut self, into: &mut PageBitmap) -> Result<(), DirtyError>;
-
-    /// How many pages were written since the last harvest (or since arming), with their marks
-    /// left as they are. `None`: that cannot be told, or not without cost to the guest.
-    ///
-    /// # Errors
-    /// When the kernel fails; no mark is lost.
-    fn look(&mut self) -> Result<Option<PageCount>, DirtyError> {
-        Ok(None)
-    }
 
     /// How many pages each vCPU has written since arming, in the order of their index; a page
     /// that is written again after a harvest counts again. `None`: who writes is not known.

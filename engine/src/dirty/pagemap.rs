@@ -142,16 +142,6 @@ impl DirtySource for PagemapTracker {
         Ok(())
     }
 
-    /// Costs a scan, and no fault of the guest's.
-    fn look(&mut self) -> Result<Option<PageCount>, DirtyError> {
-        let mut pages = self.private.look(&mut self.scan)?;
-        for tracked in &self.whole {
-            let found = |run| pages += tracked.pages(run).count;
-            self.scan.written(tracked.addresses(), Marks::Keep, found)?;
-        }
-        Ok(Some(pages))
-    }
-
     fn give_back(&mut self, pages: &PageBitmap) {
         match &mut self.pending {
             Some(pending) => pending.union(pages),

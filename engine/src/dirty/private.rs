@@ -95,23 +95,6 @@ impl PrivateRanges {
         }
         Ok(())
     }
-
-    /// How many pages the next harvest would report; changes nothing.
-    pub(super) fn look(&self, scan: &mut PagemapScan) -> Result<PageCount, SysError> {
-        let mut pages = PageCount(0);
-        for tracked in &self.ranges {
-            scan.written_or_empty(tracked.addresses(), |run, content| {
-                let run = tracked.pages(run);
-                match content {
-                    Content::Pages => pages += run.count,
-                    Content::Nothing => {
-                        self.known.runs_in(run).for_each(|gone| pages += gone.count);
-                    }
-                }
-            })?;
-        }
-        Ok(pages)
-    }
 }
 
 /// Removes the pages of `empty` from `known`, and calls `found` for those that were there.

@@ -4,16 +4,22 @@
 //! Copies are sound while a guest writes (see [`copy`](super::copy)). Reading a page that was
 //! never written maps the kernel's zero page, which takes no memory beyond page tables.
 //!
-//! Memory in shared files belongs into a [`FileMemory`](super::FileMemory), also when this
-//! process maps it: reading a hole through a shared mapping would populate it, and page tables
-//! do not show what others have put into the file.
+//! Memory in shared files belongs into a [`FileMemory`](super::FileMemory) or a
+//! [`SharedMemory`](super::SharedMemory), which says why.
 
 #![allow(unsafe_code, reason = "guest memory is reached through raw pointers")]
 
-use super::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages, Span, copy};
+use std::io;
+
+use rustix::mm::{Advice, madvise};
+
+use super::{
+    DiscardPages, GuestMemory, Layout, MapPages, MemoryError, PageBitmap, PlaceAbsent, ReadPages,
+    Span, copy,
+};
 use crate::codec::is_zero;
-use crate::sys::PagemapScan;
-use crate::units::{PAGE_BYTES, PageIndex, PageRange};
+use crate::sys::{PagemapScan, SysError, Userfaultfd};
+use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
 
 /// The memory of a guest whose regions are private mappings of this process.
 #[derive(Debug)]
@@ -21,6 +27,8 @@ pub struct MappedMemory {
     layout: Layout,
     /// Where each region starts.
     starts: Vec<*mut u8>,
+    /// Where they are registered, for placing absent pages.
+    uffd: Option<Userfaultfd>,
 }
 
 // SAFETY: the constructor's contract makes the memory valid for as long as this lives, on every
@@ -53,7 +61,27 @@ impl MappedMemory {
             starts.iter().all(|start| start.addr() % PAGE_BYTES == 0),
             "regions start at a page"
         );
-        Self { layout, starts }
+        Self {
+            layout,
+            starts,
+            uffd: None,
+        }
+    }
+
+    /// Registers the memory with `uffd`, so that pages can be placed where they are absent. No fault
+    /// is held back by that.
+    ///
+    /// `uffd` is one of this process, on which [`Userfaultfd::enable_async_write_protect`] has been
+    /// called. A tracker that is armed has the memory registered with its own, and no other can.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn with_userfaultfd(mut self, uffd: Userfaultfd) -> Result<Self, SysError> {
+        for (region, start) in self.layout.regions().iter().zip(&self.starts) {
+            uffd.register_write_protect(start.addr() as u64, region.pages.bytes().0)?;
+        }
+        self.uffd = Some(uffd);
+        Ok(self)
     }
 
     fn at(&self, span: Span) -> *mut u8 {
@@ -114,17 +142,79 @@ impl GuestMemory for MappedMemory {
     /// pages that were populated is not given back: the embedder may have pinned it.
     fn write_zeros(&self, range: PageRange) -> Result<(), MemoryError> {
         const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
-        self.layout.check(range)?;
         let mut content = ZEROS;
-        for page in range.indices() {
-            for span in self.layout.spans(PageRange::new(page, 1)) {
+        for span in self.layout.checked_spans(range)? {
+            let start = self.at(span);
+            for page in 0..span.range.len_bytes() / PAGE_BYTES {
                 // SAFETY: the span is mapped in full, by the constructor's contract.
-                unsafe { copy::load(self.at(span), &mut content) };
-                if !is_zero(&content) {
-                    // SAFETY: as above.
-                    unsafe { copy::store(&ZEROS, self.at(span)) };
+                unsafe {
+                    let page = start.add(page * PAGE_BYTES);
+                    copy::load(page, &mut content);
+                    if !is_zero(&content) {
+                        copy::store(&ZEROS, page);
+                    }
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn map_pages(&self) -> Option<&dyn MapPages> {
+        Some(self)
+    }
+
+    fn place_absent(&self) -> Option<&dyn PlaceAbsent> {
+        self.uffd.is_some().then_some(self)
+    }
+
+    fn discard_pages(&self) -> Option<&dyn DiscardPages> {
+        Some(self)
+    }
+}
+
+impl MapPages for MappedMemory {
+    fn region_start(&self, region: usize) -> *mut u8 {
+        self.starts[region]
+    }
+}
+
+impl PlaceAbsent for MappedMemory {
+    /// A page that was read is there: it is the kernel's page of zeros.
+    fn place(&self, first: PageIndex, data: &[u8]) -> Result<PageCount, MemoryError> {
+        let mut pages = PageCount(0);
+        for (span, piece) in self.layout.pieces(first, data)? {
+            let placed = match &self.uffd {
+                // SAFETY: the span is mapped in full, and no reference to it is alive, by the
+                // constructor's contract.
+                Some(uffd) => unsafe { uffd.copy_absent(self.at(span), piece) },
+                None => Err(SysError::Unsupported {
+                    what: "the memory is registered with no userfaultfd".into(),
+                    remedy: "register it before".into(),
+                }),
+            };
+            pages += placed.map_err(|error| {
+                let Span { region, offset, .. } = span;
+                let source = io::Error::other(error);
+                self.layout.refused("write", region, offset, source)
+            })?;
+        }
+        Ok(pages)
+    }
+}
+
+impl DiscardPages for MappedMemory {
+    fn discard(&self, range: PageRange) -> Result<(), MemoryError> {
+        for span in self.layout.checked_spans(range)? {
+            // SAFETY: the span is mapped in full, and no reference to it is alive, by the
+            // constructor's contract.
+            unsafe {
+                let start = self.at(span).cast();
+                madvise(start, span.range.len_bytes(), Advice::LinuxDontNeed)
+            }
+            .map_err(|errno| {
+                self.layout
+                    .refused("discard", span.region, span.offset, errno.into())
+            })?;
         }
         Ok(())
     }

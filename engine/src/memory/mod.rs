@@ -1,25 +1,35 @@
 //! The guest's memory: its [layout](Layout), [sets of its pages](PageBitmap), and access to
 //! the content of pages through [`ReadPages`] and [`GuestMemory`].
 //!
+//! | memory | kind | can besides |
+//! |---|---|---|
+//! | [`FileMemory`] | shared files, by system calls | place absent pages (tmpfs), discard |
+//! | [`SharedMemory`] | the same, mapped into this process as well | as above, map and pin |
+//! | [`MappedMemory`] | anonymous private memory of this process | map and pin, discard, place absent pages (with a userfaultfd) |
+//!
 //! Guest memory is never a `&[u8]` here: the guest writes it while it is read. A page is copied
 //! once into a buffer of ours, and only the copy is looked at. A copy that was torn by a
 //! concurrent write is harmless, because that write has marked the page dirty again.
 
 mod bitmap;
 mod buffer;
+mod capability;
 mod copy;
 mod file;
-mod hugetlb;
 mod layout;
 mod mapped;
+mod shared;
+mod spans;
 
 pub use bitmap::PageBitmap;
 pub use buffer::PageBuffer;
+pub use capability::{DiscardPages, MapPages, PlaceAbsent};
 pub use file::{FileMemory, RegionFile};
 pub use layout::{Layout, LayoutError, MAX_REGIONS, Region, Span};
 pub use mapped::MappedMemory;
+pub use shared::SharedMemory;
 
-use crate::units::{PAGE_BYTES, PageIndex, PageRange};
+use crate::units::{PageIndex, PageRange};
 
 /// Why guest memory could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,54 +61,7 @@ pub enum MemoryError {
     },
 }
 
-impl Layout {
-    /// That `range` lies within the layout, or the error which says that it does not.
-    fn check(&self, range: PageRange) -> Result<(), MemoryError> {
-        if self.contains(range) {
-            return Ok(());
-        }
-        Err(MemoryError::OutOfRange {
-            first: range.first.0,
-            end: range.end(),
-            pages: self.pages().0,
-        })
-    }
-
-    /// The spans of `range`, each with its part of `out`, which has room for exactly these pages.
-    fn pieces_mut<'a>(
-        &'a self,
-        range: PageRange,
-        out: &'a mut [u8],
-    ) -> Result<impl Iterator<Item = (Span, &'a mut [u8])>, MemoryError> {
-        self.check(range)?;
-        assert_eq!(out.len(), range.len_bytes(), "room for exactly these pages");
-        let mut rest = out;
-        Ok(self.spans(range).map(move |span| {
-            let (piece, after) = std::mem::take(&mut rest).split_at_mut(span.range.len_bytes());
-            rest = after;
-            (span, piece)
-        }))
-    }
-
-    /// The spans of the pages from `first` on whose content is `data`, each with its part of it.
-    fn pieces<'a>(
-        &'a self,
-        first: PageIndex,
-        data: &'a [u8],
-    ) -> Result<impl Iterator<Item = (Span, &'a [u8])>, MemoryError> {
-        assert_eq!(data.len() % PAGE_BYTES, 0, "whole pages");
-        let range = PageRange::new(first.0, (data.len() / PAGE_BYTES) as u64);
-        self.check(range)?;
-        let mut rest = data;
-        Ok(self.spans(range).map(move |span| {
-            let (piece, after) = rest.split_at(span.range.len_bytes());
-            rest = after;
-            (span, piece)
-        }))
-    }
-}
-
-/// Reading the pages of a guest that may be running.
+/// Pages that can be read, such as those of a guest that may be running.
 pub trait ReadPages: Send + Sync {
     /// The regions this memory consists of.
     fn layout(&self) -> &Layout;
@@ -123,7 +86,8 @@ pub trait ReadPages: Send + Sync {
 /// A guest's memory: its pages can be read and, while the guest does not run, written.
 ///
 /// A migration's target is given this; its source and everything else that only reads is given
-/// the [`ReadPages`] of it.
+/// the [`ReadPages`] of it. What a memory can do beyond that is asked for: `None` means that it
+/// cannot.
 pub trait GuestMemory: ReadPages {
     /// Places `data`, whole pages, from page `first` on.
     ///
@@ -138,4 +102,19 @@ pub trait GuestMemory: ReadPages {
     /// # Errors
     /// As for [`write`](Self::write).
     fn write_zeros(&self, range: PageRange) -> Result<(), MemoryError>;
+
+    /// Addresses of pages in this process.
+    fn map_pages(&self) -> Option<&dyn MapPages> {
+        None
+    }
+
+    /// Placing pages where none are yet.
+    fn place_absent(&self) -> Option<&dyn PlaceAbsent> {
+        None
+    }
+
+    /// Giving the memory of pages back.
+    fn discard_pages(&self) -> Option<&dyn DiscardPages> {
+        None
+    }
 }

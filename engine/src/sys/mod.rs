@@ -5,11 +5,13 @@
 //! [`SysError::Failed`] with the kernel's answer.
 
 mod mappings;
+mod memory_lock;
 mod pagemap_scan;
 mod random;
 mod userfaultfd;
 
 pub use mappings::Mappings;
+pub(crate) use memory_lock::{lock_memory, unlock_memory};
 pub use pagemap_scan::{Content, Marks, PagemapScan};
 pub use random::random_number;
 pub use userfaultfd::Userfaultfd;

@@ -21,8 +21,8 @@ use std::ffi::c_void;
 
 use linux_raw_sys::general::{
     UFFD_API, UFFD_FEATURE_WP_ASYNC, UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_FEATURE_WP_UNPOPULATED,
-    UFFD_USER_MODE_ONLY, UFFDIO_REGISTER_MODE_WP, uffdio_api, uffdio_range, uffdio_register,
-    uffdio_writeprotect,
+    UFFD_USER_MODE_ONLY, UFFDIO_REGISTER_MODE_WP, uffdio_api, uffdio_copy, uffdio_range,
+    uffdio_register, uffdio_writeprotect,
 };
 use rustix::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -31,6 +31,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Updater, ioctl, opcode};
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
 use super::{SysError, kernel_release};
+use crate::units::{PAGE_BYTES, PageCount};
 
 /// `USERFAULTFD_IOC` and `UFFDIO` of linux/userfaultfd.h.
 const GROUP: u8 = 0xaa;
@@ -39,6 +40,7 @@ const UFFDIO_API: Opcode = opcode::read_write::<uffdio_api>(GROUP, 0x3f);
 const UFFDIO_REGISTER: Opcode = opcode::read_write::<uffdio_register>(GROUP, 0x00);
 /// Declared `_IOR` in the header, although the kernel reads the range from it.
 const UFFDIO_UNREGISTER: Opcode = opcode::read::<uffdio_range>(GROUP, 0x01);
+const UFFDIO_COPY: Opcode = opcode::read_write::<uffdio_copy>(GROUP, 0x03);
 const UFFDIO_WRITEPROTECT: Opcode = opcode::read_write::<uffdio_writeprotect>(GROUP, 0x06);
 /// `UFFDIO_WRITEPROTECT_MODE_WP` of linux/userfaultfd.h.
 const WRITEPROTECT_MODE_WP: u64 = 1;
@@ -200,6 +202,44 @@ impl Userfaultfd {
         }
     }
 
+    /// Places those pages of `data`, from `start` on, where the page table holds nothing, each in one
+    /// step; how many these were. The range is registered.
+    ///
+    /// # Errors
+    /// When the range is not registered or not mapped (`ENOENT`), or there is no memory.
+    ///
+    /// # Safety
+    /// The userfaultfd is this process's, and no reference to any of these pages is alive.
+    pub unsafe fn copy_absent(&self, start: *mut u8, data: &[u8]) -> Result<PageCount, SysError> {
+        let mut at = 0;
+        let mut placed = 0;
+        while at < data.len() {
+            let mut copy = uffdio_copy {
+                dst: start.addr() as u64 + at as u64,
+                src: data.as_ptr().addr() as u64 + at as u64,
+                len: (data.len() - at) as u64,
+                mode: 0,
+                copy: 0,
+            };
+            // SAFETY: the opcode and the type belong together; `data` has `len` bytes from `src` on,
+            // and the caller vouches for what is written.
+            let result = unsafe { ioctl(&self.fd, Updater::<UFFDIO_COPY, _>::new(&mut copy)) };
+            // What was placed before it stopped, or a negative error.
+            let bytes = usize::try_from(copy.copy).unwrap_or(0);
+            at += bytes;
+            placed += bytes / PAGE_BYTES;
+            match result {
+                Ok(()) => {}
+                Err(_) if bytes > 0 => {}
+                Err(Errno::EXIST) => at += PAGE_BYTES,
+                // The process is changing its mappings at this moment.
+                Err(Errno::AGAIN) => std::thread::yield_now(),
+                Err(errno) => return Err(SysError::failed("UFFDIO_COPY", errno)),
+            }
+        }
+        Ok(PageCount(placed as u64))
+    }
+
     /// Lifts the protection of a range and forgets it.
     ///
     /// # Errors
@@ -232,6 +272,7 @@ mod tests {
         assert_eq!(UFFDIO_API, header::UFFDIO_API);
         assert_eq!(UFFDIO_REGISTER, header::UFFDIO_REGISTER);
         assert_eq!(UFFDIO_UNREGISTER, header::UFFDIO_UNREGISTER);
+        assert_eq!(UFFDIO_COPY, header::UFFDIO_COPY);
         assert_eq!(UFFDIO_WRITEPROTECT, header::UFFDIO_WRITEPROTECT);
     }
 

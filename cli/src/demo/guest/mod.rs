@@ -5,7 +5,7 @@
 
 mod memory;
 
-pub use memory::GuestMemory;
+pub use memory::DemoMemory;
 
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -26,7 +26,7 @@ const QUANTUM: Duration = Duration::from_millis(1);
 /// What the vCPUs share.
 #[derive(Debug)]
 struct Board {
-    memory: Arc<GuestMemory>,
+    memory: Arc<DemoMemory>,
     script: Script,
     /// Pages each vCPU writes a second, at full speed.
     writes_per_s: f64,
@@ -51,7 +51,7 @@ pub struct Guest {
 
 impl Guest {
     /// A guest that goes on after `counts` writes of its vCPUs, and writes pages at `rate`.
-    pub fn new(memory: Arc<GuestMemory>, script: Script, rate: Rate, counts: &[u64]) -> Self {
+    pub fn new(memory: Arc<DemoMemory>, script: Script, rate: Rate, counts: &[u64]) -> Self {
         let rate_each = rate.0 as f64 / PAGE_BYTES as f64 / f64::from(script.vcpus);
         let board = Arc::new(Board {
             memory,
@@ -234,8 +234,8 @@ mod tests {
     };
 
     /// Runs a guest until each vCPU has written a good deal, and stops it.
-    fn ran() -> (Arc<GuestMemory>, Vec<u64>) {
-        let memory = Arc::new(GuestMemory::new(SCRIPT.pages).unwrap());
+    fn ran() -> (Arc<DemoMemory>, Vec<u64>) {
+        let memory = Arc::new(DemoMemory::new(SCRIPT.pages).unwrap());
         memory.fill(&SCRIPT);
         let mut guest = Guest::new(Arc::clone(&memory), SCRIPT, Rate(1 << 40), &[0, 0]);
         guest.run();
@@ -249,16 +249,16 @@ mod tests {
     #[test]
     fn the_memory_follows_from_the_numbers_of_writes() {
         let (memory, counts) = ran();
-        proof::check(&memory.view().unwrap(), &SCRIPT, &counts).unwrap();
+        proof::check(&*memory.view(), &SCRIPT, &counts).unwrap();
     }
 
     #[test]
     fn a_lost_write_and_a_changed_byte_are_found() {
         let (memory, counts) = ran();
-        let view = memory.view().unwrap();
-        assert!(proof::check(&view, &SCRIPT, &[counts[0] + 1, counts[1]]).is_err());
+        let view = memory.view();
+        assert!(proof::check(&*view, &SCRIPT, &[counts[0] + 1, counts[1]]).is_err());
         memory.store(599, 4088, std::iter::once(1));
-        let error = proof::check(&view, &SCRIPT, &counts)
+        let error = proof::check(&*view, &SCRIPT, &counts)
             .unwrap_err()
             .to_string();
         assert_eq!(error, "page 599 does not hold what vCPU 1 wrote");
