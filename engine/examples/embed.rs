@@ -49,7 +49,10 @@ impl TargetGuest for Vm {
 fn main() -> Result<(), Box<dyn Error>> {
     let file = tempfile::tempfile_in("/dev/shm")?;
     file.set_len(64 << 20)?;
-    let mut vm = Vm(Arc::new(SharedMemory::map(FileMemory::whole(file)?)?), Arc::default());
+    let mut vm = Vm(
+        Arc::new(SharedMemory::map(FileMemory::whole(file)?)?),
+        Arc::default(),
+    );
     let vcpu = vm.clone();
     thread::spawn(move || (0..u64::MAX).for_each(|_| vcpu.step()));
     if let Some(target) = env::args().nth(1) {

@@ -14,9 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use pagelift_engine::memory::{
-    FileMemory, GuestMemory, MappedMemory, RegionFile, SharedMemory,
-};
+use pagelift_engine::memory::{FileMemory, GuestMemory, MappedMemory, RegionFile, SharedMemory};
 use pagelift_engine::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
 use rustix::fs::MemfdFlags;
 use rustix::mm::Advice;

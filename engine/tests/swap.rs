@@ -59,7 +59,9 @@ impl Swap {
 
 impl Drop for Swap {
     fn drop(&mut self) {
-        let status = Command::new("swapoff").arg(self.0.path().join("swap")).status();
+        let status = Command::new("swapoff")
+            .arg(self.0.path().join("swap"))
+            .status();
         assert!(status.is_ok_and(|status| status.success()), "swapoff");
     }
 }

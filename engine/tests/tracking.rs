@@ -234,13 +234,13 @@ fn more_runs_than_one_call_reports_are_all_found() {
         for page in (0..MANY).step_by(2) {
             memory.write(page, 1);
         }
-            let found = harvest(&mut tracker, MANY);
+        let found = harvest(&mut tracker, MANY);
         let expected: Vec<_> = (0..MANY)
             .step_by(2)
             .map(|page| PageRange::new(page, 1))
             .collect();
         assert_eq!(found, expected);
-            assert_eq!(harvest(&mut tracker, MANY), []);
+        assert_eq!(harvest(&mut tracker, MANY), []);
     }
 }
 

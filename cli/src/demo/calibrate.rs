@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pagelift_engine::converge::{Interval, SwitchoverCosts, ThrottleShare};
 use pagelift_engine::units::Rate;
 
-use super::guest::{Guest, DemoMemory, THROTTLE_PERIOD};
+use super::guest::{DemoMemory, Guest, THROTTLE_PERIOD};
 use super::pattern::Script;
 
 /// How often each step is measured.

@@ -16,7 +16,7 @@ use pagelift_transports::Endpoint;
 use serde_json::json;
 
 use super::calibrate::Calibrated;
-use super::guest::{Guest, DemoMemory};
+use super::guest::{DemoMemory, Guest};
 use super::pattern::Script;
 use super::process::TargetProcess;
 use super::{DemoOptions, DeviceState, TargetMessage};

@@ -15,7 +15,7 @@ use pagelift_engine::{Ended, Incoming};
 use pagelift_transports::Endpoint;
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::guest::{Guest, DemoMemory};
+use super::guest::{DemoMemory, Guest};
 use super::{DeviceState, TargetMessage, proof};
 use crate::watch::watch;
 
