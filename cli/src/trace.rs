@@ -151,7 +151,7 @@ mod tests {
             dirty: Some(Rate(50_000_000)),
             fixed: FixedCosts::default(),
             harvested: PageCount(100_000),
-            interval: Duration::from_secs(1),
+            between_harvests: Duration::from_secs(1),
             throttled: ThrottleShare::NONE,
             response: ThrottleResponse::default(),
             placed: ByteCount(0),

@@ -49,7 +49,7 @@ fn row(record: &Record) -> Markup {
         tr {
             td { (seen.round) }
             td { (format!("{:.2}", seen.elapsed.as_secs_f64())) }
-            td { (format!("{:.2}", seen.interval.as_secs_f64())) }
+            td { (format!("{:.2}", seen.between_harvests.as_secs_f64())) }
             td { (seen.left.bytes()) }
             td { (rate(seen.dirty)) }
             td { (rate(seen.link)) }

@@ -52,7 +52,7 @@ pub struct Observation {
     /// Distinct pages written between the last two harvests.
     pub harvested: PageCount,
     /// Time between the last two harvests.
-    pub interval: Duration,
+    pub between_harvests: Duration,
     /// Throttle of the guest between the last two harvests.
     pub throttled: ThrottleShare,
     /// How the guest's work depends on its throttle.

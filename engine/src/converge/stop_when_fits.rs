@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::limits::{DEFAULT_DEADLINE, DEFAULT_DOWNTIME};
 use super::policy::STANDSTILL;
-use super::{Decision, DowntimeForecast, GiveUp, Observation, Policy};
+use super::{Decision, DowntimeForecast, GiveUp, Observation, Policy, ThrottleShare};
 use crate::units::{ByteCount, Instant, Rate};
 
 /// Limits of [`StopWhenFits`].
@@ -112,6 +112,10 @@ impl Policy for StopWhenFits {
 
     fn downtime_limit(&self) -> Duration {
         self.config.downtime
+    }
+
+    fn throttle_most(&self) -> ThrottleShare {
+        ThrottleShare::NONE
     }
 }
 

@@ -56,7 +56,7 @@ impl DowntimeForecast {
         let meanwhile = fixed.stop_latency.likely() + fixed.stop.likely() + fixed.harvest.likely();
         let drain = (in_flight / link - meanwhile.as_secs_f64()).max(0.0);
         // Written while it is being stopped, at one to two times the pace of the last round.
-        let pace = seen.harvested.0 as f64 / seen.interval.as_secs_f64().max(1e-4);
+        let pace = seen.harvested.0 as f64 / seen.between_harvests.as_secs_f64().max(1e-4);
         let late = pace * fixed.stop_latency.likely().as_secs_f64();
         let late_most = 2.0 * pace * fixed.stop_latency.high().as_secs_f64();
         let sending = (left + late) * page.seconds + drain;
@@ -156,7 +156,7 @@ pub(in crate::converge) mod tests {
             dirty: Some(Rate(50_000_000)),
             fixed: FixedCosts::lump(Interval::exactly(Duration::from_millis(10))),
             harvested: PageCount(left),
-            interval: Duration::from_millis(1000),
+            between_harvests: Duration::from_millis(1000),
             throttled: ThrottleShare::NONE,
             response: ThrottleResponse::default(),
             placed: ByteCount(0),

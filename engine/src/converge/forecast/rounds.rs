@@ -51,7 +51,7 @@ impl HeldBack {
             return Self::default();
         }
         let both = (seen.held_written.0 as f64).min(pages);
-        let time = seen.lost().guest_time(seen.interval).as_secs_f64();
+        let time = seen.lost().guest_time(seen.between_harvests).as_secs_f64();
         // If all of them were written the rate is high, but not known.
         let missed = (1.0 - both / pages).max(0.5 / pages);
         Self {

@@ -104,7 +104,7 @@ impl Limited {
     }
 
     fn ask_policy(&mut self, seen: &Observation) -> Decision {
-        match self.chosen.decide(seen) {
+        match self.chosen.as_policy_mut().decide(seen) {
             // A longer downtime comes before giving up.
             Decision::GiveUp(_) if self.ramp.step(&self.limits, seen) => Decision::Continue,
             Decision::GiveUp(_) if self.limits.at_deadline != AtDeadline::Cancel => {
@@ -126,7 +126,7 @@ impl Limited {
 impl Policy for Limited {
     fn decide(&mut self, seen: &Observation) -> Decision {
         if seen.round_ended {
-            let (interval, pages) = (seen.interval, seen.harvested);
+            let (interval, pages) = (seen.between_harvests, seen.harvested);
             self.curve.harvested(seen.now, interval, seen.lost(), pages);
             self.ramp.round_ended(&self.limits, seen);
         }
@@ -155,11 +155,7 @@ impl Policy for Limited {
     }
 
     fn hold_back(&self, seen: &Observation) -> PageCount {
-        match &self.chosen {
-            Chosen::Predictive(policy) => policy.hold_back(seen),
-            Chosen::Classic(policy) => policy.hold_back(seen),
-            Chosen::None(policy) => policy.hold_back(seen),
-        }
+        self.chosen.as_policy().hold_back(seen)
     }
 
     fn downtime_limit(&self) -> Duration {
@@ -167,7 +163,7 @@ impl Policy for Limited {
     }
 
     fn throttle_most(&self) -> ThrottleShare {
-        self.chosen.throttle_most()
+        self.chosen.as_policy().throttle_most()
     }
 
     fn set_limits(&mut self, limits: &Limits) {
@@ -240,28 +236,27 @@ impl Chosen {
         }
     }
 
-    /// The strongest throttle of a vCPU.
-    fn throttle_most(&self) -> ThrottleShare {
-        match self {
-            Self::Predictive(policy) => policy.throttle_most(),
-            Self::Classic(policy) => policy.throttle_most(),
-            Self::None(_) => ThrottleShare::NONE,
-        }
-    }
-
     /// The strongest throttle of the guest.
     fn strongest(&self, seen: &Observation) -> ThrottleShare {
         match self {
             Self::Predictive(policy) => policy.strongest(seen),
-            _ => self.throttle_most(),
+            _ => self.as_policy().throttle_most(),
         }
     }
 
-    fn decide(&mut self, seen: &Observation) -> Decision {
+    fn as_policy(&self) -> &dyn Policy {
         match self {
-            Self::Predictive(policy) => policy.decide(seen),
-            Self::Classic(policy) => policy.decide(seen),
-            Self::None(policy) => policy.decide(seen),
+            Self::Predictive(policy) => policy,
+            Self::Classic(policy) => policy,
+            Self::None(policy) => policy,
+        }
+    }
+
+    fn as_policy_mut(&mut self) -> &mut dyn Policy {
+        match self {
+            Self::Predictive(policy) => policy,
+            Self::Classic(policy) => policy,
+            Self::None(policy) => policy,
         }
     }
 }

@@ -17,7 +17,10 @@ fn after_calm(calm_s: u64) -> Option<(Decision, bool)> {
     };
     let ran = workload.run(&mut Predictive::new(config), 3);
     let record = ran.records.into_iter().find(|record| {
-        let began = record.seen.elapsed.saturating_sub(record.seen.interval);
+        let began = record
+            .seen
+            .elapsed
+            .saturating_sub(record.seen.between_harvests);
         record.seen.round_ended && began >= calm
     })?;
     Some((record.decision, record.seen.throttled > ThrottleShare::NONE))

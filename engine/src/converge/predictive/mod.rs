@@ -158,7 +158,7 @@ impl Predictive {
 
     fn at_round_end(&mut self, seen: &Observation) -> Decision {
         self.curve
-            .harvested(seen.now, seen.interval, seen.lost(), seen.harvested);
+            .harvested(seen.now, seen.between_harvests, seen.lost(), seen.harvested);
         self.held_back = HeldBack::seen(seen);
         self.in_extra_round = false;
         let limit = self.config.downtime;
@@ -230,7 +230,7 @@ impl Predictive {
         let lost = |share| seen.response.lost(share).as_fraction();
         // The measured demand changes a little from round to round.
         let tried = lost(self.throttle) > lost(strongest) - HYSTERESIS;
-        if tried && seen.now.since(since) >= self.config.patience.max(seen.interval * 3) {
+        if tried && seen.now.since(since) >= self.config.patience.max(seen.between_harvests * 3) {
             return Decision::GiveUp(self.reason(seen));
         }
         self.change_to(seen, strongest)

@@ -73,7 +73,7 @@ impl Progress {
         }
         let since = *self.plateau_since.get_or_insert(seen.now);
         // A round that began before the plateau was noticed is a part of it.
-        seen.now.since(since) + seen.interval >= patience
+        seen.now.since(since) + seen.between_harvests >= patience
     }
 
     /// Rounds get there without a throttle.

@@ -104,7 +104,7 @@ impl fmt::Display for Record {
             seen.dirty.map_or(0, |rate| rate.0),
             fixed.likely().as_micros(),
             seen.harvested.0,
-            seen.interval.as_micros(),
+            seen.between_harvests.as_micros(),
             seen.throttled.as_permille(),
             seen.placed.0,
             seen.round_page_bytes,
@@ -241,7 +241,7 @@ fn parse_record(line: usize, text: &str) -> Result<Record, TraceError> {
         dirty: rate("dirty")?,
         fixed: FixedCosts::lump(fixed),
         harvested,
-        interval: micros("interval_us")?,
+        between_harvests: micros("interval_us")?,
         throttled: share("throttled")?,
         response: decimal("demand", 1.0)
             .map_or_else(|_| ThrottleResponse::default(), ThrottleResponse::of_demand),

@@ -49,7 +49,7 @@ impl Recorded {
             let seen = &record.seen;
             if seen.round_ended {
                 self.curve
-                    .harvested(seen.now, seen.interval, seen.lost(), seen.harvested);
+                    .harvested(seen.now, seen.between_harvests, seen.lost(), seen.harvested);
             }
         }
     }

@@ -155,7 +155,7 @@ pub fn replay(model: &mut dyn Model, policy: &mut dyn Policy) -> Run {
             dirty: Rate::over(pages.bytes(), length),
             fixed: model.costs(),
             harvested: pages,
-            interval: length,
+            between_harvests: length,
             throttled: throttle,
             response,
             placed: run.sent,

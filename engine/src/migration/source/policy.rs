@@ -78,7 +78,7 @@ impl Source {
             dirty: estimates.dirty(),
             fixed: estimates.calibration.costs(self.verify),
             harvested: estimates.last_harvest(),
-            interval: estimates.last_interval(),
+            between_harvests: estimates.last_interval(),
             throttled: self.throttle.effect(),
             response: self.throttle.response(),
             placed: self.channels.placed_bytes(),

@@ -57,7 +57,7 @@ fn migrate(mut guest: Guest, policy: &mut dyn Policy) -> Migrated {
             dirty: Rate::over(pages.bytes(), interval),
             fixed: FixedCosts::lump(Interval::exactly(Duration::from_millis(10))),
             harvested: pages,
-            interval,
+            between_harvests: interval,
             throttled: throttle.effect().unwrap_or(in_force),
             response: throttle.response(),
             placed: ByteCount(sent as u64),

@@ -179,7 +179,7 @@ fn migrate(guest: &mut Guest, policy: &mut dyn Policy, order: Order) -> Went {
             dirty: Rate::over(dirty.count().bytes(), length),
             fixed: FixedCosts::lump(Interval::exactly(FIXED)),
             harvested: dirty.count(),
-            interval: length,
+            between_harvests: length,
             throttled: throttle,
             response: ThrottleResponse::default(),
             placed: PageCount(sent).bytes(),
