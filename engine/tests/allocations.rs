@@ -17,7 +17,7 @@ use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::converge::{Decision, Observation, Policy};
 use pagelift_engine::memory::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages};
-use pagelift_engine::migration::{Source, SourceConfig, SourceStep, Target, TargetConfig};
+use pagelift_engine::migration::{DowntimeLimit, Source, SourceConfig, SourceStep, Target, TargetConfig};
 use pagelift_engine::pipeline::{
     BasePages, Deltas, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
 };
@@ -209,6 +209,7 @@ impl Pair {
             session,
             channels: 1,
             frame_pages: 128,
+            downtime_limit: DowntimeLimit::Auto,
             verify: false,
             dedup: Some(PAGES),
             layout: layout(&[PAGES]),

@@ -15,6 +15,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use pagelift_engine::migration::DowntimeLimit;
 use pagelift_engine::wire::FrameType;
 use simulator::checker::{self, Outcome};
 use simulator::memory::Side;
@@ -302,6 +303,22 @@ fn an_answer_that_was_lost_is_asked_for_again() {
     }
 }
 
+/// The same guest under a limit that its loading exceeds.
+#[test]
+fn a_guest_that_loads_for_longer_than_it_may_stand_stays() {
+    let slow = Plan {
+        state_bytes: 5 << 20,
+        state_pieces: 4,
+        piece_takes: Duration::from_secs(6),
+        downtime_limit: DowntimeLimit::Fixed(Duration::from_secs(2)),
+        ..calm(6)
+    };
+    let outcome = checker::run(&slow, false);
+    assert_eq!(outcome.broken, Vec::<String>::new());
+    assert_eq!(outcome.counts.get("source: downtime-limit"), Some(&1));
+    assert_eq!(outcome.counts.get("source: guest on source"), Some(&1));
+}
+
 /// While the queue of device state is full, the target does not listen: that is not silence.
 #[test]
 fn a_guest_that_loads_slowly_is_no_silent_peer() {
@@ -309,6 +326,7 @@ fn a_guest_that_loads_slowly_is_no_silent_peer() {
         state_bytes: 5 << 20,
         state_pieces: 4,
         piece_takes: Duration::from_secs(6),
+        downtime_limit: DowntimeLimit::Fixed(Duration::from_secs(600)),
         ..calm(6)
     };
     let outcome = checker::run(&slow, false);

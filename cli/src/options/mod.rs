@@ -1,7 +1,7 @@
 //! Options that several programs share, and what a source makes of them.
 
 pub use pagelift_control::job::values::{
-    Deadline, MaxThrottle, channels, cpu_limit, deadline, downtime, duration, max_throttle, rate,
+    Deadline, MaxThrottle, channels, cpu_limit, deadline, downtime, downtime_limit, duration, max_throttle, rate,
 };
 
 use std::path::PathBuf;
@@ -14,6 +14,7 @@ use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::converge::{AtDeadline, Downtime, Limits, PolicyKind};
 use pagelift_engine::memory::PageBitmap;
+use pagelift_engine::migration::DowntimeLimit;
 use pagelift_engine::pipeline::{CancelToken, Controls, Settings};
 use pagelift_engine::units::Rate;
 use pagelift_engine::{DeltaCacheSize, Outgoing, SourceGuest};
@@ -27,6 +28,11 @@ pub struct ConvergenceOptions {
     /// Longest downtime allowed; FROM..TO lets it grow, step by step, while rounds get nowhere
     #[arg(long, value_name = "TIME", default_value = "50ms", value_parser = downtime)]
     pub downtime: Downtime,
+    /// How long the guest may stand still before it is handed over; then it goes on here. auto: ten
+    /// times --downtime, at least 5s, and 2s for each GiB with --verify; for one that is forced, so
+    /// long without progress
+    #[arg(long, value_name = "TIME", default_value = "auto", value_parser = downtime_limit)]
+    pub downtime_limit: DowntimeLimit,
     /// Longest time from the beginning to the guest's stop, or none
     #[arg(long, visible_alias = "timeout", value_name = "TIME", default_value = "10m",
           value_parser = deadline)]
@@ -153,7 +159,8 @@ impl ConvergenceOptions {
             .compress(self.compress)
             .cpu_limit(self.cpu_limit.unwrap_or_default())
             .delta_cache(self.delta_cache)
-            .dedup(self.dedup);
+            .dedup(self.dedup)
+            .downtime_limit(self.downtime_limit);
         if self.trace.is_none() && recording.is_none() {
             return Ok(outgoing);
         }

@@ -125,6 +125,10 @@ impl SendCommand {
             self.convergence.channels,
         ));
         progress.note(&format!("throttle, if needed: {}", job.throttled_by));
+        progress.note(&format!(
+            "downtime limit: the guest goes on here if it is not handed over within {:.1} s",
+            job.outgoing.longest_standstill().as_secs_f64(),
+        ));
         let (began, cpu_before) = (Instant::now(), process_cpu());
         let recorded = recording.clone();
         let job = job.start(move |status| {

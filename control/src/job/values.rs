@@ -7,6 +7,7 @@ use std::time::Duration;
 use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::converge::{Downtime, ThrottleShare};
 use pagelift_engine::job::default_channels;
+use pagelift_engine::migration::DowntimeLimit;
 use pagelift_engine::units::{ParseQuantityError, Rate, parse_duration};
 use pagelift_engine::wire::MAX_CHANNELS;
 
@@ -49,6 +50,21 @@ pub fn downtime(text: &str) -> Result<Downtime, String> {
         Some((least, most)) => Downtime::growing(span(least)?, span(most)?)
             .ok_or_else(|| format!("{text}: the second time must be the longer one")),
     }
+}
+
+/// Reads a downtime limit: a time span, or `auto`.
+///
+/// # Errors
+/// When it is neither.
+pub fn downtime_limit(text: &str) -> Result<DowntimeLimit, String> {
+    if text == "auto" {
+        return Ok(DowntimeLimit::Auto);
+    }
+    let time = parse_duration(text).map_err(|error| format!("{error}; or write auto"))?;
+    if time.is_zero() {
+        return Err("a guest that may not stand still cannot move; write 100ms, say".into());
+    }
+    Ok(DowntimeLimit::Fixed(time))
 }
 
 /// Reads the largest share of a throttle, in per cent, or `auto`.

@@ -73,6 +73,18 @@ pub trait SourceGuest: Send {
     /// When that cannot be made sure; the guest is paused and can be resumed.
     fn relinquish(&mut self) -> Result<()>;
 
+    /// The guest may stand still for `limit` from now on; called before [`pause`](Self::pause), and
+    /// while it stands. A hypervisor that can lets the guest go on by itself after that time if
+    /// this process is not heard of any more: it may hang. It must then also make sure that the
+    /// guest is not [relinquished](Self::relinquish) by a process that wakes up.
+    ///
+    /// # Errors
+    /// When the guest goes on already: the migration ends.
+    fn hold_at_most(&mut self, limit: Duration) -> Result<()> {
+        let _ = limit;
+        Ok(())
+    }
+
     /// Lets the guest go on here: the migration failed after [`pause`](Self::pause).
     ///
     /// # Errors

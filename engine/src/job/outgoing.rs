@@ -12,7 +12,7 @@ use crate::codec::dedup::DedupSetting;
 use crate::converge::{AtDeadline, Downtime, Limited, Limits, Policy, PolicyKind};
 use crate::guest::SourceGuest;
 use crate::memory::GuestMemory;
-use crate::migration::{Ownership, Report, SourceStatus};
+use crate::migration::{DowntimeLimit, Ownership, Report, SourceStatus};
 use crate::pipeline::{Controls, Deltas, SendJob, SendOptions, send};
 use crate::ram::GuestRam;
 use crate::transport::RateCapped;
@@ -30,6 +30,7 @@ type OnStatus = Box<dyn FnMut(&SourceStatus) + Send>;
 /// | knob | default | memory |
 /// |---|---|---|
 /// | [`downtime`](Self::downtime) | 50 ms | |
+/// | [`downtime_limit`](Self::downtime_limit) | ten times the downtime, at least 5 s | |
 /// | [`deadline`](Self::deadline) | none | |
 /// | [`at_deadline`](Self::at_deadline) | cancel | |
 /// | [`policy`](Self::policy) | predictive | |
@@ -51,6 +52,7 @@ pub struct Outgoing<G> {
     delta_cache: DeltaCacheSize,
     dedup: DedupSetting,
     verify: bool,
+    downtime_limit: DowntimeLimit,
     properties: Vec<GuestProperty>,
     wrap_policy: Option<WrapPolicy>,
     on_status: Option<OnStatus>,
@@ -79,17 +81,35 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
             delta_cache: DeltaCacheSize::Auto,
             dedup: DedupSetting::Auto,
             verify: false,
+            downtime_limit: DowntimeLimit::Auto,
             properties: Vec::new(),
             wrap_policy: None,
             on_status: None,
         }
     }
 
-    /// Longest downtime allowed.
+    /// Longest downtime allowed: the guest is paused when it is expected to take no longer.
     #[must_use]
     pub fn downtime(self, downtime: impl Into<Downtime>) -> Self {
         let downtime = downtime.into();
         self.limit(|limits| limits.downtime = downtime)
+    }
+
+    /// How long the guest may stand still before it is handed over; then it goes on here.
+    #[must_use]
+    pub fn downtime_limit(mut self, limit: DowntimeLimit) -> Self {
+        self.downtime_limit = limit;
+        self
+    }
+
+    /// How long the guest may stand still, as its limits are now.
+    pub fn longest_standstill(&self) -> Duration {
+        let allowed = self.controls.settings().limits.downtime.most();
+        let digested = match self.verify {
+            true => self.ram.layout().pages().bytes(),
+            false => ByteCount(0),
+        };
+        self.downtime_limit.time(allowed, digested)
     }
 
     /// Longest time from the beginning to the pause of the guest.
@@ -238,6 +258,7 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
             session: id,
             channels: self.channels,
             verify: self.verify,
+            downtime_limit: self.downtime_limit,
             properties: self.properties,
             compress: self.compress,
             deltas: deltas.clone(),

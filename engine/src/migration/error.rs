@@ -86,6 +86,18 @@ pub enum MigrationError {
     /// The policy saw no way to complete it within its limits.
     #[error(transparent)]
     NotConverging(Box<GivenUp>),
+    /// The guest stood still for as long as it may, and was not handed over.
+    #[error(
+        "the guest stood still for {} ms, the downtime limit, in the phase {phase}; allow more by \
+         --downtime-limit, or look at what was slow",
+        limit.as_millis()
+    )]
+    DowntimeLimit {
+        /// The limit.
+        limit: std::time::Duration,
+        /// The phase in which it was reached: [`Phase::name`](super::Phase::name).
+        phase: &'static str,
+    },
     /// Somebody asked for the end.
     #[error("cancelled")]
     Cancelled,
@@ -126,6 +138,7 @@ impl MigrationError {
             Self::Memory(_) => "memory",
             Self::Dirty(_) => "dirty-tracking",
             Self::NotConverging(_) => "not-converging",
+            Self::DowntimeLimit { .. } => "downtime-limit",
             Self::Cancelled => "cancelled",
             Self::DigestMismatch { .. } => "digest-mismatch",
             Self::InDoubt(_) => "in-doubt",
@@ -140,6 +153,7 @@ impl MigrationError {
             | Self::Frame(_)
             | Self::GuestStays(_)
             | Self::NotConverging(_)
+            | Self::DowntimeLimit { .. }
             | Self::Cancelled => true,
             Self::PeerAborted { code, .. } => {
                 !matches!(code, AbortCode::Protocol | AbortCode::GuestEnded)

@@ -29,8 +29,10 @@
 //!
 //! The end is a two-phase commit. From `Ready` on the target is prepared: only the source's word, or
 //! [`IN_DOUBT`], ends the migration there, since the source may have relinquished the guest already.
+//! A side whose peer answers and does not go on waits for [`DECISION`].
 
 mod counters;
+mod downtime_limit;
 mod error;
 mod liveness;
 mod ownership;
@@ -42,6 +44,7 @@ mod stages;
 mod target;
 
 pub use counters::{EncodedBytes, PagesSent, SentFrame};
+pub use downtime_limit::DowntimeLimit;
 pub use error::{Failure, GuestLocation, MigrationError};
 pub use ownership::{Granted, Ownership, Relinquished, StoppedOwnership, TargetReady};
 pub use phase::Phase;
@@ -67,6 +70,14 @@ pub const REATTACH: Duration = Duration::from_secs(8);
 /// A source notices the loss after [`PEER_SILENCE`], tries for [`REATTACH`], and its last try
 /// may take as long as a connection attempt does (5 s on TCP).
 pub const IN_DOUBT: Duration = Duration::from_secs(20);
+
+/// How long a side of the commit waits for the other one, which answers and does not go on: a source
+/// for the guest to run there, a prepared target for the source's word. Longer than any one step
+/// of a hypervisor's may take.
+pub const DECISION: Duration = Duration::from_secs(60);
+
+/// How long the same wait lasts once somebody asks for the end.
+pub const DECISION_IF_CANCELLED: Duration = Duration::from_secs(2);
 
 const _: () = assert!(IN_DOUBT.as_secs() > PEER_SILENCE.as_secs() + REATTACH.as_secs() + 5);
 

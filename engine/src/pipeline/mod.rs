@@ -31,6 +31,7 @@ mod controls;
 mod digest;
 mod disconnect_grace;
 mod log;
+mod patience;
 mod shared;
 mod source;
 mod target;

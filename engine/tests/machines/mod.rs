@@ -2,7 +2,7 @@
 
 use pagelift_engine::converge::Policy;
 use pagelift_engine::memory::Layout;
-use pagelift_engine::migration::{SourceConfig, TargetConfig};
+use pagelift_engine::migration::{DowntimeLimit, SourceConfig, TargetConfig};
 use pagelift_engine::wire::{Encodings, SessionId};
 
 /// The migration that they are of.
@@ -15,6 +15,7 @@ pub(crate) fn source_config(layout: Layout, policy: Box<dyn Policy>) -> SourceCo
         channels: 1,
         frame_pages: 16,
         verify: false,
+        downtime_limit: DowntimeLimit::Auto,
         dedup: None,
         layout,
         properties: Vec::new(),

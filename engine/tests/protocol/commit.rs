@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use pagelift_engine::migration::{
-    GuestLocation, IN_DOUBT, MigrationError, Ownership, PEER_SILENCE, SourceStep, TargetStep,
+    DECISION, DowntimeLimit, GuestLocation, IN_DOUBT, MigrationError, Ownership, PEER_SILENCE, SourceStep, TargetStep,
 };
+use pagelift_engine::units::{ByteCount, Instant};
 use pagelift_engine::wire::{AbortCode, Message};
 
 use crate::machines::SESSION;
@@ -151,4 +152,47 @@ fn a_guest_that_does_not_start_there_is_there_all_the_same() {
     };
     pair.source.handle_message(pair.now, abort).unwrap_err();
     assert_eq!(pair.source.guest_location(), GuestLocation::Target);
+}
+
+/// Whatever is slow: the guest goes on.
+#[test]
+fn a_guest_that_is_not_handed_over_within_the_limit_stays() {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    pair.tell_source();
+    let end = pair.source.standstill_ends().unwrap();
+    let limit = DowntimeLimit::Auto.time(Duration::from_millis(50), ByteCount(0));
+    assert_eq!(pair.source.longest_standstill(), limit);
+    // A target that is prepared and answers is no reason to wait any longer.
+    let pong = pair.source.handle_message(end, Message::Pong);
+    assert!(pong.unwrap().is_none());
+    let before = Instant(end.0 - 1);
+    assert!(pair.source.handle_time(before).is_ok());
+    let late = pair.source.handle_time(end);
+    assert!(matches!(late, Err(MigrationError::DowntimeLimit { .. })), "{late:?}");
+    pair.source.fail(late.unwrap_err());
+    assert_eq!(pair.source.guest_location(), GuestLocation::Source);
+}
+
+/// The limit is about a guest that is still the source's.
+#[test]
+fn a_guest_that_was_handed_over_is_waited_for() {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    pair.tell_source();
+    pair.hand_over();
+    assert_eq!(pair.source.standstill_ends(), None);
+}
+
+/// A source that answers, and does not say whose the guest is.
+#[test]
+fn a_prepared_target_may_end_in_doubt_although_its_source_lives() {
+    let mut pair = Pair::new(1);
+    assert!(!pair.target.waits_for_word());
+    pair.until_ready();
+    assert!(pair.target.waits_for_word());
+    pair.pass(DECISION);
+    pair.target.end_in_doubt();
+    assert!(pair.target.is_over());
+    assert_eq!(pair.target.guest_location(), GuestLocation::Unknown);
 }

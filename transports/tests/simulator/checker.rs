@@ -110,7 +110,10 @@ impl Rules<'_> {
             || plan.sabotage.is_some()
             || plan.freeze.is_some()
             || plan.facts_differ;
-        let gave_up = matches!(failure.error, MigrationError::NotConverging(_));
+        let gave_up = matches!(
+            failure.error,
+            MigrationError::NotConverging(_) | MigrationError::DowntimeLimit { .. }
+        );
         if !harmed && !gave_up {
             let what = format!("nothing went wrong, and it failed: {failure}");
             self.truth.broken(what);

@@ -10,6 +10,7 @@ use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::codec::{Codec, CompressSetting, ZstdLevel};
 use pagelift_engine::converge::AtDeadline;
+use pagelift_engine::migration::DowntimeLimit;
 use pagelift_engine::units::{PAGE_BYTES, Rate};
 use pagelift_engine::wire::FrameType;
 use pagelift_transports::sim::{NetworkConfig, SimRng};
@@ -60,6 +61,7 @@ impl Plan {
             channels: rng.pick(&[1, 1, 2, 3, 4, 8]),
             frame_pages: rng.pick(&[1, 2, 8, 64, 256]),
             verify: rng.one_in(2),
+            downtime_limit: downtime_limit(seed),
             policy: if whim {
                 PolicyPlan::Whim {
                     stop_at: u32::try_from(rng.below(20)).unwrap_or(0),
@@ -233,6 +235,16 @@ fn freeze(seed: u64) -> Option<Duration> {
     let mut rng = SimRng::new(seed.rotate_left(16) ^ 0x6672_657a);
     let seconds = rng.pick(&[1, 4, 10, 27, 40]);
     rng.one_in(12).then(|| Duration::from_secs(seconds))
+}
+
+/// In every third seed the user has set it, often so low that it is reached. From the seed alone.
+fn downtime_limit(seed: u64) -> DowntimeLimit {
+    let mut rng = SimRng::new(seed.rotate_left(16) ^ 0x6c69_6d69);
+    let ms = rng.pick(&[1, 10, 100, 1000, 10_000]);
+    match rng.one_in(3) {
+        true => DowntimeLimit::Fixed(Duration::from_millis(ms)),
+        false => DowntimeLimit::Auto,
+    }
 }
 
 /// Virtual time takes none of the processor's, so a limit must change nothing.

@@ -6,6 +6,7 @@ use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::converge::Limits;
+use pagelift_engine::migration::DowntimeLimit;
 use pagelift_engine::wire::FrameType;
 use pagelift_transports::sim::NetworkConfig;
 
@@ -105,6 +106,7 @@ pub struct Plan {
     pub channels: u16,
     pub frame_pages: u64,
     pub verify: bool,
+    pub downtime_limit: DowntimeLimit,
     pub policy: PolicyPlan,
     pub state_bytes: usize,
     pub state_pieces: usize,
@@ -152,6 +154,7 @@ impl Plan {
             sabotage: None,
             facts_differ: false,
             verify: true,
+            downtime_limit: DowntimeLimit::Fixed(Duration::from_secs(600)),
             ..self.clone()
         }
     }

@@ -14,13 +14,14 @@ use super::world::Attempt;
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// Every outcome that the standard seeds must reach.
-pub const WANTED: [&str; 56] = [
+pub const WANTED: [&str; 57] = [
     "completed",
     "completed although the network failed",
     "completed after a reattach",
     "completed with a mishap",
     "source: cancelled",
     "source: digest-mismatch",
+    "source: downtime-limit",
     "source: dirty-tracking",
     "source: guest",
     "source: link",

@@ -5,9 +5,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::converge::ThrottleShare;
+use pagelift_engine::migration::DowntimeLimit;
 use pagelift_engine::pipeline::Clock;
 use pagelift_engine::units::Instant;
 use pagelift_transports::sim::SimClock;
+
+/// What a step that is under way at the limit may still take.
+const STANDSTILL_SLACK: Duration = Duration::from_millis(300);
 
 /// Something that fails when asked for the n-th time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +39,9 @@ pub struct Truth {
 struct State {
     source_runs: bool,
     target_runs: bool,
+    /// When the source's guest was stopped.
+    stopped_at: Option<Instant>,
+    downtime_limit: DowntimeLimit,
     /// By how much the source's guest is throttled, in permille.
     throttled: u16,
     gave_up: Option<Instant>,
@@ -60,8 +67,9 @@ impl Truth {
     }
 
     /// Another attempt at moving the guest, which runs on the source.
-    pub fn begin(&self, mishaps: &[(Mishap, u64)]) {
+    pub fn begin(&self, mishaps: &[(Mishap, u64)], downtime_limit: DowntimeLimit) {
         let mut state = self.lock();
+        state.downtime_limit = downtime_limit;
         state.countdowns = mishaps.iter().copied().collect();
         state.happened.clear();
     }
@@ -151,11 +159,15 @@ impl Truth {
 
     pub fn source_stopped(&self) {
         self.note(|| "the guest stops on the source".into());
-        self.lock().source_runs = false;
+        let now = self.now();
+        let mut state = self.lock();
+        state.source_runs = false;
+        state.stopped_at = Some(now);
     }
 
     pub fn source_gave_up(&self) {
         self.note(|| "the source relinquishes the guest".into());
+        self.check_standstill();
         let now = self.now();
         let mut state = self.lock();
         let runs = state.source_runs;
@@ -168,6 +180,9 @@ impl Truth {
 
     pub fn source_resumed(&self) {
         self.note(|| "the guest goes on on the source".into());
+        if !self.gave_up() {
+            self.check_standstill();
+        }
         let mut state = self.lock();
         state.source_runs = true;
         // A guest that was given up and not handed over may be taken back. If the target was told
@@ -201,6 +216,19 @@ impl Truth {
 
     pub fn was_let_run(&self) -> bool {
         self.lock().let_run
+    }
+
+    /// A guest that stood still has not done so for longer than its user allows.
+    fn check_standstill(&self) {
+        let state = self.lock();
+        let (stopped_at, limit) = (state.stopped_at, state.downtime_limit);
+        drop(state);
+        if let (Some(stopped_at), DowntimeLimit::Fixed(limit)) = (stopped_at, limit) {
+            let stood = self.now().since(stopped_at);
+            if stood > limit + STANDSTILL_SLACK {
+                self.broken(format!("the guest stood still for {stood:?}, over {limit:?}"));
+            }
+        }
     }
 
     fn check_one_owner(&self) {

@@ -110,7 +110,7 @@ impl World {
 
     /// Tries to move the guest as `plan` says.
     pub fn attempt(&mut self, plan: &Plan) -> Attempt {
-        self.truth.begin(&plan.mishaps);
+        self.truth.begin(&plan.mishaps, plan.downtime_limit);
         let lossy = plan.lose_marks.map(|one_in| (self.rng.fork(), one_in));
         self.tracker.lose_marks(lossy);
         self.target_memory.damage_in(plan.damage_placed);
@@ -263,6 +263,7 @@ impl World {
             channels: plan.channels,
             frame_pages: plan.frame_pages,
             verify: plan.verify,
+            downtime_limit: plan.downtime_limit,
             dedup: (plan.dedup != DedupSetting::Off)
                 .then(|| plan.pages.saturating_sub(plan.seed % 3)),
             layout: self.source_memory.layout().clone(),

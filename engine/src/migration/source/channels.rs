@@ -99,6 +99,11 @@ impl Channels {
         })
     }
 
+    /// When frames in flight last became fewer, or began to be there.
+    pub(super) fn progress_at(&self) -> Instant {
+        self.progress_at
+    }
+
     /// Another round begins.
     pub(super) fn begin_round(&mut self) {
         for channel in &mut self.channels {

@@ -133,6 +133,11 @@ impl Commit {
         }
     }
 
+    /// Whether the target is prepared, and nothing was done about it yet.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready(_))
+    }
+
     /// Whether the guest was relinquished.
     pub(super) fn has_handed_over(&self) -> bool {
         matches!(self, Self::HandedOver { .. } | Self::Completed)

@@ -150,14 +150,16 @@ impl Source {
     /// Time has passed: the target may be gone, and the policy may end the migration.
     ///
     /// # Errors
-    /// When nothing was heard for [`PEER_SILENCE`](crate::migration::PEER_SILENCE), or nothing
-    /// placed for [`DATA_SILENCE`](crate::migration::DATA_SILENCE).
+    /// When nothing was heard for [`PEER_SILENCE`](crate::migration::PEER_SILENCE), nothing placed
+    /// for [`DATA_SILENCE`](crate::migration::DATA_SILENCE), or the guest has stood still for as long
+    /// as it may.
     pub fn handle_time(&mut self, now: Instant) -> Result<(), MigrationError> {
         if self.is_over() {
             return Ok(());
         }
         self.peer.check(now)?;
         self.channels.check_progress(now)?;
+        self.check_standstill(now)?;
         if self.state.is_round() && now >= self.convergence.ask_at {
             self.measures.late(now.since(self.convergence.ask_at));
             self.convergence.ask_at = now.after(POLICY_TICK);

@@ -18,7 +18,7 @@
 //! | `references` | what the target has already, and what it misses |
 //! | `throttle`, `convergence`, `measures`, `rounds_in_flight` | when to stop the guest, and by what that is decided |
 //! | `totals` | sums for the report |
-//! | `control`, `rounds`, `policy`, `hand_over`, `status` | the machine's methods, by what they are about |
+//! | `control`, `rounds`, `policy`, `standstill`, `hand_over`, `status` | the machine's methods, by what they are about |
 //!
 //! Invariants: a page is in the send set, in flight or missing until the target has acknowledged it
 //! ("no page lost": [`undelivered`](Source::undelivered) gives all back); within one round a page is
@@ -41,6 +41,7 @@ mod policy;
 mod rounds;
 mod rounds_in_flight;
 mod send_set;
+mod standstill;
 mod state;
 mod status;
 mod switchover;
@@ -62,6 +63,7 @@ use self::state::{Precopy, State};
 use self::throttle::Throttle;
 use self::totals::Totals;
 use super::HEARTBEAT;
+use super::downtime_limit::DowntimeLimit;
 use super::error::MigrationError;
 use super::peer::Peer;
 use crate::memory::Layout;
@@ -76,6 +78,7 @@ pub struct Source {
     session: SessionId,
     frame_pages: u64,
     verify: bool,
+    downtime_limit: DowntimeLimit,
     layout: Layout,
     /// When the migration began.
     began: Instant,
@@ -115,6 +118,7 @@ impl Source {
             session: config.session,
             frame_pages: config.frame_pages.clamp(1, MAX_FRAME_PAGES as u64),
             verify: config.verify,
+            downtime_limit: config.downtime_limit,
             layout: config.layout,
             began: now,
             target_reads: Encodings::BASIC,
@@ -166,7 +170,7 @@ impl Source {
         let until = now.after(HEARTBEAT / 4);
         SourceStep::Wait(match self.state {
             State::Precopy(_) => until.min(self.convergence.ask_at),
-            _ => until,
+            _ => until.min(self.standstill_ends().unwrap_or(until)),
         })
     }
 

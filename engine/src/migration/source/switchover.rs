@@ -29,6 +29,8 @@ pub(super) struct StopDecision {
 #[derive(Debug)]
 pub(super) struct Switchover {
     decision: StopDecision,
+    /// Since when the guest stands still.
+    stopped_at: Option<Instant>,
     /// Its parts that are over.
     downtime: DowntimeParts,
     /// When the last of them was over.
@@ -51,6 +53,7 @@ impl Switchover {
     pub(super) fn new(decision: StopDecision) -> Self {
         Self {
             decision,
+            stopped_at: None,
             downtime: DowntimeParts::default(),
             since: Instant::default(),
             step: Step::Stopping,
@@ -59,6 +62,15 @@ impl Switchover {
 
     pub(super) fn decision(&self) -> &StopDecision {
         &self.decision
+    }
+
+    /// Since when the guest stands still here; `None` while it runs, and once it is being
+    /// relinquished.
+    pub(super) fn stopped_at(&self) -> Option<Instant> {
+        match &self.step {
+            Step::Commit(commit) if !commit.is_ready() => None,
+            _ => self.stopped_at,
+        }
     }
 
     /// The parts of the downtime that are over.
@@ -131,6 +143,7 @@ impl Switchover {
 
     /// The guest has stood still since `since`; `harvest` of that went into the last harvest.
     pub(super) fn stopped(&mut self, since: Instant, now: Instant, harvest: Duration) {
+        self.stopped_at = Some(since);
         let both = now.since(since);
         self.downtime.harvest = harvest.min(both);
         self.downtime.stop = both.saturating_sub(harvest);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::converge::{ConvergenceStatus, Interval, Policy, ThrottleShare};
 use crate::memory::Layout;
+use crate::migration::downtime_limit::DowntimeLimit;
 use crate::migration::ownership::TargetReady;
 use crate::migration::phase::Phase;
 use crate::migration::stages::SourceStages;
@@ -31,6 +32,8 @@ pub struct SourceConfig {
     pub properties: Vec<GuestProperty>,
     /// Encodings of pages that the target must read, next to the basic ones.
     pub needs: Encodings,
+    /// How long the guest may stand still before it is handed over.
+    pub downtime_limit: DowntimeLimit,
     /// When to stop the guest, or to end the migration.
     pub policy: Box<dyn Policy>,
 }

@@ -46,6 +46,19 @@ impl Target {
         }
     }
 
+    /// Whether this side waits for the word of a source that answers.
+    pub fn waits_for_word(&self) -> bool {
+        matches!(self.commit, Commit::Prepared(_)) && !self.is_lost()
+    }
+
+    /// Ends without the source's word, which did not come for too long.
+    pub fn end_in_doubt(&mut self) {
+        if self.waits_for_word() {
+            let why = "the source answers and does not say whose the guest is";
+            self.end(MigrationError::InDoubt(why.into()));
+        }
+    }
+
     /// Whether the guest runs here and the source knows it.
     pub fn is_settled(&self) -> bool {
         let commit = &self.commit;

@@ -114,6 +114,10 @@ impl<'a> SourceDriver<'a> {
             }
         }
         let now = self.shared.now();
+        if let Some(end) = self.shared.look(Source::standstill_ends) {
+            let left = end.since(now);
+            self.guest.hold_at_most(left).map_err(guest_failed)?;
+        }
         let step = self.shared.try_with(|source| {
             let step = source.handle_time(now).map(|()| source.poll(now));
             let idle = matches!(step, Ok(SourceStep::Wait(_)));
@@ -253,6 +257,8 @@ impl<'a> SourceDriver<'a> {
 
     fn pause(&mut self) -> Result<(), MigrationError> {
         let asked = self.shared.now();
+        let limit = self.shared.look(Source::longest_standstill);
+        self.guest.hold_at_most(limit).map_err(guest_failed)?;
         self.guest.pause().map_err(guest_failed)?;
         let since = self.guest.paused_for().map_or(asked, |time| {
             let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);

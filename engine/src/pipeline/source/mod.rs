@@ -35,7 +35,7 @@ use crate::dirty::DirtySource;
 use crate::guest::SourceGuest;
 use crate::memory::ReadPages;
 use crate::migration::{
-    Failure, MigrationError, Ownership, Report, Source, SourceConfig, SourceStatus,
+    DowntimeLimit, Failure, MigrationError, Ownership, Report, Source, SourceConfig, SourceStatus,
 };
 use crate::pipeline::clock::SystemClock;
 use crate::pipeline::controls::Controls;
@@ -61,6 +61,8 @@ pub(crate) struct SendOptions {
     pub(crate) channels: u16,
     /// Whether to compare digests of all memory before the hand-over.
     pub(crate) verify: bool,
+    /// How long the guest may stand still before it is handed over.
+    pub(crate) downtime_limit: DowntimeLimit,
     /// What must be equal on both sides.
     pub(crate) properties: Vec<GuestProperty>,
     /// How pages are compressed.
@@ -135,6 +137,7 @@ pub(crate) fn send(job: SendJob<'_>) -> Result<Report, Failure> {
             layout: job.memory.layout().clone(),
             properties: job.options.properties,
             needs: Encodings::needed_by(compress),
+            downtime_limit: job.options.downtime_limit,
             policy: job.options.policy,
         },
         super::clock::Clock::now(&*clock),

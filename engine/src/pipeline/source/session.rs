@@ -19,6 +19,7 @@ use crate::dirty::{ClearedPages, DirtySource};
 use crate::guest::SourceGuest;
 use crate::memory::ReadPages;
 use crate::migration::{Failure, MigrationError, Ownership, REATTACH, Report, Source};
+use crate::pipeline::patience::Patience;
 use crate::pipeline::Step;
 use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::control::{ControlReader, lost};
@@ -73,6 +74,8 @@ pub struct SourceSession<'a> {
     bandwidth: Option<Rate>,
     cancel: CancelToken,
     watchdog: Arc<CancelWatchdog>,
+    /// For the target's word that the guest runs there.
+    patience: Patience,
     stage: Stage,
 }
 
@@ -139,6 +142,7 @@ impl<'a> SourceSession<'a> {
             controls: parts.controls,
             changes: 0,
             watchdog: Arc::default(),
+            patience: Patience::default(),
             stage: Stage::Connecting,
         }
     }
@@ -186,7 +190,10 @@ impl<'a> SourceSession<'a> {
                 }
                 self.stage = Stage::Migrating;
             }
-            Stage::Greeting | Stage::Migrating => return self.driver.step(),
+            Stage::Greeting | Stage::Migrating => {
+                self.check_patience()?;
+                return self.driver.step();
+            }
             Stage::Settling(settling) => {
                 let now = self.shared.now();
                 let is_cancelled = self.cancel.is_cancelled() && !settling.was_cancelled;
@@ -203,6 +210,17 @@ impl<'a> SourceSession<'a> {
             }
         }
         Ok(Step::Worked)
+    }
+
+    /// A target that was told to run the guest, and answers, must say at some time that it does.
+    fn check_patience(&mut self) -> Result<(), MigrationError> {
+        let waits = self.shared.look(Source::has_handed_over) && !self.shared.look(Source::is_over);
+        let now = self.shared.now();
+        if self.patience.is_over(now, waits, self.cancel.is_cancelled()) {
+            let why = "the target was told to run it and has not said that it does";
+            return Err(MigrationError::InDoubt(why.into()));
+        }
+        Ok(())
     }
 
     /// Opens a control connection, to be read by the worker.

@@ -13,6 +13,7 @@ use crate::memory::GuestMemory;
 use crate::migration::{Failure, GuestLocation, IN_DOUBT, Target};
 use crate::pipeline::Step;
 use crate::pipeline::cancel::CancelToken;
+use crate::pipeline::patience::Patience;
 use crate::pipeline::shared::Shared;
 use crate::units::Instant;
 
@@ -24,6 +25,8 @@ pub struct TargetSession<'a> {
     cancel: CancelToken,
     /// The guest runs here; until when a source that did not hear so may ask.
     lingers_until: Option<Instant>,
+    /// For the source's word.
+    patience: Patience,
     /// It was cancelled when it could not be: that does not count later.
     overruled: bool,
 }
@@ -56,6 +59,7 @@ impl<'a> TargetSession<'a> {
             driver,
             cancel,
             lingers_until: None,
+            patience: Patience::default(),
             overruled: false,
         })
     }
@@ -90,6 +94,11 @@ impl<'a> TargetSession<'a> {
         let may_cancel = shared.look(Target::may_cancel);
         if self.is_cancelled(may_cancel) {
             shared.with(Target::cancel);
+        }
+        let waits = shared.look(Target::waits_for_word);
+        let is_cancelled = self.cancel.is_cancelled();
+        if self.patience.is_over(shared.now(), waits, is_cancelled) {
+            shared.with(Target::end_in_doubt);
         }
         match self.driver.step() {
             Ok(Step::Done) => {
