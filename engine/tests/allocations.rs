@@ -17,7 +17,9 @@ use pagelift_engine::codec::CompressSetting;
 use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::converge::{Decision, Observation, Policy};
 use pagelift_engine::memory::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages};
-use pagelift_engine::migration::{DowntimeLimit, Source, SourceConfig, SourceStep, Target, TargetConfig};
+use pagelift_engine::migration::{
+    DowntimeLimit, Source, SourceConfig, SourceStep, Target, TargetConfig,
+};
 use pagelift_engine::pipeline::{
     BasePages, Deltas, Packing, Shared, SourceChannel, Step, SystemClock, TargetChannel,
 };

@@ -1,7 +1,8 @@
 //! Options that several programs share, and what a source makes of them.
 
 pub use pagelift_control::job::values::{
-    Deadline, MaxThrottle, channels, cpu_limit, deadline, downtime, downtime_limit, duration, max_throttle, rate,
+    Deadline, MaxThrottle, channels, cpu_limit, deadline, downtime, downtime_limit, duration,
+    max_throttle, rate,
 };
 
 use std::path::PathBuf;

@@ -35,7 +35,10 @@ mod tests {
     fn it_counts_from_the_beginning_of_each_wait() {
         let at = |seconds: u64| Instant(seconds * 1_000_000_000);
         let mut patience = Patience::default();
-        assert!(!patience.is_over(at(0), false, true), "nothing is waited for");
+        assert!(
+            !patience.is_over(at(0), false, true),
+            "nothing is waited for"
+        );
         assert!(!patience.is_over(at(100), true, false));
         assert!(!patience.is_over(at(159), true, false));
         assert!(!patience.is_over(at(159), false, false), "it went on");

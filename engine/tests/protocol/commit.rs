@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use pagelift_engine::migration::{
-    DECISION, DowntimeLimit, GuestLocation, IN_DOUBT, MigrationError, Ownership, PEER_SILENCE, SourceStep, TargetStep,
+    DECISION, DowntimeLimit, GuestLocation, IN_DOUBT, MigrationError, Ownership, PEER_SILENCE,
+    SourceStep, TargetStep,
 };
 use pagelift_engine::units::{ByteCount, Instant};
 use pagelift_engine::wire::{AbortCode, Message};
@@ -169,7 +170,10 @@ fn a_guest_that_is_not_handed_over_within_the_limit_stays() {
     let before = Instant(end.0 - 1);
     assert!(pair.source.handle_time(before).is_ok());
     let late = pair.source.handle_time(end);
-    assert!(matches!(late, Err(MigrationError::DowntimeLimit { .. })), "{late:?}");
+    assert!(
+        matches!(late, Err(MigrationError::DowntimeLimit { .. })),
+        "{late:?}"
+    );
     pair.source.fail(late.unwrap_err());
     assert_eq!(pair.source.guest_location(), GuestLocation::Source);
 }

@@ -226,7 +226,9 @@ impl Truth {
         if let (Some(stopped_at), DowntimeLimit::Fixed(limit)) = (stopped_at, limit) {
             let stood = self.now().since(stopped_at);
             if stood > limit + STANDSTILL_SLACK {
-                self.broken(format!("the guest stood still for {stood:?}, over {limit:?}"));
+                self.broken(format!(
+                    "the guest stood still for {stood:?}, over {limit:?}"
+                ));
             }
         }
     }

@@ -13,6 +13,10 @@ use crate::migration::phase::Phase;
 use crate::units::Instant;
 
 /// Where the machine is.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one value of it in a migration"
+)]
 #[derive(Debug)]
 pub(super) enum State {
     /// The target has not agreed to take the guest.

@@ -19,11 +19,11 @@ use crate::dirty::{ClearedPages, DirtySource};
 use crate::guest::SourceGuest;
 use crate::memory::ReadPages;
 use crate::migration::{Failure, MigrationError, Ownership, REATTACH, Report, Source};
-use crate::pipeline::patience::Patience;
 use crate::pipeline::Step;
 use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::control::{ControlReader, lost};
 use crate::pipeline::controls::Controls;
+use crate::pipeline::patience::Patience;
 use crate::pipeline::shared::Shared;
 use crate::transport::{Connection, RateCapped, Role};
 use crate::units::{Instant, Rate};
@@ -216,7 +216,10 @@ impl<'a> SourceSession<'a> {
     fn check_patience(&mut self) -> Result<(), MigrationError> {
         let waits = self.shared.look(Source::has_handed_over) && !self.shared.look(Source::is_over);
         let now = self.shared.now();
-        if self.patience.is_over(now, waits, self.cancel.is_cancelled()) {
+        if self
+            .patience
+            .is_over(now, waits, self.cancel.is_cancelled())
+        {
             let why = "the target was told to run it and has not said that it does";
             return Err(MigrationError::InDoubt(why.into()));
         }
