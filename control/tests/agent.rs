@@ -5,18 +5,17 @@
 //! runs itself with a role in its environment (see `roles`). The agent's library is built by
 //! `cargo build -p pagelift-agent` into the target folder of the tests.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use agent_support::{Vm, have_qemu, role_command, uffd, wait_until};
+use agent_support::{Vm, have_qemu, role_command_through, uffd, wait_until};
 use pagelift_agent_protocol::{
     ErrorCode, FEATURE_ROLLBACK, FEATURE_SHORT_PERIODS, FEATURE_THROTTLE, FEATURE_USERFAULTFD,
-    HEADER_BYTES, Header, Reply, VERSION, socket_name,
+    HEADER_BYTES, Header, Reply, RollbackStep, VERSION,
 };
 use pagelift_control::agent_client::{AgentClient, AgentError};
 
@@ -81,7 +80,11 @@ fn runs_the_rollback_script_of_a_killed_client() {
     wait_until("the script to resume the guest", || {
         vm.status() == "running"
     });
-    assert!(vm.standard_error().contains(r#"no-such-command"} failed"#));
+    let said = vm.standard_error();
+    assert!(
+        said.contains("no-such-capability") && said.contains(" failed: "),
+        "{said}"
+    );
 }
 
 #[test]
@@ -96,18 +99,81 @@ fn forgets_a_script_that_was_cleared() {
 }
 
 #[test]
-fn a_script_without_a_monitor_leaves_the_agent_serving() {
+fn a_client_that_says_nothing_loses_its_place() {
+    let Some(vm) = Vm::start(&[]) else { return };
+    let mut silent = UnixStream::connect(vm.agent_socket()).unwrap();
+    // The beginning of a request is none.
+    silent.write_all(b"PLAG").unwrap();
+    let error = AgentClient::connect(vm.pid()).unwrap().hello().unwrap_err();
+    assert!(matches!(error, AgentError::Busy { .. }), "{error}");
+    vm.next_client();
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0, "it was sent away");
+}
+
+#[test]
+fn a_script_is_for_a_monitor_of_this_qemu_alone() {
     let Some(mut vm) = Vm::start(&[]) else { return };
+    vm.execute("stop");
     let mut client = AgentClient::connect(vm.pid()).unwrap();
-    let gone = vm.path("no-such.sock");
-    client.set_rollback(&gone, &["{}".to_owned()]).unwrap();
+    let others = vm.path("others.sock");
+    let _listener = UnixListener::bind(&others).unwrap();
+    for (path, word) in [
+        (vm.path("no-such.sock"), "No such file"),
+        (others, "is not a monitor"),
+    ] {
+        let error = client
+            .set_rollback(&path, &[RollbackStep::Continue])
+            .unwrap_err();
+        let is_refused = matches!(
+            &error,
+            AgentError::Refused {
+                code: ErrorCode::NoMonitor,
+                ..
+            }
+        );
+        assert!(is_refused && error.to_string().contains(word), "{error}");
+    }
+
+    // One that was QEMU's when the script was set, and is another's when it runs.
+    let path = vm.path("rollback.sock");
+    client
+        .set_rollback(&path, &[RollbackStep::Continue])
+        .unwrap();
+    fs::remove_file(&path).unwrap();
+    let impostor = UnixListener::bind(&path).unwrap();
     drop(client);
     vm.next_client();
-    assert!(
-        vm.standard_error()
-            .contains("the rollback script does not run")
-    );
-    vm.execute("query-status");
+    let (mut called, _) = impostor.accept().unwrap();
+    assert_eq!(called.read(&mut [0]).unwrap(), 0, "it is told nothing");
+    let said = vm.standard_error();
+    assert!(said.contains("it is not this QEMU's any more"), "{said}");
+    assert_eq!(vm.status(), "paused");
+}
+
+#[test]
+fn answers_while_a_script_waits_for_its_monitor() {
+    let Some(mut vm) = Vm::start(&[]) else { return };
+    vm.execute("stop");
+    let path = vm.path("rollback.sock");
+    let holder = UnixStream::connect(&path).unwrap();
+    let mut client = AgentClient::connect(vm.pid()).unwrap();
+    client
+        .set_rollback(&path, &[RollbackStep::Continue])
+        .unwrap();
+    drop(client);
+    wait_until("the agent to say what it does", || {
+        let refused = AgentClient::connect(vm.pid()).unwrap().userfaultfd();
+        matches!(
+            refused,
+            Err(AgentError::Refused {
+                code: ErrorCode::Undoing,
+                ..
+            })
+        )
+    });
+    drop(holder);
+    AgentClient::connect(vm.pid()).unwrap().hello().unwrap();
+    assert_eq!(vm.status(), "running");
 }
 
 #[test]
@@ -119,9 +185,8 @@ fn works_under_the_sandbox_of_libvirt() {
     vm.execute("stop");
     let mut client = AgentClient::connect(vm.pid()).unwrap();
     client.userfaultfd().unwrap();
-    let cont = r#"{"execute":"cont"}"#.to_owned();
     client
-        .set_rollback(&vm.path("rollback.sock"), &[cont])
+        .set_rollback(&vm.path("rollback.sock"), &[RollbackStep::Continue])
         .unwrap();
     drop(client);
     wait_until("the script to resume the guest", || {
@@ -136,49 +201,97 @@ fn survives_daemonize_and_leaves_nothing_behind() {
     let mut client = AgentClient::connect(pid).unwrap();
     assert_eq!(client.hello().unwrap().pid, pid);
     client.userfaultfd().unwrap();
+    let files = fs::read_dir(vm.path(".")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let left: Vec<_> = names.filter(|name| name.starts_with("pagelift")).collect();
+    assert!(left.is_empty(), "{left:?}");
     drop(vm);
     assert!(client.hello().is_err());
-    let name = format!("@{}", socket_name(pid));
-    wait_until("the end of its socket", || {
-        let sockets = fs::read_to_string("/proc/net/unix").unwrap();
-        !sockets.lines().any(|line| line.ends_with(&name))
-    });
     assert!(AgentClient::connect(pid).is_err());
 }
 
+const NOBODY: u32 = 65534;
+
+/// What a process says that asks the agent of `vm` for its name, started through `wrapper`.
+fn hello_through(vm: &Vm, wrapper: &[&str]) -> String {
+    let output = role_command_through(wrapper, "hello")
+        .env("PAGELIFT_TEST_PID", vm.pid().to_string())
+        .output()
+        .unwrap();
+    let [said, errors] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    said + &errors
+}
+
+/// `setpriv`, which becomes another user without any capability.
+fn user(id: &str) -> [&str; 5] {
+    ["setpriv", "--reuid", id, "--regid=65534", "--clear-groups"]
+}
+
+/// Root without its capabilities, as in a container.
+const POWERLESS_ROOT: [&str; 3] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+
 #[test]
-fn only_root_and_the_user_of_qemu_are_served() {
-    const NOBODY: u32 = 65534;
+fn root_of_a_container_is_nobody_to_the_agent() {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIP: only root can become another user");
         return;
     }
-    let hello_of_nobody = |vm: &Vm| {
-        let output = role_command("hello")
-            .env("PAGELIFT_TEST_PID", vm.pid().to_string())
-            .uid(NOBODY)
-            .gid(NOBODY)
-            .output();
-        output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-    };
     let Some(vm) = Vm::start(&[]) else { return };
-    let Ok(said) = hello_of_nobody(&vm) else {
-        eprintln!("SKIP: another user may not execute this test");
-        return;
-    };
-    let expected = format!(
-        "user {NOBODY} may not use the agent of process {}",
+    assert!(hello_through(&vm, &[]).contains("AgentInfo {"));
+    let refused = format!(
+        "does not let this process look into QEMU process {}",
         vm.pid()
     );
-    assert!(said.contains(&expected), "{said}");
-    drop(vm);
+    let own_proc = ["unshare", "--pid", "--fork", "--mount", "--mount-proc"];
+    let hosts_proc = ["unshare", "--pid", "--fork", "--mount"];
+    for (wrapper, expected) in [
+        (POWERLESS_ROOT.to_vec(), &refused),
+        ([&hosts_proc[..], &POWERLESS_ROOT].concat(), &refused),
+        (user("65534").to_vec(), &refused),
+        (
+            [&own_proc[..], &POWERLESS_ROOT].concat(),
+            &format!("there is no process {}", vm.pid()),
+        ),
+    ] {
+        let said = hello_through(&vm, &wrapper);
+        if said.contains("unshare:") || said.contains("failed to execute") {
+            eprintln!("SKIP: {}", said.trim());
+            continue;
+        }
+        assert!(said.contains(expected.as_str()), "{wrapper:?}: {said}");
+    }
+}
 
-    let user = format!("user={NOBODY}:{NOBODY}");
-    let Some(vm) = Vm::start(&["-run-with", &user]) else {
+#[test]
+fn the_user_of_qemu_is_served_and_no_other() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIP: only root can become another user");
+        return;
+    }
+    if !hello_probe(&user("65534")) {
+        eprintln!("SKIP: another user may not execute this test");
+        return;
+    }
+    let Some(vm) = Vm::start_as(NOBODY) else {
         return;
     };
-    let said = hello_of_nobody(&vm).unwrap();
+    let said = hello_through(&vm, &user("65534"));
     assert!(said.contains("AgentInfo {"), "{said}");
+    let refused = format!(
+        "QEMU process {} of user {NOBODY}: run pagelift as",
+        vm.pid()
+    );
+    let unmapped = [&user("1234")[..], &["unshare", "--user"]].concat();
+    for wrapper in [user("1234").to_vec(), POWERLESS_ROOT.to_vec(), unmapped] {
+        let said = hello_through(&vm, &wrapper);
+        if said.contains("unshare:") {
+            eprintln!("SKIP: {}", said.trim());
+            continue;
+        }
+        assert!(said.contains(&refused), "{wrapper:?}: {said}");
+    }
+
     // Without privileges the kernel's last offer is for user mode; tracking works with it.
     let lent = AgentClient::connect(vm.pid())
         .unwrap()
@@ -193,11 +306,16 @@ fn only_root_and_the_user_of_qemu_are_served() {
     }
 }
 
+/// Whether this test can be executed through `wrapper` at all.
+fn hello_probe(wrapper: &[&str]) -> bool {
+    let output = role_command_through(wrapper, "nothing").output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 #[test]
 fn unknown_requests_are_refused_and_broken_ones_end_the_connection() {
     let Some(vm) = Vm::start(&[]) else { return };
-    let address = SocketAddr::from_abstract_name(socket_name(vm.pid())).unwrap();
-    let mut stream = UnixStream::connect_addr(&address).unwrap();
+    let mut stream = UnixStream::connect(vm.agent_socket()).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(30)))
         .unwrap();
@@ -216,9 +334,9 @@ fn unknown_requests_are_refused_and_broken_ones_end_the_connection() {
             other => panic!("{other:?} instead of an error"),
         }
     };
-    let unknown = b"PLAG\x01\x00\x63\x00\x03\x00\x00\x00abc";
-    let malformed = b"PLAG\x01\x00\x01\x00\x01\x00\x00\x00x";
-    let other_version = b"PLAG\x02\x00\x01\x00\x00\x00\x00\x00";
+    let unknown = b"PLAG\x02\x00\x63\x00\x03\x00\x00\x00abc";
+    let malformed = b"PLAG\x02\x00\x01\x00\x01\x00\x00\x00x";
+    let other_version = b"PLAG\x01\x00\x01\x00\x00\x00\x00\x00";
     assert_eq!(
         code_of_next_error(unknown).unwrap(),
         ErrorCode::UnknownRequest
@@ -290,23 +408,32 @@ fn real_memory_is_shared_whatever_the_command_line() {
 
 #[test]
 fn an_impostor_is_told_from_the_agent() {
-    // Process 1 exists everywhere and has no agent; this test binds its name.
-    let address = SocketAddr::from_abstract_name(socket_name(1)).unwrap();
-    let _listener = UnixListener::bind_addr(&address).unwrap();
-    let error = AgentClient::connect(1).unwrap_err();
+    let Some(vm) = Vm::start(&[]) else { return };
+    // This process holds the socket of another's agent.
+    let flags = rustix::fs::OFlags::PATH.bits().cast_signed();
+    let held = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(vm.agent_socket())
+        .unwrap();
     let own = std::process::id();
+    let error = AgentClient::connect(own).unwrap_err();
+    drop(held);
     assert!(
-        matches!(error, AgentError::WrongProcess { pid: 1, holder } if holder == own),
+        matches!(error, AgentError::WrongProcess { pid, holder } if pid == own && holder == vm.pid()),
         "{error}"
     );
 }
 
 #[test]
 fn a_process_without_an_agent_and_no_process_say_what_to_do() {
-    let own = std::process::id();
-    let error = AgentClient::connect(own).unwrap_err().to_string();
+    let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let error = AgentClient::connect(pid).unwrap_err().to_string();
+    child.kill().unwrap();
+    child.wait().unwrap();
     let expected = format!(
-        "no agent in QEMU process {own}: start it with `pagelift run -- qemu-system-x86_64 ...`"
+        "no agent in QEMU process {pid}: start it with `pagelift run -- qemu-system-x86_64 ...`"
     );
     assert!(error.starts_with(&expected), "{error}");
     // Above the highest process id that Linux allows, 2^22.

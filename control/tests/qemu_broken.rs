@@ -228,8 +228,8 @@ fn the_rollback_script_brings_the_guest_back() {
     let script = prepared.rollback_script();
     let execute = || {
         let qmp = source.second();
-        for line in &script {
-            let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        for step in &script {
+            let mut line: serde_json::Value = serde_json::from_str(&step.command()).unwrap();
             let command = line["execute"].as_str().unwrap().to_owned();
             let arguments = line["arguments"].take();
             // Capabilities may be refused for a moment; the guest does not depend on them.

@@ -116,7 +116,7 @@ fn the_rollback_script_puts_disks_back() {
     let script = planned.rollback_script();
     let carry_out = || {
         for line in &script {
-            let line: Value = serde_json::from_str(line).unwrap();
+            let line: Value = serde_json::from_str(&line.command()).unwrap();
             let command = line["execute"].as_str().unwrap();
             // Some lines are for a migration that has begun; QEMU may refuse them.
             let _refused_or_done = second.execute(command, line["arguments"].clone());

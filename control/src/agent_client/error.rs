@@ -18,18 +18,29 @@ pub enum AgentError {
     },
     /// The process has no agent.
     #[error(
-        "no agent in QEMU process {pid}: start it with `pagelift run -- qemu-system-x86_64 ...` \
-         (and run pagelift in the same network namespace)"
+        "no agent in QEMU process {pid}: start it with `pagelift run -- qemu-system-x86_64 ...`"
     )]
     NoAgent {
         /// The process asked for.
         pid: u32,
     },
-    /// Another process listens in the agent's name.
+    /// The kernel does not let this process look into QEMU's.
     #[error(
-        "the agent's socket of process {pid} is held by process {holder}, which is not it: \
-         end that process and start QEMU anew (if QEMU is in a container, run pagelift in \
-         the same pid namespace)"
+        "the kernel does not let this process look into QEMU process {pid}{}: run pagelift as \
+         QEMU's user, in the same user namespace, or as root with CAP_SYS_PTRACE (a QEMU that \
+         changed its user by itself, with -run-with user= or -runas, is open to root alone)",
+        .user.map_or_else(String::new, |user| format!(" of user {user}"))
+    )]
+    NotPermitted {
+        /// The process asked for.
+        pid: u32,
+        /// Its user, if that can be seen.
+        user: Option<u32>,
+    },
+    /// The socket that the process holds is another's.
+    #[error(
+        "the agent's socket of process {pid} is that of process {holder}: end that process and \
+         start QEMU anew (if QEMU is in a container, run pagelift in the same pid namespace)"
     )]
     WrongProcess {
         /// The process asked for.

@@ -5,12 +5,13 @@
 //! (`drop`, an error, `kill -9`), the agent runs the script unless it was cleared before. So
 //! clear the script before you drop the client.
 //!
-//! What the connection asserts: the process at the other end has the id that was asked for,
-//! by the kernel's word (`SO_PEERCRED`), since anybody could have bound the agent's name.
+//! How the agent is reached, and who may, says `connect`.
 //!
-//! Every call takes at most [`TIMEOUT`] and is answered in microseconds ordinarily; the agent
-//! answers late only while it runs the rollback script of the client before.
+//! Every call takes at most [`TIMEOUT`] and is answered in microseconds ordinarily. While the
+//! agent runs the rollback script of the client before it takes no other;
+//! [`hello`](AgentClient::hello) waits for that.
 
+mod connect;
 mod error;
 mod throttle;
 
@@ -22,17 +23,17 @@ use std::time::{Duration, Instant};
 
 pub use error::AgentError;
 use pagelift_agent_protocol::{
-    AgentInfo, ErrorCode, HEADER_BYTES, Header, Reply, Request, RollbackScript, socket_name,
+    AgentInfo, ErrorCode, HEADER_BYTES, Header, Reply, Request, RollbackScript, RollbackStep,
 };
 use rustix::io::Errno;
-use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType, connect, recvmsg, send, socket_with,
-};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
 
 /// Longest time that one call waits for the agent: more than the 10 s of a rollback script.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Pause between two tries while the agent undoes another client's migration.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// A userfaultfd of QEMU's address space, its API not negotiated yet.
 ///
@@ -63,44 +64,12 @@ impl AgentClient {
     /// answered a QMP command (the monitor's socket alone exists earlier).
     ///
     /// # Errors
-    /// When there is no such process or no agent in it, or another process poses as it. That
-    /// another client is connected is found out by the first request only.
+    /// When there is no such process or no agent in it, or the kernel does not let us look into
+    /// it. That another client is connected is found out by the first request only.
     pub fn connect(pid: u32) -> Result<Self, AgentError> {
-        if pid == 0 {
-            return Err(AgentError::NoProcess { pid });
-        }
-        let io_error = |errno: Errno| AgentError::Io {
-            pid,
-            source: errno.into(),
-        };
-        let address =
-            SocketAddrUnix::new_abstract_name(socket_name(pid).as_bytes()).map_err(io_error)?;
-        let socket = socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(io_error)?;
-        // The limit for sending holds for connecting to a full backlog as well, socket(7).
-        set_socket_timeout(&socket, Timeout::Send, Some(TIMEOUT)).map_err(io_error)?;
-        connect(&socket, &address).map_err(|errno| match errno {
-            Errno::CONNREFUSED if !Path::new(&format!("/proc/{pid}")).exists() => {
-                AgentError::NoProcess { pid }
-            }
-            Errno::CONNREFUSED => AgentError::NoAgent { pid },
-            Errno::AGAIN => AgentError::Timeout { pid },
-            errno => io_error(errno),
-        })?;
-        let peer = socket_peercred(&socket).map_err(io_error)?;
-        // The kernel says 0 for a process outside this pid namespace; `pid` is none.
-        let holder = u32::try_from(peer.pid.as_raw_pid()).unwrap_or(0);
-        if holder != pid {
-            return Err(AgentError::WrongProcess { pid, holder });
-        }
         Ok(Self {
             pid,
-            socket,
+            socket: connect::to_agent(pid)?,
             features: None,
         })
     }
@@ -110,12 +79,26 @@ impl AgentClient {
         self.pid
     }
 
-    /// Asks who the agent is and what it offers.
+    /// Asks who the agent is and what it offers. If it is just undoing the migration of a client
+    /// that is gone, this waits until it has, and connects again.
     ///
     /// # Errors
     /// As every request: a refusal, a broken connection, no answer in time.
     pub fn hello(&mut self) -> Result<AgentInfo, AgentError> {
-        match self.call(&Request::Hello)? {
+        let deadline = Instant::now() + TIMEOUT;
+        let answer = loop {
+            match self.call(&Request::Hello) {
+                Err(AgentError::Refused {
+                    code: ErrorCode::Undoing,
+                    ..
+                }) if Instant::now() < deadline => {
+                    std::thread::sleep(RETRY);
+                    self.socket = connect::to_agent(self.pid)?;
+                }
+                answer => break answer?,
+            }
+        };
+        match answer {
             (Reply::Hello(hello), _) => {
                 self.features = Some(hello.features);
                 Ok(hello)
@@ -139,26 +122,30 @@ impl AgentClient {
         }
     }
 
-    /// Has the agent run `commands` at QEMU's monitor `qmp_path` when this connection ends
+    /// Has the agent take `steps` at QEMU's monitor `qmp_path` when this connection ends
     /// with the script still set. Replaces an earlier script.
     ///
-    /// `qmp_path` is an absolute path of a unix socket that QEMU itself can open, the one
-    /// this client uses or another that is free when the client is gone. Each command is the
-    /// JSON text of one QMP command on one line; one that fails does not stop the next.
+    /// `qmp_path` is the absolute path of a unix socket that QEMU itself listens on, the one
+    /// this client uses or another that is free when the client is gone. A step that fails does
+    /// not stop the next.
     ///
     /// A script that resumes the guest must be cleared before the target may be given the right
-    /// to run: afterwards it would make the guest run twice. In `pre-switchover` the command
-    /// `migrate_cancel` is enough and safest, as it resumes the guest itself; `cont` resumes
-    /// a source whose migration has completed, too.
+    /// to run: afterwards it would make the guest run twice. In `pre-switchover` the step
+    /// [`CancelMigration`](RollbackStep::CancelMigration) is enough and safest, as it resumes the
+    /// guest itself; [`Continue`](RollbackStep::Continue) resumes a source whose migration has
+    /// completed, too.
     ///
     /// # Errors
-    /// [`AgentError::BadRollback`] beyond the limits of the protocol (path 107 bytes, 64 commands,
-    /// 16 KiB each, 64 KiB together), and as every request. After any other error the script
-    /// may or may not be set.
-    pub fn set_rollback(&mut self, qmp_path: &Path, commands: &[String]) -> Result<(), AgentError> {
+    /// [`AgentError::BadRollback`] beyond the limits of the protocol (path 107 bytes, 64 steps,
+    /// 64 KiB together), a refusal with the code `NoMonitor` when QEMU does not listen there, and
+    /// as every request. After any other error the script may or may not be set.
+    pub fn set_rollback(
+        &mut self,
+        qmp_path: &Path,
+        steps: &[RollbackStep],
+    ) -> Result<(), AgentError> {
         let path = qmp_path.as_os_str().as_bytes().to_vec();
-        let script =
-            RollbackScript::new(path, commands.to_vec()).map_err(AgentError::BadRollback)?;
+        let script = RollbackScript::new(path, steps.to_vec()).map_err(AgentError::BadRollback)?;
         match self.call(&Request::SetRollback(script))? {
             (Reply::RollbackSet, _) => Ok(()),
             (other, _) => Err(self.unexpected("SET_ROLLBACK", &other)),

@@ -7,13 +7,16 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
+use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pagelift_agent_protocol::{Name, RollbackStep};
 use pagelift_control::agent_client::{AgentClient, AgentError};
 use pagelift_control::driver::qemu::command_line;
 use rustix::process::{Pid, Signal, kill_process};
@@ -51,11 +54,12 @@ fn roles() {
             // As a client does that uses the monitor itself until it is killed.
             let _monitor = UnixStream::connect(&script_path).unwrap();
             let mut client = connect().unwrap();
-            let commands = [
-                r#"{"execute":"no-such-command"}"#.to_owned(),
-                r#"{"execute":"cont"}"#.to_owned(),
+            let unknown = Name::new("no-such-capability").unwrap();
+            let steps = [
+                RollbackStep::SetCapabilities(vec![(unknown, true)]),
+                RollbackStep::Continue,
             ];
-            client.set_rollback(&script_path, &commands).unwrap();
+            client.set_rollback(&script_path, &steps).unwrap();
             if role == "clear" {
                 client.clear_rollback().unwrap();
             }
@@ -68,8 +72,16 @@ fn roles() {
 
 /// This binary in the role `role`.
 pub(super) fn role_command(role: &str) -> Command {
-    let mut command = Command::new(env::current_exe().unwrap());
+    role_command_through(&[], role)
+}
+
+/// The same, started by the command `wrapper`.
+pub(super) fn role_command_through(wrapper: &[&str], role: &str) -> Command {
+    let mut words: Vec<OsString> = wrapper.iter().map(OsString::from).collect();
+    words.push(env::current_exe().unwrap().into());
+    let mut command = Command::new(&words[0]);
     command
+        .args(&words[1..])
         .args(["--exact", "agent_support::roles", "--nocapture"])
         .env(ROLE, role)
         .stdin(Stdio::null());
@@ -132,15 +144,20 @@ pub(super) struct Vm {
 impl Vm {
     /// Starts a small machine with `extra` arguments; `None` if QEMU is missing.
     pub(super) fn start(extra: &[&str]) -> Option<Self> {
-        Self::start_at(extra, false)
+        Self::start_at(extra, false, None)
+    }
+
+    /// Starts one that belongs to the user `uid`.
+    pub(super) fn start_as(uid: u32) -> Option<Self> {
+        Self::start_at(&[], false, Some(uid))
     }
 
     /// Starts one that daemonizes itself.
     pub(super) fn start_daemon() -> Option<Self> {
-        Self::start_at(&["-daemonize"], true)
+        Self::start_at(&["-daemonize"], true, None)
     }
 
-    fn start_at(extra: &[&str], is_daemon: bool) -> Option<Self> {
+    fn start_at(extra: &[&str], is_daemon: bool, uid: Option<u32>) -> Option<Self> {
         if !have_qemu() {
             return None;
         }
@@ -160,9 +177,18 @@ impl Vm {
         args.extend(["-qmp".into(), monitor("rollback.sock")]);
         args.extend(extra.iter().map(|arg| (*arg).to_owned()));
         let errors = fs::File::create(dir.path().join("stderr")).unwrap();
-        let child = role_command("run")
+        let mut command = role_command("run");
+        if let Some(uid) = uid {
+            chown(dir.path(), Some(uid), Some(uid)).unwrap();
+            command.uid(uid).gid(uid);
+        }
+        let child = command
             .env(ARGS, args.join("\n"))
             .env(AGENT, agent_library())
+            // Where the agent makes its socket.
+            .env("TMPDIR", dir.path())
+            .env_remove("RUNTIME_DIRECTORY")
+            .env_remove("XDG_RUNTIME_DIR")
             .stdout(Stdio::null())
             .stderr(errors)
             .spawn()
@@ -195,6 +221,19 @@ impl Vm {
 
     pub(super) fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// Where the agent's socket can be connected to: one of QEMU's descriptors.
+    pub(super) fn agent_socket(&self) -> PathBuf {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap();
+        let mut paths = descriptors.map(|entry| entry.unwrap().path());
+        let is_it = |path: &PathBuf| {
+            let target = fs::read_link(path).unwrap_or_default();
+            target
+                .to_string_lossy()
+                .ends_with("/pagelift-agent (deleted)")
+        };
+        paths.find(is_it).expect("QEMU holds the agent's socket")
     }
 
     /// A file of this machine's folder.

@@ -5,10 +5,14 @@
 //! dependency, so that the agent stays small, and allocates no more than the bytes at hand.
 //!
 //! # Transport
-//! A stream socket in the abstract namespace, [`socket_name`] of QEMU's process id. The client
-//! sends requests, the agent answers each with exactly one reply, in order. The agent never
+//! A stream socket without a name that anybody could connect to: the agent makes it under
+//! [`SOCKET_FILE`], removes the file, and holds the inode. A client reaches it through
+//! `/proc/PID/fd`, where the kernel lets it pass if it may look into QEMU as a debugger may
+//! (`PTRACE_MODE_READ` of ptrace(2)). That is the whole authority: uids are not looked at.
+//! The client sends requests, the agent answers each with exactly one reply, in order. The agent never
 //! speaks first, except to send away a client it cannot serve: that one finds an [`ErrorReply`]
-//! waiting, and then the end of the stream.
+//! waiting, and then the end of the stream. A client whose first request is not there within
+//! [`FIRST_REQUEST_LIMIT`] is sent away as well.
 //!
 //! # Bytes
 //! All integers are little-endian. Every message begins with this header of 12 bytes:
@@ -24,7 +28,7 @@
 //! |---|---|---|
 //! | 0x0001 | HELLO | empty |
 //! | 0x0002 | GET_USERFAULTFD | empty |
-//! | 0x0003 | SET_ROLLBACK | u16 p, p bytes path, u16 n, n times (u32 c, c bytes command) |
+//! | 0x0003 | SET_ROLLBACK | u16 p, p bytes path, u16 n, n steps |
 //! | 0x0004 | CLEAR_ROLLBACK | empty |
 //! | 0x0005 | THROTTLE | u32 period us, u32 lease ms, u16 n, n times (u32 thread, u16 permille) |
 //! | 0x0006 | RENEW | u32 lease ms |
@@ -36,9 +40,21 @@
 //! | 0x8006 | reply to RENEW | empty |
 //! | 0xffff | error, in place of any reply | u16 code, then the text to the end, UTF-8 |
 //!
-//! Path: absolute, of a unix socket, 1 to [`MAX_PATH_BYTES`] bytes, no zero byte. Commands: 1
-//! to [`MAX_COMMANDS`] of them, each 1 to [`MAX_COMMAND_BYTES`] bytes of UTF-8 without a line break
-//! (each is one line to QEMU's monitor). Error text: at most [`MAX_ERROR_TEXT_BYTES`].
+//! Path: absolute, of a monitor that QEMU itself listens on, 1 to [`MAX_PATH_BYTES`] bytes, no
+//! zero byte; the agent refuses another with [`ErrorCode::NoMonitor`]. Steps: 1 to [`MAX_STEPS`]
+//! of them, together within the payload; there are no others than these:
+//!
+//! | u8 | step | fields |
+//! |---|---|---|
+//! | 1 | cancel the migration | |
+//! | 2 | let the guest go on | |
+//! | 3 | set capabilities | u8 n, n times (name, u8 0 or 1) |
+//! | 4 | set parameters | u8 n, n times (name, value) |
+//! | 5 | let a disk bypass the page cache again | name of its node |
+//!
+//! Name: u8 length, 1 to [`MAX_NAME_BYTES`] bytes of letters, digits and `-._#`. Value: u8 1 and
+//! a u64, or u8 2 and a u8 0 or 1, or u8 3 and a text: u8 length, so many bytes of UTF-8 without
+//! control characters. Error text: at most [`MAX_ERROR_TEXT_BYTES`].
 //!
 //! Throttle: at most [`MAX_THREADS`] threads, each named once, ids from 1 on as QEMU sees them
 //! (`thread-id` of query-cpus-fast); permille of the time in which the thread is stopped, 0 to
@@ -48,7 +64,8 @@
 //! ends all throttling by itself; a RENEW that comes later is error [`ErrorCode::NoLease`].
 //!
 //! # QEMU's monitor
-//! The agent also runs commands at QEMU's monitor; [`monitor`] tells it what a line there is.
+//! The agent runs the steps of a rollback script at QEMU's monitor; [`monitor`] finds out what a
+//! line there is.
 //!
 //! # Growth
 //! A request of a type that the agent does not know is answered with error
@@ -57,23 +74,26 @@
 //! or with the meaning of a message above. Bits of the reply to HELLO announce what is there.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 mod bytes;
 mod message;
 pub mod monitor;
 mod rollback;
+mod step;
 mod throttle;
 
 pub use bytes::DecodeError;
 pub use message::{AgentInfo, ErrorCode, ErrorReply, LentUserfaultfd, Reply, Request};
 pub use rollback::RollbackScript;
+pub use step::{Name, ParameterValue, RollbackStep};
 pub use throttle::{Lease, ThreadShare, ThrottleRequest};
 
 /// First four bytes of every message, as a little-endian number: "PLAG".
 pub const MAGIC: u32 = 0x4741_4c50;
 
 /// Version of the format described here.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Size of the header in bytes.
 pub const HEADER_BYTES: usize = 12;
@@ -84,11 +104,11 @@ pub const MAX_PAYLOAD_BYTES: usize = 64 << 10;
 /// Longest path of a unix socket in bytes: `sun_path` less its final zero, unix(7).
 pub const MAX_PATH_BYTES: usize = 107;
 
-/// Most commands in one rollback script.
-pub const MAX_COMMANDS: usize = 64;
+/// Most steps in one rollback script.
+pub const MAX_STEPS: usize = 64;
 
-/// Longest command of a rollback script, in bytes.
-pub const MAX_COMMAND_BYTES: usize = 16 << 10;
+/// Longest name of a setting or of a disk's node, in bytes.
+pub const MAX_NAME_BYTES: usize = 64;
 
 /// Longest text of an error in bytes; longer ones are cut at a character when encoded.
 pub const MAX_ERROR_TEXT_BYTES: usize = 4 << 10;
@@ -118,14 +138,18 @@ pub const FEATURE_THROTTLE: u64 = 1 << 2;
 /// Feature bit of HELLO: the agent takes periods below 1000 us.
 pub const FEATURE_SHORT_PERIODS: u64 = 1 << 3;
 
-/// Name of the agent's socket in the abstract namespace, without the leading zero byte.
+/// File name under which the agent binds its socket, for the moment until it removes the file.
 ///
-/// Abstract, because such a socket leaves no file behind when QEMU is killed. The name is no
-/// proof of anything: any process may bind it first. A client must compare the process id
-/// that `SO_PEERCRED` reports with the one it meant, socket(7).
-pub fn socket_name(pid: u32) -> String {
-    format!("pagelift-agent-{pid}")
-}
+/// The link of QEMU's descriptor in `/proc/PID/fd` ends with it and [`REMOVED`]. That is how a
+/// client finds the descriptor, and no proof of anything: it compares the process id that
+/// `SO_PEERCRED` gives with the one it meant, unix(7).
+pub const SOCKET_FILE: &str = "pagelift-agent";
+
+/// What the kernel puts behind the name of a removed file, proc_pid_fd(5).
+pub const REMOVED: &str = " (deleted)";
+
+/// How long a client may take for its first request before it loses its place.
+pub const FIRST_REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
 /// The header of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -122,8 +122,6 @@ pub struct ErrorReply {
 pub enum ErrorCode {
     /// 1: another client is connected.
     Busy,
-    /// 2: the client's user may not use the agent.
-    NotAllowed,
     /// 3: the agent does not know this type of request.
     UnknownRequest,
     /// 4: the request breaks the format.
@@ -136,6 +134,10 @@ pub enum ErrorCode {
     NoLease,
     /// 8: the system does not let the agent throttle.
     CannotThrottle,
+    /// 9: QEMU does not listen on this monitor.
+    NoMonitor,
+    /// 10: the rollback script of the client before is still running; ten seconds at most.
+    Undoing,
     /// Any other number: a kind that this side does not know.
     Other(u16),
 }
@@ -144,13 +146,14 @@ impl ErrorCode {
     fn number(self) -> u16 {
         match self {
             Self::Busy => 1,
-            Self::NotAllowed => 2,
             Self::UnknownRequest => 3,
             Self::Malformed => 4,
             Self::NoUserfaultfd => 5,
             Self::NoThread => 6,
             Self::NoLease => 7,
             Self::CannotThrottle => 8,
+            Self::NoMonitor => 9,
+            Self::Undoing => 10,
             Self::Other(number) => number,
         }
     }
@@ -158,13 +161,14 @@ impl ErrorCode {
     fn from_number(number: u16) -> Self {
         match number {
             1 => Self::Busy,
-            2 => Self::NotAllowed,
             3 => Self::UnknownRequest,
             4 => Self::Malformed,
             5 => Self::NoUserfaultfd,
             6 => Self::NoThread,
             7 => Self::NoLease,
             8 => Self::CannotThrottle,
+            9 => Self::NoMonitor,
+            10 => Self::Undoing,
             other => Self::Other(other),
         }
     }

@@ -1,22 +1,22 @@
-//! The rollback script: what the agent runs at QEMU's monitor when its client is gone.
+//! The rollback script: what the agent does at QEMU's monitor when its client is gone.
 
 use crate::bytes::{DecodeError, Reader};
-use crate::{MAX_COMMAND_BYTES, MAX_COMMANDS, MAX_PATH_BYTES, MAX_PAYLOAD_BYTES};
+use crate::step::RollbackStep;
+use crate::{MAX_PATH_BYTES, MAX_PAYLOAD_BYTES, MAX_STEPS};
 
-/// QMP commands that undo a migration whose client is gone.
+/// Steps that undo a migration whose client is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RollbackScript {
     qmp_path: Vec<u8>,
-    commands: Vec<String>,
+    steps: Vec<RollbackStep>,
 }
 
 impl RollbackScript {
-    /// A script that runs `commands` at QEMU's monitor socket `qmp_path`, each the JSON text of
-    /// one QMP command on one line.
+    /// A script that takes `steps` at QEMU's monitor socket `qmp_path`.
     ///
     /// # Errors
     /// When a part breaks the limits of the format.
-    pub fn new(qmp_path: Vec<u8>, commands: Vec<String>) -> Result<Self, DecodeError> {
+    pub fn new(qmp_path: Vec<u8>, steps: Vec<RollbackStep>) -> Result<Self, DecodeError> {
         if qmp_path.is_empty() || qmp_path.len() > MAX_PATH_BYTES || qmp_path.contains(&0) {
             return Err(DecodeError::Field(
                 "socket path",
@@ -27,25 +27,15 @@ impl RollbackScript {
         if qmp_path.first() != Some(&b'/') {
             return Err(DecodeError::Field("socket path", "must be absolute"));
         }
-        if commands.is_empty() || commands.len() > MAX_COMMANDS {
-            return Err(DecodeError::Field(
-                "command list",
-                "must have 1 to 64 commands",
-            ));
+        if steps.is_empty() || steps.len() > MAX_STEPS {
+            return Err(DecodeError::Field("step list", "must have 1 to 64 steps"));
         }
-        for command in &commands {
-            if command.is_empty() || command.len() > MAX_COMMAND_BYTES {
-                return Err(DecodeError::Field("command", "must have 1 to 16384 bytes"));
-            }
-            if command.contains(['\n', '\r', '\0']) {
-                return Err(DecodeError::Field("command", "must be one line of text"));
-            }
-        }
-        let script = Self { qmp_path, commands };
+        steps.iter().try_for_each(RollbackStep::check)?;
+        let script = Self { qmp_path, steps };
         if script.encode().len() > MAX_PAYLOAD_BYTES {
             return Err(DecodeError::Field(
                 "rollback script",
-                "must fit in 64 KiB; use fewer commands",
+                "must fit in 64 KiB; use fewer steps",
             ));
         }
         Ok(script)
@@ -56,9 +46,9 @@ impl RollbackScript {
         &self.qmp_path
     }
 
-    /// The commands, in the order in which they are to run.
-    pub fn commands(&self) -> &[String] {
-        &self.commands
+    /// The steps, in the order in which they are to be taken.
+    pub fn steps(&self) -> &[RollbackStep] {
+        &self.steps
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -66,12 +56,10 @@ impl RollbackScript {
         let path_bytes = u16::try_from(self.qmp_path.len()).expect("paths are capped at 107 bytes");
         bytes.extend_from_slice(&path_bytes.to_le_bytes());
         bytes.extend_from_slice(&self.qmp_path);
-        let count = u16::try_from(self.commands.len()).expect("there are at most 64 commands");
+        let count = u16::try_from(self.steps.len()).expect("there are at most 64 steps");
         bytes.extend_from_slice(&count.to_le_bytes());
-        for command in &self.commands {
-            let length = u32::try_from(command.len()).expect("commands are capped at 16 KiB");
-            bytes.extend_from_slice(&length.to_le_bytes());
-            bytes.extend_from_slice(command.as_bytes());
+        for step in &self.steps {
+            step.encode(&mut bytes);
         }
         bytes
     }
@@ -80,13 +68,10 @@ impl RollbackScript {
         let path_bytes = usize::from(reader.u16()?);
         let qmp_path = reader.take(path_bytes)?.to_vec();
         let count = usize::from(reader.u16()?);
-        let mut commands = Vec::with_capacity(count.min(MAX_COMMANDS));
+        let mut steps = Vec::with_capacity(count.min(MAX_STEPS));
         for _ in 0..count {
-            let length = usize::try_from(reader.u32()?).map_err(|_| DecodeError::Truncated)?;
-            let text = std::str::from_utf8(reader.take(length)?)
-                .map_err(|_| DecodeError::Field("command", "must be UTF-8"))?;
-            commands.push(text.to_owned());
+            steps.push(RollbackStep::decode(reader)?);
         }
-        Self::new(qmp_path, commands)
+        Self::new(qmp_path, steps)
     }
 }

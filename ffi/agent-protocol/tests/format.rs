@@ -2,9 +2,9 @@
 
 use pagelift_agent_protocol::{
     AgentInfo, DecodeError, ErrorCode, ErrorReply, FEATURE_ROLLBACK, HEADER_BYTES, Header,
-    LEASE_MS, Lease, LentUserfaultfd, MAX_COMMAND_BYTES, MAX_ERROR_TEXT_BYTES, MAX_PAYLOAD_BYTES,
-    MAX_THREADS, PERIOD_US, Reply, Request, RollbackScript, ThreadShare, ThrottleRequest,
-    socket_name,
+    LEASE_MS, Lease, LentUserfaultfd, MAX_ERROR_TEXT_BYTES, MAX_PAYLOAD_BYTES, MAX_STEPS,
+    MAX_THREADS, Name, PERIOD_US, ParameterValue, Reply, Request, RollbackScript, RollbackStep,
+    ThreadShare, ThrottleRequest, VERSION,
 };
 
 fn split(bytes: &[u8]) -> (Header, &[u8]) {
@@ -15,11 +15,27 @@ fn split(bytes: &[u8]) -> (Header, &[u8]) {
 }
 
 fn rollback_script() -> RollbackScript {
-    RollbackScript::new(
-        b"/run/q".to_vec(),
-        vec![r#"{"execute":"cont"}"#.into(), "{}".into()],
-    )
-    .unwrap()
+    RollbackScript::new(b"/run/q".to_vec(), all_steps()).unwrap()
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn all_steps() -> Vec<RollbackStep> {
+    let values = [
+        ParameterValue::Number(u64::MAX),
+        ParameterValue::Flag(true),
+        ParameterValue::Text(r#"a"b\"#.into()),
+    ];
+    let parameters = values.map(|value| (name("p-1"), value)).to_vec();
+    vec![
+        RollbackStep::CancelMigration,
+        RollbackStep::Continue,
+        RollbackStep::SetCapabilities(vec![(name("events"), false), (name("x"), true)]),
+        RollbackStep::SetParameters(parameters),
+        RollbackStep::DirectDisk(name("#block1.a_b")),
+    ]
 }
 
 fn share(tid: u32, stopped_permille: u16) -> ThreadShare {
@@ -48,7 +64,7 @@ fn requests() -> Vec<Request> {
 fn replies() -> Vec<Reply> {
     vec![
         Reply::Hello(AgentInfo {
-            version: 1,
+            version: VERSION,
             pid: 4711,
             features: FEATURE_ROLLBACK | 1 << 63,
         }),
@@ -77,22 +93,28 @@ fn replies() -> Vec<Reply> {
 fn messages_have_the_documented_bytes() {
     assert_eq!(
         Request::Hello.encode(),
-        b"PLAG\x01\x00\x01\x00\x00\x00\x00\x00"
+        b"PLAG\x02\x00\x01\x00\x00\x00\x00\x00"
     );
     assert_eq!(
-        Request::SetRollback(RollbackScript::new(b"/q".to_vec(), vec!["{}".into()]).unwrap())
-            .encode(),
-        b"PLAG\x01\x00\x03\x00\x0c\x00\x00\x00\x02\x00/q\x01\x00\x02\x00\x00\x00{}"
+        Request::SetRollback(RollbackScript::new(b"/q".to_vec(), all_steps()).unwrap()).encode(),
+        [
+            &b"PLAG\x02\x00\x03\x00\x41\x00\x00\x00\x02\x00/q\x05\x00\x01\x02"[..],
+            b"\x03\x02\x06events\x00\x01x\x01",
+            b"\x04\x03\x03p-1\x01\xff\xff\xff\xff\xff\xff\xff\xff",
+            b"\x03p-1\x02\x01\x03p-1\x03\x04a\"b\\",
+            b"\x05\x0b#block1.a_b",
+        ]
+        .concat()
     );
     assert_eq!(
         Reply::Hello(AgentInfo {
-            version: 1,
+            version: VERSION,
             pid: 0x0102_0304,
             features: 3
         })
         .encode(),
-        b"PLAG\x01\x00\x01\x80\x10\x00\x00\x00\
-          \x01\x00\x00\x00\x04\x03\x02\x01\x03\x00\x00\x00\x00\x00\x00\x00"
+        b"PLAG\x02\x00\x01\x80\x10\x00\x00\x00\
+          \x02\x00\x00\x00\x04\x03\x02\x01\x03\x00\x00\x00\x00\x00\x00\x00"
     );
     let error = Reply::Error(ErrorReply {
         code: ErrorCode::UnknownRequest,
@@ -100,18 +122,17 @@ fn messages_have_the_documented_bytes() {
     });
     assert_eq!(
         error.encode(),
-        b"PLAG\x01\x00\xff\xff\x04\x00\x00\x00\x03\x00no"
+        b"PLAG\x02\x00\xff\xff\x04\x00\x00\x00\x03\x00no"
     );
     assert_eq!(
         Request::Throttle(throttle(vec![share(0x0102, 990)]).unwrap()).encode(),
-        b"PLAG\x01\x00\x05\x00\x10\x00\x00\x00\
+        b"PLAG\x02\x00\x05\x00\x10\x00\x00\x00\
           \x88\x13\x00\x00\x2c\x01\x00\x00\x01\x00\x02\x01\x00\x00\xde\x03"
     );
     assert_eq!(
         Request::Renew(Lease::new(300).unwrap()).encode(),
-        b"PLAG\x01\x00\x06\x00\x04\x00\x00\x00\x2c\x01\x00\x00"
+        b"PLAG\x02\x00\x06\x00\x04\x00\x00\x00\x2c\x01\x00\x00"
     );
-    assert_eq!(socket_name(42), "pagelift-agent-42");
 }
 
 #[test]
@@ -169,7 +190,7 @@ fn a_header_of_another_protocol_version_or_size_is_refused() {
         Header::decode(&bytes)
     };
     assert_eq!(with(0, b'Q'), Err(DecodeError::Magic(0x4741_4c51)));
-    assert_eq!(with(4, 2), Err(DecodeError::Version(2)));
+    assert_eq!(with(4, 1), Err(DecodeError::Version(1)));
     let cap = u32::try_from(MAX_PAYLOAD_BYTES).unwrap();
     let mut bytes = good;
     bytes[8..].copy_from_slice(&cap.to_le_bytes());
@@ -203,36 +224,71 @@ fn types_of_the_other_direction_and_of_the_future_are_unknown() {
 
 #[test]
 fn a_rollback_script_keeps_its_limits_in_both_directions() {
-    let one = || vec!["{}".to_owned()];
+    let one = || vec![RollbackStep::Continue];
     let refused =
-        |path: &[u8], commands: Vec<String>| RollbackScript::new(path.to_vec(), commands).is_err();
+        |path: &[u8], steps: Vec<RollbackStep>| RollbackScript::new(path.to_vec(), steps).is_err();
     assert!(refused(b"", one()));
     assert!(refused(&[b'/'; 108], one()));
     assert!(!refused(&[b'/'; 107], one()));
     assert!(refused(b"run/q", one()), "relative to whose folder?");
     assert!(refused(b"/q\0", one()));
     assert!(refused(b"/q", vec![]));
-    assert!(refused(b"/q", vec![String::new()]));
-    assert!(refused(b"/q", vec!["{}\n{}".into()]));
-    assert!(refused(b"/q", vec!["{}".into(); 65]));
-    assert!(refused(b"/q", vec!["x".repeat(MAX_COMMAND_BYTES + 1)]));
-    assert!(
-        refused(b"/q", vec!["x".repeat(MAX_COMMAND_BYTES); 4]),
-        "the sum exceeds the cap"
-    );
-    assert!(!refused(b"/q", vec!["x".repeat(MAX_COMMAND_BYTES); 3]));
+    assert!(!refused(b"/q", vec![RollbackStep::Continue; MAX_STEPS]));
+    assert!(refused(b"/q", vec![RollbackStep::Continue; MAX_STEPS + 1]));
+    let flags = |count: usize| RollbackStep::SetCapabilities(vec![(name("x"), true); count]);
+    assert!(refused(b"/q", vec![flags(0)]));
+    assert!(!refused(b"/q", vec![flags(255)]));
+    assert!(refused(b"/q", vec![flags(256)]));
+    let text = |text: &str| {
+        let value = ParameterValue::Text(text.into());
+        vec![RollbackStep::SetParameters(vec![(name("x"), value)])]
+    };
+    assert!(!refused(b"/q", text(&"x".repeat(255))));
+    assert!(refused(b"/q", text(&"x".repeat(256))));
+    assert!(refused(b"/q", text("a\nb")));
+    let long = RollbackStep::SetCapabilities(vec![(name(&"x".repeat(64)), true); 255]);
+    assert!(!refused(b"/q", vec![long.clone(); 3]));
+    assert!(refused(b"/q", vec![long; 4]), "the sum exceeds the cap");
 
     // The same rules hold for bytes that no `RollbackScript` produced.
     for payload in [
-        &b"\x00\x00\x01\x00\x02\x00\x00\x00{}"[..], // no path
-        b"\x02\x00/q\x00\x00",                      // no command
-        b"\x02\x00/q\x01\x00\x00\x00\x00\x00",      // an empty command
-        b"\x02\x00/q\x01\x00\x01\x00\x00\x00\xff",  // not UTF-8
-        b"\x02\x00/q\x01\x00\x01\x00\x00\x00\n",    // a line break
-        b"\x02\x00/q\xff\xff\x01\x00\x00\x00x",     // more commands announced than there are
-        b"\x02\x00/q\x01\x00\xff\xff\xff\xffx",     // a longer command than there is
+        &b"\x00\x00\x01\x00\x02"[..],                   // no path
+        b"\x02\x00/q\x00\x00",                          // no step
+        b"\x02\x00/q\x01\x00\x06",                      // a step that does not exist
+        b"\x02\x00/q\x01\x00\x05\x00",                  // a disk without a name
+        b"\x02\x00/q\x01\x00\x05\x02a\x22",             // a quote in a name
+        b"\x02\x00/q\x01\x00\x05\x02a ",                // a space in a name
+        b"\x02\x00/q\x01\x00\x03\x01\x01a\x02",         // neither on nor off
+        b"\x02\x00/q\x01\x00\x04\x01\x01a\x03\x01\xff", // not UTF-8
+        b"\x02\x00/q\x01\x00\x04\x01\x01a\x03\x01\n",   // a line break
+        b"\x02\x00/q\xff\xff\x02",                      // more steps announced than there are
     ] {
         assert!(Request::decode(3, payload).is_err(), "{payload:?}");
+    }
+}
+
+#[test]
+fn a_step_is_one_command_and_nothing_breaks_out_of_it() {
+    let commands: Vec<String> = all_steps().iter().map(RollbackStep::command).collect();
+    let expected = [
+        r#"{"execute":"migrate_cancel"}"#,
+        r#"{"execute":"cont"}"#,
+        r#"{"execute":"migrate-set-capabilities","arguments":{"capabilities":[{"capability":"events","state":false},{"capability":"x","state":true}]}}"#,
+        r#"{"execute":"migrate-set-parameters","arguments":{"p-1":18446744073709551615,"p-1":true,"p-1":"a\"b\\"}}"#,
+        r##"{"execute":"human-monitor-command","arguments":{"command-line":"qemu-io #block1.a_b \"reopen -o cache.direct=on\""}}"##,
+    ];
+    assert_eq!(commands, expected);
+    for text in [
+        "",
+        "a b",
+        "a\"",
+        "a\\",
+        "a\n",
+        "a;b",
+        "\u{e9}",
+        &"x".repeat(65),
+    ] {
+        assert!(Name::new(text).is_err(), "{text:?}");
     }
 }
 

@@ -13,7 +13,7 @@
 //! and stay untouched, and with `-daemonize` QEMU has forked by then, so that the thread
 //! lives in the right process. When QEMU answers its first QMP command the socket is there
 //! (the monitor's own socket, and with `--preconfig` its answers, come before RAM does). It
-//! ends with QEMU; being abstract, it leaves no file.
+//! ends with QEMU; being without a name, it leaves no file.
 //!
 //! # The userfaultfd
 //! GET_USERFAULTFD hands out a fresh one, its API not negotiated. All its ioctls act on the
@@ -25,8 +25,9 @@
 //!
 //! # The rollback script
 //! Before a client changes anything in QEMU, it sets a rollback script, comparable to the last
-//! will of MQTT: QMP commands that the agent runs at QEMU's monitor if the connection ends while
-//! the script is still set. See `rollback`.
+//! will of MQTT: steps that the agent takes at QEMU's monitor if the connection ends while
+//! the script is still set. There are steps that undo a migration and no others, and they are
+//! taken at no monitor but this QEMU's own. See `rollback` and `own_monitor`.
 //!
 //! # The throttle
 //! A client that waits for the guest to write less has vCPUs stopped for a share of the time.
@@ -34,23 +35,25 @@
 //! See `throttle`.
 //!
 //! # Who may connect
-//! Root and the user QEMU runs as, checked with `SO_PEERCRED`. Anybody could have bound the
-//! name before QEMU did: a client must check in turn that the peer's process id is QEMU's.
-//! Client and QEMU must share the network namespace (abstract names belong to it) and should
-//! share the pid namespace (the name carries the pid).
+//! Whom the kernel lets look into QEMU: see `door`. A client must check in turn that the process
+//! at the other end is the QEMU it meant, since a process may hold a socket of another's.
 //!
 //! # Invariants
 //! - No panic leaves the library; its thread takes no signals of QEMU's. One signal handler is
 //!   installed, by the first throttle, for a signal that QEMU does not use.
 //! - `mmap` of anything but a large writable shared file costs a few compares and the system
 //!   call: no lock, no allocation.
-//! - All descriptors are close-on-exec. One client at a time; memory is bounded by one message
+//! - All descriptors are close-on-exec. One client at a time, which loses its place if it says
+//!   nothing; memory is bounded by one message
 //!   (76 KiB) and one monitor line (1 MiB), time in a rollback by `rollback::TOTAL`.
 //! - The system calls it makes are among those that QEMU's own `-sandbox` leaves it.
 
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
+mod client;
+mod door;
 mod interpose;
+mod own_monitor;
 mod rollback;
 mod server;
 mod signal_mask;

@@ -1,30 +1,29 @@
-//! Runs a rollback script: its commands, one by one, at QEMU's own monitor.
+//! Runs a rollback script: its steps, one by one, at QEMU's own monitor.
 //!
 //! The agent connects to the monitor's socket like any client, although it lives in the same
-//! process: QEMU's main loop answers, and the agent's thread waits. The monitor serves one
+//! process: QEMU's main loop answers, and a thread of the agent waits. The monitor serves one
 //! client at a time, and may still hold the connection of the client that died: a connection
-//! is refused or hangs in the backlog without a greeting until then, so the agent tries again
-//! until its time is over. A monitor that another program (libvirt, say) keeps for itself is
+//! hangs in the backlog without a greeting until then, so the agent waits, and tries again, until
+//! its time is over. A monitor that another program (libvirt, say) keeps for itself is
 //! never free: a rollback script needs one that is pagelift's alone. Whoever connects to it first after
-//! the client's death goes before the agent.
+//! the client's death goes before the agent. A monitor that refuses is not QEMU's any more, and
+//! not waited for.
 //!
-//! A command that fails is tried again for a while ([`PERSISTENCE`]): right after
+//! A step that fails is tried again for a while ([`PERSISTENCE`]): right after
 //! `migrate_cancel` QEMU refuses `cont` ("Migration is not finalized yet") and new capabilities
 //! ("There's a migration process in progress") until its migration thread is done. One that goes
 //! on failing does not stop the next ones: a script lists what may help. Everything together takes
-//! at most [`TOTAL`]; a client that waits for the agent meanwhile must allow for more.
+//! at most [`TOTAL`]; clients are told meanwhile that the agent is busy.
 
-use std::ffi::OsStr;
 use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pagelift_agent_protocol::RollbackScript;
 use pagelift_agent_protocol::monitor::{Line, classify};
+use pagelift_agent_protocol::{RollbackScript, RollbackStep};
 
+use crate::own_monitor::OwnMonitor;
 use crate::{complain, socket};
 
 /// Longest time for the whole script.
@@ -39,30 +38,50 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Longest line taken from the monitor in bytes; QEMU's greeting and replies are far shorter.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Runs `script` to its end, whatever fails; failures go to standard error.
-pub(crate) fn run(script: &RollbackScript) {
-    let path = Path::new(OsStr::from_bytes(script.qmp_path()));
-    let deadline = Instant::now() + TOTAL;
-    let mut monitor = match Monitor::connect_until(path, deadline) {
-        Ok(monitor) => monitor,
-        Err(error) => {
-            complain(format_args!(
-                "the rollback script does not run, monitor {}: {error}",
-                path.display()
-            ));
-            return;
-        }
-    };
-    for command in script.commands() {
-        match monitor.persist(command) {
-            Ok((Line::Return, _)) => {}
-            Ok((_, reply)) => complain(format_args!(
-                "rollback script: {command} failed: {}",
-                reply.trim_end()
-            )),
+/// What a client has asked for, should it be gone.
+#[derive(Debug)]
+pub(crate) struct Rollback {
+    monitor: OwnMonitor,
+    steps: Vec<RollbackStep>,
+}
+
+impl Rollback {
+    /// Takes a script over.
+    ///
+    /// # Errors
+    /// A text that says why its monitor is none of QEMU's.
+    pub(crate) fn new(script: &RollbackScript) -> Result<Self, String> {
+        Ok(Self {
+            monitor: OwnMonitor::find(script.qmp_path())?,
+            steps: script.steps().to_vec(),
+        })
+    }
+
+    /// Takes all steps, whatever fails; failures go to standard error.
+    pub(crate) fn run(&self) {
+        let deadline = Instant::now() + TOTAL;
+        let mut monitor = match Monitor::connect_until(&self.monitor, deadline) {
+            Ok(monitor) => monitor,
             Err(error) => {
-                complain(format_args!("rollback script ended at {command}: {error}"));
+                let path = self.monitor.path();
+                complain(format_args!(
+                    "the rollback script does not run, monitor {path:?}: {error}"
+                ));
                 return;
+            }
+        };
+        for step in &self.steps {
+            let command = step.command();
+            match monitor.persist(&command) {
+                Ok((Line::Return, _)) => {}
+                Ok((_, reply)) => complain(format_args!(
+                    "rollback script: {command} failed: {}",
+                    reply.trim_end().escape_debug()
+                )),
+                Err(error) => {
+                    complain(format_args!("rollback script ended at {command}: {error}"));
+                    return;
+                }
             }
         }
     }
@@ -77,14 +96,11 @@ struct Monitor {
 }
 
 impl Monitor {
-    fn connect_until(path: &Path, deadline: Instant) -> io::Result<Self> {
+    fn connect_until(own: &OwnMonitor, deadline: Instant) -> io::Result<Self> {
         loop {
-            match Self::connect(path, deadline) {
-                // A path that is gone does not come back; a monitor that is taken is freed.
-                Err(error)
-                    if error.kind() == io::ErrorKind::NotFound
-                        || Instant::now() + RETRY >= deadline =>
-                {
+            match Self::connect(own, deadline) {
+                // What is gone does not come back; a monitor that is taken is freed.
+                Err(error) if is_final(&error) || Instant::now() + RETRY >= deadline => {
                     return Err(error);
                 }
                 Err(_) => thread::sleep(RETRY),
@@ -93,9 +109,9 @@ impl Monitor {
         }
     }
 
-    fn connect(path: &Path, deadline: Instant) -> io::Result<Self> {
+    fn connect(own: &OwnMonitor, deadline: Instant) -> io::Result<Self> {
         let mut monitor = Self {
-            stream: socket::connect(path, time_until(deadline)?)?,
+            stream: own.connect(time_until(deadline)?)?,
             deadline,
             received: Vec::new(),
         };
@@ -154,6 +170,16 @@ impl Monitor {
             }
         }
     }
+}
+
+/// Whether a monitor that cannot be connected to stays so.
+fn is_final(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::PermissionDenied
+    )
 }
 
 /// Time until `deadline`; never zero, which would mean no limit to a socket.

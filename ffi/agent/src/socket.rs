@@ -1,4 +1,4 @@
-//! The few socket calls that the standard library lacks: peer credentials, sending with a
+//! The few socket calls that the standard library lacks: credentials, sending with a
 //! descriptor and without SIGPIPE, waiting for one of two descriptors.
 
 #![allow(unsafe_code, reason = "socket calls that the standard library lacks")]
@@ -12,35 +12,43 @@ use std::time::Duration;
 
 use libc::{c_int, c_void};
 
-/// Who is at the other end of a unix socket, as of its connect or listen: unix(7).
-pub(crate) fn peer(stream: &UnixStream) -> io::Result<libc::ucred> {
+/// The credentials of a unix socket, unix(7): of a connected one, those of the other end as of
+/// its connect or listen; of a listening one, its own as of its listen.
+pub(crate) fn credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
     let mut credentials = libc::ucred {
         pid: 0,
         uid: 0,
         gid: 0,
     };
-    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, the size of `credentials`, to it.
+    option(socket, libc::SO_PEERCRED, &mut credentials)?;
+    Ok(credentials)
+}
+
+/// Whether a descriptor is a socket that listens.
+pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> bool {
+    let mut flag: c_int = 0;
+    option(socket, libc::SO_ACCEPTCONN, &mut flag).is_ok() && flag != 0
+}
+
+/// Reads an option of the socket level into `value`, a plain C value.
+fn option<T: Copy>(socket: BorrowedFd<'_>, name: c_int, value: &mut T) -> io::Result<()> {
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, the size of `value`, to it; the callers'
+    // types are structures of integers, for which all bytes are valid.
     let result = unsafe {
         libc::getsockopt(
-            stream.as_raw_fd(),
+            socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            (&raw mut credentials).cast::<c_void>(),
+            name,
+            std::ptr::from_mut(value).cast::<c_void>(),
             &raw mut length,
         )
     };
     if result == 0 {
-        Ok(credentials)
+        Ok(())
     } else {
         Err(io::Error::last_os_error())
     }
-}
-
-/// The user that this process acts as.
-pub(crate) fn own_uid() -> libc::uid_t {
-    // SAFETY: geteuid(2) takes nothing and cannot fail.
-    unsafe { libc::geteuid() }
 }
 
 /// Sends all of `bytes`; `fd`, if any, travels with the first of them.

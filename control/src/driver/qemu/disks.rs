@@ -14,6 +14,7 @@
 //! Whether that is right for a disk only its owner knows: another host that writes the same disk
 //! (`share-rw=on`) would not be seen through a page cache. So it is done only when asked for.
 
+use pagelift_agent_protocol::{Name, RollbackStep};
 use serde_json::{Value, json};
 
 use crate::qmp::{Qmp, QmpError};
@@ -112,13 +113,11 @@ impl Buffered {
         changes.fold(Ok(()), Result::and)
     }
 
-    /// The QMP commands that do the same, one line each.
-    pub(super) fn end_lines(&self) -> Vec<String> {
-        let line = |node: &String| {
-            let arguments = json!({ "command-line": reopen(node, true) });
-            json!({ "execute": "human-monitor-command", "arguments": arguments }).to_string()
-        };
-        self.nodes.iter().map(line).collect()
+    /// The same, for the agent to do. A node whose name it would not take has none: QEMU makes
+    /// names of letters, digits and `-._#`.
+    pub(super) fn end_steps(&self) -> Vec<RollbackStep> {
+        let names = self.nodes.iter().filter_map(|node| Name::new(node).ok());
+        names.map(RollbackStep::DirectDisk).collect()
     }
 
     /// QEMU has given the guest up, and its disks are not to be touched any more. Their nodes, in

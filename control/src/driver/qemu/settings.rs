@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use pagelift_agent_protocol::{Name, ParameterValue, RollbackStep};
 use serde_json::{Map, Value, json};
 
 use crate::driver::Side;
@@ -72,11 +73,11 @@ impl MigrationSettings {
         let current = qmp.execute("query-migrate-parameters", Value::Null)?;
         for (name, wanted) in wanted_parameters(side) {
             match current.get(name) {
-                Some(value) if *value != wanted => {
+                Some(value) if *value != wanted && parameter_value(value).is_some() => {
                     plan.parameters.insert(name.to_owned(), value.clone());
                     plan.wanted_parameters.insert(name.to_owned(), wanted);
                 }
-                // Equal already, or unknown to this version.
+                // Equal already, unknown to this version, or nothing that could be put back.
                 _ => {}
             }
         }
@@ -104,20 +105,37 @@ impl MigrationSettings {
         set_capabilities_once_idle(qmp, &self.capabilities)
     }
 
-    /// The QMP commands that put everything back, one line each.
-    pub fn restore_lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if !self.parameters.is_empty() {
-            let arguments = &self.parameters;
-            let line = json!({ "execute": "migrate-set-parameters", "arguments": arguments });
-            lines.push(line.to_string());
+    /// The same, for the agent to do.
+    pub fn restore_steps(&self) -> Vec<RollbackStep> {
+        let mut steps = Vec::new();
+        let parameters = self.parameters.iter();
+        let parameters: Vec<_> = parameters
+            .filter_map(|(name, value)| Some((Name::new(name).ok()?, parameter_value(value)?)))
+            .collect();
+        if !parameters.is_empty() {
+            steps.push(RollbackStep::SetParameters(parameters));
         }
-        if !self.capabilities.is_empty() {
-            let arguments = json!({ "capabilities": self.capabilities });
-            let line = json!({ "execute": "migrate-set-capabilities", "arguments": arguments });
-            lines.push(line.to_string());
+        let capabilities = self.capabilities.iter();
+        let capabilities: Vec<_> = capabilities
+            .filter_map(|entry| {
+                let name = Name::new(entry["capability"].as_str()?).ok()?;
+                Some((name, entry["state"].as_bool()?))
+            })
+            .collect();
+        if !capabilities.is_empty() {
+            steps.push(RollbackStep::SetCapabilities(capabilities));
         }
-        lines
+        steps
+    }
+}
+
+/// A parameter's value as the agent takes it; `None` for what no parameter of ours is.
+fn parameter_value(value: &Value) -> Option<ParameterValue> {
+    match value {
+        Value::Number(number) => number.as_u64().map(ParameterValue::Number),
+        Value::Bool(flag) => Some(ParameterValue::Flag(*flag)),
+        Value::String(text) => Some(ParameterValue::Text(text.clone())),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::io::Write;
 
+use pagelift_agent_protocol::RollbackStep;
+
 use super::session::SourceSession;
 use super::{QemuMigrationError, SourceFailure};
 use crate::driver::qemu::disks::Buffered;
@@ -51,7 +53,7 @@ impl HandingOver {
     /// until QEMU has made up its mind.
     ///
     /// Harmless only as long as the target has not been told to run the guest.
-    pub fn rollback_script(&self) -> Vec<String> {
+    pub fn rollback_script(&self) -> Vec<RollbackStep> {
         self.0.rollback_script(true)
     }
 

@@ -27,6 +27,7 @@ pub use commit::{CommitError, CommittedSource, HandingOver};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use pagelift_agent_protocol::RollbackStep;
 use serde_json::json;
 
 use super::disks::Buffered;
@@ -126,7 +127,7 @@ impl SourceQemu {
 impl PlannedSource {
     /// As [`PreparedSource::rollback_script`]: somebody else who has it before anything is changed can undo
     /// all of it, whenever we die.
-    pub fn rollback_script(&self) -> Vec<String> {
+    pub fn rollback_script(&self) -> Vec<RollbackStep> {
         self.0.rollback_script(false)
     }
 
@@ -142,14 +143,13 @@ impl PlannedSource {
 }
 
 impl PreparedSource {
-    /// What somebody else must send to QEMU if we die before the commit: one QMP command a line,
-    /// for a monitor of its own (after `qmp_capabilities`).
+    /// What somebody else must do at a monitor of QEMU's if we die before the commit.
     ///
     /// Harmless at any time: once QEMU has given the guest up it does nothing, and one that comes
     /// during the commit makes QEMU decide, which [`HandingOver::commit`] then reports. Only the
-    /// first line matters for the guest; the others put settings back and are refused until the
+    /// first step matters for the guest; the others put settings back and are refused until the
     /// cancelled migration is gone.
-    pub fn rollback_script(&self) -> Vec<String> {
+    pub fn rollback_script(&self) -> Vec<RollbackStep> {
         self.0.rollback_script(false)
     }
 

@@ -4,6 +4,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
+use pagelift_agent_protocol::RollbackStep;
 use serde_json::{Value, json};
 
 use super::SourceFailure;
@@ -100,19 +101,19 @@ impl SourceSession {
         Some(within(by_clock, stopped.seen.elapsed(), asked.elapsed()))
     }
 
-    /// Commands for somebody else to undo with; with `resume`, also a migration that completed.
-    pub(super) fn rollback_script(&self, resume: bool) -> Vec<String> {
-        let mut lines = vec![json!({ "execute": "migrate_cancel" }).to_string()];
+    /// Steps for somebody else to undo with; with `resume`, also a migration that completed.
+    pub(super) fn rollback_script(&self, resume: bool) -> Vec<RollbackStep> {
+        let mut steps = vec![RollbackStep::CancelMigration];
         if resume && self.was_running {
-            lines.push(json!({ "execute": "cont" }).to_string());
+            steps.push(RollbackStep::Continue);
         }
-        lines.extend(
+        steps.extend(
             self.settings
                 .iter()
-                .flat_map(MigrationSettings::restore_lines),
+                .flat_map(MigrationSettings::restore_steps),
         );
-        lines.extend(self.disks.iter().flat_map(Buffered::end_lines));
-        lines
+        steps.extend(self.disks.iter().flat_map(Buffered::end_steps));
+        steps
     }
 
     pub(super) fn fail(mut self, cause: QemuMigrationError) -> SourceFailure {
