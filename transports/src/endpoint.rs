@@ -9,7 +9,9 @@ use std::str::FromStr;
 use pagelift_engine::transport::{Listener, RateCapped};
 
 use crate::paced::Paced;
+use crate::security::Security;
 use crate::tcp::{TcpLink, TcpServer};
+use crate::tls::{TlsLink, TlsListener};
 
 /// The address of a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,32 +40,77 @@ pub enum EndpointError {
 }
 
 impl Endpoint {
+    /// A plain link to a target on this host, which [`Security::LocalOnly`] allows.
+    ///
+    /// # Errors
+    /// As [`connect_with`](Self::connect_with).
+    pub fn connect(&self) -> io::Result<Box<dyn RateCapped>> {
+        self.connect_with(&Security::default())
+    }
+
     /// A link to the target at this address. Names are looked up now, connections are made later.
     ///
     /// # Errors
-    /// When the address leads nowhere. The error names the address, the reason and the way out.
-    pub fn connect(&self) -> io::Result<Box<dyn RateCapped>> {
-        match self {
-            Self::Tcp { host, port } => match TcpLink::resolve(host, *port) {
-                Ok(link) => Ok(Box::new(Paced::new(link))),
-                Err(error) => {
-                    Err(self.failed(&error, "check the name, or write a numeric address"))
-                }
-            },
-        }
+    /// When the address leads nowhere, or beyond this host where `security` does not allow that, or the
+    /// certificates cannot be used. The error names the reason and the way out.
+    pub fn connect_with(&self, security: &Security) -> io::Result<Box<dyn RateCapped>> {
+        let Self::Tcp { host, port } = self;
+        let advice = "check the name, or write a numeric address";
+        let link = TcpLink::resolve(host, *port).map_err(|error| self.failed(&error, advice))?;
+        Ok(match security {
+            Security::LocalOnly if !link.is_local() => return Err(self.beyond_this_host()),
+            Security::LocalOnly | Security::Insecure => Box::new(Paced::new(link)),
+            Security::Token(token) => Box::new(Paced::new(TlsLink::by_token(link, token)?)),
+            Security::Certificates(certificates) => Box::new(Paced::new(TlsLink::by_certificates(
+                link,
+                host,
+                certificates,
+            )?)),
+        })
+    }
+
+    /// Listens at this address of this host, in clear, which [`Security::LocalOnly`] allows.
+    ///
+    /// # Errors
+    /// As [`listen_with`](Self::listen_with).
+    pub fn listen(&self) -> io::Result<Box<dyn Listener>> {
+        self.listen_with(&Security::default())
     }
 
     /// Listens at this address: on the first address that the name has and that can be bound.
     ///
     /// # Errors
-    /// When none can be bound. The error names the address, the reason and the way out.
-    pub fn listen(&self) -> io::Result<Box<dyn Listener>> {
-        match self {
-            Self::Tcp { host, port } => match TcpServer::bind(host, *port) {
-                Ok(listener) => Ok(Box::new(listener)),
-                Err(error) => Err(self.failed(&error, listen_advice(error.kind()))),
-            },
-        }
+    /// When none can be bound, or it can be reached from other hosts where `security` does not allow
+    /// that, or the certificates cannot be used. The error names the reason and the way out.
+    pub fn listen_with(&self, security: &Security) -> io::Result<Box<dyn Listener>> {
+        let Self::Tcp { host, port } = self;
+        let listener = TcpServer::bind(host, *port)
+            .map_err(|error| self.failed(&error, listen_advice(error.kind())))?;
+        Ok(match security {
+            Security::LocalOnly if !listener.is_local() => return Err(self.beyond_this_host()),
+            Security::LocalOnly | Security::Insecure => Box::new(listener),
+            Security::Token(token) => Box::new(TlsListener::by_token(listener, token)?),
+            Security::Certificates(certificates) => {
+                Box::new(TlsListener::by_certificates(listener, certificates)?)
+            }
+        })
+    }
+
+    /// Whether only this host can reach the address; `false` where that cannot be known.
+    pub fn is_local(&self) -> bool {
+        let Self::Tcp { host, port } = self;
+        TcpLink::resolve(host, *port).is_ok_and(|link| link.is_local())
+    }
+
+    fn beyond_this_host(&self) -> io::Error {
+        io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!(
+                "{self} is beyond this host, and nothing says how the two sides know each other; give \
+                 both a token (pagelift-receive prints one) or --tls-dir, or accept the risk with \
+                 --insecure"
+            ),
+        )
     }
 
     fn failed(&self, error: &io::Error, advice: &str) -> io::Error {

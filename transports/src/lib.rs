@@ -8,6 +8,7 @@
 //! | module | is |
 //! |---|---|
 //! | `tcp` | blocking TCP sockets: `tcp://host:port` |
+//! | `tls` | TLS 1.3 over another transport, see [`Security`] |
 //! | `paced` | a cap on the rate of any link, see [`Paced`] |
 //! | `sim` | a simulated network under virtual time, with the feature `sim`: for tests |
 
@@ -15,9 +16,13 @@
 
 mod endpoint;
 mod paced;
+mod security;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod tcp;
+mod tls;
 
 pub use endpoint::{Endpoint, EndpointError};
 pub use paced::Paced;
+pub use security::Security;
+pub use tls::{AllowedPeer, Certificates, CertificatesError, Token, TokenError};

@@ -18,7 +18,7 @@ use pagelift_engine::units::ByteCount;
 use pagelift_engine::{
     CompressSetting, DedupSetting, DeltaCacheSize, Ended, GuestRam, Incoming, Outgoing, Report,
 };
-use pagelift_transports::Endpoint;
+use pagelift_transports::{Endpoint, Security};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
@@ -90,13 +90,17 @@ fn source(
         None => Local::default(),
     };
     let ram = GuestRam::new(memory, Box::new(tracker));
-    let job = Outgoing::new(endpoint(host, port).connect()?, ram, guest)
-        .channels(sending.channels())
-        .compress(compress)
-        .cpu_limit(sending.cpu_limit.unwrap_or_default())
-        // Pages that are sent twice say more of codecs if they go whole.
-        .delta_cache(DeltaCacheSize::Bytes(ByteCount(0)))
-        .dedup(DedupSetting::Off);
+    let job = Outgoing::new(
+        endpoint(host, port).connect_with(&Security::Insecure)?,
+        ram,
+        guest,
+    )
+    .channels(sending.channels())
+    .compress(compress)
+    .cpu_limit(sending.cpu_limit.unwrap_or_default())
+    // Pages that are sent twice say more of codecs if they go whole.
+    .delta_cache(DeltaCacheSize::Bytes(ByteCount(0)))
+    .dedup(DedupSetting::Off);
     let cpu_before = process_cpu();
     let Ended { result, guest } = job.start()?.wait();
     let cpu = process_cpu().saturating_sub(cpu_before);
@@ -120,7 +124,7 @@ fn sent(report: &Report, source_cpu: Duration) -> Sent {
 
 fn target(path: &Path, host: Ipv4Addr) -> Result<()> {
     let memory = Arc::new(guest::memory(path)?);
-    let listener = endpoint(host, 0).listen()?;
+    let listener = endpoint(host, 0).listen_with(&Security::Insecure)?;
     let Endpoint::Tcp { port, .. } = listener.address().parse()?;
     say(&Listening { port })?;
     let job = Incoming::new(listener, memory, Local::default()).start()?;

@@ -109,6 +109,8 @@ fn pagelift(
     let command = |side, name: &str, qemu: &Qemu| -> Result<_> {
         let mut command = ends.net.command(ends.bed, side, program(name)?);
         command.arg("--qmp").arg(qemu.qmp_path()).arg("--json");
+        // The network is the bench's own, and QEMU does not encrypt either.
+        command.arg("--insecure");
         Ok(command)
     };
     let mut receive = command(Side::Target, "pagelift-receive", ends.target)?;

@@ -1,9 +1,13 @@
 //! Options that several programs share, and what a source makes of them.
 
+mod security;
+
 pub use pagelift_control::job::values::{
     Deadline, MaxThrottle, channels, cpu_limit, deadline, downtime, downtime_limit, duration,
     max_throttle, rate,
 };
+
+pub use security::SecurityOptions;
 
 use std::path::PathBuf;
 

@@ -13,11 +13,13 @@ use pagelift_control::qmp::Address;
 use pagelift_engine::migration::{GuestLocation, IN_DOUBT};
 use pagelift_engine::pipeline::{Controls, Received, Settings, process_cpu};
 use pagelift_engine::units::{ByteCount, PageCount};
-use pagelift_transports::Endpoint;
+use pagelift_transports::{Endpoint, Token};
 use serde_json::{Value, json};
 
 use crate::exit::{self, ExitCode};
 use crate::logging::LogOptions;
+use crate::options::SecurityOptions;
+use crate::print;
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
 use crate::watch::watch;
@@ -29,9 +31,17 @@ pub struct ReceiveCommand {
     /// QEMU's monitor: the path of a -qmp unix socket that nobody else uses
     #[arg(long, value_name = "PATH")]
     qmp: Address,
-    /// Where to wait for the source: tcp://HOST:PORT; port 0 picks one, which is printed
+    /// Where to wait for the source: tcp://HOST:PORT; port 0 picks one, which is printed. If others
+    /// than this host can reach it, and nothing else is said, a token is made for this move, and the
+    /// command for the source is printed with it
     #[arg(long, value_name = "URI")]
     listen: Endpoint,
+    /// How to know the source
+    #[command(flatten)]
+    security: SecurityOptions,
+    /// Make a token for this move also where only this host can reach the address
+    #[arg(long, conflicts_with_all = ["tls_dir", "token_file", "insecure"])]
+    new_token: bool,
     /// A file with pages that the guest may have: its memory as it was left here by its last
     /// visit, or an image; what is in it need not be sent. Can be given several times
     #[arg(long, alias = "have", value_name = "PATH")]
@@ -60,7 +70,9 @@ impl ReceiveCommand {
         failpoints::check_environment()?;
         let driver = DirectQemu::new(self.qmp.clone());
         let controls = Controls::new(Settings::default(), cancel);
-        let job = match prepare_incoming(&driver, &self.listen, &self.base, controls) {
+        let is_wanted = self.new_token || !self.listen.is_local();
+        let (security, made) = self.security.chosen_or_new_token(is_wanted)?;
+        let job = match prepare_incoming(&driver, &self.listen, &security, &self.base, controls) {
             Ok(job) => job,
             Err(IncomingError::Refused(error)) => {
                 return Ok(self.output.not_started(error, Side::Target));
@@ -74,6 +86,9 @@ impl ReceiveCommand {
             incoming.address(),
             incoming.memory_budget(),
         ));
+        if let Some(token) = &made {
+            invite(token, &incoming.address());
+        }
         if job.base_pages > PageCount(0) {
             let here = job.base_pages.bytes();
             progress.note(&format!("{here} of pages are here already"));
@@ -106,6 +121,21 @@ impl ReceiveCommand {
                 .failed(&failure, Side::Target, &Extra::default()),
         })
     }
+}
+
+/// Says how the source's side is started. Shown also with --quiet: nobody could send otherwise.
+fn invite(token: &Token, address: &str) {
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy();
+    let address = ["tcp://0.0.0.0:", "tcp://[::]:"]
+        .iter()
+        .find_map(|any| address.strip_prefix(any))
+        .map_or_else(|| address.to_owned(), |port| format!("tcp://{host}:{port}"));
+    print::note(format_args!(
+        "on the source, with a token made for this move:\n  \
+         PAGELIFT_TOKEN={} pagelift-send --qmp PATH --to {address}",
+        token.reveal()
+    ));
 }
 
 /// The target's report.

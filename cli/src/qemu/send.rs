@@ -19,7 +19,7 @@ use pagelift_transports::Endpoint;
 use crate::exit::{self, ExitCode};
 use crate::html::{Move, PageOptions};
 use crate::logging::LogOptions;
-use crate::options::{self, ConvergenceOptions};
+use crate::options::{self, ConvergenceOptions, SecurityOptions};
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
 use crate::watch::watch;
@@ -37,6 +37,12 @@ pub struct SendCommand {
     /// The target: tcp://HOST:PORT
     #[arg(long, value_name = "URI")]
     to: Endpoint,
+    /// How to know the target
+    #[command(flatten)]
+    security: SecurityOptions,
+    /// Name that the target's certificate is for, if it is not the host of --to
+    #[arg(long, value_name = "NAME", requires = "tls_dir")]
+    tls_hostname: Option<String>,
     /// Cap on the rate of everything sent
     #[arg(long, value_name = "RATE", value_parser = options::rate)]
     bandwidth: Option<Rate>,
@@ -102,6 +108,7 @@ impl SendCommand {
         let cancel = exit::cancel_on_signal()?;
         failpoints::check_environment()?;
         let recording = self.page.begin()?;
+        let security = self.security.chosen(self.tls_hostname.as_deref())?;
         let controls = self.convergence.controls(self.bandwidth, cancel);
         let shown = JobStatus::new(controls.clone());
         let control = self.convergence.serve(&shown)?;
@@ -111,7 +118,7 @@ impl SendCommand {
             throttle_by: self.throttle_by.into(),
             ..DirectQemu::new(self.qmp.clone())
         };
-        let mut job = match prepare_outgoing(&driver, &self.to, &shown) {
+        let mut job = match prepare_outgoing(&driver, &self.to, &security, &shown) {
             Ok(job) => job,
             Err(error) => return Ok(self.output.not_started(error, Side::Source)),
         };

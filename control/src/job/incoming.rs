@@ -9,7 +9,7 @@ use pagelift_engine::migration::MigrationError;
 use pagelift_engine::pipeline::{BasePages, Controls};
 use pagelift_engine::sys::{SysError, random_number};
 use pagelift_engine::units::{ByteCount, PageCount};
-use pagelift_transports::Endpoint;
+use pagelift_transports::{Endpoint, Security};
 
 use crate::driver::{Driver, DriverError, InspectedTarget};
 
@@ -38,22 +38,25 @@ pub enum IncomingError {
     Random(#[from] SysError),
 }
 
-/// Has `driver` look at its hypervisor and prepare it, to wait at `listen` for a guest. What is in
-/// the files `base` need not be sent.
+/// Has `driver` look at its hypervisor and prepare it, to wait at `listen` for a guest, from a
+/// source that is known as `security` says. What is in the files `base` need not be sent.
 ///
 /// # Errors
 /// When the address, the hypervisor or one of the files cannot be used; all is as it was.
 pub fn prepare_incoming<D: Driver>(
     driver: &D,
     listen: &Endpoint,
+    security: &Security,
     base: &[PathBuf],
     controls: Controls,
 ) -> Result<IncomingJob<TargetOf<D>>, IncomingError> {
     let pages = BasePages::open(base, random_number()?).map_err(MigrationError::from)?;
-    let listener = listen.listen().map_err(|source| MigrationError::Link {
-        what: "cannot listen",
-        source,
-    })?;
+    let listener = listen
+        .listen_with(security)
+        .map_err(|source| MigrationError::Link {
+            what: "cannot listen",
+            source,
+        })?;
     let refused = |error: DriverError| MigrationError::Guest(error.to_string());
     let inspected = driver.inspect_target().map_err(refused)?;
     let properties = inspected.properties();

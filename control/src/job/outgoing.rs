@@ -3,7 +3,7 @@
 use pagelift_engine::guest::SourceGuest;
 use pagelift_engine::migration::{MigrationError, Report, SourceStatus};
 use pagelift_engine::{Job, Outgoing, StartError};
-use pagelift_transports::Endpoint;
+use pagelift_transports::{Endpoint, Security};
 
 use super::JobStatus;
 use crate::driver::{Driver, DriverError, InspectedSource, LeavingGuest};
@@ -22,7 +22,8 @@ pub struct OutgoingJob<G> {
     status: JobStatus,
 }
 
-/// Has `driver` look at its guest and prepare it for the move to `to`. The settings are those of
+/// Has `driver` look at its guest and prepare it for the move to `to`, where the target is known
+/// as `security` says. The settings are those of
 /// `status`, which shows the job from its start on.
 ///
 /// # Errors
@@ -30,12 +31,15 @@ pub struct OutgoingJob<G> {
 pub fn prepare_outgoing<D: Driver>(
     driver: &D,
     to: &Endpoint,
+    security: &Security,
     status: &JobStatus,
 ) -> Result<OutgoingJob<SourceOf<D>>, MigrationError> {
-    let link = to.connect().map_err(|source| MigrationError::Link {
-        what: "cannot look up the target",
-        source,
-    })?;
+    let link = to
+        .connect_with(security)
+        .map_err(|source| MigrationError::Link {
+            what: "cannot go to the target",
+            source,
+        })?;
     let refused = |error: DriverError| MigrationError::Guest(error.to_string());
     let inspected = driver.inspect_source().map_err(refused)?;
     let properties = inspected.properties();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
-use super::SendHalf;
+use super::{Peer, SendHalf};
 
 /// One connection between source and target.
 ///
@@ -17,6 +17,8 @@ pub struct Connection {
     pub rx: Box<dyn Read + Send>,
     /// Ends both directions at once.
     pub closer: Closer,
+    /// Who is at the other end.
+    pub peer: Peer,
 }
 
 impl fmt::Debug for Connection {

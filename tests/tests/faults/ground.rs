@@ -14,6 +14,9 @@ use crate::guest::Guest;
 
 const MIB: u64 = 1 << 20;
 
+/// By what the two programs know each other.
+const TOKEN: &str = "00112233445566778899aabbccddeeff";
+
 /// Settings of `--compress`, which attempts take in turn.
 pub(crate) const COMPRESS: [&str; 4] = ["auto", "lz4", "xbzrle", "zstd"];
 
@@ -226,6 +229,7 @@ impl<'a> Ground<'a> {
         let mut command = self.command(Side::Target, "pagelift-receive")?;
         command.arg("--qmp").arg(target.qmp_path());
         command.args(["--json", "--listen", &format!("tcp://{host}:0")]);
+        command.env("PAGELIFT_TOKEN", TOKEN);
         if let Some(Stop::Receiver(point)) = stop {
             command.env("PAGELIFT_FAILPOINT", point);
         }
@@ -237,6 +241,7 @@ impl<'a> Ground<'a> {
         let mut command = self.command(Side::Source, "pagelift-send")?;
         command.arg("--qmp").arg(source.qmp_path());
         command.args(["--json", "--to", &uri]).args(options);
+        command.env("PAGELIFT_TOKEN", TOKEN);
         if let Some(Stop::Sender(point)) = stop {
             command.env("PAGELIFT_FAILPOINT", point);
         }

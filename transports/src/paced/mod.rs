@@ -44,7 +44,12 @@ impl<L: Link> Paced<L> {
 
 impl<L: Link> Link for Paced<L> {
     fn connect(&self, role: Role) -> io::Result<Connection> {
-        let Connection { tx, rx, closer } = self.link.connect(role)?;
+        let Connection {
+            tx,
+            rx,
+            closer,
+            peer,
+        } = self.link.connect(role)?;
         let gate = Gate::new(&self.cap);
         Ok(Connection {
             tx: Box::new(PacedHalf::new(tx, gate.clone())),
@@ -53,6 +58,7 @@ impl<L: Link> Link for Paced<L> {
                 closer.close();
                 gate.close();
             }),
+            peer,
         })
     }
 }

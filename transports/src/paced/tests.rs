@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use pagelift_engine::transport::{
-    Closer, Connection, Link, RateCapped, Role, SendHalf, SendStats, send_buffer,
+    Closer, Connection, Link, Peer, RateCapped, Role, SendHalf, SendStats, send_buffer,
 };
 use pagelift_engine::units::{ByteCount, Rate};
 
@@ -31,6 +31,7 @@ impl Link for Kept {
             tx: Box::new(self.clone()),
             rx: Box::new(io::empty()),
             closer: Closer::new(move || closed.store(true, Ordering::Release)),
+            peer: Peer::unauthenticated("nobody"),
         })
     }
 }

@@ -27,6 +27,11 @@ impl TcpLink {
         }
         Ok(Self { addresses })
     }
+
+    /// Whether every address is one of this host alone.
+    pub(crate) fn is_local(&self) -> bool {
+        self.addresses.iter().all(super::is_local)
+    }
 }
 
 impl Link for TcpLink {
@@ -35,7 +40,7 @@ impl Link for TcpLink {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for address in &self.addresses {
             match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
-                Ok(stream) => return super::connection(stream),
+                Ok(stream) => return super::connection(stream, *address),
                 Err(error) => {
                     let advice = advice(error.kind());
                     last = io::Error::new(error.kind(), format!("{address}: {error}; {advice}"));

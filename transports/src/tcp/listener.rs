@@ -27,6 +27,11 @@ impl TcpServer {
             listener,
         })
     }
+
+    /// Whether it can be reached from this host alone.
+    pub(crate) fn is_local(&self) -> bool {
+        super::is_local(&self.address)
+    }
 }
 
 impl Listener for TcpServer {
@@ -39,10 +44,10 @@ impl Listener for TcpServer {
             Err(error) => return Err(error.into()),
         }
         match self.listener.accept() {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 stream.set_nonblocking(false)?;
                 // A peer that is gone already is not the listener's failure.
-                Ok(super::connection(stream).ok())
+                Ok(super::connection(stream, address).ok())
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted => Ok(None),

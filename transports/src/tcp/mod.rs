@@ -11,18 +11,20 @@ mod info;
 mod link;
 mod listener;
 mod send;
+mod stream;
 
 pub(crate) use link::TcpLink;
 pub(crate) use listener::TcpServer;
 
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use pagelift_engine::transport::{Closer, Connection};
+use pagelift_engine::transport::{Closer, Connection, Peer};
 use socket2::{SockRef, TcpKeepalive};
 
 use self::send::TcpHalf;
+use self::stream::Stream;
 
 /// How long sent data may stay unacknowledged before the connection counts as dead.
 const USER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,26 +35,13 @@ const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Longest wait in a read before it says that there is nothing.
 const READ_TICK: Duration = Duration::from_millis(200);
 
-/// Reads from a socket, and tells a lost connection from silence.
-///
-/// A read that found nothing for [`READ_TICK`] ends with EAGAIN (socket(7), `SO_RCVTIMEO`), but a
-/// connection that the kernel has given up ends with ETIMEDOUT, which the standard library calls
-/// `TimedOut` and readers take for "nothing yet".
-struct TcpReader(TcpStream);
-
-impl Read for TcpReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => {
-                io::Error::new(io::ErrorKind::NotConnected, error.to_string())
-            }
-            _ => error,
-        })
-    }
+/// Whether `address` can be reached from this host alone.
+fn is_local(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
 }
 
-/// Sets a socket up, and splits it.
-fn connection(stream: TcpStream) -> io::Result<Connection> {
+/// Sets a socket up that leads to `address`, and splits it.
+fn connection(stream: TcpStream, address: SocketAddr) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(READ_TICK))?;
     let socket = SockRef::from(&stream);
@@ -63,13 +52,15 @@ fn connection(stream: TcpStream) -> io::Result<Connection> {
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     buffers::bound(&stream)?;
 
-    let (rx, closing) = (stream.try_clone()?, stream.try_clone()?);
+    let stream = Stream::new(stream);
+    let closing = stream.clone();
     Ok(Connection {
+        rx: Box::new(stream.clone()),
         tx: Box::new(TcpHalf::new(stream)),
-        rx: Box::new(TcpReader(rx)),
         closer: Closer::new(move || {
             // It may be closed already.
-            let _ = closing.shutdown(Shutdown::Both);
+            let _ = closing.socket().shutdown(Shutdown::Both);
         }),
+        peer: Peer::unauthenticated(address.to_string()),
     })
 }

@@ -9,15 +9,16 @@ use pagelift_engine::transport::{SendHalf, SendQueue, SendStats, WriteHalf};
 use socket2::SockRef;
 
 use super::info;
+use super::stream::Stream;
 
 /// Least capacity of a queue: less does not keep a link busy while a block is packed.
 const LEAST_CAPACITY_BYTES: u64 = 64 << 10;
 
 /// Sends to a blocking socket.
-pub(super) struct TcpHalf(WriteHalf<TcpStream>);
+pub(super) struct TcpHalf(WriteHalf<Stream>);
 
 impl TcpHalf {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Stream) -> Self {
         Self(WriteHalf::new(stream))
     }
 }
@@ -36,7 +37,7 @@ impl SendHalf for TcpHalf {
     }
 
     fn stats(&mut self) -> SendStats {
-        stats(self.0.get_ref())
+        stats(self.0.get_ref().socket())
     }
 }
 

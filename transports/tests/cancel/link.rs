@@ -80,6 +80,7 @@ impl Link for Jammed {
                 closed.store(true, Ordering::Release);
                 closer.close();
             }),
+            peer: connection.peer,
         })
     }
 }

@@ -154,6 +154,7 @@ fn tapped(watcher: &Arc<Watcher>, side: Side, id: ConnectionId, plain: Connectio
             frames: Frames::new(),
         }),
         closer: plain.closer,
+        peer: plain.peer,
     }
 }
 

@@ -134,6 +134,9 @@ pub enum FrameError {
         .0.escape_ascii()
     )]
     NotPagelift([u8; 8]),
+    /// The first bytes are an alert of TLS (RFC 8446, 5.1).
+    #[error("the other side speaks TLS; give this side its token, or certificates (--tls-dir)")]
+    SpeaksTls,
     /// The header's checksum is wrong: the stream is damaged, or out of step.
     #[error("frame {sequence}: damaged header")]
     DamagedHeader {

@@ -7,6 +7,9 @@ use std::io::{self, Read};
 
 use super::{FrameError, FrameHeader, HEADER_BYTES, PREFACE, Parsed, crc32c};
 
+/// How a TLS record with an alert begins: its type, and the version's first byte.
+const TLS_ALERT: [u8; 2] = [21, 3];
+
 /// What [`FrameReader::read`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
@@ -76,7 +79,12 @@ impl<R: Read> FrameReader<R> {
                 Ok(false) => return Ok(ReadOutcome::Pending),
                 Err(error) => {
                     let between_frames = matches!(self.part, Part::Header) && self.filled == 0;
+                    // An alert may be all that comes, and is shorter than a preface.
+                    let alert = matches!(self.part, Part::Preface)
+                        && self.filled >= TLS_ALERT.len()
+                        && self.header.starts_with(&TLS_ALERT);
                     return Err(match error.kind() {
+                        io::ErrorKind::UnexpectedEof if alert => FrameError::SpeaksTls,
                         io::ErrorKind::UnexpectedEof if between_frames => FrameError::Closed,
                         _ => error.into(),
                     });
@@ -86,6 +94,9 @@ impl<R: Read> FrameReader<R> {
                 Part::Preface => {
                     let mut preface = [0; PREFACE.len()];
                     preface.copy_from_slice(&self.header[..PREFACE.len()]);
+                    if preface.starts_with(&TLS_ALERT) {
+                        return Err(FrameError::SpeaksTls);
+                    }
                     if preface != PREFACE {
                         return Err(FrameError::NotPagelift(preface));
                     }

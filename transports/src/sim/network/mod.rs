@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::pipeline::Clock;
-use pagelift_engine::transport::{Closer, Connection, WriteHalf};
+use pagelift_engine::transport::{Closer, Connection, Peer, WriteHalf};
 use pagelift_engine::units::{ByteCount, Instant, Rate};
 
 use self::ends::{SimHalf, SimStream};
@@ -242,6 +242,7 @@ impl SimNetwork {
             tx: Box::new(SimHalf(WriteHalf::new(half(direction)))),
             rx: Box::new(half(direction.back())),
             closer: Closer::new(move || network.close(id, direction)),
+            peer: Peer::unauthenticated(format!("connection {id}")),
         }
     }
 

@@ -1,0 +1,9 @@
+//! Authenticated connections over loopback TCP: whole moves, what is seen on the way, and everybody
+//! who must not get in.
+
+mod authority;
+mod capture;
+mod forwarder;
+mod guest;
+mod pairs;
+mod refusals;
