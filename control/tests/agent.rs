@@ -18,6 +18,8 @@ use pagelift_agent_protocol::{
     HEADER_BYTES, Header, Reply, RollbackStep, VERSION,
 };
 use pagelift_control::agent_client::{AgentClient, AgentError};
+use pagelift_control::driver::qemu::SourceQemu;
+use pagelift_control::qmp::{Address, Qmp};
 
 mod agent_support;
 
@@ -205,6 +207,9 @@ fn survives_daemonize_and_leaves_nothing_behind() {
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     let left: Vec<_> = names.filter(|name| name.starts_with("pagelift")).collect();
     assert!(left.is_empty(), "{left:?}");
+    let qmp = Qmp::connect(&Address::Unix(vm.path("qmp.sock"))).unwrap();
+    assert_eq!(qmp.peer_pid().unwrap(), pid);
+    drop(qmp);
     drop(vm);
     assert!(client.hello().is_err());
     assert!(AgentClient::connect(pid).is_err());
@@ -304,6 +309,21 @@ fn the_user_of_qemu_is_served_and_no_other() {
         uffd::register_write_protect(&lent.fd, ram.start, ram.end - ram.start);
         assert!(vm.is_write_protect_tracked(ram.start));
     }
+}
+
+/// What root would do on the word of another user's QEMU, it would do with root's rights.
+#[test]
+fn root_moves_no_qemu_of_another_user() {
+    if !rustix::process::geteuid().is_root() || !hello_probe(&user("65534")) {
+        eprintln!("SKIP: only root can start another user's QEMU, from a folder open to all");
+        return;
+    }
+    let Some(vm) = Vm::start_as(NOBODY) else {
+        return;
+    };
+    let error = SourceQemu::connect(&Address::Unix(vm.path("qmp.sock"))).unwrap_err();
+    let expected = format!("belongs to user {NOBODY}, and this program runs as user 0");
+    assert!(error.to_string().contains(&expected), "{error}");
 }
 
 /// Whether this test can be executed through `wrapper` at all.

@@ -144,6 +144,17 @@ fn impostor(lines: Vec<u8>) -> (tempfile::TempDir, Address) {
     (folder, Address::Unix(path))
 }
 
+/// A monitor may be anybody's: what it says of a process is held against who made the socket.
+#[test]
+fn a_monitor_that_names_another_process_is_not_believed() {
+    let lines = "{\"return\": [{\"cpu-index\": 0, \"thread-id\": 1}], \"id\": 2}\n";
+    let (_folder, address) = impostor(lines.into());
+    let error = Qmp::connect(&address).unwrap().peer_pid().unwrap_err();
+    let own = std::process::id();
+    let expected = format!("it is process 1, but the socket is that of process {own}");
+    assert!(error.to_string().contains(&expected), "{error}");
+}
+
 #[test]
 fn nonsense_ends_the_connection() {
     let endless = vec![b'x'; 17 << 20];

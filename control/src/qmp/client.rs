@@ -190,6 +190,16 @@ impl Qmp {
         &self.inner.address
     }
 
+    /// The process that made a unix socket listen, 0 if it is outside our pid namespace; `None`
+    /// for TCP.
+    pub(super) fn listener(&self) -> std::io::Result<Option<u32>> {
+        if let Address::Tcp(_) = self.inner.address {
+            return Ok(None);
+        }
+        let peer = rustix::net::sockopt::socket_peercred(&self.inner.socket)?;
+        Ok(Some(u32::try_from(peer.pid.as_raw_pid()).unwrap_or(0)))
+    }
+
     fn call(
         &self,
         command: &str,

@@ -1,8 +1,10 @@
 //! Which process a monitor belongs to.
 //!
-//! The credentials of the socket (`SO_PEERCRED`) are those of whoever created it, and managers
-//! create sockets for the QEMUs they start. QEMU itself names the threads of its vCPUs, and
-//! `/proc/TID/status` names the process of each (proc(5), `Tgid`).
+//! QEMU names the threads of its vCPUs, and `/proc/TID/status` names the process of each (proc(5),
+//! `Tgid`). That is QEMU's word alone, and a hostile one could name another guest's: the process
+//! must also be the one that made the socket listen, by the kernel's word (`SO_PEERCRED`), or the
+//! child of that one, since managers create sockets for the QEMUs they start. A TCP socket has
+//! no such credentials.
 
 use serde_json::Value;
 
@@ -18,7 +20,8 @@ impl Qmp {
     /// (as [`Guest`](crate::driver::qemu::Guest) does).
     ///
     /// # Errors
-    /// When QEMU names no threads, or they are not to be found, or not those of one process.
+    /// When QEMU names no threads, or they are not to be found, or not those of one process, or
+    /// the socket is of none of its making.
     pub fn peer_pid(&self) -> Result<u32, QmpError> {
         let error = |reason: String| QmpError::Process {
             address: self.address().to_string(),
@@ -45,13 +48,30 @@ impl Qmp {
                 ));
             }
         }
-        pid.ok_or_else(|| error("it has no vCPU".into()))
+        let pid = pid.ok_or_else(|| error("it has no vCPU".into()))?;
+        let Some(listener) = self.listener().map_err(|e| error(e.to_string()))? else {
+            return Ok(pid);
+        };
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        if listener != pid && field(&status, "PPid:") != Some(listener) {
+            return Err(error(format!(
+                "it says that it is process {pid}, but the socket is that of process {listener}, \
+                 which is neither that process nor its parent; name a monitor that this QEMU \
+                 made itself (-qmp unix:PATH,server=on,wait=off)"
+            )));
+        }
+        Ok(pid)
     }
 }
 
 /// The `Tgid` of a `/proc/TID/status`.
 fn thread_group(status: &str) -> Option<u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    field(status, "Tgid:")
+}
+
+/// A number of a `/proc/TID/status`.
+fn field(status: &str, name: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().parse().ok()
 }
 

@@ -91,7 +91,9 @@ pub enum InspectError {
     Ramblock(#[from] ramblock::UnknownLine),
     /// `/proc/PID` may not be read, or a RAM file not be opened.
     #[error(
-        "RAM of QEMU's process {pid}: {what}: {source}; run pagelift as root or as QEMU's own user"
+        "RAM of QEMU's process {pid}: {what}: {source}; run pagelift as QEMU's own user, in its \
+         pid and user namespace (a QEMU that changed its user by itself cannot be looked into: \
+         start it as that user)"
     )]
     Process {
         /// The process.
@@ -101,9 +103,23 @@ pub enum InspectError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// QEMU is another user's.
+    #[error(
+        "QEMU's process {pid} belongs to user {owner}, and this program runs as user {own}: run \
+         it as user {owner}, for instance by `setpriv --reuid={owner} --regid={owner} \
+         --init-groups` or by a systemd unit; root moves QEMUs of root alone"
+    )]
+    OtherUser {
+        /// The process.
+        pid: u32,
+        /// Its user.
+        owner: u32,
+        /// Ours.
+        own: u32,
+    },
     /// QEMU's list and the process's mappings do not agree.
     #[error(
-        "RAM block {block}: process {pid} has no shared file mapped at {address:#x}; if QEMU runs \
+        "RAM block {block}: process {pid} has no shared file mapped for writing at {address:#x}; if QEMU runs \
          in another pid namespace, run pagelift inside it; else start it with share=on"
     )]
     NotMapped {
@@ -123,6 +139,7 @@ impl Guest {
     /// When QEMU does not answer, or its process cannot be found.
     pub fn inspect(qmp: &Qmp) -> Result<Self, InspectError> {
         let pid = qmp.peer_pid()?;
+        check_owner(pid)?;
         let version = qmp.execute("query-version", Value::Null)?;
         let part = |name: &str| version["qemu"][name].as_u64().unwrap_or(0);
         let version = QemuVersion {
@@ -225,6 +242,32 @@ impl Guest {
             GuestProperty::new("device RAM blocks (bytes)", list(device)),
         ]
     }
+}
+
+/// That the process `pid` acts as our own user.
+///
+/// Root could look into any, but what it then does on a QEMU's word it does with root's rights:
+/// a QEMU that is not root's must not lend them (docs/decisions/071).
+fn check_owner(pid: u32) -> Result<(), InspectError> {
+    let own = rustix::process::geteuid().as_raw();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let status = status.map_err(|source| InspectError::Process {
+        pid,
+        what: "its status".into(),
+        source,
+    })?;
+    match users(&status).find(|user| *user != own) {
+        Some(owner) => Err(InspectError::OtherUser { pid, owner, own }),
+        None => Ok(()),
+    }
+}
+
+/// The uids in a `/proc/PID/status`: real, effective, saved, and that for files.
+fn users(status: &str) -> impl Iterator<Item = u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    line.unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|uid| uid.parse().ok())
 }
 
 /// QEMU's run state now.
