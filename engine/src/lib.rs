@@ -60,4 +60,4 @@ pub use migration::{
 };
 pub use pipeline::{BasePages, CancelToken, Controls, Received, Settings};
 pub use ram::{GuestRam, RamError};
-pub use wire::{GuestProperty, SessionId};
+pub use wire::{GuestProperty, PropertyKind, SessionId};

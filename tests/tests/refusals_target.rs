@@ -12,7 +12,7 @@ use rustix::process::Signal;
 const MIB: u64 = 1 << 20;
 
 /// Guests that differ from the target's, and what is to be said of them.
-const MISFITS: [(&str, &[&str], &[&str]); 3] = [
+const MISFITS: [(&str, &[&str], &[&str]); 4] = [
     (
         "smaller",
         &["-m", "128M"],
@@ -26,7 +26,21 @@ const MISFITS: [(&str, &[&str], &[&str]); 3] = [
     (
         "with-vga",
         &["-device", "VGA"],
-        &["device RAM blocks", "vga.vram"],
+        &[
+            "device RAM blocks (bytes): only the source has",
+            "vga.vram",
+            "device 02.0: source VGA, target none",
+        ],
+    ),
+    (
+        "other-cpu",
+        &["-cpu", "qemu64,-svm,+avx2", "-smp", "1,maxcpus=2"],
+        &[
+            "CPU flags: only the source has avx2",
+            "only the target has svm",
+            "-smp, maxcpus: source 2, target 1",
+            "--allow-guest-abi-change",
+        ],
     ),
 ];
 

@@ -63,6 +63,11 @@ pub struct SendCommand {
     /// (cache=none); not if another host writes to such a disk meanwhile
     #[arg(long)]
     buffer_disks: bool,
+    /// Move the guest even to a target that shows it another machine: CPU model and flags, topology,
+    /// devices and their options. It may crash at any time after its move, or its devices may not
+    /// load once all memory was sent
+    #[arg(long)]
+    allow_guest_abi_change: bool,
     /// What to print
     #[command(flatten)]
     output: Output,
@@ -114,6 +119,7 @@ impl SendCommand {
         let control = self.convergence.serve(&shown)?;
         let driver = DirectQemu {
             abort_on_error: self.abort_on_error,
+            allow_guest_abi_change: self.allow_guest_abi_change,
             buffer_disks: self.buffer_disks,
             throttle_by: self.throttle_by.into(),
             ..DirectQemu::new(self.qmp.clone())

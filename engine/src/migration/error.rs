@@ -55,7 +55,7 @@ pub enum MigrationError {
     #[error("the other side broke the protocol: {0}")]
     PeerMisbehaved(String),
     /// The target cannot take this guest.
-    #[error("the target refuses this guest: {}", reasons.join("; "))]
+    #[error("the target refuses this guest:{}", each_on_a_line(reasons))]
     Refused {
         /// All its reasons.
         reasons: Vec<String>,
@@ -115,6 +115,12 @@ pub enum MigrationError {
     /// The connection was lost after the source relinquished the guest, and could not be restored.
     #[error("the connection was lost while the guest was handed over ({0})")]
     InDoubt(String),
+}
+
+/// The reasons of a refusal, for the end of a sentence.
+fn each_on_a_line(reasons: &[String]) -> String {
+    let lines = reasons.iter().map(|reason| format!("\n  - {reason}"));
+    lines.collect()
 }
 
 /// The other side did what the protocol forbids: `what`, as the end of "broke the protocol: ".

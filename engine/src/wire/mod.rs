@@ -25,7 +25,8 @@ pub use frame::{
     MAX_BODY_BYTES, PREFACE, ReadOutcome,
 };
 pub use hello::{
-    Accept, DedupTerms, GuestProperty, Hello, Join, MAX_CHANNELS, MAX_PROPERTIES, Refuse, SessionId,
+    Accept, DedupTerms, GuestProperty, Hello, Join, MAX_CHANNELS, MAX_PROPERTIES, PropertyKind,
+    Refuse, SessionId,
 };
 pub use message::{AbortCode, Ack, Message, StateChunk, Waited};
 pub use pages::{MAX_FRAME_PAGES, PageRun, PagesBody, RUN_BYTES};

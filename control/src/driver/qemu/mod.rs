@@ -21,6 +21,7 @@ pub mod backend;
 pub mod command_line;
 pub mod direct;
 mod disks;
+mod guest_abi;
 pub mod inspect;
 pub mod maps;
 pub mod migration;

@@ -3,9 +3,13 @@
 //! Only compares: the machine decides what a difference means. All are named at once, so that a
 //! user need not come back once for each.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::types::TargetConfig;
 use crate::memory::Layout;
-use crate::wire::{Encoding, Encodings, GuestProperty, Hello, OLDEST_VERSION, VERSION};
+use crate::wire::{
+    Encoding, Encodings, GuestProperty, Hello, OLDEST_VERSION, PropertyKind, VERSION,
+};
 
 /// Every reason why the guest of `hello` cannot come to a side that is like `here`.
 pub(super) fn incompatibilities(hello: &Hello, here: &TargetConfig) -> Vec<String> {
@@ -13,6 +17,7 @@ pub(super) fn incompatibilities(hello: &Hello, here: &TargetConfig) -> Vec<Strin
     reasons.extend(version_difference(hello));
     reasons.extend(layout_difference(&hello.layout, &here.layout));
     reasons.extend(property_differences(&hello.properties, &here.properties));
+    reasons.extend(detail_differences(&hello.properties, &here.properties));
     reasons.extend(unreadable(hello.needs.beyond(here.reads)));
     reasons
 }
@@ -71,32 +76,213 @@ fn unreadable(missing: Encodings) -> Option<String> {
     }
 }
 
-/// Which guest properties differ, in words.
+/// Which required guest properties differ, in words.
 fn property_differences(source: &[GuestProperty], target: &[GuestProperty]) -> Vec<String> {
-    let value = |properties: &[GuestProperty], name: &str| {
-        properties
-            .iter()
-            .find(|property| property.name == name)
-            .map(|property| property.value.clone())
-    };
-    let mut names: Vec<&str> = source
-        .iter()
-        .chain(target)
-        .map(|property| property.name.as_str())
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    let mut differences = Vec::new();
-    for name in names {
-        let (here, there) = (value(source, name), value(target, name));
-        if here != there {
-            let word = |value: Option<String>| value.unwrap_or_else(|| "none".into());
-            differences.push(format!(
-                "{name}: source {}, target {}",
-                word(here),
-                word(there)
-            ));
+    let in_words = |name: &str, source: Option<&str>, target: Option<&str>| match (source, target) {
+        (Some(source), Some(target)) => {
+            let split = |value: &str| value.split(", ").map(str::to_owned).collect::<Vec<_>>();
+            list_difference(name, &split(source), &split(target))
         }
+        _ => Some(in_short(name, source, target)),
+    };
+    let kind = PropertyKind::Required;
+    by_name(&of_kind(source, kind), &of_kind(target, kind))
+        .into_iter()
+        .filter(|(_, source, target)| source != target)
+        .filter_map(|(name, source, target)| in_words(name, source, target))
+        .collect()
+}
+
+/// Which details of the machine differ, in words, and the way out; none if a side gives no details.
+fn detail_differences(source: &[GuestProperty], target: &[GuestProperty]) -> Vec<String> {
+    let kind = PropertyKind::Detail;
+    let (source, target) = (of_kind(source, kind), of_kind(target, kind));
+    if source.is_empty() || target.is_empty() {
+        return Vec::new();
+    }
+    let mut differences: Vec<String> = by_name(&source, &target)
+        .into_iter()
+        .flat_map(|(name, source, target)| match (source, target) {
+            (Some(source), Some(target)) => entry_differences(name, source, target),
+            _ => vec![in_short(name, source, target)],
+        })
+        .collect();
+    if !differences.is_empty() {
+        differences.push(
+            "the guest would see another machine: start the target's hypervisor with the source's \
+             options, or send with --allow-guest-abi-change; the guest may then crash at any time \
+             after its move, or its devices not load once all memory was sent"
+                .into(),
+        );
     }
     differences
+}
+
+/// How the entries of a detail that both sides have differ, in words.
+fn entry_differences(name: &str, source: &str, target: &str) -> Vec<String> {
+    let plain = |value: &str| {
+        let entries = value.lines().filter(|entry| !entry.contains('='));
+        entries.map(str::to_owned).collect::<Vec<_>>()
+    };
+    if let Some(difference) = list_difference(name, &plain(source), &plain(target)) {
+        // It is another thing altogether; its settings need not be compared.
+        return vec![difference];
+    }
+    let settings = |value: &str| {
+        let settings = value.lines().filter_map(|entry| entry.split_once('='));
+        settings
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let theirs = settings(target);
+    let differs = |(key, here): (String, String)| {
+        let there = theirs.get(&key).filter(|there| **there != here)?;
+        Some(format!("{name}, {key}: source {here}, target {there}"))
+    };
+    settings(source).into_iter().filter_map(differs).collect()
+}
+
+/// How two lists differ, in words: the entries that one side alone has.
+fn list_difference(name: &str, source: &[String], target: &[String]) -> Option<String> {
+    let only = |these: &[String], those: &[String]| {
+        let only = these.iter().filter(|entry| !those.contains(entry));
+        only.cloned().collect::<Vec<_>>().join(", ")
+    };
+    let (ours, theirs) = (only(source, target), only(target, source));
+    match (source, target) {
+        _ if ours.is_empty() && theirs.is_empty() => {
+            // The same entries, in another order or number.
+            (source != target).then(|| {
+                let (source, target) = (source.join(", "), target.join(", "));
+                format!("{name}: source {source}, target {target}")
+            })
+        }
+        ([_] | [], [_] | []) => Some(in_short(
+            name,
+            Some(&ours)
+                .filter(|entry| !entry.is_empty())
+                .map(String::as_str),
+            Some(&theirs)
+                .filter(|entry| !entry.is_empty())
+                .map(String::as_str),
+        )),
+        _ => {
+            let parts = [("source", ours), ("target", theirs)].into_iter();
+            let parts = parts
+                .filter(|(_, entries)| !entries.is_empty())
+                .map(|(side, entries)| format!("only the {side} has {entries}"));
+            Some(format!("{name}: {}", parts.collect::<Vec<_>>().join("; ")))
+        }
+    }
+}
+
+/// What both sides have, in words; of many entries the first is enough.
+fn in_short(name: &str, source: Option<&str>, target: Option<&str>) -> String {
+    let word = |value: Option<&str>| match value {
+        Some(value) => value.lines().next().unwrap_or("empty").to_owned(),
+        None => "none".to_owned(),
+    };
+    format!("{name}: source {}, target {}", word(source), word(target))
+}
+
+/// Name and value of the properties of a kind.
+fn of_kind(properties: &[GuestProperty], kind: PropertyKind) -> BTreeMap<&str, &str> {
+    properties
+        .iter()
+        .filter(|property| property.kind == kind)
+        .map(|property| (property.name.as_str(), property.value.as_str()))
+        .collect()
+}
+
+/// All names, each with its value on both sides.
+fn by_name<'a>(
+    source: &BTreeMap<&'a str, &'a str>,
+    target: &BTreeMap<&'a str, &'a str>,
+) -> Vec<(&'a str, Option<&'a str>, Option<&'a str>)> {
+    let names: BTreeSet<&str> = source.keys().chain(target.keys()).copied().collect();
+    names
+        .into_iter()
+        .map(|name| (name, source.get(name).copied(), target.get(name).copied()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nic(entries: &[&str]) -> GuestProperty {
+        GuestProperty::detail("device 02.0", entries)
+    }
+
+    #[test]
+    fn required_lists_are_told_by_what_differs() {
+        let blocks = |list: &str| vec![GuestProperty::new("blocks", list)];
+        let differ = |a: &str, b: &str| property_differences(&blocks(a), &blocks(b));
+        assert_eq!(differ("a 1, b 2", "a 1, b 2"), [""; 0]);
+        let words = ["blocks: only the source has b 2; only the target has b 3"];
+        assert_eq!(differ("a 1, b 2", "a 1, b 3"), words);
+        assert_eq!(
+            differ("a 1, b 2", "a 1"),
+            ["blocks: only the source has b 2"]
+        );
+        assert_eq!(differ("pc", "q35"), ["blocks: source pc, target q35"]);
+        assert_eq!(differ("a, b", "b, a"), ["blocks: source a, b, target b, a"]);
+        assert_eq!(
+            property_differences(&blocks("a"), &[]),
+            ["blocks: source a, target none"]
+        );
+    }
+
+    #[test]
+    fn details_are_compared_by_entry() {
+        let differ = |a: &[&str], b: &[&str]| {
+            let mut all = detail_differences(&[nic(a)], &[nic(b)]);
+            let way_out = all.pop();
+            assert!(way_out.is_none_or(|words| words.contains("--allow-guest-abi-change")));
+            all
+        };
+        assert_eq!(
+            differ(&["e1000", "vectors=3"], &["e1000", "vectors=3"]),
+            [""; 0]
+        );
+        assert_eq!(
+            differ(
+                &["e1000", "vectors=3", "mq=on"],
+                &["e1000", "vectors=4", "mq=off"]
+            ),
+            [
+                "device 02.0, mq: source on, target off",
+                "device 02.0, vectors: source 3, target 4"
+            ]
+        );
+        // Another version of a hypervisor knows other keys.
+        assert_eq!(differ(&["e1000", "new=1"], &["e1000"]), [""; 0]);
+        assert_eq!(
+            differ(&["e1000", "mq=on"], &["virtio-net-pci", "mq=off"]),
+            ["device 02.0: source e1000, target virtio-net-pci"]
+        );
+        assert_eq!(
+            differ(&["avx", "avx2"], &["avx", "sse"]),
+            ["device 02.0: only the source has avx2; only the target has sse"]
+        );
+    }
+
+    #[test]
+    fn a_side_without_details_is_not_compared_with() {
+        let required = GuestProperty::new("machine type", "pc");
+        assert_eq!(
+            detail_differences(&[nic(&["e1000"])], std::slice::from_ref(&required)),
+            [""; 0]
+        );
+        assert_eq!(detail_differences(&[required], &[nic(&["e1000"])]), [""; 0]);
+        let other = GuestProperty::detail("device 03.0", ["VGA"]);
+        let differences = detail_differences(&[nic(&["e1000", "a=1"])], &[other]);
+        assert_eq!(
+            differences[..2],
+            [
+                "device 02.0: source e1000, target none",
+                "device 03.0: source none, target VGA"
+            ]
+        );
+    }
 }

@@ -44,14 +44,58 @@ pub struct GuestProperty {
     pub name: String,
     /// How it is on this side.
     pub value: String,
+    /// How it is compared.
+    pub kind: PropertyKind,
+}
+
+/// How a property is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PropertyKind {
+    /// Both sides must have it, with the same value.
+    Required,
+    /// One of the details of a machine. Where both sides give details, both must have this one.
+    ///
+    /// Each line of the value is an entry. Those of the form `key=value` must be equal where both
+    /// sides have the key, since another version of a hypervisor may know other keys; all others
+    /// must be on both sides.
+    Detail,
 }
 
 impl GuestProperty {
-    /// A property from its name and value.
+    /// A property that both sides must have, from its name and value.
     pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             value: value.into(),
+            kind: PropertyKind::Required,
+        }
+    }
+
+    /// A [detail](PropertyKind::Detail), from its name and its entries, none of which may hold a
+    /// line break.
+    pub fn detail<E: AsRef<str>>(
+        name: impl Into<String>,
+        entries: impl IntoIterator<Item = E>,
+    ) -> Self {
+        let mut value = String::new();
+        for entry in entries {
+            if !value.is_empty() {
+                value.push('\n');
+            }
+            value.push_str(entry.as_ref());
+        }
+        Self {
+            name: name.into(),
+            value,
+            kind: PropertyKind::Detail,
+        }
+    }
+
+    /// Its field in a `Hello`.
+    fn tag(&self) -> u16 {
+        match self.kind {
+            PropertyKind::Required => tag::FACT,
+            PropertyKind::Detail => tag::DETAIL,
         }
     }
 }
@@ -94,6 +138,8 @@ mod tag {
     pub(super) const READS: u16 = 0x09 | fields::OPTIONAL;
     /// May be skipped: then there are no references.
     pub(super) const DEDUP: u16 = 0x0a | fields::OPTIONAL;
+    /// May be skipped: then details are not compared.
+    pub(super) const DETAIL: u16 = 0x0c | fields::OPTIONAL;
 }
 
 impl Hello {
@@ -122,7 +168,7 @@ impl Hello {
             });
         }
         for property in &self.properties {
-            fields::put(&mut out, tag::FACT, |out| {
+            fields::put(&mut out, property.tag(), |out| {
                 put_text(out, &property.name);
                 put_text(out, &property.value);
             });
@@ -161,16 +207,20 @@ impl Hello {
                     });
                     true
                 }
-                tag::FACT => {
+                tag::FACT | tag::DETAIL => {
                     cap(
                         "properties",
                         properties.len() as u64 + 1,
                         MAX_PROPERTIES as u64,
                     )?;
-                    properties.push(GuestProperty::new(
-                        value.text("property")?,
-                        value.text("property")?,
-                    ));
+                    properties.push(GuestProperty {
+                        name: value.text("property")?,
+                        value: value.text("property")?,
+                        kind: match tag {
+                            tag::FACT => PropertyKind::Required,
+                            _ => PropertyKind::Detail,
+                        },
+                    });
                     true
                 }
                 tag::NEEDS => once(&mut needs, Encodings(value.u32()?), "needed encodings")?,

@@ -17,7 +17,10 @@ fn hello() -> Hello {
         verify: true,
         dedup: Some(1000),
         layout: Layout::new(vec![region("pc.ram", 7), region("dimm0", 9)]).unwrap(),
-        properties: vec![GuestProperty::new("machine type", "pc-q35-10.0")],
+        properties: vec![
+            GuestProperty::new("machine type", "pc-q35-10.0"),
+            GuestProperty::detail("device 02.0", ["e1000", "mac=52:54:00:12:34:56"]),
+        ],
         needs: Encodings::none(),
     }
 }

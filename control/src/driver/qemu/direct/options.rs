@@ -13,6 +13,8 @@ pub struct DirectQemu {
     /// Source: whether to make disks that bypass the host's page cache go through it meanwhile; a
     /// guest with disks of that kind is refused otherwise.
     pub buffer_disks: bool,
+    /// Source: whether the guest may go to a target that shows it another machine.
+    pub allow_guest_abi_change: bool,
     /// Source: what throttles the guest when it must be.
     pub throttle_by: ThrottleBy,
 }
@@ -23,6 +25,7 @@ impl DirectQemu {
         Self {
             qmp,
             abort_on_error: false,
+            allow_guest_abi_change: false,
             buffer_disks: false,
             throttle_by: ThrottleBy::default(),
         }

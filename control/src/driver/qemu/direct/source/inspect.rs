@@ -10,7 +10,7 @@ use pagelift_engine::dirty::DirtyError;
 use pagelift_engine::memory::FileMemory;
 use pagelift_engine::ram::GuestRam;
 use pagelift_engine::sys::{PagemapScan, Userfaultfd};
-use pagelift_engine::wire::GuestProperty;
+use pagelift_engine::wire::{GuestProperty, PropertyKind};
 use rustix::process::Pid;
 use tracing::info;
 
@@ -41,6 +41,7 @@ pub struct InspectedQemuSource {
     /// Where QEMU has the regions of `memory`.
     addresses: Vec<u64>,
     buffer_disks: bool,
+    allow_guest_abi_change: bool,
 }
 
 impl InspectedQemuSource {
@@ -79,6 +80,7 @@ impl InspectedQemuSource {
             memory,
             addresses: blocks.iter().map(|block| block.address).collect(),
             buffer_disks: driver.buffer_disks,
+            allow_guest_abi_change: driver.allow_guest_abi_change,
         })
     }
 
@@ -116,7 +118,12 @@ impl InspectedSource for InspectedQemuSource {
     type Guest = DirectSource;
 
     fn properties(&self) -> Vec<GuestProperty> {
-        self.source.guest().properties()
+        let mut properties = self.source.guest().properties();
+        if self.allow_guest_abi_change {
+            // The target compares no details with a source that gives none.
+            properties.retain(|property| property.kind == PropertyKind::Required);
+        }
+        properties
     }
 
     fn prepare(self) -> Result<PreparedSource<DirectSource>, DriverError> {
