@@ -16,8 +16,8 @@ pub struct RunOptions {
     /// The agent library; by default the one beside this program, or in ../lib/pagelift
     #[arg(long, value_name = "PATH", env = "PAGELIFT_AGENT")]
     agent: Option<PathBuf>,
-    /// Put the guest's memory into files in this folder (in /dev/shm, or on a hugetlbfs), such
-    /// as DIR/pc.ram. They stay when QEMU ends; when the guest comes back,
+    /// Put the guest's memory into files in this folder (in /dev/shm, or on a hugetlbfs; made by
+    /// `mkdir -m 700`, for nobody else may write to it), such as DIR/pc.ram. They stay when QEMU ends; when the guest comes back,
     /// `pagelift-receive --base` takes from them what has not changed
     #[arg(long, value_name = "DIR")]
     ram_dir: Option<PathBuf>,

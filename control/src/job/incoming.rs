@@ -1,6 +1,7 @@
 //! Setting up the arrival of a guest: a driver, an address, files with pages that are here
 //! already, and the engine's door.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use pagelift_engine::Incoming;
@@ -10,6 +11,7 @@ use pagelift_engine::pipeline::{BasePages, Controls};
 use pagelift_engine::sys::{SysError, random_number};
 use pagelift_engine::units::{ByteCount, PageCount};
 use pagelift_transports::{Endpoint, Security};
+use tracing::warn;
 
 use crate::driver::{Driver, DriverError, InspectedTarget};
 
@@ -63,6 +65,13 @@ pub fn prepare_incoming<D: Driver>(
     let prepared = inspected.prepare().map_err(refused)?;
     for path in base {
         check_base(path, &prepared.memory).map_err(MigrationError::from)?;
+        if std::fs::metadata(path).is_ok_and(|file| is_open_to_all(file.mode())) {
+            // Not refused: an image may well be public.
+            warn!(
+                "everybody on this host may read the base file {path:?}; if it is the memory of a \
+                 guest, `chmod 600` it"
+            );
+        }
     }
     let size = prepared.memory.layout().pages().bytes();
     let base_pages = pages.pages();
@@ -75,6 +84,11 @@ pub fn prepare_incoming<D: Driver>(
         size,
         base_pages,
     })
+}
+
+/// Whether others than owner and group may read a file of this mode.
+fn is_open_to_all(mode: u32) -> bool {
+    mode & 0o004 != 0
 }
 
 /// That a base file is not the guest's own memory, which is cleared before the guest comes.
@@ -91,4 +105,17 @@ fn check_base(path: &Path, memory: &FileMemory) -> Result<(), MemoryError> {
              let QEMU have a new one, and name the old one",
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_open_to_all;
+
+    #[test]
+    fn only_what_everybody_may_read_is_warned_of() {
+        assert!(is_open_to_all(0o100_644));
+        assert!(is_open_to_all(0o100_004));
+        assert!(!is_open_to_all(0o100_640));
+        assert!(!is_open_to_all(0o100_600));
+    }
 }

@@ -2,14 +2,17 @@
 //!
 //! A memfd goes with QEMU. A file with a name stays, so that the memory can be kept when the
 //! guest has moved away: when it comes back, `pagelift-receive --base` sends only what changed.
-//! A file that is there already is never touched: it may be a guest's, or one that was kept.
+//! A file that is there already is never touched: it may be a guest's, or one that was kept. A file
+//! with a name is for its owner alone (mode 0600), in a folder that nobody else may write to.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, StatFs, fstat, fstatfs, ftruncate, memfd_create};
+use rustix::process::geteuid;
 
 use super::{Host, HugePages, MemoryFile};
 
@@ -52,9 +55,10 @@ impl<'a> MemoryFiles<'a> {
     }
 
     fn make_named(&mut self, dir: &Path, file: &MemoryFile) -> io::Result<String> {
-        let filesystem = File::open(dir).and_then(|dir| Ok(fstatfs(dir)?));
-        let filesystem = filesystem.map_err(|error| about(dir, &error))?;
+        let opened = File::open(dir).and_then(|dir| Ok((fstatfs(&dir)?, dir.metadata()?)));
+        let (filesystem, folder) = opened.map_err(|error| about(dir, &error))?;
         let block_bytes = block_bytes(dir, &filesystem, file.huge_pages)?;
+        check_private(dir, folder.uid(), folder.mode())?;
         if file.id.contains('/') || file.id.starts_with('.') {
             return Err(io::Error::other("its identifier is no name for a file"));
         }
@@ -64,7 +68,12 @@ impl<'a> MemoryFiles<'a> {
             .to_str()
             .ok_or_else(|| io::Error::other(format!("{} is not UTF-8", path.display())))?
             .to_owned();
-        let made = File::create_new(&path).map_err(|error| match error.kind() {
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path);
+        let made = made.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => io::Error::other(format!(
                 "{text} is there already. If it was kept for a guest that comes back, give it \
                  another name and tell pagelift-receive with --base; if nobody needs it, remove it"
@@ -122,6 +131,23 @@ fn block_bytes(dir: &Path, filesystem: &StatFs, wanted: Option<HugePages>) -> io
              tracked; name a folder in /dev/shm",
         ),
     }
+}
+
+/// That nobody else may put files into the folder `dir`, or take them away.
+fn check_private(dir: &Path, owner: u32, mode: u32) -> io::Result<()> {
+    let own = geteuid().as_raw();
+    let why = if owner != own && owner != 0 {
+        format!("it belongs to user {owner}, not to user {own}")
+    } else if mode & 0o022 != 0 {
+        format!("others may write to it (mode {:o})", mode & 0o7777)
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::other(format!(
+        "{}: {why}, and a file there will hold the guest's memory; name a folder of your own, made \
+         by `mkdir -m 700`",
+        dir.display()
+    )))
 }
 
 fn about(path: &Path, error: &io::Error) -> io::Error {
@@ -183,12 +209,39 @@ mod tests {
         let mut host = MemoryFiles::new(Some(dir.path()));
         let path = host.create_memory(&file(None)).unwrap();
         assert_eq!(Path::new(&path), dir.path().join("t"));
-        assert_eq!(std::fs::metadata(&path).unwrap().len(), 8192);
+        let made = std::fs::metadata(&path).unwrap();
+        assert_eq!((made.len(), made.mode() & 0o7777), (8192, 0o600));
         let again = host.create_memory(&file(None)).unwrap_err().to_string();
         assert!(again.contains("is there already"), "{again}");
         assert!(again.contains("--base"), "{again}");
         drop(host);
         assert!(!Path::new(&path).exists());
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else {
+            eprintln!("SKIP: needs /dev/shm");
+            return;
+        };
+        for (mode, is_taken) in [
+            (0o700, true),
+            (0o755, true),
+            (0o775, false),
+            (0o1777, false),
+        ] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.path(), permissions).unwrap();
+            let made = MemoryFiles::new(Some(dir.path())).create_memory(&file(None));
+            assert_eq!(made.is_ok(), is_taken, "{mode:o}: {made:?}");
+            let Err(error) = made else { continue };
+            let expected = format!("others may write to it (mode {mode:o})");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+        let own = geteuid().as_raw();
+        assert!(check_private(dir.path(), own + 1, 0o700).is_err());
+        assert!(check_private(dir.path(), own, 0o700).is_ok());
     }
 
     #[test]
