@@ -52,7 +52,9 @@ pub use converge::{
     ThrottleShare,
 };
 pub use guest::{SourceGuest, TargetGuest};
-pub use job::{Completed, DeltaCacheSize, Ended, Event, Incoming, Job, Outgoing, StartError};
+pub use job::{
+    Completed, DeltaCacheSize, Ended, Event, Incoming, Job, JobEvents, Outgoing, StartError,
+};
 pub use memory::FileMemory;
 pub use migration::{
     DowntimeParts, Failure, GuestLocation, MigrationError, PagesSent, Phase, Report, SourceStatus,

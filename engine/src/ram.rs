@@ -58,7 +58,7 @@ impl GuestRam {
         let regions = 0..memory.layout().regions().len();
         let starts = regions.map(|region| memory.region_start(region).addr() as u64);
         let ranges = tracked(memory.layout(), starts);
-        let tracker = PagemapTracker::new(None, own_userfaultfd()?, ranges)?;
+        let tracker = PagemapTracker::of_this_process(ranges)?;
         Ok(Self::new(memory, Box::new(tracker)))
     }
 
@@ -84,7 +84,7 @@ impl GuestRam {
     pub fn from_files(memory: FileMemory, addresses: &[*const u8]) -> Result<Self, RamError> {
         let addresses = addresses.iter().map(|address| address.addr() as u64);
         let ranges = tracked(memory.layout(), addresses);
-        let tracker = PagemapTracker::new(None, own_userfaultfd()?, ranges)?;
+        let tracker = PagemapTracker::of_this_process(ranges)?;
         Ok(Self::new(Arc::new(memory), Box::new(tracker)))
     }
 
@@ -125,7 +125,7 @@ impl GuestRam {
         let ranges = tracked(&layout, addresses);
         // SAFETY: the caller vouches for what `new` asks for.
         let memory = unsafe { MappedMemory::new(layout, starts) };
-        let tracker = PagemapTracker::new(None, own_userfaultfd()?, ranges)?;
+        let tracker = PagemapTracker::of_this_process(ranges)?;
         Ok(Self::new(Arc::new(memory), Box::new(tracker)))
     }
 
@@ -172,11 +172,4 @@ fn tracked(layout: &Layout, addresses: impl ExactSizeIterator<Item = u64>) -> Ve
         range: layout.region_range(number),
     };
     addresses.enumerate().map(region).collect()
-}
-
-/// A userfaultfd for this process's memory, ready for tracking.
-fn own_userfaultfd() -> Result<Userfaultfd, DirtyError> {
-    let uffd = Userfaultfd::open()?;
-    uffd.enable_async_write_protect()?;
-    Ok(uffd)
 }

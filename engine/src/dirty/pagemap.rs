@@ -100,6 +100,16 @@ impl PagemapTracker {
         })
     }
 
+    /// Prepares to track `ranges` of this process, with a userfaultfd of its own.
+    ///
+    /// # Errors
+    /// When this process cannot have a userfaultfd, or as for [`new`](Self::new).
+    pub fn of_this_process(ranges: Vec<TrackedRange>) -> Result<Self, DirtyError> {
+        let uffd = Userfaultfd::open()?;
+        uffd.enable_async_write_protect()?;
+        Self::new(None, uffd, ranges)
+    }
+
     fn protect_all(&mut self) -> Result<(), SysError> {
         let pages = self.ranges.iter().map(|tracked| tracked.range.end());
         self.private = PrivateRanges::new(PageCount(pages.max().unwrap_or(0)));

@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod board;
 mod budget;
 mod delta_cache;
 mod events;
@@ -33,7 +34,7 @@ mod outgoing;
 mod running;
 
 pub use delta_cache::DeltaCacheSize;
-pub use events::Event;
+pub use events::{Event, JobEvents};
 pub use incoming::Incoming;
 pub use outgoing::Outgoing;
 pub use running::{Completed, Ended, Job};

@@ -7,7 +7,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::StartError;
-use super::events::{Board, Event, Status};
+use super::board::Board;
+use super::events::{Event, JobEvents, Status};
 use crate::migration::{Failure, Report, SourceStatus, TargetStatus};
 use crate::pipeline::{Controls, Deltas, Received, Settings};
 use crate::wire::SessionId;
@@ -32,7 +33,7 @@ impl Completed for Received {
 /// guest is then where [`wait`](Self::wait) would have said.
 #[derive(Debug)]
 pub struct Job<G, R: Completed> {
-    board: Arc<Board<R::Status>>,
+    events: JobEvents<R::Status>,
     controls: Controls,
     deltas: Option<Arc<Deltas>>,
     id: Option<SessionId>,
@@ -67,7 +68,7 @@ impl<G: Send + 'static, R: Completed> Job<G, R> {
             })
             .map_err(refused("a thread"))?;
         Ok(Self {
-            board,
+            events: JobEvents::new(board),
             controls,
             deltas,
             id,
@@ -77,27 +78,32 @@ impl<G: Send + 'static, R: Completed> Job<G, R> {
 
     /// The oldest event that was not taken yet; does not wait.
     pub fn next_event(&self) -> Option<Event> {
-        self.board.next()
+        self.events.next_event()
     }
 
     /// Waits for the next event. `None` after [`Event::Ended`].
     pub fn wait_event(&self) -> Option<Event> {
-        self.board.wait(None)
+        self.events.wait_event(None)
     }
 
     /// Waits for the next event for at most `limit`.
     pub fn wait_event_for(&self, limit: Duration) -> Option<Event> {
-        self.board.wait(Some(limit))
+        self.events.wait_event(Some(limit))
     }
 
     /// Where the migration is; `None` before it has begun.
     pub fn status(&self) -> Option<R::Status> {
-        self.board.status()
+        self.events.status()
     }
 
     /// Whether the migration is over.
     pub fn has_ended(&self) -> bool {
-        self.board.has_ended()
+        self.events.has_ended()
+    }
+
+    /// What it tells, as a handle that others may keep.
+    pub fn events(&self) -> &JobEvents<R::Status> {
+        &self.events
     }
 
     /// Changes limits while the guest moves. On a target nothing can be changed.
@@ -140,13 +146,13 @@ impl<G: Send + 'static, R: Completed> Job<G, R> {
 impl<G, R: Completed> AsFd for Job<G, R> {
     /// A descriptor that is readable while an event waits to be taken, for poll(2) or epoll(7).
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.board.as_fd()
+        self.events.as_fd()
     }
 }
 
 impl<G, R: Completed> AsRawFd for Job<G, R> {
     fn as_raw_fd(&self) -> RawFd {
-        self.board.as_fd().as_raw_fd()
+        self.events.as_fd().as_raw_fd()
     }
 }
 
