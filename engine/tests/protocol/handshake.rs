@@ -29,6 +29,8 @@ fn a_codec_that_the_target_cannot_read_is_refused_if_it_must_be_used() {
     let words = refused.to_string();
     assert!(words.contains("packs pages with zstd"), "{words}");
     assert!(words.contains("--compress auto"), "the way out: {words}");
+    pair.source.fail(refused);
+    assert!(!pair.source.is_accepted(), "no data connection is opened");
 
     // Something that this build has never heard of.
     let (_, greeted) = greet(Encodings(1 << 20));
@@ -40,6 +42,7 @@ fn a_codec_that_the_target_cannot_read_is_refused_if_it_must_be_used() {
     assert!(greeted.is_ok());
     assert_eq!(pair.source.target_reads(), Encodings::BASIC, "not yet");
     pair.begin();
+    assert!(pair.source.is_accepted());
     assert_eq!(pair.source.target_reads(), reads);
 }
 

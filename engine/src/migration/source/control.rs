@@ -31,23 +31,23 @@ impl Source {
                 }
                 return Err(MigrationError::PeerAborted { code, reason });
             }
-            Message::Refuse(refuse) if !self.is_accepted() => {
+            Message::Refuse(refuse) if !self.is_answered() => {
                 return Err(MigrationError::Refused {
                     reasons: refuse.reasons,
                 });
             }
-            Message::Accept(accept) if !self.is_accepted() => self.accepted(&accept)?,
+            Message::Accept(accept) if !self.is_answered() => self.accepted(&accept)?,
             Message::Ack(ack) => self.handle_ack(now, &ack)?,
             Message::Waited(waited) => {
                 if !self.channels.note_waited(waited) {
                     return Err(misbehaved(&format!("of no channel {waited:?}")));
                 }
             }
-            Message::Fingerprints(chunk) if self.is_accepted() => {
+            Message::Fingerprints(chunk) if self.is_answered() => {
                 self.handle_fingerprints(&chunk)?;
             }
-            Message::Missing(runs) if self.is_accepted() => self.handle_missing(&runs)?,
-            Message::State(chunk) if self.is_accepted() => {
+            Message::Missing(runs) if self.is_answered() => self.handle_missing(&runs)?,
+            Message::State(chunk) if self.is_answered() => {
                 self.totals.state_bytes += ByteCount(chunk.bytes.len() as u64);
                 return Ok(Some(chunk));
             }

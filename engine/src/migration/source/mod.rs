@@ -179,8 +179,13 @@ impl Source {
         self.state.is_over()
     }
 
-    /// Whether the target has agreed to take the guest.
+    /// Whether the target has agreed to take the guest, and the migration goes on.
     pub fn is_accepted(&self) -> bool {
+        self.is_answered() && !self.is_over()
+    }
+
+    /// Whether the handshake is over, in whatever way.
+    fn is_answered(&self) -> bool {
         !matches!(self.state, State::Handshake)
     }
 
