@@ -221,6 +221,10 @@ mod tests {
         let waiting = std::thread::spawn(move || other.wait_end(None));
         board.end();
         assert!(waiting.join().unwrap());
-        assert_eq!(events.wait_event(None), Some(Event::Ended), "left to be taken");
+        assert_eq!(
+            events.wait_event(None),
+            Some(Event::Ended),
+            "left to be taken"
+        );
     }
 }
