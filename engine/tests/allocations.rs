@@ -215,6 +215,7 @@ impl Pair {
             verify: false,
             dedup: Some(PAGES),
             layout: layout(&[PAGES]),
+            files: Vec::new(),
             properties: Vec::new(),
             needs: Encodings::needed_by(compress),
             policy: Box::new(Never),
@@ -223,6 +224,7 @@ impl Pair {
         let base_pages = Arc::new(BasePages::new(None, 7));
         let config = TargetConfig {
             layout: layout(&[PAGES]),
+            files: Vec::new(),
             properties: Vec::new(),
             reads: Encodings::readable(),
             dedup: Some(base_pages.terms()),

@@ -12,7 +12,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pagelift_engine::memory::{FileMemory, GuestMemory, MemoryError, ReadPages, RegionFile};
+use pagelift_engine::memory::{
+    FileMemory, GuestMemory, InFiles, MemoryError, ReadPages, RegionFile,
+};
 use pagelift_engine::units::{PAGE_BYTES, PageIndex, PageRange};
 use rustix::fs::MemfdFlags;
 use support::{HUGE_BYTES, HugePages, layout, memfd, pages, populated, read, runs};
@@ -189,6 +191,8 @@ fn a_full_file_system_is_an_error_and_no_signal() {
         (region.as_str(), source.kind()),
         ("region0", std::io::ErrorKind::StorageFull)
     );
+    let mark = memory.place_mark(0, 77).err().unwrap();
+    assert!(matches!(mark, MemoryError::Io { action: "mark", .. }));
     drop((memory, file));
 }
 

@@ -19,6 +19,7 @@ fn receiving() -> Target {
     let layout = layout.unwrap();
     let config = TargetConfig {
         layout: layout.clone(),
+        files: Vec::new(),
         properties: Vec::new(),
         dedup: None,
         reads: Encodings::readable(),
@@ -31,6 +32,7 @@ fn receiving() -> Target {
         verify: false,
         dedup: None,
         layout,
+        files: Vec::new(),
         properties: Vec::new(),
         needs: Encodings::none(),
     };

@@ -1,10 +1,12 @@
 //! What a guest's memory may be able to do beyond being read and written.
 //!
-//! Each is asked for at [`GuestMemory`](super::GuestMemory); `None` means that this memory cannot do
+//! Each is asked for at [`GuestMemory`](super::GuestMemory) or [`ReadPages`]; `None` means that this memory cannot do
 //! it, so that whoever needs it finds out before a migration begins.
 
 use std::io;
 
+use super::identity::KnownFile;
+use super::mark::{Mark, PlacedMark};
 use super::{MemoryError, ReadPages, Span};
 use crate::sys::{self, SysError};
 use crate::units::{PageCount, PageIndex, PageRange};
@@ -90,4 +92,25 @@ pub trait DiscardPages: Send + Sync {
     /// When the range leaves the layout, or the kernel refuses: pages are pinned, or the file system
     /// cannot do it.
     fn discard(&self, range: PageRange) -> Result<(), MemoryError>;
+}
+
+/// The memory lies in files, which the other side of a migration may have as well.
+pub trait InFiles: Send + Sync {
+    /// The files, each once.
+    fn files(&self) -> Vec<KnownFile>;
+
+    /// Writes `word` behind the end of file number `file`.
+    ///
+    /// # Errors
+    /// When the file cannot be made longer.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    fn place_mark(&self, file: usize, word: u64) -> Result<Box<dyn PlacedMark>, MemoryError>;
+
+    /// Whether a mark that the other side has placed is in one of the files.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    fn shows(&self, mark: Mark) -> Result<bool, MemoryError>;
 }

@@ -16,17 +16,21 @@ mod buffer;
 mod capability;
 mod copy;
 mod file;
+mod identity;
 mod layout;
 mod mapped;
+mod mark;
 mod shared;
 mod spans;
 
 pub use bitmap::PageBitmap;
 pub use buffer::PageBuffer;
-pub use capability::{DiscardPages, MapPages, PlaceAbsent};
+pub use capability::{DiscardPages, InFiles, MapPages, PlaceAbsent};
 pub use file::{FileMemory, RegionFile};
+pub use identity::{FileIdentity, KnownFile, Reach, Sameness};
 pub use layout::{Layout, LayoutError, MAX_REGIONS, Region, Span};
 pub use mapped::MappedMemory;
+pub use mark::{Mark, PlacedMark};
 pub use shared::SharedMemory;
 
 use crate::units::{PageIndex, PageRange};
@@ -81,6 +85,11 @@ pub trait ReadPages: Send + Sync {
     /// # Errors
     /// When the kernel cannot tell.
     fn populated(&self, into: &mut PageBitmap) -> Result<(), MemoryError>;
+
+    /// The files that it lies in, if it does: to find out whether the other side has the same.
+    fn in_files(&self) -> Option<&dyn InFiles> {
+        None
+    }
 }
 
 /// A guest's memory: its pages can be read and, while the guest does not run, written.

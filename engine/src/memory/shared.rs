@@ -8,8 +8,8 @@
 use memmap2::MmapRaw;
 
 use super::{
-    DiscardPages, FileMemory, GuestMemory, Layout, MapPages, MemoryError, PageBitmap, PlaceAbsent,
-    ReadPages,
+    DiscardPages, FileMemory, GuestMemory, InFiles, Layout, MapPages, MemoryError, PageBitmap,
+    PlaceAbsent, ReadPages,
 };
 use crate::units::{PageIndex, PageRange};
 
@@ -43,6 +43,10 @@ impl ReadPages for SharedMemory {
 
     fn populated(&self, into: &mut PageBitmap) -> Result<(), MemoryError> {
         self.files.populated(into)
+    }
+
+    fn in_files(&self) -> Option<&dyn InFiles> {
+        self.files.in_files()
     }
 }
 

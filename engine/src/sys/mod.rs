@@ -4,12 +4,14 @@
 //! becomes [`SysError::Unsupported`], which says what to change; anything else that fails is
 //! [`SysError::Failed`] with the kernel's answer.
 
+mod boot_id;
 mod mappings;
 mod memory_lock;
 mod pagemap_scan;
 mod random;
 mod userfaultfd;
 
+pub(crate) use boot_id::boot_id;
 pub use mappings::Mappings;
 pub(crate) use memory_lock::{lock_memory, unlock_memory};
 pub use pagemap_scan::{Content, Marks, PagemapScan};

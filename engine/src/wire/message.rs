@@ -2,7 +2,8 @@
 
 use super::bytes::{Cursor, put_text};
 use super::fingerprints::{self, FingerprintChunk};
-use super::{Accept, FrameType, Hello, Join, Refuse, SessionId, WireError, hello};
+use super::{Accept, FrameType, Hello, Join, Refuse, SessionId, WireError, hello, marks};
+use crate::memory::Mark;
 use crate::units::PageRange;
 
 /// A message, decoded.
@@ -16,6 +17,11 @@ pub enum Message {
     Refuse(Refuse),
     /// See [`Join`].
     Join(Join),
+    /// The target, which cannot tell whether its files are the source's, has written these into them
+    /// and asks whether they show there. Comes before `Accept`, and only if the `Hello` named files.
+    Marks(Vec<Mark>),
+    /// The first of these that shows, by its place in the list.
+    MarkShows(Option<u16>),
     /// All pages of `round` that this data channel carries have been sent.
     RoundEnd {
         /// The round that ended.
@@ -145,6 +151,8 @@ impl Message {
             Self::Accept(_) => FrameType::Accept,
             Self::Refuse(_) => FrameType::Refuse,
             Self::Join(_) => FrameType::Join,
+            Self::Marks(_) => FrameType::Marks,
+            Self::MarkShows(_) => FrameType::MarkShows,
             Self::RoundEnd { .. } => FrameType::RoundEnd,
             Self::Ack(_) => FrameType::Ack,
             Self::Waited(_) => FrameType::Waited,
@@ -180,6 +188,12 @@ impl Message {
             Self::Accept(accept) => *out = accept.encode(),
             Self::Refuse(refuse) => *out = refuse.encode(),
             Self::Join(join) => *out = join.encode(),
+            Self::Marks(list) => *out = marks::encode(list),
+            Self::MarkShows(mark) => {
+                if let Some(mark) = mark {
+                    out.extend_from_slice(&mark.to_le_bytes());
+                }
+            }
             Self::Fingerprints(chunk) => *out = chunk.encode(),
             Self::Missing(pages) => *out = fingerprints::encode_missing(pages),
             Self::RoundEnd { round } | Self::LastRound { round } => {
@@ -228,6 +242,9 @@ impl Message {
             FrameType::Fingerprints => {
                 return FingerprintChunk::decode(body).map(Self::Fingerprints);
             }
+            FrameType::Marks => return marks::decode(body).map(Self::Marks),
+            FrameType::MarkShows if cursor.is_empty() => Self::MarkShows(None),
+            FrameType::MarkShows => Self::MarkShows(Some(cursor.u16()?)),
             FrameType::Missing => return fingerprints::decode_missing(body).map(Self::Missing),
             FrameType::Reattach => return hello::decode_session(body).map(Self::Reattach),
             FrameType::Pages => {
@@ -289,6 +306,12 @@ mod tests {
     #[test]
     fn messages_read_back_as_written() {
         let messages = [
+            Message::Marks(vec![Mark {
+                offset: 4096,
+                word: 7,
+            }]),
+            Message::MarkShows(None),
+            Message::MarkShows(Some(3)),
             Message::RoundEnd { round: 3 },
             Message::LastRound { round: u32::MAX },
             Message::Ack(Ack {
@@ -350,12 +373,12 @@ mod tests {
         #[test]
         fn no_input_panics(body in prop::collection::vec(any::<u8>(), 0..64)) {
             use FrameType::{
-                Abort, Ack, Fingerprints, Complete, LastRound, Missing, Pages, Reattach, RoundEnd,
-                State, Waited,
+                Abort, Ack, Fingerprints, Complete, LastRound, MarkShows, Marks, Missing, Pages,
+                Reattach, RoundEnd, State, Waited,
             };
             for kind in [
-                Abort, Ack, Fingerprints, Complete, LastRound, Missing, Pages, Reattach, RoundEnd,
-                State, Waited,
+                Abort, Ack, Fingerprints, Complete, LastRound, MarkShows, Marks, Missing, Pages,
+                Reattach, RoundEnd, State, Waited,
             ] {
                 let _ = Message::decode(kind, &body);
             }

@@ -13,6 +13,7 @@ mod fields;
 mod fingerprints;
 mod frame;
 mod hello;
+mod marks;
 mod message;
 mod pages;
 mod pages_builder;

@@ -18,6 +18,7 @@ pub(crate) fn source_config(layout: Layout, policy: Box<dyn Policy>) -> SourceCo
         downtime_limit: DowntimeLimit::Auto,
         dedup: None,
         layout,
+        files: Vec::new(),
         properties: Vec::new(),
         needs: Encodings::none(),
         policy,
@@ -28,6 +29,7 @@ pub(crate) fn source_config(layout: Layout, policy: Box<dyn Policy>) -> SourceCo
 pub(crate) fn target_config(layout: Layout) -> TargetConfig {
     TargetConfig {
         layout,
+        files: Vec::new(),
         properties: Vec::new(),
         reads: Encodings::readable(),
         dedup: None,

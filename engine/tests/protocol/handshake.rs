@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use pagelift_engine::converge::{Predictive, PredictiveConfig};
-use pagelift_engine::migration::{MigrationError, Source, SourceStep};
+use pagelift_engine::memory::{KnownFile, Mark, Reach};
+use pagelift_engine::migration::{
+    GuestLocation, MigrationError, Source, SourceStep, Target, TargetStep,
+};
 use pagelift_engine::units::PageRange;
 use pagelift_engine::wire::{Encoding, Encodings, Message};
 
-use crate::machines::source_config;
+use crate::machines::{SESSION, source_config, target_config};
 use crate::pair::{PAGES, Pair, pages};
 use crate::support::layout;
 
@@ -105,4 +108,97 @@ fn a_source_with_pages_left_asks_once_between_rounds_what_a_message_costs() {
         }
         pair.tell_source();
     }
+}
+
+/// A target of which it cannot be told whether its files are the source's.
+fn marked() -> Pair {
+    let file = |inode: u64| {
+        let name = format!("ram{inode}");
+        KnownFile::new(name, inode.into(), (1, inode), Reach::Wider)
+    };
+    let mut pair = Pair::new(1);
+    let mut config = source_config(
+        layout(&[PAGES]),
+        Box::new(Predictive::new(PredictiveConfig::default())),
+    );
+    config.files = vec![file(1).identity(SESSION.0)];
+    pair.source = Source::new(config, pair.now);
+    let mut config = target_config(layout(&[PAGES]));
+    config.files = vec![file(2), file(3)];
+    pair.target = Target::new(config, pair.now);
+    pair
+}
+
+/// The marks that the target is to place are placed, and the source knows of them.
+fn ask(pair: &mut Pair) -> Vec<Mark> {
+    pair.tell_target();
+    let TargetStep::PlaceMarks(files) = pair.target.poll(pair.now) else {
+        panic!("it cannot be told, so files are to be marked");
+    };
+    assert_eq!(files, [0, 1]);
+    assert!(matches!(pair.target.poll(pair.now), TargetStep::Wait(_)));
+    let marks = [0, 4096].map(|offset| Mark { offset, word: 77 });
+    pair.target.marks_placed(pair.now, marks.to_vec());
+    pair.tell_source();
+    match pair.source.poll(pair.now) {
+        SourceStep::LookForMarks(asked) => asked,
+        step => panic!("the source is to look for them: {step:?}"),
+    }
+}
+
+#[test]
+fn marks_that_do_not_show_are_taken_back_before_the_memory_is_cleared() {
+    let mut pair = marked();
+    assert_eq!(ask(&mut pair).len(), 2);
+    assert!(matches!(pair.source.poll(pair.now), SourceStep::Wait(_)));
+    pair.source.marks_looked_for(pair.now, None);
+    pair.tell_target();
+    let step = pair.target.poll(pair.now);
+    assert!(matches!(step, TargetStep::TakeMarksBack), "{step:?}");
+    assert!(matches!(pair.target.poll(pair.now), TargetStep::Wait(_)));
+    pair.target.marks_taken_back();
+    pair.begin();
+}
+
+#[test]
+fn a_mark_that_shows_is_the_end_and_nothing_was_cleared() {
+    let mut pair = marked();
+    ask(&mut pair);
+    pair.source.marks_looked_for(pair.now, Some(1));
+    let answer = std::iter::from_fn(|| pair.source.poll_message()).last();
+    let refused = pair.target.handle_message(pair.now, answer.unwrap());
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, MigrationError::Refused { .. }));
+    let words = refused.to_string();
+    assert!(words.contains("file of ram3 is the very file"), "{words}");
+    let refuse = std::iter::from_fn(|| pair.target.poll_message()).last();
+    let told = pair.source.handle_message(pair.now, refuse.unwrap());
+    assert!(
+        told.unwrap_err()
+            .to_string()
+            .contains("RAM file of its own")
+    );
+    assert_eq!(pair.source.guest_location(), GuestLocation::Source);
+}
+
+#[test]
+fn answers_that_make_no_sense_end_the_migration() {
+    let mut pair = marked();
+    ask(&mut pair);
+    let nonsense = Message::MarkShows(Some(2));
+    let error = pair.target.handle_message(pair.now, nonsense).unwrap_err();
+    assert!(
+        matches!(error, MigrationError::PeerMisbehaved(_)),
+        "{error}"
+    );
+    // Nobody asked.
+    let mut pair = Pair::new(1);
+    pair.tell_target();
+    let answer = Message::MarkShows(None);
+    assert!(pair.target.handle_message(pair.now, answer).is_err());
+    // Too late.
+    let mut pair = Pair::new(1);
+    pair.begin();
+    let marks = Message::Marks(vec![Mark { offset: 0, word: 1 }]);
+    assert!(pair.source.handle_message(pair.now, marks).is_err());
 }

@@ -33,6 +33,8 @@ const KINDS: [FrameType; FrameType::ALL.len()] = [
     FrameType::Missing,
     FrameType::Settled,
     FrameType::Waited,
+    FrameType::Marks,
+    FrameType::MarkShows,
 ];
 
 fn kind(byte: u8) -> FrameType {

@@ -3,7 +3,10 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pagelift_engine::memory::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages, Region};
+use pagelift_engine::memory::{
+    GuestMemory, InFiles, KnownFile, Layout, Mark, MemoryError, PageBitmap, PlacedMark, Reach,
+    ReadPages, Region,
+};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 
 use super::crew;
@@ -21,20 +24,24 @@ pub struct SimMemory {
     layout: Layout,
     side: Side,
     truth: Arc<Truth>,
-    pages: Mutex<Pages>,
+    /// Who else can have the file that it lies in.
+    reach: Reach,
+    pages: Arc<Mutex<Pages>>,
 }
 
 #[derive(Debug)]
 struct Pages {
     content: Vec<u8>,
     populated: PageBitmap,
+    /// Behind the end of the file.
+    mark: Option<Mark>,
     /// Flip a bit of the n-th page that is placed, behind the checksum's back.
     damage_in: Option<u64>,
 }
 
 impl SimMemory {
-    /// Memory of `pages` pages in two regions, never populated.
-    pub fn new(pages: u64, side: Side, truth: &Arc<Truth>) -> Self {
+    /// Memory of `pages` pages in two regions of one file, never populated.
+    pub fn new(pages: u64, side: Side, reach: Reach, truth: &Arc<Truth>) -> Self {
         let region = |name: &str, pages| Region {
             name: name.into(),
             pages: PageCount(pages),
@@ -46,11 +53,13 @@ impl SimMemory {
             layout: layout.expect("two regions of pages"),
             side,
             truth: Arc::clone(truth),
-            pages: Mutex::new(Pages {
+            reach,
+            pages: Arc::new(Mutex::new(Pages {
                 content: vec![0; usize::try_from(pages).unwrap() * PAGE_BYTES],
                 populated: PageBitmap::new(PageCount(pages)),
+                mark: None,
                 damage_in: None,
-            }),
+            })),
         }
     }
 
@@ -143,6 +152,56 @@ impl ReadPages for SimMemory {
         into.union(&self.lock().populated);
         crew::meanwhile();
         Ok(())
+    }
+
+    fn in_files(&self) -> Option<&dyn InFiles> {
+        Some(self)
+    }
+}
+
+impl InFiles for SimMemory {
+    fn files(&self) -> Vec<KnownFile> {
+        let inode = match self.side {
+            Side::Source => 1,
+            Side::Target => 2,
+        };
+        vec![KnownFile::new("low".into(), 1, (1, inode), self.reach)]
+    }
+
+    fn place_mark(&self, _: usize, word: u64) -> Result<Box<dyn PlacedMark>, MemoryError> {
+        if self.truth.strikes(Mishap::TargetWrite) {
+            return Err(Self::error("mark"));
+        }
+        let offset = self.layout.pages().bytes().0;
+        let mark = Mark { offset, word };
+        self.lock().mark = Some(mark);
+        Ok(Box::new(SimMark(Arc::clone(&self.pages), mark)))
+    }
+
+    fn shows(&self, mark: Mark) -> Result<bool, MemoryError> {
+        if self.truth.strikes(Mishap::SourceRead) {
+            return Err(Self::error("read"));
+        }
+        Ok(self.lock().mark == Some(mark))
+    }
+}
+
+/// A mark in a memory, which is gone when this is.
+struct SimMark(Arc<Mutex<Pages>>, Mark);
+
+impl PlacedMark for SimMark {
+    fn mark(&self) -> Mark {
+        self.1
+    }
+
+    fn take_back(self: Box<Self>) -> Result<(), MemoryError> {
+        Ok(())
+    }
+}
+
+impl Drop for SimMark {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).mark = None;
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::converge::{Limited, Limits, Policy, StopWhenFits, StopWhenFitsConfig};
 use pagelift_engine::dirty::ManualTracker;
-use pagelift_engine::memory::{PageBitmap, ReadPages};
+use pagelift_engine::memory::{InFiles, PageBitmap, Reach, ReadPages};
 use pagelift_engine::migration::{
     Failure, Ownership, Report, Source, SourceConfig, Target, TargetConfig,
 };
@@ -77,8 +77,8 @@ impl World {
         let clock = SimClock::default();
         let mut rng = SimRng::new(!plan.seed);
         let truth = Arc::new(Truth::new(clock.clone(), keep_events));
-        let source_memory = Arc::new(SimMemory::new(plan.pages, Side::Source, &truth));
-        let target_memory = Arc::new(SimMemory::new(plan.pages, Side::Target, &truth));
+        let memory = |side| Arc::new(SimMemory::new(plan.pages, side, reach(plan.seed), &truth));
+        let (source_memory, target_memory) = (memory(Side::Source), memory(Side::Target));
         let tracker = ManualTracker::new(PageCount(plan.pages));
         let mut writer = |memory, marker| {
             let rng = rng.fork();
@@ -258,8 +258,9 @@ impl World {
             PolicyPlan::Limited(limits) => Box::new(Limited::new(limits)),
             PolicyPlan::Whim { stop_at, give_up } => Box::new(Whim { stop_at, give_up }),
         };
+        let session = u128::from(self.rng.u64());
         let config = SourceConfig {
-            session: SessionId(u128::from(self.rng.u64())),
+            session: SessionId(session),
             channels: plan.channels,
             frame_pages: plan.frame_pages,
             verify: plan.verify,
@@ -267,6 +268,12 @@ impl World {
             dedup: (plan.dedup != DedupSetting::Off)
                 .then(|| plan.pages.saturating_sub(plan.seed % 3)),
             layout: self.source_memory.layout().clone(),
+            files: self
+                .source_memory
+                .files()
+                .iter()
+                .map(|file| file.identity(session))
+                .collect(),
             properties: vec![GuestProperty::new("machine", "sim")],
             needs: Encodings::needed_by(plan.compress),
             policy: Box::new(HoldsBack {
@@ -298,6 +305,7 @@ impl World {
         let machine = if plan.facts_differ { "other" } else { "sim" };
         let config = TargetConfig {
             layout: self.target_memory.layout().clone(),
+            files: self.target_memory.files(),
             properties: vec![GuestProperty::new("machine", machine)],
             dedup: Some(base_pages.terms()),
             reads: target_reads(plan),
@@ -306,6 +314,14 @@ impl World {
             Target::new(config, now),
             Arc::new(self.clock.clone()),
         ))
+    }
+}
+
+/// In a third of the seeds whether the two sides have one file cannot be told from its numbers.
+fn reach(seed: u64) -> Reach {
+    match seed / 5 % 3 {
+        0 => Reach::Wider,
+        _ => Reach::Kernel,
     }
 }
 

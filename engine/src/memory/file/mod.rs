@@ -11,6 +11,7 @@
 //! counts as populated, and holes read as zeros.
 
 mod hugetlb;
+mod mark;
 mod region;
 
 pub use region::RegionFile;
@@ -23,7 +24,9 @@ use memmap2::MmapRaw;
 
 use self::hugetlb::huge_page_bytes;
 use self::region::FileRegion;
-use super::capability::{DiscardPages, PlaceAbsent};
+use super::capability::{DiscardPages, InFiles, PlaceAbsent};
+use super::identity::KnownFile;
+use super::mark::{Mark, PlacedMark};
 use super::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages, Region, Span};
 use crate::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 
@@ -32,6 +35,8 @@ use crate::units::{ByteCount, PAGE_BYTES, PageCount, PageIndex, PageRange};
 pub struct FileMemory {
     layout: Layout,
     regions: Vec<FileRegion>,
+    /// Each file once, with the first region that is in it.
+    files: Vec<(KnownFile, usize)>,
 }
 
 impl FileMemory {
@@ -79,12 +84,22 @@ impl FileMemory {
             "one file for each region"
         );
         let mut regions = Vec::with_capacity(files.len());
+        let mut known: Vec<(KnownFile, usize)> = Vec::with_capacity(files.len());
         for (number, place) in files.into_iter().enumerate() {
             let len_bytes = layout.regions()[number].pages.bytes().0;
-            let region = FileRegion::open(place, len_bytes);
-            regions.push(region.map_err(|source| layout.refused("open", number, 0, source))?);
+            let name = layout.regions()[number].name.clone();
+            let refused = |source| layout.refused("open", number, 0, source);
+            let file = KnownFile::of(name, &place.file).map_err(refused)?;
+            if !known.iter().any(|(known, _)| known.is(&file)) {
+                known.push((file, number));
+            }
+            regions.push(FileRegion::open(place, len_bytes).map_err(refused)?);
         }
-        Ok(Self { layout, regions })
+        Ok(Self {
+            layout,
+            regions,
+            files: known,
+        })
     }
 
     /// Maps each region into this process, for reading and writing.
@@ -149,6 +164,24 @@ impl ReadPages for FileMemory {
             found.map_err(|source| self.layout.refused(action, number, 0, source))?;
         }
         Ok(())
+    }
+
+    fn in_files(&self) -> Option<&dyn InFiles> {
+        Some(self)
+    }
+}
+
+impl InFiles for FileMemory {
+    fn files(&self) -> Vec<KnownFile> {
+        self.files.iter().map(|(file, _)| file.clone()).collect()
+    }
+
+    fn place_mark(&self, file: usize, word: u64) -> Result<Box<dyn PlacedMark>, MemoryError> {
+        mark::place(&self.layout, &self.regions, self.files[file].1, word)
+    }
+
+    fn shows(&self, mark: Mark) -> Result<bool, MemoryError> {
+        mark::shows(&self.layout, &self.regions, mark)
     }
 }
 

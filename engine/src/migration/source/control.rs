@@ -36,6 +36,9 @@ impl Source {
                     reasons: refuse.reasons,
                 });
             }
+            Message::Marks(list) if !self.is_answered() => {
+                self.state = State::Handshake { marks: Some(list) };
+            }
             Message::Accept(accept) if !self.is_answered() => self.accepted(&accept)?,
             Message::Ack(ack) => self.handle_ack(now, &ack)?,
             Message::Waited(waited) => {
@@ -123,7 +126,7 @@ impl Source {
 
     fn handle_pong(&mut self, now: Instant) {
         self.measures.ponged(now);
-        if matches!(self.state, State::Handshake | State::Arming) || self.state.is_round() {
+        if matches!(self.state, State::Handshake { .. } | State::Arming) || self.state.is_round() {
             self.ping(now);
         }
     }

@@ -111,6 +111,7 @@ impl Source {
             verify: config.verify,
             dedup: config.dedup,
             layout: config.layout.clone(),
+            files: config.files,
             properties: config.properties,
             needs: config.needs,
         };
@@ -122,7 +123,7 @@ impl Source {
             layout: config.layout,
             began: now,
             target_reads: Encodings::BASIC,
-            state: State::Handshake,
+            state: State::Handshake { marks: None },
             round: 0,
             send_set: SendSet::new(pages),
             channels: Channels::new(config.channels, now),
@@ -161,7 +162,8 @@ impl Source {
             }
             State::Switchover(switchover) => switchover.next_step(),
             State::Failed(_) => Some(SourceStep::Failed),
-            State::Handshake | State::Precopy(_) => None,
+            State::Handshake { marks } => marks.take().map(SourceStep::LookForMarks),
+            State::Precopy(_) => None,
         };
         due.unwrap_or_else(|| self.wait(now))
     }
@@ -186,7 +188,12 @@ impl Source {
 
     /// Whether the handshake is over, in whatever way.
     fn is_answered(&self) -> bool {
-        !matches!(self.state, State::Handshake)
+        !matches!(self.state, State::Handshake { .. })
+    }
+
+    /// The first of the marks that is in the guest's files, if one is.
+    pub fn marks_looked_for(&mut self, now: Instant, shows: Option<u16>) {
+        self.peer.send(now, Message::MarkShows(shows));
     }
 
     /// Encodings of pages that the target reads; the basic ones until it has agreed.

@@ -7,6 +7,7 @@
 
 use super::commit::Commit;
 use super::switchover::{StopDecision, Switchover};
+use crate::memory::Mark;
 use crate::migration::error::{GuestLocation, MigrationError};
 use crate::migration::ownership::{StoppedOwnership, TargetReady};
 use crate::migration::phase::Phase;
@@ -20,7 +21,10 @@ use crate::units::Instant;
 #[derive(Debug)]
 pub(super) enum State {
     /// The target has not agreed to take the guest.
-    Handshake,
+    Handshake {
+        /// What it asks to be looked for.
+        marks: Option<Vec<Mark>>,
+    },
     /// Dirty tracking is being armed.
     Arming,
     /// The guest runs, and rounds follow each other.
@@ -213,7 +217,7 @@ impl State {
     /// In the public word; `round` is the one under way.
     pub(super) fn phase(&self, round: u32) -> Phase {
         match self {
-            Self::Handshake => Phase::Handshake,
+            Self::Handshake { .. } => Phase::Handshake,
             Self::Arming => Phase::Preparing,
             Self::Precopy(_) => Phase::Precopy { round },
             Self::Switchover(switchover) => switchover.phase(),

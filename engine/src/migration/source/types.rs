@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::converge::{ConvergenceStatus, Interval, Policy, ThrottleShare};
-use crate::memory::Layout;
+use crate::memory::{FileIdentity, Layout, Mark};
 use crate::migration::downtime_limit::DowntimeLimit;
 use crate::migration::ownership::TargetReady;
 use crate::migration::phase::Phase;
@@ -28,6 +28,8 @@ pub struct SourceConfig {
     pub dedup: Option<u64>,
     /// The guest's memory.
     pub layout: Layout,
+    /// The files that it lies in, as they are shown in this migration.
+    pub files: Vec<FileIdentity>,
     /// Guest properties: what must be equal on both sides.
     pub properties: Vec<GuestProperty>,
     /// Encodings of pages that the target must read, next to the basic ones.
@@ -41,6 +43,9 @@ pub struct SourceConfig {
 /// What the caller of [`Source::poll`](super::Source::poll) must do.
 #[derive(Debug)]
 pub enum SourceStep {
+    /// Look whether one of these marks is in the guest's files; then
+    /// [`Source::marks_looked_for`](super::Source::marks_looked_for).
+    LookForMarks(Vec<Mark>),
     /// Start dirty tracking, find the populated pages; then
     /// [`Source::armed`](super::Source::armed).
     Arm,

@@ -8,6 +8,7 @@ use super::barrier::Barrier;
 use super::commit::Commit;
 use super::compatibility::incompatibilities;
 use super::memory::Memory;
+use super::same_files::{Marking, compare_files};
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::units::Instant;
 use crate::wire::{Hello, Message, Refuse, StateChunk};
@@ -37,6 +38,7 @@ impl Target {
             Message::Hello(hello) if self.memory == Memory::Vacant && self.commit.is_open() => {
                 self.greet(now, hello)?;
             }
+            Message::MarkShows(mark) if self.commit.is_open() => self.mark_answered(now, mark)?,
             Message::LastRound { round } if self.is_receiving() => {
                 self.barrier.set_last_round(round)?;
                 self.settle_rounds()?;
@@ -58,18 +60,29 @@ impl Target {
 
     /// Compares the source's guest with this side's, and refuses with every difference.
     fn greet(&mut self, now: Instant, hello: Hello) -> Result<(), MigrationError> {
-        let reasons = incompatibilities(&hello, &self.config);
+        let mut reasons = incompatibilities(&hello, &self.config);
+        let files = compare_files(&hello, &self.config.files);
+        reasons.extend(files.shared);
         if !reasons.is_empty() {
-            let refuse = Refuse {
-                reasons: reasons.clone(),
-            };
-            self.peer.send(now, Message::Refuse(refuse));
-            return Err(MigrationError::Refused { reasons });
+            return Err(self.refuse(now, reasons));
         }
         self.barrier = Barrier::new(hello.channels);
         self.hello = Some(hello);
-        self.memory = Memory::Clearing { asked: false };
+        self.memory = if files.unclear.is_empty() {
+            Memory::Clearing { asked: false }
+        } else {
+            Memory::Marking(Marking::of(files.unclear))
+        };
         Ok(())
+    }
+
+    /// Tells the source that its guest cannot come.
+    pub(super) fn refuse(&mut self, now: Instant, reasons: Vec<String>) -> MigrationError {
+        let refuse = Refuse {
+            reasons: reasons.clone(),
+        };
+        self.peer.send(now, Message::Refuse(refuse));
+        MigrationError::Refused { reasons }
     }
 
     /// Time has passed.

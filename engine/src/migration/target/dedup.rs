@@ -67,7 +67,9 @@ impl Target {
             return FingerprintDemand::None;
         }
         match self.memory {
-            Memory::Vacant | Memory::Clearing { .. } => FingerprintDemand::NotYet,
+            Memory::Vacant | Memory::Marking(_) | Memory::Clearing { .. } => {
+                FingerprintDemand::NotYet
+            }
             Memory::Receiving if !self.barrier.knows_last_round() => {
                 self.terms().map_or(FingerprintDemand::None, |terms| {
                     FingerprintDemand::First(terms.base_pages)

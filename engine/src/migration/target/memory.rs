@@ -1,10 +1,14 @@
 //! How much of the guest's memory is here.
 
+use super::same_files::Marking;
+
 /// The target's memory, as the machine knows it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Memory {
     /// No guest was agreed on.
     Vacant,
+    /// The guest fits, and whether its files are this side's own cannot be told yet.
+    Marking(Marking),
     /// The guest fits. The memory is being cleared, since pages that the source does not send must
     /// read as zero.
     Clearing {
@@ -30,6 +34,9 @@ impl Memory {
 
     /// Whether a guest was agreed on, and the memory was cleared for it.
     pub(super) fn is_cleared(&self) -> bool {
-        !matches!(self, Self::Vacant | Self::Clearing { .. })
+        !matches!(
+            self,
+            Self::Vacant | Self::Marking(_) | Self::Clearing { .. }
+        )
     }
 }

@@ -28,6 +28,7 @@ mod control;
 mod dedup;
 mod memory;
 mod prepared;
+mod same_files;
 mod status;
 mod types;
 
@@ -94,6 +95,7 @@ impl Target {
         }
         let once = |asked: &mut bool| !std::mem::replace(asked, true);
         match &mut self.memory {
+            Memory::Marking(marking) => marking.next_step(),
             Memory::Clearing { asked } => once(asked).then_some(TargetStep::Prepare),
             Memory::Digesting { asked } => once(asked).then_some(TargetStep::Digest),
             Memory::Complete => match &mut self.commit {

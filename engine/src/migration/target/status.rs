@@ -22,7 +22,7 @@ impl Target {
     pub fn phase(&self) -> Phase {
         match self.commit {
             Commit::SourceOwns { .. } => match self.memory {
-                Memory::Vacant => Phase::Handshake,
+                Memory::Vacant | Memory::Marking(_) => Phase::Handshake,
                 Memory::Clearing { .. } => Phase::Preparing,
                 Memory::Receiving if !self.barrier.knows_last_round() => Phase::Precopy {
                     round: self.barrier.round(),

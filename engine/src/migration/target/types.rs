@@ -1,6 +1,6 @@
 //! What goes into a [`Target`](super::Target) and what comes out of it.
 
-use crate::memory::Layout;
+use crate::memory::{KnownFile, Layout};
 use crate::migration::ownership::Granted;
 use crate::migration::phase::Phase;
 use crate::migration::stages::TargetStages;
@@ -12,6 +12,8 @@ use crate::wire::{DedupTerms, Encodings, GuestProperty};
 pub struct TargetConfig {
     /// The guest's memory on this side.
     pub layout: Layout,
+    /// The files that it lies in.
+    pub files: Vec<KnownFile>,
     /// Guest properties: what must be equal on both sides.
     pub properties: Vec<GuestProperty>,
     /// Encodings of pages that this side reads: [`Encodings::readable`].
@@ -34,6 +36,11 @@ pub enum FingerprintDemand {
 /// What the caller of [`Target::poll`](super::Target::poll) must do.
 #[derive(Debug)]
 pub enum TargetStep {
+    /// Mark these files, by their place in [`TargetConfig::files`]; then
+    /// [`Target::marks_placed`](super::Target::marks_placed).
+    PlaceMarks(Vec<usize>),
+    /// Take the marks back; then [`Target::marks_taken_back`](super::Target::marks_taken_back).
+    TakeMarksBack,
     /// Clear the memory: pages that the source does not send must read as zero. Then
     /// [`Target::prepared`](super::Target::prepared).
     Prepare,

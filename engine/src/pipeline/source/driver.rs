@@ -11,7 +11,7 @@ use crate::dirty::DirtySource;
 use crate::guest::{
     DeviceChannel, GuestError, SourceGuest, StateFlow, StateSender, StateWriter, Waker, state_queue,
 };
-use crate::memory::{PageBitmap, ReadPages};
+use crate::memory::{Mark, PageBitmap, ReadPages};
 use crate::migration::{
     Failure, GuestLocation, MigrationError, Ownership, Source, SourceStep, StoppedOwnership,
 };
@@ -128,6 +128,12 @@ impl<'a> SourceDriver<'a> {
             sent?;
         }
         match step? {
+            SourceStep::LookForMarks(marks) => {
+                let shows = self.find_mark(&marks)?;
+                let now = self.shared.now();
+                self.shared
+                    .with(|source| source.marks_looked_for(now, shows));
+            }
             SourceStep::Arm => self.arm()?,
             SourceStep::Harvest => {
                 self.take_dirty()?;
@@ -216,6 +222,19 @@ impl<'a> SourceDriver<'a> {
         let costs = self.guest.switchover_costs();
         self.shared
             .with(|source| source.set_switchover_costs(costs));
+    }
+
+    /// The first of `marks` that is in the guest's files.
+    fn find_mark(&self, marks: &[Mark]) -> Result<Option<u16>, MigrationError> {
+        let Some(memory) = self.memory.in_files() else {
+            return Ok(None);
+        };
+        for (number, mark) in (0..).zip(marks) {
+            if memory.shows(*mark)? {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
     }
 
     fn arm(&mut self) -> Result<(), MigrationError> {

@@ -33,7 +33,7 @@ use crate::codec::dedup::{DedupSetting, max_base_pages};
 use crate::converge::Policy;
 use crate::dirty::DirtySource;
 use crate::guest::SourceGuest;
-use crate::memory::ReadPages;
+use crate::memory::{FileIdentity, InFiles, ReadPages};
 use crate::migration::{
     DowntimeLimit, Failure, MigrationError, Ownership, Report, Source, SourceConfig, SourceStatus,
 };
@@ -135,6 +135,7 @@ pub(crate) fn send(job: SendJob<'_>) -> Result<Report, Failure> {
                 }
             },
             layout: job.memory.layout().clone(),
+            files: shown_files(&*job.memory, job.options.session),
             properties: job.options.properties,
             needs: Encodings::needed_by(compress),
             downtime_limit: job.options.downtime_limit,
@@ -195,6 +196,13 @@ pub(crate) fn send(job: SendJob<'_>) -> Result<Report, Failure> {
         let _ = thread.join();
     }
     result
+}
+
+/// The files of the guest's memory, as they are shown in this migration.
+fn shown_files(memory: &dyn ReadPages, session: SessionId) -> Vec<FileIdentity> {
+    let files = memory.in_files().map_or_else(Vec::new, InFiles::files);
+    let shown = files.iter().map(|file| file.identity(session.0));
+    shown.collect()
 }
 
 /// Gives a worker a thread.

@@ -7,13 +7,14 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::guest::{
     DeviceChannel, GuestError, StateFlow, StateReader, TargetGuest, Waker, state_queue,
 };
-use crate::memory::{GuestMemory, MemoryError, PageBitmap};
+use crate::memory::{GuestMemory, MemoryError, PageBitmap, PlacedMark};
 use crate::migration::{Failure, GuestLocation, MigrationError, Target, TargetStep};
 use crate::pipeline::Step;
 use crate::pipeline::clock::process_cpu;
 use crate::pipeline::control::lost;
 use crate::pipeline::digest::digest_memory;
 use crate::pipeline::shared::Shared;
+use crate::sys::random_number;
 use crate::units::Instant;
 use crate::wire::{Message, StateChunk};
 
@@ -26,6 +27,8 @@ pub struct TargetDriver<'a> {
     /// Device state for a guest that reads it.
     state: Option<Receiver<StateChunk>>,
     loading: bool,
+    /// Marks that are in the memory's files.
+    marks: Vec<Box<dyn PlacedMark>>,
 }
 
 impl std::fmt::Debug for TargetDriver<'_> {
@@ -62,6 +65,7 @@ impl<'a> TargetDriver<'a> {
                 digest_threads,
                 state: (flow == StateFlow::Written).then_some(incoming),
                 loading: false,
+                marks: Vec::new(),
             },
             state,
         ))
@@ -81,6 +85,13 @@ impl<'a> TargetDriver<'a> {
         });
         self.flush()?;
         match step? {
+            TargetStep::PlaceMarks(files) => self.place_marks(&files)?,
+            TargetStep::TakeMarksBack => {
+                for mark in self.marks.drain(..) {
+                    mark.take_back()?;
+                }
+                self.shared.with(Target::marks_taken_back);
+            }
             TargetStep::Prepare => {
                 self.clear()?;
                 let now = self.shared.now();
@@ -164,6 +175,24 @@ impl<'a> TargetDriver<'a> {
         Ok(())
     }
 
+    /// Marks files, and has the source asked whether it sees that.
+    fn place_marks(&mut self, files: &[usize]) -> Result<(), MigrationError> {
+        let Some(memory) = self.memory.in_files() else {
+            return Err(MigrationError::Guest("its memory has no files".into()));
+        };
+        for file in files {
+            // Never zero, which would show everywhere.
+            let word = random_number()
+                .map_err(|error| MigrationError::Guest(format!("marking its files: {error}")))?;
+            let word = word as u64 | 1;
+            self.marks.push(memory.place_mark(*file, word)?);
+        }
+        let marks = self.marks.iter().map(|placed| placed.mark()).collect();
+        let now = self.shared.now();
+        self.shared.with(|target| target.marks_placed(now, marks));
+        Ok(())
+    }
+
     /// Makes all memory read as zero: the source does not send pages that were never populated.
     fn clear(&self) -> Result<(), MemoryError> {
         let mut populated = PageBitmap::new(self.memory.layout().pages());
@@ -177,6 +206,8 @@ impl<'a> TargetDriver<'a> {
     /// Ends the migration because of `error`: tells the source, and lets go of the guest unless
     /// it was granted already.
     pub fn fail(&mut self, error: MigrationError) -> Failure {
+        // Before the source hears of it, and perhaps tries again.
+        self.marks.clear();
         let guest = self.shared.look(Target::guest_location);
         if !matches!(
             error,

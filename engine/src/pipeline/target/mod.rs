@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use super::{Step, run_worker};
 use crate::guest::TargetGuest;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, InFiles};
 use crate::migration::{Failure, MigrationError, Target, TargetConfig, TargetStatus};
 use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::clock::SystemClock;
@@ -84,6 +84,7 @@ pub(crate) fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
     let clock = Arc::new(SystemClock::default());
     let config = TargetConfig {
         layout: job.memory.layout().clone(),
+        files: job.memory.in_files().map_or_else(Vec::new, InFiles::files),
         properties: job.properties,
         dedup: Some(job.base_pages.terms()),
         reads: Encodings::readable(),

@@ -50,6 +50,10 @@ pub enum FrameType {
     Refuse = 0x03,
     /// First on a data connection: which migration and which channel.
     Join = 0x04,
+    /// See [`Message::Marks`](super::Message::Marks).
+    Marks = 0x05,
+    /// See [`Message::MarkShows`](super::Message::MarkShows).
+    MarkShows = 0x06,
     /// Pages of one round.
     Pages = 0x10,
     /// The channel has carried all its pages of a round.
@@ -88,11 +92,13 @@ pub enum FrameType {
 
 impl FrameType {
     /// Every type, in the order of their numbers.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Hello,
         Self::Accept,
         Self::Refuse,
         Self::Join,
+        Self::Marks,
+        Self::MarkShows,
         Self::Pages,
         Self::RoundEnd,
         Self::Ack,

@@ -5,6 +5,7 @@
 //! `Join` ([`join`]). All are [fields](super::fields), so that they can grow.
 
 mod answer;
+mod files;
 mod join;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ pub use join::Join;
 use super::bytes::{Cursor, cap, put_text};
 use super::fields::{self, once, required};
 use super::{Encodings, OLDEST_VERSION, VERSION, WireError};
-use crate::memory::{Layout, MAX_REGIONS, Region};
+use crate::memory::{FileIdentity, Layout, MAX_REGIONS, Region};
 use crate::units::{ByteCount, PageCount};
 
 /// Most data channels of a migration.
@@ -116,6 +117,9 @@ pub struct Hello {
     pub dedup: Option<u64>,
     /// The guest's memory.
     pub layout: Layout,
+    /// The files that the memory lies in; none if it lies in no files, or the source is of a build
+    /// that does not say.
+    pub files: Vec<FileIdentity>,
     /// What must be equal on both sides.
     pub properties: Vec<GuestProperty>,
     /// Encodings that the source uses whatever the target says; [`Encodings::BASIC`] ones need
@@ -138,6 +142,8 @@ mod tag {
     pub(super) const READS: u16 = 0x09 | fields::OPTIONAL;
     /// May be skipped: then there are no references.
     pub(super) const DEDUP: u16 = 0x0a | fields::OPTIONAL;
+    /// May be skipped: then files are not compared.
+    pub(super) const FILE: u16 = 0x0b | fields::OPTIONAL;
     /// May be skipped: then details are not compared.
     pub(super) const DETAIL: u16 = 0x0c | fields::OPTIONAL;
 }
@@ -167,6 +173,9 @@ impl Hello {
                 put_text(out, &region.name);
             });
         }
+        for file in &self.files {
+            fields::put(&mut out, tag::FILE, |out| files::put(out, file));
+        }
         for property in &self.properties {
             fields::put(&mut out, property.tag(), |out| {
                 put_text(out, &property.name);
@@ -187,7 +196,7 @@ impl Hello {
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
         let (mut versions, mut session, mut channels, mut verify) = (None, None, None, None);
         let (mut regions, mut properties) = (Vec::new(), Vec::new());
-        let (mut needs, mut dedup) = (None, None);
+        let (mut needs, mut dedup, mut files) = (None, None, Vec::new());
         fields::each(body, "hello", |tag, mut value| {
             match tag {
                 tag::VERSIONS => once(&mut versions, (value.u16()?, value.u16()?), "versions")?,
@@ -205,6 +214,11 @@ impl Hello {
                         pages,
                         backing_page,
                     });
+                    true
+                }
+                tag::FILE => {
+                    cap("files", files.len() as u64 + 1, MAX_REGIONS as u64)?;
+                    files.push(files::take(&mut value)?);
                     true
                 }
                 tag::FACT | tag::DETAIL => {
@@ -246,6 +260,7 @@ impl Hello {
             verify: required(verify, "verify")?,
             dedup,
             layout,
+            files,
             properties,
             needs: needs.unwrap_or(Encodings::none()).beyond(Encodings::BASIC),
         })

@@ -3,6 +3,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::memory::Reach;
+
+fn file(hash: u128, reach: Reach) -> FileIdentity {
+    let hash = hash << 100;
+    FileIdentity { hash, reach }
+}
 
 fn hello() -> Hello {
     let region = |name: &str, pages| Region {
@@ -21,6 +27,7 @@ fn hello() -> Hello {
             GuestProperty::new("machine type", "pc-q35-10.0"),
             GuestProperty::detail("device 02.0", ["e1000", "mac=52:54:00:12:34:56"]),
         ],
+        files: vec![file(1, Reach::Kernel), file(2, Reach::Wider)],
         needs: Encodings::none(),
     }
 }
