@@ -8,9 +8,11 @@
 //! All methods of a guest are called from one thread, never under a lock of the engine.
 
 mod device_state;
+mod journal;
 mod throttler;
 
 pub use device_state::{DeviceChannel, StateFlow, StateSender, Waker};
+pub use journal::{Journal, Promise};
 pub use throttler::Throttler;
 
 pub(crate) use device_state::{
@@ -132,6 +134,12 @@ pub trait SourceGuest: Send {
         None
     }
 
+    /// Where this side's promises are kept, if anywhere. Without it a crash between the hand-over
+    /// and its answer leaves a guest of which nobody knows whose it is.
+    fn journal(&mut self) -> Option<&mut dyn Journal> {
+        None
+    }
+
     /// The migration is over, and the guest is at `place`: lets go of what was held for it. The
     /// last call.
     fn finish(&mut self, place: GuestLocation) {
@@ -187,6 +195,11 @@ pub trait TargetGuest: Send {
     /// When loading failed.
     fn is_loaded(&mut self) -> Result<bool> {
         Ok(false)
+    }
+
+    /// Where this side's promises are kept, if anywhere.
+    fn journal(&mut self) -> Option<&mut dyn Journal> {
+        None
     }
 
     /// The migration is over, and the guest is at `place`. At [`GuestLocation::Source`] what was

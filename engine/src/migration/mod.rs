@@ -39,6 +39,7 @@ mod ownership;
 mod peer;
 mod phase;
 mod report;
+pub mod settle;
 mod source;
 mod stages;
 mod target;

@@ -85,6 +85,20 @@ impl Commit {
         Ok(())
     }
 
+    /// The guest cannot run here any more, and the journal says so: what ended the migration
+    /// meanwhile leaves the target to be asked.
+    pub(super) fn promised(&mut self, stopped: StoppedOwnership, ready: TargetReady) {
+        let lost = match self {
+            Self::Relinquishing { ended } => ended.take(),
+            _ => None,
+        };
+        *self = Self::HandedOver {
+            _proof: stopped.hand_over(ready),
+            kept_by_target: false,
+            lost,
+        };
+    }
+
     /// The target ended the migration for a reason of that kind. Once it was granted the guest
     /// there is one reason of the guest's: it has it, and does not run it.
     pub(super) fn aborted_by_target(&mut self, code: AbortCode) {
@@ -226,6 +240,24 @@ mod tests {
             let what = format!("{error:?} after {waited:?}");
             assert_eq!(ended_by(error, waited), guest, "{what}");
         }
+    }
+
+    #[test]
+    fn a_promise_that_is_in_the_journal_is_kept_whatever_happened_meanwhile() {
+        let mut commit = Commit::Ready(TargetReady(()));
+        let Some(SourceStep::HandOver(ready)) = commit.next_step() else {
+            panic!("it is ready");
+        };
+        assert!(
+            commit
+                .fail(MigrationError::PeerSilent { seconds: 5 })
+                .is_none()
+        );
+        commit.promised(Ownership::claim().stop(), ready);
+        assert!(commit.has_handed_over() && commit.is_over());
+        assert_eq!(commit.guest_location(), GuestLocation::Unknown);
+        commit.reconnected();
+        assert!(!commit.is_over(), "the target can be asked");
     }
 
     #[test]

@@ -54,6 +54,18 @@ impl Source {
         Ok(())
     }
 
+    /// The guest was made unable to run here, and the journal says that it is the target's: there is
+    /// no way back. Tells the target. If the connection was lost meanwhile, the target is asked over
+    /// a new one.
+    pub fn promised(&mut self, now: Instant, stopped: StoppedOwnership, ready: TargetReady) {
+        if let Some(commit) = self.state.commit_mut() {
+            commit.promised(stopped, ready);
+        }
+        if !self.is_over() {
+            self.peer.send(now, Message::HandOver);
+        }
+    }
+
     /// A lost control connection was replaced after the hand-over: asks the target where it
     /// stands.
     pub fn reattached(&mut self, now: Instant) {

@@ -9,7 +9,8 @@ use super::throttle::Throttle;
 use crate::converge::ThrottleShare;
 use crate::dirty::DirtySource;
 use crate::guest::{
-    DeviceChannel, GuestError, SourceGuest, StateFlow, StateSender, StateWriter, Waker, state_queue,
+    DeviceChannel, GuestError, Promise, SourceGuest, StateFlow, StateSender, StateWriter, Waker,
+    state_queue,
 };
 use crate::memory::{Mark, PageBitmap, ReadPages};
 use crate::migration::{
@@ -184,11 +185,27 @@ impl<'a> SourceDriver<'a> {
                         "it is not stopped at the hand-over".into(),
                     ));
                 };
+                // To relinquish a guest takes QEMU a while, in which the migration may end. If it
+                // does after the promise, the target is asked.
+                let promised = match self.shared.look(Source::is_over) {
+                    true => Ok(false),
+                    false => self.record(Promise::HandedOver),
+                };
+                let promised = match promised {
+                    Ok(promised) => promised,
+                    Err(error) => {
+                        self.owned = Owned::Stopped(stopped);
+                        return Err(error);
+                    }
+                };
                 let now = self.shared.now();
-                // To relinquish a guest takes QEMU a while, in which the migration may end.
-                let kept = self
-                    .shared
-                    .with(|source| source.relinquished(now, stopped, ready));
+                let kept = self.shared.with(|source| match promised {
+                    true => {
+                        source.promised(now, stopped, ready);
+                        Ok(())
+                    }
+                    false => source.relinquished(now, stopped, ready),
+                });
                 if let Err(stopped) = kept {
                     self.owned = Owned::Stopped(stopped);
                 }
@@ -200,6 +217,8 @@ impl<'a> SourceDriver<'a> {
                 return Ok(Step::Wait(until.min(next)));
             }
             SourceStep::Completed => {
+                // The guest runs there, whatever becomes of the record.
+                let _ = self.record(Promise::Released);
                 self.dirty.disarm();
                 self.guest.finish(GuestLocation::Target);
                 return Ok(Step::Done);
@@ -215,6 +234,16 @@ impl<'a> SourceDriver<'a> {
 
     fn flush(&self) -> Result<(), MigrationError> {
         self.shared.flush_messages().map_err(lost)
+    }
+
+    /// Records a promise before anybody is told of it; whether there is a journal.
+    fn record(&mut self, promise: Promise) -> Result<bool, MigrationError> {
+        let session = self.shared.look(Source::session);
+        let Some(journal) = self.guest.journal() else {
+            return Ok(false);
+        };
+        journal.record(session, promise).map_err(guest_failed)?;
+        Ok(true)
     }
 
     /// Asks the guest what its stop would cost.
@@ -238,6 +267,7 @@ impl<'a> SourceDriver<'a> {
     }
 
     fn arm(&mut self) -> Result<(), MigrationError> {
+        self.record(Promise::Moving)?;
         self.calibrate();
         self.dirty.arm()?;
         self.armed = true;
@@ -330,6 +360,10 @@ impl<'a> SourceDriver<'a> {
         // A target that was not granted the guest cannot run it.
         if !handed_over {
             self.take_back(&mut failure);
+            if self.armed {
+                // Nothing was promised, so that nothing depends on this record.
+                let _ = self.record(Promise::Kept);
+            }
         }
         if self.armed {
             self.harvest.clear();

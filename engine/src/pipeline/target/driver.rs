@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
+use tracing::warn;
 
 use crate::guest::{
-    DeviceChannel, GuestError, StateFlow, StateReader, TargetGuest, Waker, state_queue,
+    DeviceChannel, GuestError, Promise, StateFlow, StateReader, TargetGuest, Waker, state_queue,
 };
 use crate::memory::{GuestMemory, MemoryError, PageBitmap, PlacedMark};
 use crate::migration::{Failure, GuestLocation, MigrationError, Target, TargetStep};
@@ -107,8 +108,14 @@ impl<'a> TargetDriver<'a> {
                 None => self.loading = true,
             },
             TargetStep::Run(granted) => {
+                if let Err(error) = self.record(Promise::Granted) {
+                    // It is this side's guest all the same.
+                    warn!(%error, "the journal does not know that the source gave its word");
+                }
                 let _ownership = granted.accept();
                 self.guest.run().map_err(guest_failed)?;
+                // The guest runs, and shows it.
+                let _ = self.record(Promise::Running);
                 let (now, cpu) = (self.shared.now(), process_cpu());
                 self.shared.with(|target| target.running(now, cpu));
             }
@@ -146,6 +153,7 @@ impl<'a> TargetDriver<'a> {
             return Err(error);
         }
         loaded.map_err(guest_failed)?;
+        self.record(Promise::Prepared)?;
         let now = self.shared.now();
         self.shared.with(|target| target.loaded(now));
         Ok(())
@@ -157,10 +165,22 @@ impl<'a> TargetDriver<'a> {
             return Ok(Step::Wait(until));
         }
         self.loading = false;
+        self.record(Promise::Prepared)?;
         let now = self.shared.now();
         self.shared.with(|target| target.loaded(now));
         self.flush()?;
         Ok(Step::Worked)
+    }
+
+    /// Records a promise before anybody is told of it.
+    fn record(&mut self, promise: Promise) -> Result<(), MigrationError> {
+        let session = self.shared.look(Target::session);
+        match (self.guest.journal(), session) {
+            (Some(journal), Some(session)) => {
+                journal.record(session, promise).map_err(guest_failed)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A lost control connection does not end a migration that is being handed over.
@@ -209,6 +229,10 @@ impl<'a> TargetDriver<'a> {
         // Before the source hears of it, and perhaps tries again.
         self.marks.clear();
         let guest = self.shared.look(Target::guest_location);
+        if guest == GuestLocation::Source {
+            // Before the source is told. Unrecorded it would be prepared still, which harms nobody.
+            let _ = self.record(Promise::Abandoned);
+        }
         if !matches!(
             error,
             MigrationError::PeerAborted { .. } | MigrationError::Refused { .. }

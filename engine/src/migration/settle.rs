@@ -1,0 +1,160 @@
+//! Whose the guest is, after a program of either side was lost: decided by what both hypervisors
+//! show now and what both journals say.
+//!
+//! The source's journal decides. A source that has not recorded [`Promise::HandedOver`] never told
+//! the target to run the guest; one that has never runs it again. A guest that is seen to run is
+//! where it runs.
+
+use crate::guest::Promise;
+use crate::wire::SessionId;
+
+/// What the hypervisor of a side shows now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Observed {
+    /// It runs the guest.
+    Running,
+    /// It is there and does not run the guest.
+    Stopped,
+    /// It has ended.
+    Gone,
+}
+
+/// All that is known of a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Evidence {
+    /// What the hypervisor shows.
+    pub observed: Observed,
+    /// What was recorded last, and of which migration.
+    pub record: Option<(SessionId, Promise)>,
+}
+
+/// Whose the guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// The source's. A target that has it must be ended.
+    Source,
+    /// The target's. The source must not run it.
+    Target,
+}
+
+/// Why nobody can say whose the guest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Unsettled {
+    /// It runs twice.
+    #[error(
+        "the guest runs on both sides: stop both, and end the one whose changes are to be lost"
+    )]
+    RunsTwice,
+    /// The source's hypervisor has ended, and its journal with it.
+    #[error(
+        "the source's hypervisor has ended and the target was prepared: whether the guest ran on \
+         there is known to nobody. Only fencing can tell: make sure by other means (its log, the \
+         disks) that it did not"
+    )]
+    SourceIsGone,
+    /// The target's hypervisor has ended after the guest was handed over.
+    #[error(
+        "the guest was handed over, and the target's hypervisor has ended: whether it ran there is \
+         known to nobody. Only fencing can tell: make sure by other means (its log, the disks) that \
+         it did not"
+    )]
+    TargetIsGone,
+    /// Neither hypervisor is there.
+    #[error("neither hypervisor is there any more: the guest runs nowhere")]
+    BothAreGone,
+    /// The journals do not speak of the same migration.
+    #[error("the two do not speak of the same migration: these are not its two sides")]
+    Strangers,
+}
+
+/// Whose the guest is, by what is known of both sides.
+///
+/// # Errors
+/// When it cannot be known.
+pub fn settle(source: &Evidence, target: &Evidence) -> Result<Owner, Unsettled> {
+    use Observed::{Gone, Running, Stopped};
+    use Promise::{Granted, HandedOver, Prepared, Released};
+    match (source.observed, target.observed) {
+        (Running, Running) => return Err(Unsettled::RunsTwice),
+        (Gone, Gone) => return Err(Unsettled::BothAreGone),
+        (Running, _) => return Ok(Owner::Source),
+        (_, Running) => return Ok(Owner::Target),
+        (Stopped | Gone, Stopped | Gone) => {}
+    }
+    let handed_over = |promise| matches!(promise, HandedOver | Released);
+    match (source.record, target.record) {
+        (Some((left, _)), Some((right, _))) if left != right => Err(Unsettled::Strangers),
+        (_, Some((_, Granted | Promise::Running))) => Ok(Owner::Target),
+        (_, Some((_, Prepared))) if source.observed == Gone => Err(Unsettled::SourceIsGone),
+        (Some((_, promise)), Some((_, Prepared))) => Ok(match handed_over(promise) {
+            true => Owner::Target,
+            false => Owner::Source,
+        }),
+        (None, Some((_, Prepared))) => Err(Unsettled::Strangers),
+        (Some((_, promise)), _) if handed_over(promise) => Err(Unsettled::TargetIsGone),
+        _ if source.observed == Gone => Err(Unsettled::BothAreGone),
+        _ => Ok(Owner::Source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Observed::{Gone, Running, Stopped};
+    use Promise::{Abandoned, Granted, HandedOver, Kept, Moving, Prepared, Released};
+
+    const SESSION: SessionId = SessionId(7);
+
+    fn side(observed: Observed, promise: Option<Promise>) -> Evidence {
+        Evidence {
+            observed,
+            record: promise.map(|promise| (SESSION, promise)),
+        }
+    }
+
+    #[test]
+    fn the_sources_journal_decides() {
+        for (source, target, owner) in [
+            (Some(Moving), Some(Prepared), Ok(Owner::Source)),
+            (Some(Kept), Some(Prepared), Ok(Owner::Source)),
+            (Some(HandedOver), Some(Prepared), Ok(Owner::Target)),
+            (Some(Released), Some(Prepared), Ok(Owner::Target)),
+            (Some(HandedOver), Some(Granted), Ok(Owner::Target)),
+            (Some(Moving), None, Ok(Owner::Source)),
+            (Some(Moving), Some(Abandoned), Ok(Owner::Source)),
+            (None, Some(Prepared), Err(Unsettled::Strangers)),
+            (Some(HandedOver), None, Err(Unsettled::TargetIsGone)),
+        ] {
+            let found = settle(&side(Stopped, source), &side(Stopped, target));
+            assert_eq!(found, owner, "{source:?} {target:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_that_runs_is_where_it_runs() {
+        let prepared = side(Stopped, Some(Prepared));
+        let runs = side(Running, Some(HandedOver));
+        assert_eq!(settle(&runs, &prepared), Ok(Owner::Source));
+        let there = side(Running, None);
+        let given = side(Stopped, Some(Moving));
+        assert_eq!(settle(&given, &there), Ok(Owner::Target));
+        assert_eq!(settle(&runs, &there), Err(Unsettled::RunsTwice));
+    }
+
+    #[test]
+    fn what_a_hypervisor_took_with_it_is_not_guessed() {
+        let gone = side(Gone, None);
+        let prepared = side(Stopped, Some(Prepared));
+        assert_eq!(settle(&gone, &prepared), Err(Unsettled::SourceIsGone));
+        let granted = side(Stopped, Some(Granted));
+        assert_eq!(settle(&gone, &granted), Ok(Owner::Target));
+        let moving = side(Stopped, Some(Moving));
+        assert_eq!(settle(&moving, &gone), Ok(Owner::Source));
+        assert_eq!(settle(&gone, &gone), Err(Unsettled::BothAreGone));
+        let other = Evidence {
+            record: Some((SessionId(8), Prepared)),
+            ..prepared
+        };
+        assert_eq!(settle(&moving, &other), Err(Unsettled::Strangers));
+    }
+}
