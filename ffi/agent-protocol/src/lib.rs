@@ -32,12 +32,18 @@
 //! | 0x0004 | CLEAR_ROLLBACK | empty |
 //! | 0x0005 | THROTTLE | u32 period us, u32 lease ms, u16 n, n times (u32 thread, u16 permille) |
 //! | 0x0006 | RENEW | u32 lease ms |
+//! | 0x0010 | HOLD | u32 lease ms |
+//! | 0x0011 | RECORD | u128 session, u8 phase, u16 p, p bytes path |
+//! | 0x0012 | GET_JOURNAL | empty |
 //! | 0x8001 | reply to HELLO | u16 version, u16 zero, u32 process id, u64 feature bits |
 //! | 0x8002 | reply to GET_USERFAULTFD | u32 flags; one descriptor as `SCM_RIGHTS` |
 //! | 0x8003 | reply to SET_ROLLBACK | empty |
 //! | 0x8004 | reply to CLEAR_ROLLBACK | empty |
 //! | 0x8005 | reply to THROTTLE | empty |
 //! | 0x8006 | reply to RENEW | empty |
+//! | 0x8010 | reply to HOLD | empty |
+//! | 0x8011 | reply to RECORD | empty |
+//! | 0x8012 | reply to GET_JOURNAL | u8 0, or u8 1, u128 session, u8 phase, u64 ms since it was recorded |
 //! | 0xffff | error, in place of any reply | u16 code, then the text to the end, UTF-8 |
 //!
 //! Path: absolute, of a monitor that QEMU itself listens on, 1 to [`MAX_PATH_BYTES`] bytes, no
@@ -63,6 +69,15 @@
 //! Unless THROTTLE or RENEW come again within the lease, or when the connection ends, the agent
 //! ends all throttling by itself; a RENEW that comes later is error [`ErrorCode::NoLease`].
 //!
+//! Hold: the lease of the guest's stop, in [`HOLD_MS`]; it takes a rollback script that is set. A
+//! client that neither renews it nor clears the script within that time is cut off from QEMU, as
+//! if it had ended, hears [`ErrorCode::LeaseOver`], and the script runs.
+//!
+//! Record: phases are those of [`JournalPhase`]. The path is empty, or that of the monitor at which
+//! QEMU is held should the client end in doubt. A record that would take a promise back is refused
+//! with [`ErrorCode::AgainstPromise`]. To record that the guest is handed over ends lease and
+//! script in the same step. Journals are kept as long as QEMU lives.
+//!
 //! # QEMU's monitor
 //! The agent runs the steps of a rollback script at QEMU's monitor; [`monitor`] finds out what a
 //! line there is.
@@ -77,6 +92,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 mod bytes;
+mod hold;
+mod journal;
 mod message;
 pub mod monitor;
 mod rollback;
@@ -84,6 +101,8 @@ mod step;
 mod throttle;
 
 pub use bytes::DecodeError;
+pub use hold::HoldLease;
+pub use journal::{JournalEntry, JournalPhase, RecordRequest};
 pub use message::{AgentInfo, ErrorCode, ErrorReply, LentUserfaultfd, Reply, Request};
 pub use rollback::RollbackScript;
 pub use step::{Name, ParameterValue, RollbackStep};
@@ -126,6 +145,9 @@ pub const PERIOD_US: RangeInclusive<u32> = 500..=50_000;
 /// How long a throttle lasts without being renewed, in milliseconds.
 pub const LEASE_MS: RangeInclusive<u32> = 10..=60_000;
 
+/// How long a guest may be held still without a word of the client, in milliseconds.
+pub const HOLD_MS: RangeInclusive<u32> = 10..=600_000;
+
 /// Feature bit of HELLO: the agent answers GET_USERFAULTFD.
 pub const FEATURE_USERFAULTFD: u64 = 1 << 0;
 
@@ -137,6 +159,15 @@ pub const FEATURE_THROTTLE: u64 = 1 << 2;
 
 /// Feature bit of HELLO: the agent takes periods below 1000 us.
 pub const FEATURE_SHORT_PERIODS: u64 = 1 << 3;
+
+/// Feature bit of HELLO: the agent holds the guest's stop as a lease.
+pub const FEATURE_HOLD: u64 = 1 << 8;
+
+/// Feature bit of HELLO: the agent keeps a journal.
+pub const FEATURE_JOURNAL: u64 = 1 << 9;
+
+/// Name of the drive that keeps QEMU from running a guest in doubt.
+pub const DOUBT_DRIVE: &str = "pagelift-doubt";
 
 /// File name under which the agent binds its socket, for the moment until it removes the file.
 ///

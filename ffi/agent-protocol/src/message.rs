@@ -2,6 +2,8 @@
 
 use crate::MAX_ERROR_TEXT_BYTES;
 use crate::bytes::{DecodeError, Reader, frame};
+use crate::hold::HoldLease;
+use crate::journal::{JournalEntry, RecordRequest};
 use crate::rollback::RollbackScript;
 use crate::throttle::{Lease, ThrottleRequest};
 
@@ -11,6 +13,9 @@ const SET_ROLLBACK: u16 = 0x0003;
 const CLEAR_ROLLBACK: u16 = 0x0004;
 const THROTTLE: u16 = 0x0005;
 const RENEW: u16 = 0x0006;
+const HOLD: u16 = 0x0010;
+const RECORD: u16 = 0x0011;
+const GET_JOURNAL: u16 = 0x0012;
 const REPLY: u16 = 0x8000;
 const ERROR: u16 = 0xffff;
 
@@ -32,6 +37,12 @@ pub enum Request {
     Throttle(ThrottleRequest),
     /// Go on throttling for so long.
     Renew(Lease),
+    /// The guest may stand still for so long from now on.
+    Hold(HoldLease),
+    /// Keep this in the journal.
+    Record(RecordRequest),
+    /// What the journal says.
+    GetJournal,
 }
 
 impl Request {
@@ -44,6 +55,9 @@ impl Request {
             Self::ClearRollback => frame(CLEAR_ROLLBACK, &[]),
             Self::Throttle(throttle) => frame(THROTTLE, &throttle.encode()),
             Self::Renew(lease) => frame(RENEW, &lease.millis().to_le_bytes()),
+            Self::Hold(lease) => frame(HOLD, &lease.millis().to_le_bytes()),
+            Self::Record(record) => frame(RECORD, &record.encode()),
+            Self::GetJournal => frame(GET_JOURNAL, &[]),
         }
     }
 
@@ -61,6 +75,9 @@ impl Request {
             CLEAR_ROLLBACK => Self::ClearRollback,
             THROTTLE => Self::Throttle(ThrottleRequest::decode(&mut reader)?),
             RENEW => Self::Renew(Lease::new(reader.u32()?)?),
+            HOLD => Self::Hold(HoldLease::decode(&mut reader)?),
+            RECORD => Self::Record(RecordRequest::decode(&mut reader)?),
+            GET_JOURNAL => Self::GetJournal,
             _ => return Err(DecodeError::UnknownType(kind)),
         };
         reader.finish()?;
@@ -83,6 +100,12 @@ pub enum Reply {
     Throttled,
     /// The throttling goes on.
     Renewed,
+    /// The guest may stand still for so long.
+    Held,
+    /// It is in the journal.
+    Recorded,
+    /// What was recorded last, if anything.
+    Journal(Option<JournalEntry>),
     /// The request was not carried out.
     Error(ErrorReply),
 }
@@ -138,6 +161,10 @@ pub enum ErrorCode {
     NoMonitor,
     /// 10: the rollback script of the client before is still running; ten seconds at most.
     Undoing,
+    /// 11: the lease of the guest's stop was over: the guest has been let go on.
+    LeaseOver,
+    /// 12: a record that would take a promise back.
+    AgainstPromise,
     /// Any other number: a kind that this side does not know.
     Other(u16),
 }
@@ -154,6 +181,8 @@ impl ErrorCode {
             Self::CannotThrottle => 8,
             Self::NoMonitor => 9,
             Self::Undoing => 10,
+            Self::LeaseOver => 11,
+            Self::AgainstPromise => 12,
             Self::Other(number) => number,
         }
     }
@@ -169,6 +198,8 @@ impl ErrorCode {
             8 => Self::CannotThrottle,
             9 => Self::NoMonitor,
             10 => Self::Undoing,
+            11 => Self::LeaseOver,
+            12 => Self::AgainstPromise,
             other => Self::Other(other),
         }
     }
@@ -198,6 +229,11 @@ impl Reply {
             Self::RollbackCleared => frame(REPLY | CLEAR_ROLLBACK, &[]),
             Self::Throttled => frame(REPLY | THROTTLE, &[]),
             Self::Renewed => frame(REPLY | RENEW, &[]),
+            Self::Held => frame(REPLY | HOLD, &[]),
+            Self::Recorded => frame(REPLY | RECORD, &[]),
+            Self::Journal(entry) => {
+                frame(REPLY | GET_JOURNAL, &JournalEntry::encode(entry.as_ref()))
+            }
             Self::Error(error) => {
                 let mut end = error.text.len().min(MAX_ERROR_TEXT_BYTES);
                 while !error.text.is_char_boundary(end) {
@@ -234,6 +270,9 @@ impl Reply {
             k if k == REPLY | CLEAR_ROLLBACK => Self::RollbackCleared,
             k if k == REPLY | THROTTLE => Self::Throttled,
             k if k == REPLY | RENEW => Self::Renewed,
+            k if k == REPLY | HOLD => Self::Held,
+            k if k == REPLY | RECORD => Self::Recorded,
+            k if k == REPLY | GET_JOURNAL => Self::Journal(JournalEntry::decode(&mut reader)?),
             ERROR => {
                 let code = ErrorCode::from_number(reader.u16()?);
                 let text = reader.rest();

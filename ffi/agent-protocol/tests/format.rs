@@ -2,9 +2,9 @@
 
 use pagelift_agent_protocol::{
     AgentInfo, DecodeError, ErrorCode, ErrorReply, FEATURE_ROLLBACK, HEADER_BYTES, Header,
-    LEASE_MS, Lease, LentUserfaultfd, MAX_ERROR_TEXT_BYTES, MAX_PAYLOAD_BYTES, MAX_STEPS,
-    MAX_THREADS, Name, PERIOD_US, ParameterValue, Reply, Request, RollbackScript, RollbackStep,
-    ThreadShare, ThrottleRequest, VERSION,
+    HoldLease, JournalEntry, JournalPhase, LEASE_MS, Lease, LentUserfaultfd, MAX_ERROR_TEXT_BYTES,
+    MAX_PAYLOAD_BYTES, MAX_STEPS, MAX_THREADS, Name, PERIOD_US, ParameterValue, RecordRequest,
+    Reply, Request, RollbackScript, RollbackStep, ThreadShare, ThrottleRequest, VERSION,
 };
 
 fn split(bytes: &[u8]) -> (Header, &[u8]) {
@@ -58,6 +58,12 @@ fn requests() -> Vec<Request> {
         Request::Throttle(throttle(vec![share(7, 0), share(u32::MAX, 990)]).unwrap()),
         Request::Throttle(ThrottleRequest::none()),
         Request::Renew(Lease::new(10).unwrap()),
+        Request::Hold(HoldLease::new(5500).unwrap()),
+        Request::Record(
+            RecordRequest::new(1 << 100, JournalPhase::Prepared, b"/q".to_vec()).unwrap(),
+        ),
+        Request::Record(RecordRequest::new(7, JournalPhase::HandedOver, Vec::new()).unwrap()),
+        Request::GetJournal,
     ]
 }
 
@@ -78,6 +84,14 @@ fn replies() -> Vec<Reply> {
         Reply::RollbackCleared,
         Reply::Throttled,
         Reply::Renewed,
+        Reply::Held,
+        Reply::Recorded,
+        Reply::Journal(None),
+        Reply::Journal(Some(JournalEntry {
+            session: 1 << 100 | 3,
+            phase: JournalPhase::Released,
+            age_ms: 12,
+        })),
         Reply::Error(ErrorReply {
             code: ErrorCode::Busy,
             text: "busy: pid 7 is using it".into(),

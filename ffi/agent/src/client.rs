@@ -8,14 +8,15 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use pagelift_agent_protocol::{
-    AgentInfo, DecodeError, ErrorCode, ErrorReply, FEATURE_ROLLBACK, FEATURE_SHORT_PERIODS,
-    FEATURE_THROTTLE, FEATURE_USERFAULTFD, FIRST_REQUEST_LIMIT, HEADER_BYTES, Header,
-    LentUserfaultfd, Reply, Request, VERSION,
+    AgentInfo, DecodeError, ErrorCode, ErrorReply, FEATURE_HOLD, FEATURE_JOURNAL, FEATURE_ROLLBACK,
+    FEATURE_SHORT_PERIODS, FEATURE_THROTTLE, FEATURE_USERFAULTFD, FIRST_REQUEST_LIMIT,
+    HEADER_BYTES, Header, HoldLease, JournalPhase, LentUserfaultfd, Reply, Request, VERSION,
 };
 
+use crate::journal::Journal;
 use crate::rollback::Rollback;
 use crate::throttle::ThreadThrottler;
-use crate::{complain, socket, userfault};
+use crate::{complain, fence, socket, userfault};
 
 /// A connection and what was asked for over it.
 pub(crate) struct Client {
@@ -26,6 +27,8 @@ pub(crate) struct Client {
     /// Bytes received and not yet made into a request: less than one message.
     received: Vec<u8>,
     rollback: Option<Rollback>,
+    /// When the guest goes on without this client, which holds it still.
+    held_until: Option<Instant>,
     throttler: ThreadThrottler,
 }
 
@@ -41,6 +44,7 @@ impl Client {
             first_request_by: Some(Instant::now() + FIRST_REQUEST_LIMIT),
             received: Vec::new(),
             rollback: None,
+            held_until: None,
             throttler: ThreadThrottler::default(),
         }
     }
@@ -57,19 +61,22 @@ impl Client {
 
     /// How long [`end_what_is_over`](Self::end_what_is_over) need not be called.
     pub(crate) fn time_left(&self) -> Option<Duration> {
-        let first_request = self
-            .first_request_by
-            .map(|limit| limit.saturating_duration_since(Instant::now()));
-        [first_request, self.throttler.time_left()]
-            .into_iter()
-            .flatten()
-            .min()
+        let until = |limit: Instant| limit.saturating_duration_since(Instant::now());
+        [
+            self.first_request_by.map(until),
+            self.held_until.map(until),
+            self.throttler.time_left(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Releases what a client throttles that has not been heard of for too long.
     ///
     /// # Errors
-    /// When the client has not said anything yet, and had the time.
+    /// When the client has not said anything yet, and had the time, or has held the guest still for
+    /// as long as it may: then it is cut off from QEMU.
     pub(crate) fn end_what_is_over(&mut self) -> Result<(), Gone> {
         if self.throttler.time_left() == Some(Duration::ZERO) {
             self.throttler.release();
@@ -77,6 +84,10 @@ impl Client {
                 "the client, pid {}, is silent: the throttle's lease is over",
                 self.pid
             ));
+        }
+        if self.held_until.is_some_and(|end| end <= Instant::now()) {
+            self.cut_off();
+            return Err(Gone);
         }
         match self.first_request_by {
             Some(limit) if limit <= Instant::now() => Err(Gone),
@@ -99,7 +110,7 @@ impl Client {
     ///
     /// # Errors
     /// When the connection is over, or breaks the format.
-    pub(crate) fn hear(&mut self, own_pid: u32) -> Result<(), Gone> {
+    pub(crate) fn hear(&mut self, own_pid: u32, journal: &mut Journal) -> Result<(), Gone> {
         let mut bytes = [0; 4096];
         // One read for one readiness: this does not block, and neither party starves.
         match (&self.stream).read(&mut bytes) {
@@ -109,7 +120,7 @@ impl Client {
             Err(_) => return Err(Gone),
         }
         while let Some(request) = self.next_request()? {
-            self.answer(request, own_pid)?;
+            self.answer(request, own_pid, journal)?;
         }
         Ok(())
     }
@@ -136,7 +147,12 @@ impl Client {
         Ok(Some(request))
     }
 
-    fn answer(&mut self, request: Result<Request, DecodeError>, own_pid: u32) -> Result<(), Gone> {
+    fn answer(
+        &mut self,
+        request: Result<Request, DecodeError>,
+        own_pid: u32,
+        journal: &mut Journal,
+    ) -> Result<(), Gone> {
         let reply = match request {
             Ok(Request::Hello) => Reply::Hello(AgentInfo {
                 version: VERSION,
@@ -144,7 +160,9 @@ impl Client {
                 features: FEATURE_USERFAULTFD
                     | FEATURE_ROLLBACK
                     | FEATURE_THROTTLE
-                    | FEATURE_SHORT_PERIODS,
+                    | FEATURE_SHORT_PERIODS
+                    | FEATURE_HOLD
+                    | FEATURE_JOURNAL,
             }),
             Ok(Request::GetUserfaultfd) => return self.answer_userfaultfd(),
             Ok(Request::SetRollback(script)) => match Rollback::new(&script) {
@@ -158,7 +176,7 @@ impl Client {
                 }),
             },
             Ok(Request::ClearRollback) => {
-                self.rollback = None;
+                self.let_go();
                 Reply::RollbackCleared
             }
             Ok(Request::Throttle(throttle)) => match self.throttler.apply(&throttle) {
@@ -169,9 +187,57 @@ impl Client {
                 Ok(()) => Reply::Renewed,
                 Err(error) => Reply::Error(error),
             },
+            Ok(Request::Hold(lease)) => self.hold(lease),
+            Ok(Request::Record(record)) => match journal.record(&record) {
+                Ok(()) => {
+                    // In one step: from here on nothing lets the guest go on here.
+                    if record.phase() == JournalPhase::HandedOver {
+                        self.let_go();
+                    }
+                    Reply::Recorded
+                }
+                Err(error) => Reply::Error(error),
+            },
+            Ok(Request::GetJournal) => Reply::Journal(journal.entry()),
             Err(error) => error_reply(&error),
         };
         self.reply(&reply, None)
+    }
+
+    /// Takes a lease on the guest's stop.
+    fn hold(&mut self, lease: HoldLease) -> Reply {
+        if self.rollback.is_none() {
+            return Reply::Error(ErrorReply {
+                code: ErrorCode::NoLease,
+                text: "there is no rollback script that could let the guest go on".into(),
+            });
+        }
+        self.held_until = Some(Instant::now() + Duration::from_millis(lease.millis().into()));
+        Reply::Held
+    }
+
+    /// Nothing is to be undone any more.
+    fn let_go(&mut self) {
+        self.rollback = None;
+        self.held_until = None;
+    }
+
+    /// The client has held the guest still for as long as it may: it is told, and loses what it
+    /// has of QEMU.
+    fn cut_off(&mut self) {
+        let pid = self.pid;
+        complain(format_args!(
+            "the client, pid {pid}, has held the guest still for too long: the guest goes on here"
+        ));
+        let text = "the guest stood still for as long as it may, and goes on here";
+        let reply = Reply::Error(ErrorReply {
+            code: ErrorCode::LeaseOver,
+            text: text.into(),
+        });
+        let _ = self.reply(&reply, None);
+        if let Some(rollback) = &self.rollback {
+            fence::cut_off(pid, rollback.monitor());
+        }
     }
 
     fn answer_userfaultfd(&self) -> Result<(), Gone> {

@@ -52,7 +52,10 @@
 
 mod client;
 mod door;
+mod doubt;
+mod fence;
 mod interpose;
+mod journal;
 mod own_monitor;
 mod rollback;
 mod server;

@@ -18,7 +18,7 @@ use std::time::Duration;
 use crate::socket;
 
 /// A socket that QEMU listens on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct OwnMonitor {
     path: PathBuf,
     /// Who made it listen: QEMU, or the manager that gave it to QEMU.
@@ -105,7 +105,7 @@ fn listener(fd: OwnedFd) -> Option<(PathBuf, libc::pid_t)> {
 /// A copy of the descriptor `number`, close-on-exec, so that no other thread can close it
 /// meanwhile.
 #[allow(unsafe_code, reason = "a descriptor that is known by its number alone")]
-fn duplicate(number: i32) -> io::Result<OwnedFd> {
+pub(crate) fn duplicate(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: the borrow ends with this call, which the kernel answers with EBADF should the
     // number be that of no descriptor any more.
     unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()

@@ -57,6 +57,11 @@ impl Rollback {
         })
     }
 
+    /// The monitor at which it runs.
+    pub(crate) fn monitor(&self) -> &std::path::Path {
+        self.monitor.path()
+    }
+
     /// Takes all steps, whatever fails; failures go to standard error.
     pub(crate) fn run(&self) {
         let deadline = Instant::now() + TOTAL;
@@ -88,7 +93,7 @@ impl Rollback {
 }
 
 /// A connection to QEMU's monitor, ready for commands.
-struct Monitor {
+pub(crate) struct Monitor {
     stream: UnixStream,
     deadline: Instant,
     /// Bytes received after the last line taken.
@@ -96,7 +101,7 @@ struct Monitor {
 }
 
 impl Monitor {
-    fn connect_until(own: &OwnMonitor, deadline: Instant) -> io::Result<Self> {
+    pub(crate) fn connect_until(own: &OwnMonitor, deadline: Instant) -> io::Result<Self> {
         loop {
             match Self::connect(own, deadline) {
                 // What is gone does not come back; a monitor that is taken is freed.
@@ -123,7 +128,7 @@ impl Monitor {
     }
 
     /// Executes a command until it succeeds; the last reply, if it goes on failing.
-    fn persist(&mut self, command: &str) -> io::Result<(Line, String)> {
+    pub(crate) fn persist(&mut self, command: &str) -> io::Result<(Line, String)> {
         let give_up = Instant::now() + PERSISTENCE;
         loop {
             match self.execute(command)? {

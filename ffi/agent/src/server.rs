@@ -16,7 +16,8 @@ use pagelift_agent_protocol::{ErrorCode, ErrorReply, Reply};
 
 use crate::client::{Client, Gone};
 use crate::door::Door;
-use crate::{complain, signal_mask, socket};
+use crate::journal::Journal;
+use crate::{complain, doubt, signal_mask, socket};
 
 /// Its frames are small and its buffers are on the heap.
 const STACK_BYTES: usize = 256 << 10;
@@ -62,6 +63,7 @@ struct Server {
     client: Option<Client>,
     /// The script of the client before, and that client's process.
     rollback: Option<(JoinHandle<()>, libc::pid_t)>,
+    journal: Journal,
 }
 
 impl Server {
@@ -71,6 +73,7 @@ impl Server {
             door,
             client: None,
             rollback: None,
+            journal: Journal::default(),
         }
     }
 
@@ -140,37 +143,47 @@ impl Server {
     /// Reads what the client sent and answers it.
     fn hear_client(&mut self) {
         if let Some(client) = &mut self.client
-            && let Err(Gone) = client.hear(self.pid)
+            && let Err(Gone) = client.hear(self.pid, &mut self.journal)
         {
             self.client_is_gone();
         }
     }
 
-    /// Releases what the client throttles and runs its rollback script.
+    /// Releases what the client throttles and runs its rollback script. A guest that may be another's
+    /// is kept from being started.
     fn client_is_gone(&mut self) {
         let Some(client) = self.client.take() else {
             return;
         };
         let pid = client.pid();
-        let Some(rollback) = client.leave() else {
+        let (rollback, in_doubt) = (client.leave(), self.journal.in_doubt());
+        if rollback.is_some() {
+            complain(format_args!(
+                "the client, pid {pid}, is gone: running its rollback script"
+            ));
+        } else if in_doubt.is_none() {
             return;
-        };
-        let rollback = Arc::new(rollback);
-        complain(format_args!(
-            "the client, pid {pid}, is gone: running its rollback script"
-        ));
+        }
+        let work = Arc::new(move || {
+            if let Some(rollback) = &rollback {
+                rollback.run();
+            }
+            if let Some(monitor) = &in_doubt {
+                doubt::hold(monitor);
+            }
+        });
         // The thread inherits the mask of this one: no signal is QEMU's to lose.
         let started = thread::Builder::new()
             .name("pagelift-undo".into())
             .stack_size(STACK_BYTES)
             .spawn({
-                let rollback = Arc::clone(&rollback);
-                move || rollback.run()
+                let work = Arc::clone(&work);
+                move || work()
             });
         match started {
             Ok(thread) => self.rollback = Some((thread, pid)),
             // Late answers are better than a guest that stands still.
-            Err(_) => rollback.run(),
+            Err(_) => work(),
         }
     }
 }
