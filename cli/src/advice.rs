@@ -8,24 +8,24 @@ pub fn advice(failure: &Failure, side: Side) -> Option<&'static str> {
     Some(match (failure.guest, side) {
         (GuestLocation::Source, _) => return None,
         (GuestLocation::Unknown, Side::Source) => {
-            "look at the target: if the guest runs there, all is well. If it does not, make sure \
-             that pagelift-receive has ended, end the target's QEMU, and send 'cont' to this one, \
-             which has the guest as it was when it stopped"
+            "look at the target: if the guest runs there, all is well. If not, once both programs have \
+             ended, 'pagelift settle --qmp MONITOR --to MONITOR', with those of the two QEMUs, lets \
+             it run on exactly one of them"
         }
         (GuestLocation::Unknown, Side::Target) => {
-            "look at the source: if the guest runs there, all is well; end this QEMU. If it is \
-             stopped there ('postmigrate'), make sure that pagelift-send has ended, and send \
-             'cont' to one of the two: both have the whole guest"
+            "look at the source: if the guest runs there, all is well; end this QEMU. If not, once \
+             both programs have ended, 'pagelift settle --qmp MONITOR --to MONITOR', with those of \
+             the two QEMUs, lets it run on exactly one of them"
         }
         (GuestLocation::Target, Side::Source) => {
-            "look at the target: it said that it has the guest and does not run it. 'cont' may be \
-             tried there; if its QEMU has ended, send 'cont' to this one, which has the guest as \
-             it was when it stopped"
+            "look at the target: it said that it has the guest and does not run it. 'pagelift settle \
+             --qmp MONITOR' may be tried there; if its QEMU has ended, and the guest never ran there, \
+             'pagelift settle --fenced --qmp MONITOR' lets it go on here, as it was when it stopped"
         }
         (GuestLocation::Target, Side::Target) => {
-            "the source has given the guest up. Send 'cont' to this QEMU; if it has ended, and \
-             the guest never ran here, send it to the source's, which has the guest as it was \
-             when it stopped"
+            "the source has given the guest up. 'pagelift settle --qmp MONITOR' has this QEMU run it; \
+             if it has ended, and the guest never ran here, 'pagelift settle --fenced --qmp MONITOR' \
+             with the source's has that go on, as it was when it stopped"
         }
     })
 }

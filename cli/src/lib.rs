@@ -35,6 +35,7 @@ pub mod qemu;
 pub mod recording;
 pub mod replay;
 pub mod report;
+pub mod settle;
 pub mod trace;
 pub mod watch;
 

@@ -7,6 +7,7 @@
 //! | [`failpoints`] | points at which a test can stop the program |
 //! | [`job`] | the move of one guest: its set-up, status and report |
 //! | [`qmp`] | QEMU's monitor: commands, events, descriptors |
+//! | [`settle`] | whose a guest is after a crash, and letting exactly one run it |
 //! | [`socket`] | the control socket: watching and changing a job that runs |
 //! | [`throttle`] | who can slow the guest's vCPUs down, and how |
 //!
@@ -17,5 +18,6 @@ pub mod driver;
 pub mod failpoints;
 pub mod job;
 pub mod qmp;
+pub mod settle;
 pub mod socket;
 pub mod throttle;

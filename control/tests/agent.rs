@@ -14,13 +14,14 @@ use std::time::Duration;
 
 use agent_support::{Vm, have_qemu, role_command_through, uffd, wait_until};
 use pagelift_agent_protocol::{
-    ErrorCode, FEATURE_ROLLBACK, FEATURE_SHORT_PERIODS, FEATURE_THROTTLE, FEATURE_USERFAULTFD,
-    HEADER_BYTES, Header, Reply, RollbackStep, VERSION,
+    ErrorCode, FEATURE_HOLD, FEATURE_JOURNAL, FEATURE_ROLLBACK, FEATURE_SHORT_PERIODS,
+    FEATURE_THROTTLE, FEATURE_USERFAULTFD, HEADER_BYTES, Header, Reply, RollbackStep, VERSION,
 };
 use pagelift_control::agent_client::{AgentClient, AgentError};
 use pagelift_control::driver::qemu::SourceQemu;
 use pagelift_control::qmp::{Address, Qmp};
 
+mod agent_hand_over;
 mod agent_support;
 
 #[test]
@@ -31,7 +32,12 @@ fn lends_a_userfaultfd_that_dies_with_its_last_holder() {
     assert_eq!((hello.version, hello.pid), (VERSION, vm.pid()));
     assert_eq!(
         hello.features,
-        FEATURE_USERFAULTFD | FEATURE_ROLLBACK | FEATURE_THROTTLE | FEATURE_SHORT_PERIODS
+        FEATURE_USERFAULTFD
+            | FEATURE_ROLLBACK
+            | FEATURE_THROTTLE
+            | FEATURE_SHORT_PERIODS
+            | FEATURE_HOLD
+            | FEATURE_JOURNAL
     );
 
     let lent = client.userfaultfd().unwrap();

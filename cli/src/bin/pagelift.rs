@@ -10,6 +10,7 @@ use pagelift::launch::{self, RunOptions};
 use pagelift::logging::LogOptions;
 use pagelift::print;
 use pagelift::replay::{self, ReplayOptions};
+use pagelift::settle::{self, SettleOptions, WhereOptions};
 
 /// Moves running virtual machines.
 #[derive(Debug, Parser)]
@@ -31,6 +32,10 @@ enum Command {
     Replay(ReplayOptions),
     /// Shows and changes a running migration, through the socket named with --control
     Ctl(CtlOptions),
+    /// Says whether the guest of a QEMU is here, elsewhere, or unknown, and why
+    Where(WhereOptions),
+    /// After a crash: finds out whose the guest is, and lets exactly one QEMU run it
+    Settle(SettleOptions),
     /// The second process of the demo
     #[command(hide = true)]
     DemoTarget(TargetOptions),
@@ -51,6 +56,8 @@ fn main() -> ProcessExit {
         Command::Run(options) => launch::run(options).map(|never| match never {}),
         Command::Replay(options) => replay::run(&options),
         Command::Ctl(options) => ctl::run(&options),
+        Command::Where(options) => settle::locate(&options),
+        Command::Settle(options) => settle::settle(&options),
         Command::DemoTarget(options) => demo::target::run(&options).map(|()| ExitCode::Completed),
     };
     exit::report(result).into()

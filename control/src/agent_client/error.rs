@@ -69,6 +69,9 @@ pub enum AgentError {
     /// The rollback script breaks a limit of the protocol.
     #[error("this rollback script cannot be set: {0}")]
     BadRollback(#[source] DecodeError),
+    /// A lease or a record breaks a limit of the protocol.
+    #[error("this cannot be recorded: {0}")]
+    BadRecord(#[source] DecodeError),
     /// The throttle breaks a limit of the protocol.
     #[error("this throttle cannot be set: {0}")]
     BadThrottle(#[source] DecodeError),

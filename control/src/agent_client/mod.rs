@@ -13,6 +13,7 @@
 
 mod connect;
 mod error;
+mod hand_over;
 mod throttle;
 
 use std::io;

@@ -14,7 +14,7 @@ use super::{Failpoint, UnknownFailpoint};
 const VARIABLE: &str = "PAGELIFT_FAILPOINT";
 
 /// All points by their names.
-const NAMES: [(&str, Failpoint); 13] = [
+const NAMES: [(&str, Failpoint); 15] = [
     ("connected", Failpoint::Connected),
     ("first-round", Failpoint::FirstRound),
     ("later-round", Failpoint::LaterRound),
@@ -24,7 +24,9 @@ const NAMES: [(&str, Failpoint); 13] = [
     ("placed", Failpoint::Placed),
     ("state", Failpoint::State),
     ("loaded", Failpoint::Loaded),
+    ("prepared", Failpoint::Prepared),
     ("ready", Failpoint::Ready),
+    ("committed", Failpoint::Committed),
     ("given-up", Failpoint::GivenUp),
     ("granted", Failpoint::Granted),
     ("running", Failpoint::Running),

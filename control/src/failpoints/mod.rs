@@ -42,9 +42,13 @@ pub enum Failpoint {
     State,
     /// Receiver: the device state is loaded; the sender does not know yet.
     Loaded,
+    /// Receiver: that the target is prepared is in its journal; the sender does not know yet.
+    Prepared,
     /// Sender: the target is ready; the guest is still the source's.
     Ready,
-    /// Sender: the source cannot run the guest any more; the target does not know yet.
+    /// Sender: QEMU has completed its migration; nothing was promised.
+    Committed,
+    /// Sender: the source cannot run the guest any more, and its journal says so; the target does not know yet.
     GivenUp,
     /// Receiver: the guest is the target's, and does not run yet.
     Granted,

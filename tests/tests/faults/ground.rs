@@ -2,11 +2,11 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use pagelift_tests::run::Run;
 use pagelift_tests::{Bed, Builder, Images, NetPair, Qemu, Side, Workload, program};
 
@@ -82,6 +82,8 @@ pub(crate) struct Ground<'a> {
     disk: Option<PathBuf>,
     /// Attempts so far, and which of [`COMPRESS`] the first had.
     attempts: Cell<usize>,
+    /// The sender's `--downtime-limit`, if not its default.
+    pub(crate) downtime_limit: Option<&'static str>,
     /// QEMUs started so far.
     started: Cell<u32>,
 }
@@ -126,6 +128,7 @@ impl<'a> Ground<'a> {
             workload,
             disk,
             attempts: Cell::new(turn),
+            downtime_limit: None,
             started: Cell::new(0),
         })
     }
@@ -208,6 +211,9 @@ impl<'a> Ground<'a> {
             // it takes on a machine that has other work.
             options.extend(["--downtime", "200ms"]);
         }
+        if let Some(limit) = self.downtime_limit {
+            options.extend(["--downtime-limit", limit]);
+        }
         if self.disk.is_some() {
             options.push("--buffer-disks");
         }
@@ -246,6 +252,27 @@ impl<'a> Ground<'a> {
             command.env("PAGELIFT_FAILPOINT", point);
         }
         Ok((Run::start(self.bed, "send", command)?, receiver))
+    }
+
+    /// Runs `pagelift settle`, which must succeed.
+    pub(crate) fn settled(&self, qmp: &Path, options: &[PathBuf]) -> Result<String> {
+        let mut command = self.bed.command(program("pagelift")?);
+        command.arg("settle").arg("--qmp").arg(qmp).args(options);
+        let ended = Run::start(self.bed, "settle", command)?.wait()?;
+        let words = format!("{}{}", ended.stdout, ended.stderr);
+        ensure!(ended.status.success(), "pagelift settle: {words}");
+        Ok(words)
+    }
+
+    /// What `pagelift where` finds in the journal of a QEMU; nothing if nothing is recorded.
+    pub(crate) fn recorded(&self, qemu: &Qemu) -> Result<String> {
+        let mut command = self.bed.command(program("pagelift")?);
+        command
+            .args(["where", "--json", "--qmp"])
+            .arg(qemu.qmp_path());
+        let ended = Run::start(self.bed, "where", command)?.wait()?;
+        let phase = &ended.json()?["journal"]["phase"];
+        Ok(phase.as_str().unwrap_or_default().to_owned())
     }
 
     fn command(&self, side: Side, name: &str) -> Result<Command> {

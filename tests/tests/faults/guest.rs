@@ -87,7 +87,7 @@ impl<'a> Guest<'a> {
     pub(crate) fn moves(&mut self) -> Result<()> {
         let outcome = self.watch(Instant::now(), None, self.begin(None)?)?;
         ensure!(outcome.codes() == (Some(0), Some(0)), "{outcome}");
-        self.settle(outcome)
+        self.settle(outcome).map(drop)
     }
 
     /// Sends the guest to `target`.
@@ -203,32 +203,66 @@ impl<'a> Guest<'a> {
 
     /// Does what the programs advise if they do not know, checks that the guest is whole, and
     /// goes on with it from where it is.
-    pub(crate) fn settle(&mut self, outcome: Outcome) -> Result<()> {
-        match outcome.place {
+    pub(crate) fn settle(&mut self, outcome: Outcome) -> Result<Place> {
+        let place = match outcome.place {
+            Place::Neither => self.end_doubt(&outcome.target)?,
+            place => place,
+        };
+        match place {
             Place::Source => {}
             Place::Target => {
                 let source = std::mem::replace(&mut self.qemu, outcome.target);
                 self.past.push(source.log());
             }
-            // Both programs have ended, and the guest does not run there.
-            Place::Neither => {
-                outcome.target.kill();
-                self.qemu.execute("cont", json!({}))?;
-                // Disks of a guest that was given up are its target's: nobody touches them.
-                self.buffer_no_disk()?;
-            }
+            Place::Neither => bail!("it was settled, and the guest runs nowhere"),
             Place::Lost => bail!("the guest is lost"),
         }
-        self.check()
+        if outcome.place == Place::Neither {
+            // Disks of a guest that was given up are its target's: nobody touches them.
+            self.buffer_no_disk()?;
+        }
+        self.check()?;
+        Ok(place)
+    }
+
+    /// Both programs have ended, and the guest runs nowhere. Nobody can start it by `cont`; one
+    /// command ends the doubt. If the target's QEMU was killed that takes a person, who knows it.
+    fn end_doubt(&self, target: &Qemu) -> Result<Place> {
+        let sides = [Some(&self.qemu), target.is_running().then_some(target)];
+        for qemu in sides.into_iter().flatten() {
+            let phase = self.ground.recorded(qemu)?;
+            let refused = qemu.execute("cont", json!({})).is_err();
+            let open = ["prepared", "handed-over", "released"].contains(&phase.as_str());
+            ensure!(
+                refused || !open,
+                "'cont' is obeyed although it is {phase}: {}",
+                qemu.output()
+            );
+            if !refused {
+                qemu.execute("stop", json!({}))?;
+            }
+        }
+        let source = self.qemu.qmp_path();
+        let options = match target.is_running() {
+            true => vec!["--to".into(), target.qmp_path()],
+            false => vec!["--fenced".into()],
+        };
+        self.ground.settled(&source, &options)?;
+        let places = (runs(&self.qemu), runs(target));
+        match places {
+            (true, false) => Ok(Place::Source),
+            (false, true) => Ok(Place::Target),
+            _ => bail!("it was settled, and runs on source and target: {places:?}"),
+        }
     }
 
     /// Whether what was struck can be sent again from where it is.
     pub(crate) fn can_go_on(&self, place: Place) -> bool {
         match place {
-            Place::Source | Place::Neither => true,
+            Place::Source => true,
             // In a network of its own, the other side has no way back.
             Place::Target => self.ground.is_one_host(),
-            Place::Lost => false,
+            Place::Neither | Place::Lost => false,
         }
     }
 

@@ -43,7 +43,7 @@ fn strike_at(
             allowed.contains(&(place, sender, receiver)),
             "{what}: {outcome}"
         );
-        guest.settle(outcome).context(what)?;
+        let place = guest.settle(outcome).context(what)?;
         if !guest.can_go_on(place) {
             drop(guest);
             guest = ground.boot()?;

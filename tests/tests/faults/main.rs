@@ -20,6 +20,7 @@ mod guest;
 mod health;
 mod links;
 mod moments;
+mod owner;
 mod points;
 mod room;
 mod throttled;

@@ -139,7 +139,7 @@ pub(super) fn status(qmp: &Qmp) -> Result<(String, String), QmpError> {
 ///
 /// # Errors
 /// When QEMU refuses for longer than that.
-pub(super) fn resume(qmp: &Qmp) -> Result<(), QmpError> {
+pub(crate) fn resume(qmp: &Qmp) -> Result<(), QmpError> {
     let deadline = std::time::Instant::now() + WIND_UP_LIMIT;
     loop {
         match qmp.execute("cont", Value::Null) {

@@ -36,6 +36,12 @@ pub(super) enum DirectError {
          -qmp unix:PATH,server=on,wait=off and name that path"
     )]
     NotUnix(Address),
+    /// The agent is of an older release.
+    #[error(
+        "the agent in QEMU process {0} is of an older release and keeps no journal: start that QEMU \
+         anew with this release's pagelift run"
+    )]
+    OldAgent(u32),
     /// A descriptor cannot be copied.
     #[error("cannot open the guest's RAM: {0}")]
     Open(io::Error),

@@ -10,9 +10,12 @@
 //!   engine: last pages, Complete
 //!   save_devices()  migrate-continue; device state flows
 //!                                                   target's QEMU loads, says SHUT (kept back)
+//!                                                   journal: prepared
 //!   engine: Ready
-//!   relinquish()    SHUT to the source's QEMU, its `completed`, script cleared
+//!   relinquish()    SHUT to the source's QEMU, its `completed`
+//!   journal: handed over (script cleared)
 //!   engine: HandOver
+//!                                                   journal: granted
 //!                                                   run(): cont
 //! ```
 //!
@@ -23,19 +26,24 @@
 //! user who would rather have it stay says so (`abort_on_error`): then the migration ends, and
 //! the guest stays as QEMU has left it, on the source.
 //!
-//! # If pagelift is killed
+//! # If pagelift is killed or hangs
 //!
 //! The agent in QEMU holds a rollback script from the start and runs it when pagelift's
 //! connection ends: `migrate_cancel` brings the guest back from every state before the commit,
 //! and QEMU's settings are put back. While the commit is under way the script has a `cont` as
 //! well, since a QEMU that completed would stay stopped. That is safe as long as the target has
 //! not been told that the guest is its own; so the script is cleared, with the agent's answer,
-//! before the target is told. Dirty tracking ends by itself:
+//! before the target is told, in the same step in which the agent records that the guest is handed
+//! over. The stop itself is a lease: a sender that hangs for longer than the guest may stand still
+//! is cut off from QEMU by the agent, which then runs the script as if it had died, and refuses the
+//! record. Past the record the agent keeps QEMU from running the guest, as does the target's from
+//! its own record on, until `pagelift settle` has asked both journals. Dirty tracking ends by itself:
 //! the kernel disarms it when the last reference to the userfaultfd goes. So does a throttle by
 //! the agent; quotas of cgroups are put back by a guard process of their own.
 
 mod disk_errors;
 mod error;
+mod hand_over;
 mod memory;
 mod options;
 mod preamble;

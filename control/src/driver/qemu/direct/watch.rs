@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -34,6 +35,13 @@ impl ProcessWatch {
         !matches!(poll(&mut ready, Some(&Timespec::default())), Ok(1))
     }
 
+    /// Whether it ends within `limit`, or has ended.
+    pub(super) fn ends_within(&self, limit: Duration) -> bool {
+        let mut ready = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let limit = Timespec::try_from(limit).unwrap_or_default();
+        matches!(poll(&mut ready, Some(&limit)), Ok(1))
+    }
+
     /// The process.
     pub(super) fn pid(&self) -> u32 {
         self.pid
@@ -49,9 +57,9 @@ mod tests {
     fn an_ended_process_is_noticed() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let watch = ProcessWatch::new(child.id()).unwrap();
-        assert!(watch.is_alive());
+        assert!(watch.is_alive() && !watch.ends_within(Duration::from_millis(1)));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(!watch.is_alive());
+        assert!(!watch.is_alive() && watch.ends_within(Duration::ZERO));
     }
 }

@@ -18,6 +18,7 @@ use super::{DirectSource, Step};
 use crate::agent_client::AgentClient;
 use crate::driver::qemu::direct::disk_errors::DiskErrors;
 use crate::driver::qemu::direct::error::DirectError;
+use crate::driver::qemu::direct::hand_over::{AgentJournal, StopLease};
 use crate::driver::qemu::direct::memory;
 use crate::driver::qemu::direct::options::DirectQemu;
 use crate::driver::qemu::direct::watch::ProcessWatch;
@@ -69,7 +70,9 @@ impl InspectedQemuSource {
         let blocks = guest.open_ram().map_err(QemuMigrationError::from)?;
         let memory = memory::open(&blocks)?;
         let mut agent = AgentClient::connect(guest.pid)?;
-        agent.hello()?;
+        if !agent.keeps_journal()? {
+            return Err(DirectError::OldAgent(guest.pid));
+        }
         Ok(Self {
             source,
             qmp_path,
@@ -97,9 +100,15 @@ impl InspectedQemuSource {
             let _ = agent.clear_rollback();
         })?;
         let agent = Arc::new(Mutex::new(agent));
+        let journal = AgentJournal {
+            agent: Arc::clone(&agent),
+            qmp_path: self.qmp_path.clone(),
+        };
         let guest = DirectSource {
             qmp,
             qmp_path: self.qmp_path,
+            journal,
+            stop_lease: StopLease::default(),
             throttle: GuestThrottle::new(self.throttle, &agent),
             costs: None,
             agent,

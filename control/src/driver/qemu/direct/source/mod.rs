@@ -11,16 +11,19 @@ pub use inspect::InspectedQemuSource;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pagelift_engine::converge::SwitchoverCosts;
-use pagelift_engine::guest::{self, DeviceChannel, GuestError, SourceGuest, StateFlow, Throttler};
+use pagelift_engine::guest::{
+    self, DeviceChannel, GuestError, Journal, SourceGuest, StateFlow, Throttler,
+};
 use pagelift_engine::migration::GuestLocation;
 use tracing::{debug, info};
 
 use self::relay::Relay;
 use super::disk_errors::DiskErrors;
+use super::hand_over::{AgentJournal, StopLease, lock};
 use super::switchover_costs;
 use super::watch::ProcessWatch;
 use crate::agent_client::AgentClient;
@@ -31,8 +34,11 @@ use crate::driver::qemu::source::{
     CommitError, CommittedSource, HandingOver, PausedSource, PreparedSource,
 };
 use crate::failpoints::{self, Failpoint};
-use crate::qmp::Qmp;
+use crate::qmp::{Address, Qmp};
 use crate::throttle::{GuestThrottle, VcpuThrottled};
+
+/// How long after QEMU's monitor is gone the kernel may say that its process has ended.
+const END_IS_SEEN: Duration = Duration::from_millis(100);
 
 /// The guest on the source.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ pub struct DirectSource {
     qmp: Qmp,
     qmp_path: PathBuf,
     agent: Arc<Mutex<AgentClient>>,
+    journal: AgentJournal,
+    stop_lease: StopLease,
     throttle: GuestThrottle,
     /// What a hand-over was last seen to cost.
     costs: Option<SwitchoverCosts>,
@@ -64,7 +72,8 @@ enum Step {
 }
 
 impl DirectSource {
-    /// The commit: after it the guest cannot run here, and no rollback script can make it.
+    /// The commit: after it QEMU does not run the guest unless it is told to. The rollback script tells
+    /// it, until the journal has it that the guest is handed over.
     fn commit(&mut self, handing: HandingOver) -> Result<(), GuestError> {
         // If we die between QEMU's `completed` and the hand-over, the guest would run nowhere.
         // The target has not been told yet, so it may go on here.
@@ -74,15 +83,33 @@ impl DirectSource {
             return Err(failed("preparing the commit", error));
         }
         match handing.commit() {
-            Ok(handed_over) => self.step = Step::Committed(handed_over),
-            Err(CommitError::Kept(failure)) => return Err(failed("the commit", failure)),
+            Ok(handed_over) => {
+                self.step = Step::Committed(handed_over);
+                Ok(())
+            }
+            Err(CommitError::Kept(failure)) => Err(failed("the commit", failure)),
             // Not told the target, it stays with us; `resume` finds out what QEMU does.
-            Err(error @ CommitError::Unknown(_)) => return Err(failed("the commit", error)),
+            Err(error @ CommitError::Unknown(_)) => Err(failed("the commit", error)),
         }
-        // A script that may still run could start the guest a second time: then it is ours still.
-        lock(&self.agent)
-            .clear_rollback()
-            .map_err(|error| failed("clearing the rollback script", error))
+    }
+
+    /// The guest could not be made to go on because of `error`. If this process was cut off from
+    /// QEMU, the agent has done it, or will when this process leaves it.
+    fn resumed_by_agent(&mut self, error: GuestError) -> Result<(), GuestError> {
+        // The kernel says a little later than QEMU's monitor that QEMU has ended.
+        if self.watch.ends_within(END_IS_SEEN) {
+            return Err(error);
+        }
+        debug!(%error, "the agent is to let the guest go on");
+        let undone = lock(&self.agent).let_undo();
+        undone.map_err(|agent| failed(&format!("{error}; and by the agent"), agent))?;
+        self.qmp = Qmp::connect(&Address::Unix(self.qmp_path.clone()))
+            .map_err(|qmp| failed(&format!("{error}; and asking QEMU"), qmp))?;
+        let state = run_state(&self.qmp).map_err(|qmp| failed("asking QEMU", qmp))?;
+        if state == "running" || !self.was_running {
+            return Ok(());
+        }
+        Err(failed(&format!("its state is {state:?}"), error))
     }
 
     /// Makes a guest go on of which it is not known whether QEMU had given it up; the target was
@@ -194,7 +221,7 @@ impl SourceGuest for DirectSource {
                 return Err(GuestError("its device state was not sent".into()));
             }
         }
-        failpoints::reached(Failpoint::GivenUp);
+        failpoints::reached(Failpoint::Committed);
         Ok(())
     }
 
@@ -205,9 +232,24 @@ impl SourceGuest for DirectSource {
             Step::Paused(paused) => paused.cancel(),
             Step::HandingOver(handing) => handing.cancel(),
             Step::Committed(handed_over) => handed_over.take_back(),
-            Step::Undone => return self.continue_here(),
+            Step::Undone => {
+                return self
+                    .continue_here()
+                    .or_else(|error| self.resumed_by_agent(error));
+            }
         };
-        undone.map_err(|error| failed("QEMU", error))
+        undone
+            .map_err(|error| failed("QEMU", error))
+            .or_else(|error| self.resumed_by_agent(error))
+    }
+
+    fn hold_at_most(&mut self, limit: Duration) -> guest::Result<()> {
+        let held = self.stop_lease.extend(&self.agent, limit);
+        held.map_err(|error| failed("holding the guest still", error))
+    }
+
+    fn journal(&mut self) -> Option<&mut dyn Journal> {
+        Some(&mut self.journal)
     }
 
     fn finish(&mut self, _: GuestLocation) {
@@ -233,10 +275,6 @@ impl LeavingGuest for DirectSource {
     fn throttled(&self) -> Vec<VcpuThrottled> {
         self.throttle.throttled()
     }
-}
-
-fn lock(agent: &Mutex<AgentClient>) -> MutexGuard<'_, AgentClient> {
-    agent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> GuestError {

@@ -4,11 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use pagelift_engine::memory::FileMemory;
 use pagelift_engine::wire::GuestProperty;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::DirectTarget;
 use super::feed::Loading;
+use crate::agent_client::AgentClient;
 use crate::driver::qemu::direct::error::DirectError;
+use crate::driver::qemu::direct::hand_over::AgentJournal;
 use crate::driver::qemu::direct::memory;
 use crate::driver::qemu::direct::watch::ProcessWatch;
 use crate::driver::qemu::target::TargetQemu;
@@ -22,6 +24,8 @@ pub struct InspectedQemuTarget {
     target: TargetQemu,
     watch: ProcessWatch,
     memory: FileMemory,
+    /// The agent in QEMU, if there is one.
+    journal: Option<AgentJournal>,
 }
 
 impl InspectedQemuTarget {
@@ -36,13 +40,39 @@ impl InspectedQemuTarget {
             return Err(DirectError::Refused { what, refusals });
         }
         let watch = ProcessWatch::new(guest.pid).map_err(DirectError::Gone)?;
+        let journal = journal(guest.pid, qmp)?;
         let memory = memory::open(&guest.open_ram().map_err(QemuMigrationError::from)?)?;
         Ok(Self {
             target,
             watch,
             memory,
+            journal,
         })
     }
+}
+
+/// The journal of the agent in process `pid`. A QEMU without one takes a guest as well; what was
+/// promised is then lost with this process.
+fn journal(pid: u32, qmp: &Address) -> Result<Option<AgentJournal>, DirectError> {
+    let without = |why: &dyn std::fmt::Display| {
+        warn!(pid, %why, "no journal: should pagelift-receive be killed during the hand-over, nobody \
+               can say whose the guest is");
+        Ok(None)
+    };
+    let Address::Unix(path) = qmp else {
+        return without(&"the monitor is no unix socket");
+    };
+    let qmp_path = std::path::absolute(path).map_err(DirectError::Gone)?;
+    let mut agent = match AgentClient::connect(pid) {
+        Ok(agent) => agent,
+        Err(error) => return without(&error),
+    };
+    // An agent that another program uses is no reason to go on without it.
+    if !agent.keeps_journal()? {
+        return without(&DirectError::OldAgent(pid));
+    }
+    let agent = Arc::new(Mutex::new(agent));
+    Ok(Some(AgentJournal { agent, qmp_path }))
 }
 
 impl InspectedTarget for InspectedQemuTarget {
@@ -60,6 +90,7 @@ impl InspectedTarget for InspectedQemuTarget {
             loading: Arc::new(Mutex::new(Loading::Waiting(None))),
             feeder: None,
             running: None,
+            journal: self.journal,
         };
         Ok(PreparedTarget {
             memory: Arc::new(self.memory),

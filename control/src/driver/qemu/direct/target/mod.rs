@@ -9,10 +9,11 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use pagelift_engine::guest::{self, DeviceChannel, GuestError, StateFlow, TargetGuest};
+use pagelift_engine::guest::{self, DeviceChannel, GuestError, Journal, StateFlow, TargetGuest};
 use pagelift_engine::migration::GuestLocation;
 
 use self::feed::{Loading, feed};
+use super::hand_over::AgentJournal;
 use super::watch::ProcessWatch;
 use crate::driver::qemu::target::{HeldTarget, RunningTarget};
 use crate::failpoints::{self, Failpoint};
@@ -25,6 +26,8 @@ pub struct DirectTarget {
     loading: Arc<Mutex<Loading>>,
     feeder: Option<JoinHandle<()>>,
     running: Option<RunningTarget>,
+    /// Where promises are kept, if QEMU has an agent.
+    journal: Option<AgentJournal>,
 }
 
 impl DirectTarget {
@@ -87,6 +90,12 @@ impl TargetGuest for DirectTarget {
             }
             _ => Err(GuestError("it is not loaded".into())),
         }
+    }
+
+    fn journal(&mut self) -> Option<&mut dyn Journal> {
+        self.journal
+            .as_mut()
+            .map(|journal| journal as &mut dyn Journal)
     }
 
     fn finish(&mut self, place: GuestLocation) {

@@ -1,0 +1,96 @@
+//! Ending doubt about whose a guest is: asking QEMUs and the journals of their agents, and letting
+//! exactly one run it.
+//!
+//! [`Side::look`] asks one QEMU. [`decide`] says whose the guest is by what two sides show, one of
+//! which may have been asked elsewhere ([`Word`]). The methods of `act` carry that out.
+
+mod act;
+mod look;
+mod word;
+
+pub use look::{LookError, Side};
+pub use word::Word;
+
+use pagelift_engine::migration::settle::{Owner, Unsettled, settle};
+
+/// Why it cannot be said whose the guest is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Undecided {
+    /// The other side must be asked first.
+    #[error("the other side must be asked")]
+    AskOther,
+    /// Neither side has a journal that speaks of a migration.
+    #[error(
+        "nothing is recorded here: no migration has begun in this QEMU since it was started, or it \
+         has no agent"
+    )]
+    NothingRecorded,
+    /// Both are sources, or both targets.
+    #[error("both are the {0} of a migration: name its two sides")]
+    SameRole(&'static str),
+    /// What is known does not tell.
+    #[error(transparent)]
+    Unsettled(#[from] Unsettled),
+}
+
+/// Whose the guest is, and whether `one` is the source, by what `one` and the `other` side show.
+///
+/// # Errors
+/// When that does not tell.
+pub fn decide(one: &Word, other: Option<&Word>) -> Result<(Owner, bool), Undecided> {
+    let role = one.is_source();
+    let other_role = other.and_then(Word::is_source);
+    let is_source = match (role, other_role) {
+        (Some(true), Some(true)) => return Err(Undecided::SameRole("source")),
+        (Some(false), Some(false)) => return Err(Undecided::SameRole("target")),
+        (Some(is_source), _) => is_source,
+        (None, Some(is_source)) => !is_source,
+        (None, None) => return Err(Undecided::NothingRecorded),
+    };
+    if other.is_none() && one.needs_other() {
+        return Err(Undecided::AskOther);
+    }
+    let (one, other) = (
+        one.evidence(),
+        other.map_or(Word::NOT_ASKED, Word::evidence),
+    );
+    let owner = match is_source {
+        true => settle(&one, &other),
+        false => settle(&other, &one),
+    };
+    Ok((owner?, is_source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(text: &str) -> Word {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_other_side_is_asked_only_where_it_matters() {
+        let alone = |text: &str| decide(&word(text), None);
+        assert_eq!(alone("stopped:prepared:7"), Err(Undecided::AskOther));
+        assert_eq!(alone("stopped:handed-over:7"), Err(Undecided::AskOther));
+        assert_eq!(alone("stopped:moving:7"), Ok((Owner::Source, true)));
+        assert_eq!(alone("stopped:granted:7"), Ok((Owner::Target, false)));
+        assert_eq!(alone("running:prepared:7"), Ok((Owner::Target, false)));
+        assert_eq!(alone("running:handed-over:7"), Ok((Owner::Source, true)));
+        assert_eq!(alone("stopped"), Err(Undecided::NothingRecorded));
+    }
+
+    #[test]
+    fn either_side_may_be_named_first() {
+        let (source, target) = (word("stopped:handed-over:7"), word("stopped:prepared:7"));
+        assert_eq!(decide(&source, Some(&target)), Ok((Owner::Target, true)));
+        assert_eq!(decide(&target, Some(&source)), Ok((Owner::Target, false)));
+        let same = decide(&source, Some(&source));
+        assert_eq!(same, Err(Undecided::SameRole("source")));
+        let gone = decide(&source, Some(&word("gone")));
+        assert_eq!(gone, Err(Undecided::Unsettled(Unsettled::TargetIsGone)));
+        let strangers = decide(&source, Some(&word("stopped:prepared:8")));
+        assert_eq!(strangers, Err(Undecided::Unsettled(Unsettled::Strangers)));
+    }
+}
