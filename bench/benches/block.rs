@@ -14,7 +14,7 @@ mod thread_time;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pagelift_bench::pages::Content;
 use pagelift_engine::codec::block::{BlockDecoder, BlockEncoder};
-use pagelift_engine::codec::choose::{Chooser, ContentClass, CpuLimit};
+use pagelift_engine::codec::select::{BlockClass, policy};
 use pagelift_engine::codec::{Codec, CompressSetting, SameFilled, ZstdLevel, is_zero};
 use std::hint::black_box;
 use std::time::Duration;
@@ -150,13 +150,13 @@ fn looking(c: &mut Criterion<ThreadTime>) {
             });
         });
         group.bench_function(BenchmarkId::new("class-of-64-pages", name), |b| {
-            b.iter(|| ContentClass::of(black_box(pages)));
+            b.iter(|| BlockClass::of(black_box(pages)));
         });
     }
-    let class = ContentClass::of(&sets[1].1);
-    let mut chooser = Chooser::new(CompressSetting::Auto, 2, CpuLimit::default());
+    let class = BlockClass::of(&sets[1].1);
+    let mut policy = policy(CompressSetting::Auto, |_| true, 2, 2.0);
     group.bench_function("choose", |b| {
-        b.iter(|| chooser.choose_for(black_box(class), 64 * PAGE));
+        b.iter(|| policy.choose(black_box(class), 64 * PAGE));
     });
     group.finish();
 }

@@ -27,7 +27,6 @@ pub mod launch;
 pub mod logging;
 pub mod options;
 pub mod own_memory;
-mod own_process;
 pub mod plot;
 pub mod print;
 pub mod progress;

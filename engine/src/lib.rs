@@ -44,8 +44,8 @@ pub mod units;
 #[doc(hidden)]
 pub mod wire;
 
-pub use codec::choose::CpuLimit;
 pub use codec::dedup::DedupSetting;
+pub use codec::select::CpuLimit;
 pub use codec::{Codec, CompressSetting};
 pub use converge::{
     AtDeadline, ConvergenceStatus, Downtime, Interval, Limits, PolicyKind, SwitchoverCosts,

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 use pagelift_engine::codec::CompressSetting;
-use pagelift_engine::codec::choose::CpuLimit;
+use pagelift_engine::codec::select::CpuLimit;
 use pagelift_engine::job::default_channels;
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, Rate};
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use pagelift_engine::codec::choose::CpuLimit;
+use pagelift_engine::codec::select::CpuLimit;
 use pagelift_engine::converge::{Downtime, ThrottleShare};
 use pagelift_engine::job::default_channels;
 use pagelift_engine::migration::DowntimeLimit;

@@ -5,10 +5,10 @@
 
 pub mod block;
 pub mod cache;
-pub mod choose;
 pub mod dedup;
 pub mod digest;
 mod same_filled;
+pub mod select;
 mod setting;
 pub mod simd;
 pub mod xbzrle;

@@ -5,8 +5,8 @@
 
 use crate::codec::CompressSetting;
 use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};
-use crate::codec::choose::{Chooser, CpuLimit};
 use crate::codec::dedup::{self, DedupSetting};
+use crate::codec::select::candidates;
 use crate::guest;
 use crate::memory::{Layout, PageBuffer};
 use crate::transport::SEND_BUFFER_BYTES;
@@ -30,8 +30,7 @@ pub(super) fn outgoing(
     compress: CompressSetting,
     dedup: DedupSetting,
 ) -> ByteCount {
-    let codecs = Chooser::new(compress, 1, CpuLimit::default());
-    let encoders = BlockEncoder::most_bytes(codecs.codecs()).0;
+    let encoders = BlockEncoder::most_bytes(&candidates(compress)).0;
     let block = match encoders {
         0 => 0,
         _ => (MAX_BLOCK_PAGES * PAGE_BYTES) as u64,

@@ -27,20 +27,11 @@ pub trait Clock: Send + Sync {
         Duration::ZERO
     }
 
-    /// Processor time that nobody has used, to 10 ms, since an origin of its own. `None` where
-    /// nobody can tell, or where this process may not use it.
-    fn unused(&self) -> Option<Unused> {
+    /// Time for which processors were idle, all together, to 10 ms, since an origin of its own. `None`
+    /// where nobody can tell, or where this process may not use them.
+    fn idle(&self) -> Option<Duration> {
         None
     }
-}
-
-/// Processor time that nobody has used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unused {
-    /// Of all processors together.
-    pub time: Duration,
-    /// How many there are, at least 1.
-    pub processors: u16,
 }
 
 /// The system's monotonic clock, from the moment it was made.
@@ -73,14 +64,10 @@ impl Clock for SystemClock {
         })
     }
 
-    fn unused(&self) -> Option<Unused> {
-        let (file, processors) = IDLE.as_ref()?;
+    fn idle(&self) -> Option<Duration> {
         let mut text = [0; 64];
-        let read = file.read_at(&mut text, 0).ok()?;
-        Some(Unused {
-            time: idle_in(&text[..read])?,
-            processors: *processors,
-        })
+        let read = IDLE.as_ref()?.read_at(&mut text, 0).ok()?;
+        idle_in(&text[..read])
     }
 }
 
@@ -89,15 +76,14 @@ thread_local! {
     static SCHEDSTAT: Option<File> = File::open("/proc/thread-self/schedstat").ok();
 }
 
-/// The account of idle time and the number of processors, if this process may use all of them:
-/// what is idle is then there for it. Kept open, as above.
-static IDLE: LazyLock<Option<(File, u16)>> = LazyLock::new(|| {
+/// The account of idle time, if this process may use all processors: what is idle is then there for
+/// it. Kept open, as above.
+static IDLE: LazyLock<Option<File>> = LazyLock::new(|| {
     let online = fs::read_to_string("/sys/devices/system/cpu/online").ok()?;
     let processors = processors_in(&online)?;
     // Affinities count here, and quotas of cgroups.
     let usable = available_parallelism().ok()?.get() >= processors.into();
-    let file = usable.then(|| File::open("/proc/uptime").ok());
-    Some((file??, processors))
+    usable.then(|| File::open("/proc/uptime").ok())?
 });
 
 /// How many processors a list such as `0-3,8` names (Documentation/admin-guide/cputopology.rst).

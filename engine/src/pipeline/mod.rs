@@ -37,7 +37,7 @@ mod source;
 mod target;
 
 pub use cancel::CancelToken;
-pub use clock::{Clock, SystemClock, Unused, process_cpu};
+pub use clock::{Clock, SystemClock, process_cpu};
 pub use control::ControlReader;
 pub use controls::{Controls, Settings};
 pub use digest::{digest_memory, digest_memory_unless};

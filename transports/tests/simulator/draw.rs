@@ -6,8 +6,8 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::dedup::DedupSetting;
+use pagelift_engine::codec::select::CpuLimit;
 use pagelift_engine::codec::{Codec, CompressSetting, ZstdLevel};
 use pagelift_engine::converge::AtDeadline;
 use pagelift_engine::migration::DowntimeLimit;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use pagelift_engine::codec::CompressSetting;
-use pagelift_engine::codec::choose::CpuLimit;
 use pagelift_engine::codec::dedup::DedupSetting;
+use pagelift_engine::codec::select::CpuLimit;
 use pagelift_engine::converge::Limits;
 use pagelift_engine::migration::DowntimeLimit;
 use pagelift_engine::wire::FrameType;

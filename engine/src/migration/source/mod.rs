@@ -201,6 +201,11 @@ impl Source {
         self.target_reads
     }
 
+    /// Bytes on the wire that all data channels have written so far.
+    pub fn sent_bytes(&self) -> ByteCount {
+        self.totals.page_wire_bytes
+    }
+
     /// Bytes on the wire that the target has placed so far, over all channels.
     pub fn placed_bytes(&self) -> ByteCount {
         self.channels.placed_bytes()

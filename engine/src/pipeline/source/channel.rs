@@ -3,14 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
+use super::cpu_limiter::CpuLimiter;
 use super::deltas::Deltas;
 use super::encode::{DedupEncoder, Packer, PageEncoder};
-use super::link_watch::{FrameTime, LinkWatch, Told};
-use super::rest::Rest;
-use super::untold::Untold;
+use super::send_samples::{FrameTime, Progress, SendSamples};
 use crate::codec::CompressSetting;
-use crate::codec::choose::CpuLimit;
 use crate::codec::dedup::DedupSetting;
+use crate::codec::select::CpuLimit;
 use crate::memory::ReadPages;
 use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, StageTime, Work};
 use crate::pipeline::Step;
@@ -41,14 +40,12 @@ pub struct SourceChannel {
     memory: Arc<dyn ReadPages>,
     number: u16,
     writer: FrameWriter<Box<dyn SendHalf>>,
-    watch: LinkWatch,
     encoder: PageEncoder,
     batch: Batch,
     /// Body of a message, allocated once.
     body: Vec<u8>,
-    rest: Rest,
-    /// What frames took that the chooser has not been told of.
-    untold: Untold,
+    cpu_limiter: CpuLimiter,
+    samples: SendSamples,
     /// Since when there is nothing to send.
     idle_since: Option<Instant>,
     disconnect_grace: DisconnectGrace,
@@ -88,7 +85,6 @@ impl SourceChannel {
         let dedup_encoder = dedup.map(|own| DedupEncoder::new(own, packing.dedup));
         let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
         Ok(Self {
-            watch: LinkWatch::default(),
             shared,
             memory,
             number,
@@ -96,8 +92,8 @@ impl SourceChannel {
             encoder: encoder.with_dedup(dedup_encoder),
             batch: Batch::default(),
             body: Vec::new(),
-            rest: Rest::new(limit, workers),
-            untold: Untold::default(),
+            cpu_limiter: CpuLimiter::new(limit, workers),
+            samples: SendSamples::new(),
             idle_since: None,
             disconnect_grace: DisconnectGrace::default(),
         })
@@ -127,10 +123,11 @@ impl SourceChannel {
         let number = self.number;
         let now = self.shared.now();
         let is_over = self.shared.look(Source::is_over);
-        if let Some(until) = self.rest.until(now).filter(|_| !is_over) {
+        if let Some(until) = self.cpu_limiter.until(now).filter(|_| !is_over) {
             return Ok(Step::Wait(until));
         }
-        let rested = self.rest.end(now);
+        let rested = self.cpu_limiter.end(now);
+        self.samples.rest(rested);
         // Others wait only for the end of a round.
         let work = self.shared.try_with(|source| {
             let work = source.next_work(now, number, &mut self.batch);
@@ -169,14 +166,12 @@ impl SourceChannel {
     fn send_pages(&mut self) -> Result<SentFrame, MigrationError> {
         let shared = Arc::clone(&self.shared);
         let clock = shared.clock();
-        let chooses = self.encoder.packer().chooses();
         let (begun_at, begun) = (clock.now(), clock.thread_cpu());
         let mut buffer = self.writer.begin().map_err(lost)?;
         let encoded = self
             .encoder
             .encode(&self.batch, &*self.memory, clock, &mut buffer)?;
         let (encoded_at, encoded_cpu) = (clock.now(), clock.thread_cpu());
-        let queue = self.watch.look(encoded_at, chooses, || self.writer.stats());
         let bytes = self.writer.send(FrameType::Pages, buffer).map_err(lost)?;
         let mut frame = SentFrame {
             bytes: ByteCount(bytes),
@@ -191,43 +186,30 @@ impl SourceChannel {
         };
         let encode_cpu = encoded_cpu.saturating_sub(begun);
         self.encoder.sent(encode_cpu + took);
-        if chooses {
-            let before = encoded_at.since(begun_at);
-            let cpu = (encode_cpu, send_cpu);
-            if frame.raw + frame.lz4 + frame.zstd > 0 {
-                self.untold.add(begun_at, before, took, cpu);
-            } else {
-                self.untold.pass(before, took, cpu);
-            }
-            let packer = self.encoder.packer();
-            if self.untold.is_due(done) || packer.must_tell() {
-                packer.sent(&self.untold.tell(clock, queue, done));
-            }
+        let all_cpu = cpu.saturating_sub(begun);
+        if self.cpu_limiter.is_limited() {
+            self.cpu_limiter.worked(done, all_cpu);
         }
-        if self.rest.is_limited() {
-            self.rest.worked(done, cpu.saturating_sub(begun));
-        }
-        let shared = &self.shared;
-        let processors = chooses.then_some(clock);
         let time = FrameTime {
             all: done.since(begun_at),
+            cpu: all_cpu,
             waited: took - send_cpu,
         };
-        let conditions = self.watch.sent(
+        let sample = self.samples.add(
             done,
             time,
-            processors,
+            clock,
             || self.writer.stats(),
             || {
-                shared.look(|source| Told {
-                    placed: source.placed_bytes(),
-                    waited: source.target_waited(self.number),
+                shared.look(|source| Progress {
+                    sent: source.sent_bytes(),
+                    target: source.target_waited(self.number),
                 })
             },
         );
-        if let Some((conditions, target_full)) = conditions {
+        if let Some((sample, target_full)) = sample {
             frame.stages.target_full = target_full;
-            self.encoder.packer().observe(done, conditions);
+            self.encoder.packer().observe(sample);
         }
         Ok(frame)
     }

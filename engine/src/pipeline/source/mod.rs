@@ -6,14 +6,13 @@
 
 mod cancel_watchdog;
 mod channel;
+mod cpu_limiter;
 mod deltas;
 mod driver;
 mod encode;
-mod link_watch;
-mod rest;
+mod send_samples;
 mod session;
 mod throttle;
-mod untold;
 
 pub use channel::{Packing, SourceChannel};
 pub use deltas::Deltas;
@@ -28,8 +27,8 @@ use std::time::Duration;
 use self::cancel_watchdog::CancelWatchdog;
 use super::{Step, run_worker};
 use crate::codec::CompressSetting;
-use crate::codec::choose::CpuLimit;
 use crate::codec::dedup::{DedupSetting, max_base_pages};
+use crate::codec::select::CpuLimit;
 use crate::converge::Policy;
 use crate::dirty::DirtySource;
 use crate::guest::SourceGuest;

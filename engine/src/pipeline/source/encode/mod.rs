@@ -26,7 +26,7 @@ use crate::units::{PAGE_BYTES, PageIndex};
 use crate::wire::{Encoding, Encodings, FrameBuffer, PagesBuilder};
 pub(super) use dedup::DedupEncoder;
 use gather::Gathered;
-pub(super) use packer::{Packer, Sending};
+pub(super) use packer::Packer;
 
 /// The round in which every page comes up for the first time.
 const FIRST_ROUND: u32 = 1;

@@ -1,15 +1,15 @@
-//! Packs blocks with the codec that the setting, or the chooser, says, and tells the chooser
-//! what came of it.
+//! Packs blocks with the codec that the policy chooses, and reports what came of it.
 
+use std::num::NonZero;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use crate::codec::block::{BlockEncoder, MAX_BLOCK_PAGES};
-use crate::codec::choose::{Choice, Chooser, CpuLimit, LinkConditions, Outcome, Tried};
+use crate::codec::select::{BlockClass, CodecPolicy, CpuLimit, Packed, SendSample, policy};
 use crate::codec::{BlockFormat, Codec, CompressSetting};
 use crate::pipeline::clock::Clock;
-use crate::transport::SendQueue;
-use crate::units::{Instant, PAGE_BYTES};
-use crate::wire::{Encoding, Encodings, MAX_FRAME_PAGES};
+use crate::units::PAGE_BYTES;
+use crate::wire::{Encoding, Encodings};
 
 /// What it costs to keep a page: a copy to memory that the kernel has yet to provide.
 const KEEPING: Duration = Duration::from_micros(1);
@@ -17,58 +17,16 @@ const KEEPING: Duration = Duration::from_micros(1);
 /// How many times more the sending must cost: most pages never come again.
 const DEAR: u32 = 16;
 
-/// Most blocks of a frame: the last one need not be full.
-const MAX_BLOCKS: usize = MAX_FRAME_PAGES / MAX_BLOCK_PAGES + 1;
-
-/// Most blocks whose sending the chooser is told of together.
-const MOST_UNTOLD: usize = 8 * MAX_BLOCKS;
-
 /// Chooses and packs for one channel.
 #[derive(Debug)]
 pub(in super::super) struct Packer {
-    chooser: Chooser,
+    policy: Box<dyn CodecPolicy>,
+    /// Channels that share the link.
+    workers: u16,
     /// What packs; `None` if all pages go raw.
     encoder: Option<BlockEncoder>,
     /// One packed block.
     packed: Box<[u8]>,
-    /// The blocks that the chooser has not been told of.
-    blocks: Vec<Packed>,
-}
-
-/// A block that the chooser has not been told of.
-#[derive(Clone, Copy, Debug)]
-struct Packed {
-    choice: Choice,
-    input_bytes: u64,
-    wire_bytes: u64,
-    encode: Duration,
-    tried: Option<Tried>,
-}
-
-impl Packed {
-    /// Processor time of all packing.
-    fn packing(&self) -> Duration {
-        self.encode + self.tried.map_or(Duration::ZERO, |tried| tried.encode)
-    }
-}
-
-/// How some frames were sent, one after the other. Times are those of the channel's thread.
-#[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Sending {
-    /// Processor time before the sending: reading and encoding.
-    pub(in super::super) encode_cpu: Duration,
-    /// Processor time of the sending.
-    pub(in super::super) send_cpu: Duration,
-    /// What the sending took beyond that.
-    pub(in super::super) waited: Duration,
-    /// Time without a processor, from the reading on.
-    pub(in super::super) delayed: Duration,
-    /// Processor time of frames without blocks, between these.
-    pub(in super::super) besides: Duration,
-    /// The queue of the connection when the last one was written.
-    pub(in super::super) queue: Option<SendQueue>,
-    /// When it was done.
-    pub(in super::super) done: Instant,
 }
 
 impl Packer {
@@ -84,18 +42,20 @@ impl Packer {
                 reads.contains(format.into()) && reads.contains(Encoding::More)
             })
         };
-        let chooser = Chooser::among(setting, readable, workers, limit);
-        let packs = chooser.codecs().iter().any(|codec| *codec != Codec::Raw);
+        let processors = available_parallelism().map_or(1, NonZero::get);
+        let policy = policy(setting, readable, workers, limit.processors(processors));
+        let codecs = policy.candidates();
+        let packs = codecs.iter().any(|codec| *codec != Codec::Raw);
         let room = if packs {
             MAX_BLOCK_PAGES * PAGE_BYTES
         } else {
             0
         };
         Self {
-            encoder: packs.then(|| BlockEncoder::new(chooser.codecs())),
-            chooser,
+            encoder: packs.then(|| BlockEncoder::new(codecs)),
+            policy,
+            workers,
             packed: vec![0; room].into(),
-            blocks: Vec::with_capacity(MOST_UNTOLD),
         }
     }
 
@@ -104,28 +64,24 @@ impl Packer {
         self.encoder.is_some()
     }
 
-    /// Whether there is a choice, which measurements help.
-    pub(in super::super) fn chooses(&self) -> bool {
-        self.chooser.codecs().len() > 1
-    }
-
-    /// Whether to keep a page for later costs less than to send it whole once more. Without a
-    /// choice somebody has wanted deltas at any price.
+    /// Whether to keep a page for later costs less than to send it whole once more. Where no link is
+    /// measured somebody has wanted deltas at any price.
     pub(super) fn page_is_dear(&self) -> bool {
-        !self.chooses() || self.chooser.wire_time(PAGE_BYTES) >= KEEPING * DEAR
-    }
-
-    /// Whether another frame needs that the chooser is told of those before it.
-    pub(in super::super) fn must_tell(&self) -> bool {
-        self.blocks.len() + MAX_BLOCKS > MOST_UNTOLD
+        let page = PAGE_BYTES as f64 * f64::from(self.workers);
+        let dear = (KEEPING * DEAR).as_secs_f64();
+        let rate = self.policy.link_rate();
+        rate.is_none_or(|rate| page >= rate.0 as f64 * dear)
     }
 
     /// Packs a block of whole pages; `None` if they are to go raw.
     pub(super) fn pack(&mut self, pages: &[u8], clock: &dyn Clock) -> Option<(BlockFormat, &[u8])> {
-        let chooses = self.chooses();
         let encoder = self.encoder.as_mut()?;
-        let choice = self.chooser.choose(pages);
-        let codec = choice.codec();
+        let class = match self.policy.candidates() {
+            // There is nothing to choose, and no need to look.
+            [_] => BlockClass::default(),
+            _ => BlockClass::of(pages),
+        };
+        let choice = self.policy.choose(class, pages.len());
         let input_bytes = pages.len() as u64;
         let mut pack = |codec| {
             if codec == Codec::Raw {
@@ -137,56 +93,21 @@ impl Packer {
             let took = clock.thread_cpu().saturating_sub(begun);
             (packed, took)
         };
-        let bytes = |packed: Option<usize>| packed.map_or(input_bytes, |length| length as u64);
+        let outcome = |(packed, encode): (Option<usize>, Duration)| Packed {
+            input_bytes,
+            wire_bytes: packed.map_or(input_bytes, |length| length as u64),
+            encode,
+        };
         // First, so that what is to be sent is what remains.
-        let tried = choice.trial().map(|trial| {
-            let (packed, encode) = pack(trial);
-            Tried {
-                encode,
-                wire_bytes: bytes(packed),
-            }
-        });
-        let (packed, encode) = pack(codec);
-        if chooses {
-            self.blocks.push(Packed {
-                choice,
-                input_bytes,
-                wire_bytes: bytes(packed),
-                encode,
-                tried,
-            });
-        }
-        Some((codec.format()?, &self.packed[..packed?]))
+        let tried = choice.trial().map(|trial| outcome(pack(trial)));
+        let codec = choice.codec();
+        let packed = pack(codec);
+        self.policy.packed(choice, outcome(packed), tried);
+        Some((codec.format()?, &self.packed[..packed.0?]))
     }
 
-    /// Frames are sent: their blocks share what that took, by their size. Frames without any, of
-    /// zeros alone, say nothing of the link or of codecs.
-    pub(in super::super) fn sent(&mut self, sending: &Sending) {
-        let inputs: u64 = self.blocks.iter().map(|block| block.input_bytes).sum();
-        let encode: Duration = self.blocks.iter().map(Packed::packing).sum();
-        let read = sending.encode_cpu.saturating_sub(encode);
-        for block in self.blocks.drain(..) {
-            let share = block.input_bytes as f64 / inputs as f64;
-            let outcome = Outcome {
-                input_bytes: block.input_bytes,
-                wire_bytes: block.wire_bytes,
-                read: read.mul_f64(share),
-                encode: block.encode,
-                tried: block.tried,
-                send: sending.send_cpu.mul_f64(share),
-                waited: sending.waited.mul_f64(share),
-                delayed: sending.delayed.mul_f64(share),
-                besides: sending.besides.mul_f64(share),
-                unsent_bytes: sending.queue.map(|queue| queue.queued_bytes),
-                buffer_bytes: sending.queue.map(|queue| queue.capacity_bytes),
-                done: sending.done,
-            };
-            self.chooser.record(block.choice, outcome);
-        }
-    }
-
-    /// Takes in how the link does.
-    pub(in super::super) fn observe(&mut self, now: Instant, link: LinkConditions) {
-        self.chooser.observe(now, link);
+    /// Some time has passed.
+    pub(in super::super) fn observe(&mut self, sample: SendSample) {
+        self.policy.observe(sample);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::codec::CompressSetting;
-use crate::codec::choose::CpuLimit;
+use crate::codec::select::{CpuLimit, SendSample};
 use crate::memory::{GuestMemory, Layout, PageBitmap, Region};
 use crate::pipeline::clock::SystemClock;
 use crate::pipeline::target::placer::Placer;
@@ -126,14 +126,11 @@ fn carry(
     let sent: u64 = body.runs().map(|run| run.range.count.0).sum();
     assert_eq!(frame.pages(), sent + frame.unchanged);
     placer.place(&body, &clock, &mut Vec::new()).unwrap();
-    encoder.packer().sent(&Sending {
-        encode_cpu: Duration::from_micros(90),
-        send_cpu: Duration::from_micros(50),
+    encoder.packer().observe(SendSample {
+        elapsed: Duration::from_micros(150),
+        cpu: Duration::from_micros(140),
         waited: Duration::from_micros(10),
-        delayed: Duration::ZERO,
-        besides: Duration::ZERO,
-        queue: None,
-        done: clock.now(),
+        ..SendSample::default()
     });
     frame.stages = Default::default();
     frame

@@ -43,7 +43,11 @@ impl TargetGuest for DirectTarget {
             Loading::Waiting(self.held.take());
         let loading = Arc::clone(&self.loading);
         let feeder = std::thread::Builder::new().name("pagelift-qemu".into());
-        let feeder = feeder.spawn(move || feed(&loading, channel));
+        let feeder = feeder.spawn(move || {
+            let waker = channel.waker.clone();
+            feed(&loading, channel);
+            waker.wake();
+        });
         self.feeder = Some(feeder.map_err(|error| GuestError::new("starting a thread", error))?);
         Ok(StateFlow::Relayed)
     }
@@ -53,17 +57,13 @@ impl TargetGuest for DirectTarget {
     }
 
     fn check(&mut self) -> Result<(), GuestError> {
-        if !self.watch.is_alive() {
-            return Err(GuestError(format!(
-                "its QEMU, process {}, has ended",
-                self.watch.pid()
-            )));
+        if self.watch.is_alive() {
+            return Ok(());
         }
-        // Device state comes before the last pages: what fails is not to wait for these.
-        match &*self.loading.lock().unwrap_or_else(PoisonError::into_inner) {
-            Loading::Failed(error) => Err(error.clone()),
-            _ => Ok(()),
-        }
+        Err(GuestError(format!(
+            "its QEMU, process {}, has ended",
+            self.watch.pid()
+        )))
     }
 
     fn is_loaded(&mut self) -> Result<bool, GuestError> {

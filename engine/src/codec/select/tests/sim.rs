@@ -1,9 +1,10 @@
-//! A migration in virtual time: workers that read, pack and send blocks, a link with a buffer.
+//! A migration in virtual time: channels that read, pack and send blocks, and a link with buffers.
 //!
 //! Speeds and ratios are those measured for blocks of 64 pages
 //! (`docs/decisions/020-blocks-of-pages.md`), with a tenth of noise on each block's time.
 
 use super::super::*;
+use crate::units::PAGE_BYTES;
 
 /// Bytes of a full block.
 const BLOCK_BYTES: u64 = 64 * PAGE_BYTES as u64;
@@ -15,8 +16,9 @@ const SEND_NS: f64 = 0.12;
 /// Bytes that a worker's socket buffers, where a test does not say.
 const SOCKET_BYTES: f64 = 1e6;
 
-/// Time between observations of the link.
-const OBSERVE_S: f64 = 0.05;
+/// Time between samples, and before the first one.
+const SAMPLE_S: f64 = 0.05;
+const FIRST_SAMPLE_S: f64 = 0.005;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
@@ -30,16 +32,16 @@ impl Kind {
     pub(super) const ALL: [Self; 4] = [Self::Text, Self::Code, Self::Heap, Self::Random];
 
     /// The class that samples of such pages have.
-    pub(super) fn class(self) -> ContentClass {
+    pub(super) fn class(self) -> BlockClass {
         // A block whose bytes have as many values, evenly spread.
         let values = match self {
             Self::Text => 20,
             Self::Code => 40,
             Self::Heap => 6,
-            Self::Random => return ContentClass::RANDOM,
+            Self::Random => return BlockClass::RANDOM,
         };
         let bytes: Vec<u8> = (0..PAGE_BYTES).map(|at| (at * 7 % values) as u8).collect();
-        ContentClass::of(&bytes)
+        BlockClass::of(&bytes)
     }
 
     /// MB/s and ratio.
@@ -88,7 +90,7 @@ impl Kind {
 }
 
 /// Every codec there are figures of.
-pub(super) fn fixed_menu() -> Vec<Codec> {
+pub(super) fn fixed_codecs() -> Vec<Codec> {
     let zstd = [-50, -20, -7, -1, 1, 3, 7]
         .into_iter()
         .filter_map(|level| ZstdLevel::new(level).ok())
@@ -175,12 +177,8 @@ pub(super) struct Link {
     pub(super) rate: f64,
     pub(super) changes_at: f64,
     pub(super) rate_after: f64,
-    /// Whether the connections say what they hold.
-    pub(super) shows_queue: bool,
-    /// Bytes that the socket of a worker buffers.
+    /// Bytes that the socket of a channel buffers.
     pub(super) socket_bytes: f64,
-    /// From when on the target's acknowledgements tell the rate.
-    pub(super) told_at: f64,
 }
 
 impl Link {
@@ -189,9 +187,7 @@ impl Link {
             rate,
             changes_at: f64::INFINITY,
             rate_after: rate,
-            shows_queue: true,
             socket_bytes: SOCKET_BYTES,
-            told_at: 0.0,
         }
     }
 
@@ -210,52 +206,54 @@ pub(super) struct Run {
     pub(super) seconds: f64,
     pub(super) cpu_seconds: f64,
     pub(super) raw_blocks: usize,
+    /// Times that the codec of a kind of blocks changed, of all channels.
+    pub(super) changes: usize,
     /// Share of the blocks that were done when the link changed.
     pub(super) done_at_change: f64,
 }
 
-/// What a worker does, and until when.
+/// What a channel does, and until when.
+#[derive(Clone, Copy)]
 enum State {
-    /// Packs a block, and then writes it.
-    Works(Packed),
-    /// Waits for room in its socket.
-    Waits(Packed),
+    /// Packs a block of so many bytes on the wire, and then writes it.
+    Works { wire: f64, ready: f64 },
+    /// Waits for room in its socket since then.
+    Waits { since: f64 },
     /// There are no blocks left.
     Rests,
 }
 
-/// A block on its way.
-#[derive(Clone, Copy)]
-struct Packed {
-    choice: Option<Choice>,
-    outcome: Outcome,
-    wire: f64,
-    ready: f64,
-}
-
-struct Worker {
-    chooser: Chooser,
+struct Channel {
+    policy: Box<dyn CodecPolicy>,
     state: State,
     /// Bytes in its socket.
     queued: f64,
-    /// Seconds in which it held any, since the last observation.
+    /// What it did since the last sample.
+    cpu: f64,
+    waited: f64,
     carried: f64,
+    /// The codec of each kind of block.
+    last: [Option<Codec>; 4],
 }
 
 pub(super) fn simulate(
     setting: CompressSetting,
     stream: &[Block],
     link: Link,
-    workers: u16,
+    channels: u16,
     limit: CpuLimit,
 ) -> Run {
+    let processors = limit.processors(usize::from(channels));
     let mut sim = Sim {
-        workers: (0..workers)
-            .map(|_| Worker {
-                chooser: Chooser::new(setting, workers, limit),
+        channels: (0..channels)
+            .map(|_| Channel {
+                policy: policy(setting, |_| true, channels, processors),
                 state: State::Rests,
                 queued: 0.0,
+                cpu: 0.0,
+                waited: 0.0,
                 carried: 0.0,
+                last: [None; 4],
             })
             .collect(),
         stream,
@@ -264,13 +262,14 @@ pub(super) fn simulate(
         limit,
         classes: Kind::ALL.map(Kind::class),
         now: 0.0,
-        placed: 0.0,
-        observed_at: 0.0,
+        sent: 0.0,
+        sampled_at: 0.0,
+        sample_s: FIRST_SAMPLE_S,
         noise: 1,
         run: Run::default(),
     };
-    for worker in 0..sim.workers.len() {
-        sim.take(worker);
+    for channel in 0..sim.channels.len() {
+        sim.take(channel);
     }
     while sim.step() {}
     sim.run.seconds = sim.now;
@@ -278,26 +277,28 @@ pub(super) fn simulate(
 }
 
 struct Sim<'a> {
-    workers: Vec<Worker>,
+    channels: Vec<Channel>,
     stream: &'a [Block],
     next: usize,
     link: Link,
     limit: CpuLimit,
-    classes: [ContentClass; 4],
+    classes: [BlockClass; 4],
     now: f64,
-    placed: f64,
-    observed_at: f64,
+    /// Bytes since the last sample.
+    sent: f64,
+    sampled_at: f64,
+    sample_s: f64,
     noise: u64,
     run: Run,
 }
 
 impl Sim<'_> {
-    /// Gives a worker the next block.
+    /// Gives a channel the next block.
     fn take(&mut self, index: usize) {
-        let workers = self.workers.len() as u16;
-        let worker = &mut self.workers[index];
+        let channels = self.channels.len() as u16;
+        let channel = &mut self.channels[index];
         let Some(block) = self.stream.get(self.next) else {
-            worker.state = State::Rests;
+            channel.state = State::Rests;
             return;
         };
         self.next += 1;
@@ -306,135 +307,121 @@ impl Sim<'_> {
         }
         let input = block.input();
         let class = self.classes[block.kind as usize];
-        let choice = (input > 0).then(|| worker.chooser.choose_for(class, input as usize));
-        let (mut encode, mut wire, mut tried) = (0.0, 0.0, None);
-        if let Some(choice) = choice {
+        let (mut packing, mut wire) = (0.0, 0.0);
+        if input > 0 {
             self.noise = self
                 .noise
                 .wrapping_mul(0x5851_f42d_4c95_7f2d)
                 .wrapping_add(1);
             let factor = 0.9 + 0.2 * ((self.noise >> 33) as f64 / (1u64 << 31) as f64);
-            (encode, wire) = block.packed(choice.codec());
-            encode *= factor;
-            tried = choice.trial().map(|trial| {
-                let (encode, wire) = block.packed(trial);
-                Tried {
-                    encode: Duration::from_secs_f64(encode * factor),
-                    wire_bytes: wire as u64,
+            let pack = |codec| {
+                let (seconds, bytes) = block.packed(codec);
+                Packed {
+                    input_bytes: input,
+                    wire_bytes: bytes as u64,
+                    encode: Duration::from_secs_f64(seconds * factor),
                 }
-            });
+            };
+            let choice = channel.policy.choose(class, input as usize);
+            let tried = choice.trial().map(pack);
+            let packed = pack(choice.codec());
+            channel.policy.packed(choice, packed, tried);
+            wire = packed.wire_bytes as f64;
+            packing =
+                (packed.encode + tried.map_or(Duration::ZERO, |tried| tried.encode)).as_secs_f64();
             self.run.raw_blocks += usize::from(choice.codec() == Codec::Raw);
+            let last = channel.last[block.kind as usize].replace(choice.codec());
+            self.run.changes += usize::from(last.is_some_and(|last| last != choice.codec()));
         }
-        let read = BLOCK_BYTES as f64 * READ_NS * 1e-9;
-        let wire_bytes = wire as u64;
         // Runs and headers.
-        let wire = wire + 44.0 + 20.0 * (64 - block.kept) as f64;
-        let send = wire * SEND_NS * 1e-9;
-        let trial = tried.map_or(0.0, |tried: Tried| tried.encode.as_secs_f64());
-        let busy = read + encode + trial + send;
+        wire += 44.0 + 20.0 * (64 - block.kept) as f64;
+        let busy = packing + (BLOCK_BYTES as f64 * READ_NS + wire * SEND_NS) * 1e-9;
+        channel.cpu += busy;
         self.run.cpu_seconds += busy;
-        let pause = self.limit.pause(Duration::from_secs_f64(busy), workers);
-        worker.state = State::Works(Packed {
-            choice,
-            outcome: Outcome {
-                input_bytes: input,
-                wire_bytes,
-                read: Duration::from_secs_f64(read),
-                encode: Duration::from_secs_f64(encode),
-                tried,
-                send: Duration::from_secs_f64(send),
-                ..Outcome::default()
-            },
+        let pause = self.limit.pause(Duration::from_secs_f64(busy), channels);
+        channel.state = State::Works {
             wire,
             ready: self.now + busy + pause.as_secs_f64(),
-        });
+        };
     }
 
     /// Goes on to the next moment at which something happens.
     fn step(&mut self) -> bool {
-        let senders = self.workers.iter().filter(|w| w.queued > 0.0).count();
+        let senders = self.channels.iter().filter(|c| c.queued > 0.0).count();
         // Connections share the link evenly.
         let share = self.link.rate_at(self.now) / senders.max(1) as f64;
         let mut until = f64::INFINITY;
         if self.now < self.link.changes_at {
             until = self.link.changes_at;
         }
-        for worker in &self.workers {
-            if worker.queued > 0.0 {
-                until = until.min(self.now + worker.queued / share);
+        for channel in &self.channels {
+            if channel.queued > 0.0 {
+                until = until.min(self.now + channel.queued / share);
             }
-            match &worker.state {
-                State::Works(packed) => until = until.min(packed.ready),
-                State::Waits(_) => {
-                    until = until
-                        .min(self.now + (worker.queued - self.link.socket_bytes).max(0.0) / share);
+            match channel.state {
+                State::Works { ready, .. } => until = until.min(ready),
+                State::Waits { .. } => {
+                    let over = (channel.queued - self.link.socket_bytes).max(0.0);
+                    until = until.min(self.now + over / share);
                 }
                 State::Rests => {}
             }
         }
-        let over = senders == 0 && self.workers.iter().all(|w| matches!(w.state, State::Rests));
-        if over {
+        let rest = |channel: &Channel| matches!(channel.state, State::Rests);
+        if senders == 0 && self.channels.iter().all(rest) {
             return false;
         }
         let time = (until - self.now).max(0.0);
         let carried = time * share;
         self.now = until;
-        for worker in &mut self.workers {
-            worker.carried += if worker.queued > 0.0 { time } else { 0.0 };
+        for channel in &mut self.channels {
             // Less than a byte is a matter of rounding.
-            let left = worker.queued - carried;
+            let left = channel.queued - carried;
             let left = if left < 1.0 { 0.0 } else { left };
-            self.placed += worker.queued - left;
-            worker.queued = left;
+            channel.carried += if channel.queued > 0.0 { time } else { 0.0 };
+            channel.queued = left;
         }
-        for index in 0..self.workers.len() {
+        for index in 0..self.channels.len() {
             self.advance(index);
         }
-        self.observe();
+        self.sample();
         true
     }
 
     fn advance(&mut self, index: usize) {
-        let worker = &mut self.workers[index];
-        match worker.state {
-            State::Works(mut packed) if packed.ready <= self.now => {
-                let shown = self.link.shows_queue;
-                packed.outcome.unsent_bytes = shown.then_some(worker.queued as u64);
-                let room = self.link.socket_bytes as u64;
-                packed.outcome.buffer_bytes = shown.then_some(room);
-                worker.queued += packed.wire;
-                worker.state = State::Waits(packed);
-            }
-            _ => {}
-        }
-        if let State::Waits(mut packed) = worker.state
-            && worker.queued <= self.link.socket_bytes + 1.0
+        let channel = &mut self.channels[index];
+        if let State::Works { wire, ready } = channel.state
+            && ready <= self.now
         {
-            packed.outcome.waited = Duration::from_secs_f64((self.now - packed.ready).max(0.0));
-            packed.outcome.done = Instant((self.now * 1e9) as u64);
-            if let Some(choice) = packed.choice {
-                worker.chooser.record(choice, packed.outcome);
-            }
+            channel.queued += wire;
+            self.sent += wire;
+            channel.state = State::Waits { since: ready };
+        }
+        if let State::Waits { since } = channel.state
+            && channel.queued <= self.link.socket_bytes + 1.0
+        {
+            channel.waited += (self.now - since).max(0.0);
             self.take(index);
         }
     }
 
-    fn observe(&mut self) {
-        let elapsed = self.now - self.observed_at;
-        if elapsed < OBSERVE_S {
+    /// Frames that are not written yet are in the next sample, as in the pipeline.
+    fn sample(&mut self) {
+        let elapsed = self.now - self.sampled_at;
+        if elapsed < self.sample_s {
             return;
         }
-        let placed = Rate((self.placed / elapsed) as u64);
-        for worker in &mut self.workers {
-            let now = Instant((self.now * 1e9) as u64);
-            let carried = std::mem::take(&mut worker.carried);
-            let conditions = LinkConditions {
-                placed: (self.now >= self.link.told_at).then_some(placed),
-                carrying: self.link.shows_queue.then_some(carried / elapsed),
-                ..LinkConditions::default()
-            };
-            worker.chooser.observe(now, conditions);
+        for channel in &mut self.channels {
+            channel.policy.observe(SendSample {
+                elapsed: Duration::from_secs_f64(elapsed),
+                cpu: Duration::from_secs_f64(std::mem::take(&mut channel.cpu)),
+                waited: Duration::from_secs_f64(std::mem::take(&mut channel.waited).min(elapsed)),
+                carried: Some(std::mem::take(&mut channel.carried) / elapsed),
+                sent: ByteCount(self.sent as u64),
+                ..SendSample::default()
+            });
         }
-        (self.placed, self.observed_at) = (0.0, self.now);
+        (self.sent, self.sampled_at) = (0.0, self.now);
+        self.sample_s = (self.sample_s * 2.0).min(SAMPLE_S);
     }
 }

@@ -1,16 +1,16 @@
-//! Rests a worker so that it keeps to a limit of the processors.
+//! Rests a channel's thread so that all together keep to a limit of the processors.
 
 use std::time::Duration;
 
-use crate::codec::choose::CpuLimit;
+use crate::codec::select::CpuLimit;
 use crate::units::Instant;
 
 /// Shortest rest: threads sleep too long by some 60 us whatever they ask for.
 const SHORTEST: Duration = Duration::from_millis(2);
 
-/// What a worker owes the limit. Pure: time is an argument.
+/// The rests of one thread. Pure: time is an argument.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rest {
+pub(super) struct CpuLimiter {
     limit: CpuLimit,
     workers: u16,
     /// Rest that is due and not yet taken.
@@ -19,7 +19,7 @@ pub(super) struct Rest {
     resting: Option<(Instant, Instant)>,
 }
 
-impl Rest {
+impl CpuLimiter {
     /// For one of `workers` threads.
     pub(super) fn new(limit: CpuLimit, workers: u16) -> Self {
         Self {
@@ -67,18 +67,18 @@ mod tests {
     /// The share of a processor that a worker gets whose every rest is `late` too long.
     fn share(limit: &str, workers: u16, late: Duration) -> f64 {
         let limit = limit.parse().unwrap();
-        let mut rest = Rest::new(limit, workers);
+        let mut limiter = CpuLimiter::new(limit, workers);
         let begin = Instant(1_000_000_000);
         let (mut now, mut worked) = (begin, Duration::ZERO);
         for step in 0..10_000u64 {
             let busy = Duration::from_micros(50 + step % 200);
             now = now.after(busy);
             worked += busy;
-            rest.worked(now, busy);
-            if let Some(until) = rest.until(now) {
+            limiter.worked(now, busy);
+            if let Some(until) = limiter.until(now) {
                 now = until.after(late);
-                assert_eq!(rest.until(now), None);
-                rest.end(now);
+                assert_eq!(limiter.until(now), None);
+                limiter.end(now);
             }
         }
         worked.as_secs_f64() / now.since(begin).as_secs_f64()

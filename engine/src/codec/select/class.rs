@@ -1,4 +1,4 @@
-//! What kind of content a block has, from a sample of its bytes.
+//! The class of a block's content, from a sample of its bytes.
 //!
 //! The measure is the collision entropy of single bytes: minus the logarithm of the chance that
 //! two bytes of the sample are equal. Unlike Shannon's it has an estimator without bias and
@@ -18,16 +18,21 @@ const SAMPLE: usize = WORDS * WORD_BYTES;
 /// Ordered pairs of different bytes of the sample.
 const PAIRS: usize = SAMPLE * (SAMPLE - 1);
 
-/// A class of content: blocks that compress alike, as far as a sample tells.
+/// Blocks that compress alike, as far as a sample tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContentClass(u8);
+pub struct BlockClass(u8);
 
-impl ContentClass {
+impl BlockClass {
     /// How many classes there are.
     pub(super) const COUNT: usize = 9;
 
     /// Content without order: random, encrypted, compressed before.
     pub(super) const RANDOM: Self = Self(8);
+
+    /// All of them, by index.
+    pub(super) fn all() -> [Self; Self::COUNT] {
+        std::array::from_fn(|index| Self(index as u8))
+    }
 
     /// The class of a block, which is at least a page long.
     pub fn of(pages: &[u8]) -> Self {
@@ -90,10 +95,10 @@ mod tests {
         for seed in 1..500 {
             for pages in [1, 3, 64] {
                 let mut bytes = random(pages, seed);
-                assert_eq!(ContentClass::of(&bytes), ContentClass::RANDOM, "{seed}");
+                assert_eq!(BlockClass::of(&bytes), BlockClass::RANDOM, "{seed}");
                 // Seven bits of each byte.
                 bytes.iter_mut().for_each(|byte| *byte &= 0x7f);
-                assert!(ContentClass::of(&bytes) < ContentClass::RANDOM, "{seed}");
+                assert!(BlockClass::of(&bytes) < BlockClass::RANDOM, "{seed}");
             }
         }
     }
@@ -108,9 +113,9 @@ mod tests {
                 .map(|pair| u32::from(u16::from_le_bytes([pair[0], pair[1]])) % symbols)
                 .map(|symbol| symbol as u8)
                 .collect();
-            assert_eq!(ContentClass::of(&bytes), ContentClass(bits as u8));
+            assert_eq!(BlockClass::of(&bytes), BlockClass(bits as u8));
         }
-        assert_eq!(ContentClass::of(&[0; PAGE_BYTES]), ContentClass(0));
+        assert_eq!(BlockClass::of(&[0; PAGE_BYTES]), BlockClass(0));
     }
 
     #[test]
@@ -120,9 +125,9 @@ mod tests {
             let mut bytes = random(pages, 3);
             let half = bytes.len() / 2;
             bytes[..half].fill(0);
-            let class = ContentClass::of(&bytes);
-            assert!(class <= ContentClass(2), "{pages} pages: {class:?}");
-            assert!(class >= ContentClass(1), "{pages} pages: {class:?}");
+            let class = BlockClass::of(&bytes);
+            assert!(class <= BlockClass(2), "{pages} pages: {class:?}");
+            assert!(class >= BlockClass(1), "{pages} pages: {class:?}");
         }
     }
 }

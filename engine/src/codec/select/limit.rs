@@ -1,4 +1,4 @@
-//! How much of the processors the engine may use.
+//! The limit of the processor time that the engine may use.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -24,15 +24,17 @@ impl CpuLimit {
     /// How long one of `workers` threads is to rest after it was `busy`, so that all together
     /// stay within the percentage.
     pub fn pause(self, busy: Duration, workers: u16) -> Duration {
-        busy.mul_f64(self.stretch(workers) - 1.0)
+        let workers = f64::from(workers);
+        let processors = self.processors(usize::MAX).min(workers);
+        busy.mul_f64(workers / processors - 1.0)
     }
 
-    /// Wall time that a unit of processor time takes one of `workers` threads, at least 1.
-    pub(super) fn stretch(self, workers: u16) -> f64 {
-        let percent = self
+    /// Processors that the percentage allows, of so many that there are.
+    pub fn processors(self, available: usize) -> f64 {
+        let allowed = self
             .percent
-            .map_or(f64::INFINITY, |percent| percent.get().into());
-        (100.0 * f64::from(workers) / percent).max(1.0)
+            .map_or(f64::INFINITY, |percent| f64::from(percent.get()) / 100.0);
+        allowed.min(available as f64)
     }
 }
 
