@@ -27,6 +27,7 @@ pub mod launch;
 pub mod logging;
 pub mod options;
 pub mod own_memory;
+mod own_process;
 pub mod plot;
 pub mod print;
 pub mod progress;

@@ -191,8 +191,8 @@ fn target_that_cannot_load_says_why() {
     } = halfway(&source, &target);
     // RAM is missing: kvm-tpr-opt looks into it and fails.
     let handing = paused.continue_device_state().unwrap();
-    let shut = relay.verdict.join().unwrap().unwrap();
-    assert_ne!(shut.error, 0);
+    // What it says on the return path is no proof: it may be 0. Its monitor knows better.
+    relay.verdict.join().unwrap().unwrap();
     let error = loading.wait_loaded(LIMIT).unwrap_err().to_string();
     assert!(error.contains("load of migration failed"), "{error}");
     target.wait_gone();

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::exit::{self, ExitCode};
 use crate::logging::LogOptions;
 use crate::options::SecurityOptions;
+use crate::own_process;
 use crate::print;
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
@@ -58,6 +59,7 @@ impl ReceiveCommand {
     /// Takes a guest. What goes wrong is reported.
     pub fn run(self) -> ExitCode {
         self.log.start();
+        own_process::prepare();
         let output = self.output.clone();
         let ended = self.receive();
         ended.unwrap_or_else(|error| output.not_begun(&error))

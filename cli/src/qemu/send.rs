@@ -20,6 +20,7 @@ use crate::exit::{self, ExitCode};
 use crate::html::{Move, PageOptions};
 use crate::logging::LogOptions;
 use crate::options::{self, ConvergenceOptions, SecurityOptions};
+use crate::own_process;
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
 use crate::watch::watch;
@@ -102,6 +103,7 @@ impl SendCommand {
     /// Moves the guest. What goes wrong is reported.
     pub fn run(self) -> ExitCode {
         self.log.start();
+        own_process::prepare();
         let output = self.output.clone();
         let ended = self.migrate();
         ended.unwrap_or_else(|error| output.not_begun(&error))

@@ -14,6 +14,7 @@
 
 mod clearing;
 mod combined;
+mod kvm_log;
 mod manual;
 mod pagemap;
 mod private;
@@ -21,6 +22,7 @@ mod private;
 pub use clearing::ClearMarks;
 pub(crate) use clearing::ClearedPages;
 pub use combined::Combined;
+pub use kvm_log::{KvmLog, LoggedSlot};
 pub use manual::{DirtyMarker, ManualTracker, VcpuMarker};
 pub use pagemap::{PagemapTracker, TrackedRange};
 

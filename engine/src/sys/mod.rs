@@ -5,6 +5,7 @@
 //! [`SysError::Failed`] with the kernel's answer.
 
 mod boot_id;
+mod kvm;
 mod mappings;
 mod memory_lock;
 mod pagemap_scan;
@@ -12,6 +13,7 @@ mod random;
 mod userfaultfd;
 
 pub(crate) use boot_id::boot_id;
+pub use kvm::{KvmSlot, KvmVm};
 pub use mappings::Mappings;
 pub(crate) use memory_lock::{lock_memory, unlock_memory};
 pub use pagemap_scan::{Content, Marks, PagemapScan};

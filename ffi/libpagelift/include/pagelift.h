@@ -374,26 +374,6 @@ typedef struct pagelift_outcome {
     uint64_t wire_bytes;
 } pagelift_outcome;
 
-// What is set before the start, of a guest that leaves. Zeros and nulls mean the default.
-typedef struct pagelift_options {
-    // Bytes of this structure, as PAGELIFT_INIT sets it.
-    size_t struct_size;
-    // Data connections, 1 to 64. 0: one for each processor, at most 8.
-    uint32_t channels;
-    // 1: the digests of all memory are compared before the hand-over, which lengthens the downtime by
-    // the time to read all memory.
-    uint32_t verify;
-    // "auto" (the default), "none", "lz4", "zstd", "zstd:LEVEL" (-50 to 19) or "xbzrle".
-    const char *compress;
-    // "auto" (the default), "on" or "off": whether pages that the target has already are not sent.
-    const char *dedup;
-    // Most threads and processor time of the data connections: "2", "150%" or "2,150%". Null: no limit.
-    const char *cpu_limit;
-    // Bytes for the contents that deltas are made against. 0: room for all pages, but at most an
-    // eighth of the memory available.
-    uint64_t delta_cache_bytes;
-} pagelift_options;
-
 // Limits that may be changed while the guest moves. pagelift_job_limits gives those in force.
 typedef struct pagelift_limits {
     // Bytes of this structure, as PAGELIFT_INIT sets it.
@@ -413,6 +393,26 @@ typedef struct pagelift_limits {
     // The strongest throttle, 1 to 990 thousandths of the guest's time. 0: the policy's own.
     uint64_t throttle_most_permille;
 } pagelift_limits;
+
+// What is set before the start, of a guest that leaves. Zeros and nulls mean the default.
+typedef struct pagelift_options {
+    // Bytes of this structure, as PAGELIFT_INIT sets it.
+    size_t struct_size;
+    // Data connections, 1 to 64. 0: one for each processor, at most 8.
+    uint32_t channels;
+    // 1: the digests of all memory are compared before the hand-over, which lengthens the downtime by
+    // the time to read all memory.
+    uint32_t verify;
+    // "auto" (the default), "none", "lz4", "zstd", "zstd:LEVEL" (-50 to 19) or "xbzrle".
+    const char *compress;
+    // "auto" (the default), "on" or "off": whether pages that the target has already are not sent.
+    const char *dedup;
+    // Most threads and processor time of the data connections: "2", "150%" or "2,150%". Null: no limit.
+    const char *cpu_limit;
+    // Bytes for the contents that deltas are made against. 0: room for all pages, but at most an
+    // eighth of the memory available.
+    uint64_t delta_cache_bytes;
+} pagelift_options;
 
 // Something that happened in a migration. At most 256 wait to be taken; then the oldest are dropped.
 typedef struct pagelift_event {
@@ -470,6 +470,22 @@ typedef struct pagelift_dirty_callbacks {
     // Tracking ends. May be null.
     void (*stop)(void *opaque);
 } pagelift_dirty_callbacks;
+
+// A slot of a KVM machine, as KVM_SET_USER_MEMORY_REGION was told of it.
+typedef struct pagelift_kvm_slot {
+    // Bytes of this structure, as PAGELIFT_INIT sets it.
+    size_t struct_size;
+    // Its number.
+    uint32_t slot;
+    // Its flags. KVM_MEM_LOG_DIRTY_PAGES is the library's to set and to take away.
+    uint32_t flags;
+    // guest_phys_addr.
+    uint64_t guest_address;
+    // memory_size.
+    uint64_t bytes;
+    // userspace_addr: within a region, whose address it counts from.
+    void *address;
+} pagelift_kvm_slot;
 
 #ifdef __cplusplus
 extern "C" {
@@ -629,6 +645,29 @@ pagelift_code pagelift_job_wait(struct pagelift_job *job,
 pagelift_code pagelift_job_outcome(const struct pagelift_job *job,
                                    struct pagelift_outcome *outcome);
 
+// Writes the limits as they were last asked for to `limits`.
+//
+// # Threads
+// From any thread, also from callbacks.
+//
+// # Safety
+// `limits` was set up by PAGELIFT_INIT.
+pagelift_code pagelift_job_limits(const struct pagelift_job *job, struct pagelift_limits *limits);
+
+// Changes the limits, at any time. While the guest moves they are in force at once; after its pause only
+// the cap on the rate is, and after the hand-over none. On a target they have no effect.
+//
+// # Errors
+// PAGELIFT_CODE_ARGUMENT with what is wrong; nothing is changed.
+//
+// # Threads
+// From any thread, also from callbacks.
+//
+// # Safety
+// `limits` comes from pagelift_job_limits.
+pagelift_code pagelift_job_change(struct pagelift_job *job,
+                                  const struct pagelift_limits *limits);
+
 // Sets options of a guest that leaves, before the start. Those of a target are ignored.
 //
 // # Errors
@@ -654,28 +693,15 @@ pagelift_code pagelift_job_add_property(struct pagelift_job *job,
                                         const char *name,
                                         const char *value);
 
-// Writes the limits as they were last asked for to `limits`.
+// Writes where the migration is to `progress`; that of one that has ended stays.
 //
 // # Threads
 // From any thread, also from callbacks.
 //
 // # Safety
-// `limits` was set up by PAGELIFT_INIT.
-pagelift_code pagelift_job_limits(const struct pagelift_job *job, struct pagelift_limits *limits);
-
-// Changes the limits, at any time. While the guest moves they are in force at once; after its pause only
-// the cap on the rate is, and after the hand-over none. On a target they have no effect.
-//
-// # Errors
-// PAGELIFT_CODE_ARGUMENT with what is wrong; nothing is changed.
-//
-// # Threads
-// From any thread, also from callbacks.
-//
-// # Safety
-// `limits` comes from pagelift_job_limits.
-pagelift_code pagelift_job_change(struct pagelift_job *job,
-                                  const struct pagelift_limits *limits);
+// `progress` was set up by PAGELIFT_INIT.
+pagelift_code pagelift_job_progress(const struct pagelift_job *job,
+                                    struct pagelift_progress *progress);
 
 // Starts the migration, in threads of its own, and returns at once. A target begins to wait for its
 // source. A job is started once.
@@ -728,16 +754,6 @@ pagelift_code pagelift_job_next_event(const struct pagelift_job *job, struct pag
 pagelift_code pagelift_job_wait_event(const struct pagelift_job *job,
                                       int64_t timeout_ms,
                                       struct pagelift_event *event);
-
-// Writes where the migration is to `progress`; that of one that has ended stays.
-//
-// # Threads
-// From any thread, also from callbacks.
-//
-// # Safety
-// `progress` was set up by PAGELIFT_INIT.
-pagelift_code pagelift_job_progress(const struct pagelift_job *job,
-                                    struct pagelift_progress *progress);
 
 // A description without a region. Free it with pagelift_ram_free.
 //
@@ -814,6 +830,26 @@ pagelift_code pagelift_ram_track_bitmap(struct pagelift_ram *ram,
 // description has been freed.
 pagelift_code pagelift_ram_track_callbacks(struct pagelift_ram *ram,
                                            const struct pagelift_dirty_callbacks *callbacks);
+
+// Tracks writes by KVM's dirty log: what the vCPUs of the machine `vm_fd` write to `count` slots. Writes of
+// the hypervisor's own devices are to be tracked as well, by a bitmap for one. Marks are cleared by hand
+// where the kernel can (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, which stays enabled). The library keeps its own
+// copy of the descriptor.
+//
+// # Errors
+// PAGELIFT_CODE_ARGUMENT when a slot's memory is not in one region, or the descriptor is none.
+//
+// # Threads
+// From any thread.
+//
+// # Safety
+// `slots` points to `count` structures that were set up by PAGELIFT_INIT. The machine is one of this
+// process, and has these slots, as described, until every job that is made of this description has been
+// freed: another number would be mapped anew, and another guest address would move its memory.
+pagelift_code pagelift_ram_track_kvm(struct pagelift_ram *ram,
+                                     int32_t vm_fd,
+                                     const struct pagelift_kvm_slot *slots,
+                                     size_t count);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -60,6 +60,15 @@ pub(crate) unsafe fn check<T: Versioned>(to: *mut T) -> Result<(), Fault> {
 /// `from` is null, or points to as many bytes as its first field says, which nobody writes meanwhile.
 pub(crate) unsafe fn read<T: Versioned>(from: *const T) -> Result<T, Fault> {
     // SAFETY: the caller's promise.
+    unsafe { read_sized(from) }.map(|(value, _)| value)
+}
+
+/// As [`read`], for one of an array; also gives its size.
+///
+/// # Safety
+/// As for [`read`].
+pub(crate) unsafe fn read_sized<T: Versioned>(from: *const T) -> Result<(T, usize), Fault> {
+    // SAFETY: the caller's promise.
     let size = unsafe { size(from)? };
     let known = size.min(size_of::<T>());
     let bytes = from.cast::<u8>();
@@ -75,7 +84,7 @@ pub(crate) unsafe fn read<T: Versioned>(from: *const T) -> Result<T, Fault> {
     // SAFETY: `known` bytes are there on both sides, and a new value overlaps nothing.
     unsafe { bytes.copy_to_nonoverlapping(value.as_mut_ptr().cast(), known) };
     // SAFETY: `Versioned` says that such bytes make a valid value.
-    Ok(unsafe { value.assume_init() })
+    Ok((unsafe { value.assume_init() }, size))
 }
 
 /// Writes `value` to a structure of any version, which keeps its size.

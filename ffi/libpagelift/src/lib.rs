@@ -13,7 +13,7 @@
 //! | [`call`] | what a callback is given: a way to fail, to write and to read |
 //! | [`guest`] | callbacks as the engine's guest |
 //! | [`ram`] | regions, and what tracks the writes to them |
-//! | [`tracking`] | dirty bitmaps, and callbacks that fill them |
+//! | [`tracking`] | KVM's dirty log, dirty bitmaps, and callbacks that fill them |
 //! | [`job`] | a migration: set up, started, watched, waited for |
 //!
 //! Invariants: no callback is called under a lock; no panic leaves the library; no signal handler, no

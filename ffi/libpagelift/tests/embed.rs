@@ -26,7 +26,7 @@ fn a_guest_moves_between_two_processes() {
     };
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("embed");
-    compiler.program("c11", &here("examples/embed.c"), &program);
+    compiler.program("c11", &[here("examples/embed.c")], &program);
     assert_eq!(moved(&program), "");
 }
 
@@ -41,7 +41,7 @@ fn the_sanitizers_find_no_error_and_no_leak() {
     }
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("embed");
-    compiler.checked_program("c11", &here("examples/embed.c"), &program);
+    compiler.checked_program("c11", &[here("examples/embed.c")], &program);
     assert_eq!(moved(&program), "");
 }
 

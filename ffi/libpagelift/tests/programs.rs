@@ -17,7 +17,7 @@ fn run(built: &OnceLock<Option<PathBuf>>, name: &str, case: &str) {
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let program = folder.path().join(name);
         let source = here("tests/c").join(name).with_extension("c");
-        compiler.checked_program("c11", &source, &program);
+        compiler.checked_program("c11", &[source], &program);
         let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("libpagelift-{name}"));
         std::fs::rename(program, &kept).unwrap();
         Some(kept)
@@ -79,6 +79,7 @@ cases! {
     structures_say_their_size,
     regions_are_checked,
     memory_that_is_not_there_cannot_be_moved,
+    a_machine_is_checked,
     calls_in_the_wrong_order_do_nothing,
     options_and_limits_are_checked,
     addresses_are_checked,

@@ -22,10 +22,12 @@ const RECV_BITMAP: u16 = 5;
 /// `SWITCHOVER_ACK` of QEMU 8.1.
 const LAST_KNOWN: u16 = 7;
 
-/// The target's verdict on what it has loaded.
+/// The target's verdict on what it has loaded. A value other than 0 is a failure; 0 is no proof
+/// of the opposite, since QEMU 10.0 says it too when a device fails to load after the last byte
+/// was read. Whether the guest is loaded is for the target's monitor to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shut {
-    /// 0 when the target has all of the guest's devices.
+    /// 0 when the target's QEMU found nothing wrong with the stream.
     pub error: u32,
 }
 

@@ -164,7 +164,9 @@ impl HeldTarget {
 }
 
 impl LoadingTarget {
-    /// Waits until QEMU has loaded the whole guest.
+    /// Waits until QEMU has loaded the whole guest: until it says `completed`, and then, asked,
+    /// that the guest stands still. Its answer on the return path (`SHUT`) is no proof: a QEMU
+    /// whose devices fail to load may say 0 there.
     ///
     /// # Errors
     /// When loading fails, the guest starts by itself, or `limit` passes; QEMU is ended then.
@@ -176,12 +178,15 @@ impl LoadingTarget {
             migration::wait_status(&session.qmp, &mut session.events, "completed", limit, note);
         let error = match waited {
             Ok(_) if started => QemuMigrationError::StartedByItself,
-            Ok(reached) => {
-                return Ok(LoadedTarget {
-                    session: self.0,
-                    loaded_at: reached.at,
-                });
-            }
+            Ok(reached) => match session.check_held() {
+                Ok(()) => {
+                    return Ok(LoadedTarget {
+                        session: self.0,
+                        loaded_at: reached.at,
+                    });
+                }
+                Err(error) => error,
+            },
             Err(error) => error,
         };
         // The first error is the one to tell.
@@ -273,6 +278,18 @@ impl TargetSession {
             settings.restore(&self.qmp)?;
         }
         Ok(())
+    }
+
+    /// That QEMU has the guest and does not run it.
+    fn check_held(&self) -> Result<(), QemuMigrationError> {
+        match run_state(&self.qmp)?.as_str() {
+            "running" => Err(QemuMigrationError::StartedByItself),
+            found @ "inmigrate" => Err(QemuMigrationError::WrongState {
+                found: found.to_owned(),
+                needed: "paused",
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn quit(&mut self) -> Result<(), QemuMigrationError> {

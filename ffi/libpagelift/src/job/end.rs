@@ -2,11 +2,12 @@
 
 use pagelift_engine::{Received, Report};
 
+use super::progress::us;
+use super::watch::limit;
 use super::{Body, Job, Stage};
 use crate::abi::{self, Versioned};
 use crate::error::{Code, Fault, Place};
 use crate::handle;
-use crate::job::watch::limit;
 
 /// How a migration ended. What this side does not know is 0.
 #[derive(Clone, Copy, Debug)]
@@ -73,8 +74,8 @@ impl From<&Report> for Numbers {
             rounds: report.rounds,
             verified: report.verified.into(),
             forced: report.forced.into(),
-            total_us: super::watch::us(report.total),
-            downtime_us: super::watch::us(report.downtime.total()),
+            total_us: us(report.total),
+            downtime_us: us(report.downtime.total()),
             guest_bytes: report.guest_bytes.0,
             wire_bytes: report.page_wire_bytes.0,
             ..Self::NONE

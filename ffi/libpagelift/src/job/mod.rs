@@ -10,13 +10,17 @@
 //! ```
 
 pub mod end;
-pub mod settings;
+pub mod limits;
+pub mod options;
+pub mod progress;
 pub mod start;
 pub mod watch;
 
 pub use end::Outcome;
-pub use settings::{AtDeadline, Limits, Options, Policy};
-pub use watch::{Event, EventKind, Phase, Progress};
+pub use limits::{AtDeadline, Limits, Policy};
+pub use options::Options;
+pub use progress::{Phase, Progress};
+pub use watch::{Event, EventKind};
 
 use std::ffi::c_char;
 use std::os::fd::OwnedFd;
@@ -68,7 +72,7 @@ pub(crate) enum Stage {
     SetUp(Box<SetUp>),
     Running(Box<dyn Running>),
     Ended(Ended),
-    /// It is being started, or freed.
+    /// Being started, or freed.
     Between,
 }
 
@@ -249,13 +253,12 @@ pub unsafe extern "C" fn pagelift_job_address(
 /// `job` is a handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pagelift_job_cancel(job: *mut Job) -> Code {
+    let cancel = |body: &Body| {
+        body.controls.cancel();
+        Ok(())
+    };
     // SAFETY: the caller's promise.
-    unsafe {
-        handle::with(job.cast_const(), |body: &Body| {
-            body.controls.cancel();
-            Ok(())
-        })
-    }
+    unsafe { handle::with(job.cast_const(), cancel) }
 }
 
 /// Writes the last error of `job` to `error`: of a call that failed, or of the migration, once

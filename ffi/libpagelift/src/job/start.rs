@@ -9,7 +9,7 @@ use pagelift_engine::{
 };
 
 use super::end::{Ended, Numbers};
-use super::settings::Chosen;
+use super::options::Chosen;
 use super::watch::Events;
 use super::{Body, Job, Stage, Told};
 use crate::call::Caller;

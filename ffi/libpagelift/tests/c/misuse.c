@@ -186,6 +186,22 @@ static void regions_are_checked(void)
     free_memory(&end);
 }
 
+// Runs both ends of a pair; the source ends in `code`, with `why` in its text.
+static void ends_in(struct pair *pair, int32_t code, const char *why)
+{
+    CHECK(pagelift_job_start(pair->source.job) == PAGELIFT_CODE_OK);
+    int32_t ended = pagelift_job_wait(pair->source.job, 60000);
+    pagelift_error error = job_error(pair->source.job);
+    if (ended != code || !strstr(error.text, why))
+        fprintf(stderr, "%s: %s\n", pagelift_code_name(ended), error.text);
+    CHECK(ended == code && error.code == code && strstr(error.text, why));
+    CHECK(error.place == PAGELIFT_PLACE_SOURCE);
+    CHECK(pagelift_job_wait(pair->target.job, 60000) != PAGELIFT_CODE_OK);
+    CHECK(pair->target.ran == 0 && pair->source.relinquished == 0);
+    CHECK(pair->source.finished == PAGELIFT_PLACE_SOURCE);
+    CHECK(pair->target.finished == PAGELIFT_PLACE_SOURCE);
+}
+
 // A start that fails, for `code`.
 static void cannot_start(pagelift_ram *ram, int32_t code, const char *why)
 {
@@ -221,7 +237,7 @@ static void memory_that_is_not_there_cannot_be_moved(void)
     pagelift_ram *ram = describe(&file);
     uint64_t words[PAGES / 2 / 64];
     CHECK(pagelift_ram_track_bitmap(ram, 1, words, PAGES / 2 / 64) == PAGELIFT_CODE_OK);
-    cannot_start(ram, PAGELIFT_CODE_DIRTY_TRACKING, "the region low");
+    cannot_start(ram, PAGELIFT_CODE_DIRTY_TRACKING, "all of the region low");
     ram = pagelift_ram_new();
     pagelift_region region;
     PAGELIFT_INIT(&region);
@@ -229,6 +245,46 @@ static void memory_that_is_not_there_cannot_be_moved(void)
     CHECK(pagelift_ram_add(ram, &region) == PAGELIFT_CODE_OK);
     cannot_start(ram, PAGELIFT_CODE_DIRTY_TRACKING, "no address");
     free_memory(&file);
+}
+
+static void a_machine_is_checked(void)
+{
+    struct end end = {0};
+    make_memory(&end, true);
+    pagelift_ram *ram = describe(&end);
+    pagelift_kvm_slot slots[2];
+    for (unsigned half = 0; half < 2; half++) {
+        PAGELIFT_INIT(&slots[half]);
+        slots[half].slot = half;
+        slots[half].bytes = PAGES / 2 * PAGE;
+        slots[half].address = end.memory + half * slots[half].bytes;
+    }
+    CHECK(pagelift_ram_track_kvm(ram, -1, slots, 2) == PAGELIFT_CODE_ARGUMENT);
+    CHECK(pagelift_ram_track_kvm(ram, 1000, slots, 2) == PAGELIFT_CODE_ARGUMENT);
+    CHECK(pagelift_ram_track_kvm(ram, end.fd, NULL, 1) == PAGELIFT_CODE_ARGUMENT);
+    slots[1].bytes += PAGE;
+    CHECK(pagelift_ram_track_kvm(ram, end.fd, slots, 2) == PAGELIFT_CODE_ARGUMENT);
+    CHECK(strstr(ram_error(ram).text, "slot 1: its memory is in no region"));
+    slots[1].bytes -= PAGE, slots[1].address = (char *)slots[1].address + 1;
+    CHECK(pagelift_ram_track_kvm(ram, end.fd, slots, 2) == PAGELIFT_CODE_ARGUMENT);
+    // One slot is not all memory, and a file is no machine.
+    CHECK(pagelift_ram_track_kvm(ram, end.fd, slots, 1) == PAGELIFT_CODE_OK);
+    cannot_start(ram, PAGELIFT_CODE_DIRTY_TRACKING, "all of the region high");
+
+    struct pair pair;
+    pair_make(&pair);
+    pagelift_job_free(pair.source.job);
+    ram = describe(&pair.source);
+    slots[0].address = pair.source.memory;
+    slots[1].address = pair.source.memory + slots[0].bytes;
+    CHECK(pagelift_ram_track_kvm(ram, end.fd, slots, 2) == PAGELIFT_CODE_OK);
+    char address[300];
+    CHECK(pagelift_job_address(pair.target.job, address, sizeof address) == PAGELIFT_CODE_OK);
+    leave(&pair.source, ram, address);
+    pagelift_ram_free(ram);
+    ends_in(&pair, PAGELIFT_CODE_DIRTY_TRACKING, "KVM_CHECK_EXTENSION");
+    pair_free(&pair);
+    free_memory(&end);
 }
 
 static void calls_in_the_wrong_order_do_nothing(void)
@@ -343,22 +399,6 @@ static void addresses_are_checked(void)
     CHECK(pagelift_job_free(end.job) == PAGELIFT_CODE_OK);
     pagelift_ram_free(ram);
     free_memory(&end);
-}
-
-// Runs both ends of a pair; the source ends in `code`, with `why` in its text.
-static void ends_in(struct pair *pair, int32_t code, const char *why)
-{
-    CHECK(pagelift_job_start(pair->source.job) == PAGELIFT_CODE_OK);
-    int32_t ended = pagelift_job_wait(pair->source.job, 60000);
-    pagelift_error error = job_error(pair->source.job);
-    if (ended != code || !strstr(error.text, why))
-        fprintf(stderr, "%s: %s\n", pagelift_code_name(ended), error.text);
-    CHECK(ended == code && error.code == code && strstr(error.text, why));
-    CHECK(error.place == PAGELIFT_PLACE_SOURCE);
-    CHECK(pagelift_job_wait(pair->target.job, 60000) != PAGELIFT_CODE_OK);
-    CHECK(pair->target.ran == 0 && pair->source.relinquished == 0);
-    CHECK(pair->source.finished == PAGELIFT_PLACE_SOURCE);
-    CHECK(pair->target.finished == PAGELIFT_PLACE_SOURCE);
 }
 
 static void a_callback_that_fails_ends_the_migration(void)
@@ -499,6 +539,7 @@ int main(int argc, char **argv)
         {"structures_say_their_size", structures_say_their_size},
         {"regions_are_checked", regions_are_checked},
         {"memory_that_is_not_there_cannot_be_moved", memory_that_is_not_there_cannot_be_moved},
+        {"a_machine_is_checked", a_machine_is_checked},
         {"calls_in_the_wrong_order_do_nothing", calls_in_the_wrong_order_do_nothing},
         {"options_and_limits_are_checked", options_and_limits_are_checked},
         {"addresses_are_checked", addresses_are_checked},

@@ -74,18 +74,18 @@ impl Found {
         succeeded(&mut command);
     }
 
-    /// A program of one source, linked with the static library.
-    pub(crate) fn program(&self, standard: &str, source: &Path, program: &Path) {
-        self.linked(standard, source, program, &[]);
+    /// A program, linked with the static library.
+    pub(crate) fn program(&self, standard: &str, sources: &[PathBuf], program: &Path) {
+        self.linked(standard, sources, program, &[]);
     }
 
     /// The same, with the sanitizers for addresses, leaks and undefined behaviour, where they are there.
-    pub(crate) fn checked_program(&self, standard: &str, source: &Path, program: &Path) {
+    pub(crate) fn checked_program(&self, standard: &str, sources: &[PathBuf], program: &Path) {
         let sanitizers: &[&str] = match self.has_sanitizers() {
             true => &[SANITIZERS, "-fno-sanitize-recover=all"],
             false => &[],
         };
-        self.linked(standard, source, program, sanitizers);
+        self.linked(standard, sources, program, sanitizers);
     }
 
     /// Whether a program with the sanitizers can be built and run here.
@@ -102,9 +102,10 @@ impl Found {
                 .is_ok_and(|output| output.status.success())
     }
 
-    fn linked(&self, standard: &str, source: &Path, program: &Path, more: &[&str]) {
+    fn linked(&self, standard: &str, sources: &[PathBuf], program: &Path, more: &[&str]) {
         let mut arguments: Vec<PathBuf> = more.iter().map(PathBuf::from).collect();
-        arguments.extend(["-g".into(), source.into(), static_library(), "-o".into()]);
+        arguments.extend_from_slice(sources);
+        arguments.extend(["-g".into(), static_library(), "-o".into()]);
         arguments.push(program.into());
         arguments.extend(SYSTEM_LIBRARIES.iter().map(PathBuf::from));
         self.compile(standard, arguments);

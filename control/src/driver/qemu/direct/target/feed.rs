@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
+use crossbeam_channel::Receiver;
 use pagelift_engine::guest::{DeviceChannel, GuestError, StateSender};
 use pagelift_engine::wire::StateChunk;
 
@@ -29,41 +30,76 @@ pub(super) enum Loading {
     Taken,
 }
 
-/// Feeds QEMU with the device state as it comes, and waits until it is loaded.
+/// Feeds QEMU with the device state as it comes, and waits until it is loaded. When that fails,
+/// the reason is kept for the engine, which is woken to hear it; what still comes is thrown away, for a
+/// queue that nobody empties would be the reason that is told.
 pub(super) fn feed(loading: &Mutex<Loading>, channel: DeviceChannel) {
-    let set = |new: Loading| {
-        let mut loading = loading.lock().unwrap_or_else(PoisonError::into_inner);
-        // What the engine has taken it has abandoned.
-        if !matches!(*loading, Loading::Taken) {
-            *loading = new;
-        }
-    };
     let DeviceChannel {
         state,
         incoming,
-        waker: _,
+        waker,
     } = channel;
+    let rest = incoming.clone();
+    let outcome = feed_qemu(loading, incoming, state);
+    let has_failed = matches!(outcome, Some(Loading::Failed(_)));
+    if let Some(outcome) = outcome {
+        set(loading, outcome);
+    }
+    waker.wake();
+    if has_failed {
+        rest.into_iter().for_each(drop);
+    }
+}
+
+/// What came of it; `None` when no device state came.
+fn feed_qemu(
+    loading: &Mutex<Loading>,
+    incoming: Receiver<StateChunk>,
+    state: StateSender,
+) -> Option<Loading> {
     // Until the first byte comes, QEMU is untouched and could take another guest.
-    let Ok(first) = incoming.recv() else { return };
+    let first = incoming.recv().ok()?;
     let held = match &mut *loading.lock().unwrap_or_else(PoisonError::into_inner) {
         Loading::Waiting(held) => held.take(),
         _ => None,
-    };
-    let Some(held) = held else { return };
-    let started = start(held, &first);
-    let (target, ours, run) = match started {
+    }?;
+    let (target, ours, run) = match start(held, &first) {
         Ok(started) => started,
-        Err(error) => return set(Loading::Failed(error)),
+        Err(error) => return Some(Loading::Failed(error)),
     };
-    let second = match ours.try_clone() {
-        Ok(second) => second,
-        Err(error) => return set(Loading::Failed(GuestError::new("QEMU's stream", error))),
+    let copies = ours
+        .try_clone()
+        .and_then(|second| Ok((second, ours.try_clone()?)));
+    let (to_end, to_qemu) = match copies {
+        Ok(copies) => copies,
+        Err(error) => return Some(abandoned(target, "QEMU's stream", &error)),
     };
-    set(Loading::Under { ours: second });
-    set(match load(target, ours, incoming, state) {
+    set(loading, Loading::Under { ours: to_end });
+    let writer = std::thread::Builder::new()
+        .name("pagelift-state".into())
+        .spawn(move || write_all(incoming, to_qemu));
+    if let Err(error) = writer {
+        return Some(abandoned(target, "starting a thread", &error));
+    }
+    Some(match load(target, ours, state) {
         Ok(target) => Loading::Loaded { target, run },
         Err(error) => Loading::Failed(error),
-    });
+    })
+}
+
+/// What the engine has taken it has abandoned.
+fn set(loading: &Mutex<Loading>, new: Loading) {
+    let mut loading = loading.lock().unwrap_or_else(PoisonError::into_inner);
+    if !matches!(*loading, Loading::Taken) {
+        *loading = new;
+    }
+}
+
+/// Nothing is loaded, for a reason of this side's: QEMU, which has begun, is ended.
+fn abandoned(target: LoadingTarget, what: &str, error: &std::io::Error) -> Loading {
+    // The first error is the one to tell.
+    let _second = target.abandon();
+    Loading::Failed(GuestError::new(what, error))
 }
 
 /// Lets QEMU take the stream that `first` opens.
@@ -84,31 +120,23 @@ fn start(
     Ok((target, ours, preamble.run))
 }
 
-/// Passes the stream to QEMU and its answers back, until QEMU's verdict.
+/// Passes the stream to QEMU, until the source's end or QEMU's.
+fn write_all(incoming: Receiver<StateChunk>, mut to_qemu: UnixStream) {
+    for chunk in incoming {
+        if to_qemu.write_all(&chunk.bytes).is_err() {
+            break;
+        }
+    }
+    // The other direction ends too.
+    let _ = to_qemu.shutdown(Shutdown::Both);
+}
+
+/// Passes QEMU's answers back, until its verdict, and asks it what came of it.
 fn load(
     target: LoadingTarget,
     ours: UnixStream,
-    incoming: crossbeam_channel::Receiver<StateChunk>,
     state: StateSender,
 ) -> Result<LoadedTarget, GuestError> {
-    let copied = ours
-        .try_clone()
-        .map_err(|error| GuestError::new("QEMU's stream", error))?;
-    let writer = std::thread::Builder::new()
-        .name("pagelift-state".into())
-        .spawn(move || {
-            let mut to_qemu = copied;
-            for chunk in incoming {
-                if to_qemu.write_all(&chunk.bytes).is_err() {
-                    break;
-                }
-            }
-            // The source's end, or QEMU's: the other direction ends too.
-            let _ = to_qemu.shutdown(Shutdown::Both);
-        });
-    if let Err(error) = writer {
-        return Err(GuestError::new("starting a thread", error));
-    }
     match relay::upstream(ours, AnswerWriter(state)) {
         Ok(Some(Shut { error: 0 })) => target
             .wait_loaded(STEP_LIMIT)

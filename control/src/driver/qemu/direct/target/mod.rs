@@ -43,11 +43,7 @@ impl TargetGuest for DirectTarget {
             Loading::Waiting(self.held.take());
         let loading = Arc::clone(&self.loading);
         let feeder = std::thread::Builder::new().name("pagelift-qemu".into());
-        let feeder = feeder.spawn(move || {
-            let waker = channel.waker.clone();
-            feed(&loading, channel);
-            waker.wake();
-        });
+        let feeder = feeder.spawn(move || feed(&loading, channel));
         self.feeder = Some(feeder.map_err(|error| GuestError::new("starting a thread", error))?);
         Ok(StateFlow::Relayed)
     }
@@ -57,13 +53,17 @@ impl TargetGuest for DirectTarget {
     }
 
     fn check(&mut self) -> Result<(), GuestError> {
-        if self.watch.is_alive() {
-            return Ok(());
+        if !self.watch.is_alive() {
+            return Err(GuestError(format!(
+                "its QEMU, process {}, has ended",
+                self.watch.pid()
+            )));
         }
-        Err(GuestError(format!(
-            "its QEMU, process {}, has ended",
-            self.watch.pid()
-        )))
+        // Device state comes before the last pages: what fails is not to wait for these.
+        match &*self.loading.lock().unwrap_or_else(PoisonError::into_inner) {
+            Loading::Failed(error) => Err(error.clone()),
+            _ => Ok(()),
+        }
     }
 
     fn is_loaded(&mut self) -> Result<bool, GuestError> {

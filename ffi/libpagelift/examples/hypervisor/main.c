@@ -1,0 +1,250 @@
+// A hypervisor on KVM that moves its guest live from process to process, by libpagelift.
+//
+//     hypervisor [VCPUS [HOPS]]
+//
+// The first process starts the guest. Each moves it to a process of its own program, which it starts, and
+// that goes on for HOPS hops. The guest checks its own memory all the time (vm.c); the last process looks
+// whether it still runs, and whether no step was lost or done twice.
+
+#define _GNU_SOURCE
+#include "vm.h"
+
+#include <inttypes.h>
+#include <pagelift.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { NO_KVM = 77 };
+
+static int32_t guest_pause(void *opaque, pagelift_call *call)
+{
+    struct vm *vm = opaque;
+    vm_pause(vm);
+    return vm->failed ? pagelift_call_fail(call, vm->failed) : 0;
+}
+
+static int32_t guest_run(void *opaque, pagelift_call *call)
+{
+    (void)call;
+    vm_resume(opaque);
+    return 0;
+}
+
+static int32_t guest_relinquish(void *opaque, pagelift_call *call)
+{
+    // The vCPUs stand still, and nothing here makes them run again.
+    (void)opaque, (void)call;
+    return 0;
+}
+
+static int32_t guest_throttle(void *opaque, uint32_t permille, pagelift_call *call)
+{
+    (void)call;
+    vm_throttle(opaque, permille);
+    return 0;
+}
+
+static int32_t guest_save(void *opaque, pagelift_call *call)
+{
+    struct vm *vm = opaque;
+    for (unsigned i = 0; i < vm->vcpu_count; i++) {
+        struct vcpu_state state;
+        if (!vcpu_save(&vm->vcpus[i], &state))
+            return pagelift_call_fail(call, "KVM does not give the state of a vCPU");
+        if (pagelift_call_write(call, &state, sizeof state) != PAGELIFT_CODE_OK)
+            return 1;
+    }
+    return 0;
+}
+
+static int32_t guest_load(void *opaque, pagelift_call *call)
+{
+    struct vm *vm = opaque;
+    struct vcpu_state state;
+    for (unsigned i = 0; i <= vm->vcpu_count; i++) {
+        size_t have = 0, more = 0;
+        do {
+            char *into = (char *)&state + have;
+            if (pagelift_call_read(call, into, sizeof state - have, &more) != PAGELIFT_CODE_OK)
+                return 1;
+        } while (more > 0 && (have += more) < sizeof state);
+        // After the last vCPU there is nothing.
+        if (have != (i < vm->vcpu_count ? sizeof state : 0))
+            return pagelift_call_fail(call, "another number of vCPUs");
+        if (have > 0 && !vcpu_load(&vm->vcpus[i], &state))
+            return pagelift_call_fail(call, "KVM does not take the state of a vCPU");
+    }
+    return 0;
+}
+
+static void die(const char *what, const pagelift_error *error)
+{
+    fprintf(stderr, "%s: %s (%s)\n", what, error->text, pagelift_code_name(error->code));
+    exit(1);
+}
+
+static void check(int32_t code, const char *what, pagelift_job *job)
+{
+    pagelift_error error;
+    PAGELIFT_INIT(&error);
+    if (code == PAGELIFT_CODE_OK)
+        return;
+    pagelift_job_last_error(job, &error);
+    die(what, &error);
+}
+
+// The memory, whose writes KVM's dirty log knows.
+static pagelift_ram *describe(struct vm *vm)
+{
+    pagelift_ram *ram = pagelift_ram_new();
+    pagelift_region region;
+    PAGELIFT_INIT(&region);
+    region.name = "ram";
+    region.bytes = MEMORY_BYTES;
+    region.address = vm->memory;
+    region.in_file = 1;
+    region.fd = vm->memory_fd;
+    pagelift_kvm_slot slot;
+    PAGELIFT_INIT(&slot);
+    slot.bytes = MEMORY_BYTES;
+    slot.address = vm->memory;
+    if (pagelift_ram_add(ram, &region) != PAGELIFT_CODE_OK ||
+        pagelift_ram_track_kvm(ram, vm->fd, &slot, 1) != PAGELIFT_CODE_OK) {
+        pagelift_error error;
+        PAGELIFT_INIT(&error);
+        pagelift_ram_last_error(ram, &error);
+        die("the memory", &error);
+    }
+    return ram;
+}
+
+static uint64_t steps(struct vm *vm)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        sum += vcpu_steps(&vm->vcpus[i]);
+    return sum;
+}
+
+// Moves the guest to the process that listens at `address`.
+static void leave(struct vm *vm, const char *address)
+{
+    pagelift_source_callbacks guest;
+    PAGELIFT_INIT(&guest);
+    guest.opaque = vm;
+    guest.pause = guest_pause;
+    guest.save_devices = guest_save;
+    guest.relinquish = guest_relinquish;
+    guest.resume = guest_run;
+    guest.throttle = guest_throttle;
+
+    pagelift_error error;
+    PAGELIFT_INIT(&error);
+    pagelift_ram *ram = describe(vm);
+    pagelift_job *job = pagelift_outgoing_new(address, ram, &guest, &error);
+    pagelift_ram_free(ram);
+    if (job == NULL)
+        die("the target", &error);
+    pagelift_options options;
+    PAGELIFT_INIT(&options);
+    options.verify = 1;
+    check(pagelift_job_configure(job, &options), "the options", job);
+    check(pagelift_job_start(job), "the start", job);
+    check(pagelift_job_wait(job, -1), "leaving", job);
+    pagelift_outcome outcome;
+    PAGELIFT_INIT(&outcome);
+    check(pagelift_job_outcome(job, &outcome), "the outcome", job);
+    fprintf(stderr, "left after %" PRIu64 " steps: %" PRIu32 " rounds, downtime %" PRIu64 " us\n",
+            steps(vm), outcome.rounds, outcome.downtime_us);
+    pagelift_job_free(job);
+}
+
+// Takes the guest from the process that reads the address from `out`.
+static void arrive(struct vm *vm, int out)
+{
+    pagelift_target_callbacks guest;
+    PAGELIFT_INIT(&guest);
+    guest.opaque = vm;
+    guest.load_devices = guest_load;
+    guest.run = guest_run;
+
+    pagelift_error error;
+    PAGELIFT_INIT(&error);
+    pagelift_ram *ram = describe(vm);
+    pagelift_job *job = pagelift_incoming_new("tcp://127.0.0.1:0", ram, &guest, &error);
+    pagelift_ram_free(ram);
+    if (job == NULL)
+        die("listening", &error);
+    char address[300];
+    check(pagelift_job_address(job, address, sizeof address), "the address", job);
+    check(pagelift_job_start(job), "the start", job);
+    dprintf(out, "%s\n", address);
+    close(out);
+    check(pagelift_job_wait(job, -1), "arriving", job);
+    pagelift_job_free(job);
+}
+
+// Starts the next process, which makes `hops` hops more, and gives the address that it listens at.
+static pid_t start_next(const char *program, unsigned vcpus, unsigned hops, char address[300])
+{
+    int ends[2];
+    if (pipe(ends) != 0)
+        exit(2);
+    pid_t next = fork();
+    if (next == 0) {
+        char vcpus_text[16], hops_text[16], out[16];
+        snprintf(vcpus_text, sizeof vcpus_text, "%u", vcpus);
+        snprintf(hops_text, sizeof hops_text, "%u", hops);
+        snprintf(out, sizeof out, "%d", ends[1]);
+        close(ends[0]);
+        execlp(program, program, vcpus_text, hops_text, out, (char *)NULL);
+        _exit(127);
+    }
+    close(ends[1]);
+    FILE *from = fdopen(ends[0], "r");
+    if (from == NULL || fgets(address, 300, from) == NULL)
+        exit(2);
+    address[strcspn(address, "\n")] = 0;
+    fclose(from);
+    return next;
+}
+
+int main(int argc, char **argv)
+{
+    unsigned vcpus = argc > 1 ? (unsigned)atoi(argv[1]) : 1;
+    unsigned hops = argc > 2 ? (unsigned)atoi(argv[2]) : 1;
+    struct vm vm;
+    if (vcpus < 1 || vcpus > MOST_VCPUS)
+        return 2;
+    if (!vm_make(&vm, vcpus)) {
+        perror("KVM cannot be used here");
+        return NO_KVM;
+    }
+    if (argc > 3) {
+        arrive(&vm, atoi(argv[3]));
+    } else {
+        vm_load_guest(&vm);
+        vm_resume(&vm);
+    }
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+
+    int status = 0;
+    if (hops > 0) {
+        char address[300];
+        pid_t next = start_next(argv[0], vcpus, hops - 1, address);
+        leave(&vm, address);
+        vm_free(&vm);
+        waitpid(next, &status, 0);
+        return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    }
+    vm_pause(&vm);
+    printf("%s: %u vCPUs, %" PRIu64 " steps\n", vm.failed ? vm.failed : "the guest is well", vcpus,
+           steps(&vm));
+    status = vm.failed != NULL;
+    vm_free(&vm);
+    return status;
+}

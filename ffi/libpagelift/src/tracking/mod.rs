@@ -1,0 +1,106 @@
+//! Where the set of written pages comes from: page tables, KVM's log, bitmaps in memory, callbacks.
+
+pub mod bitmap;
+pub mod callbacks;
+pub mod kvm;
+
+use std::sync::Arc;
+
+use pagelift_engine::dirty::DirtySource;
+use pagelift_engine::memory::{Layout, PageBitmap};
+use pagelift_engine::units::PageRange;
+
+use self::bitmap::{Bitmap, FromBitmap};
+use self::callbacks::{DirtyCallbacks, FromCallbacks};
+use self::kvm::Machine;
+use crate::call::Caller;
+use crate::error::{Code, Fault};
+use crate::ram::{self, Description, Ram};
+
+/// A way to track writes.
+#[derive(Clone, Debug)]
+pub(crate) enum Tracking {
+    PageTables,
+    Bitmap(Bitmap),
+    Callbacks(DirtyCallbacks),
+    Kvm(Machine),
+}
+
+impl Tracking {
+    /// Adds the pages whose writes it knows to `known`. Callbacks and page tables know all.
+    pub(crate) fn covers(&self, layout: &Layout, known: &mut PageBitmap) {
+        match self {
+            Self::PageTables | Self::Callbacks(_) => {
+                known.insert(PageRange::new(0, layout.pages().0));
+            }
+            Self::Bitmap(bitmap) => known.insert(layout.region_range(bitmap.region)),
+            Self::Kvm(machine) => machine.pages().for_each(|pages| known.insert(pages)),
+        }
+    }
+
+    /// The engine's source of dirty pages.
+    pub(crate) fn source(
+        &self,
+        ram: &Description,
+        layout: &Layout,
+        caller: &Arc<Caller>,
+    ) -> Result<Box<dyn DirtySource>, Fault> {
+        Ok(match self {
+            Self::PageTables => ram.page_tables(layout)?,
+            Self::Bitmap(bitmap) => Box::new(FromBitmap::new(*bitmap, layout)),
+            Self::Callbacks(callbacks) => {
+                Box::new(FromCallbacks::new(*callbacks, layout, Arc::clone(caller)))
+            }
+            Self::Kvm(machine) => machine.source()?,
+        })
+    }
+}
+
+/// Pages that were harvested and did not reach the target.
+#[derive(Default)]
+struct Lost(Option<PageBitmap>);
+
+impl Lost {
+    fn keep(&mut self, pages: &PageBitmap) {
+        let lost = self
+            .0
+            .get_or_insert_with(|| PageBitmap::new(pages.capacity()));
+        lost.union(pages);
+    }
+
+    fn take(&mut self, into: &mut PageBitmap) {
+        if let Some(lost) = self.0.take() {
+            into.union(&lost);
+        }
+    }
+}
+
+/// Adds the pages of `range` whose bits are set in `word`, the one number `index`, to `into`.
+fn insert(into: &mut PageBitmap, range: PageRange, index: usize, mut word: u64) {
+    while word != 0 {
+        let first = u64::from(word.trailing_zeros());
+        let page = index as u64 * 64 + first;
+        let count = u64::from((word >> first).trailing_ones());
+        let count = count.min(range.count.0.saturating_sub(page));
+        if count == 0 {
+            return;
+        }
+        into.insert(PageRange::new(range.first.0 + page, count));
+        word &= !((u64::MAX >> (64 - count)) << first);
+    }
+}
+
+/// Tracks writes by the page tables of this process, with a userfaultfd of its own: writes of its
+/// threads, of its KVM vCPUs, and of the kernel for it. Linux 6.7 or newer. This is what a source does if
+/// no other way is named. Each region has an address.
+///
+/// # Threads
+/// From any thread.
+///
+/// # Safety
+/// `ram` is a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pagelift_ram_track_page_tables(ram: *mut Ram) -> Code {
+    // SAFETY: the caller's promise.
+    unsafe { ram::track(ram, |_| Ok(Tracking::PageTables)) }
+}
