@@ -240,6 +240,28 @@ typedef struct pagelift_job pagelift_job;
 // A description of a guest's RAM.
 typedef struct pagelift_ram pagelift_ram;
 
+// How the two sides know each other, and what protects the guest on the way. Both choose the same. At
+// most one of token, tls_dir and insecure is given; with none, only addresses of this host are allowed.
+typedef struct pagelift_security {
+    // Bytes of this structure, as PAGELIFT_INIT sets it.
+    size_t struct_size;
+    // A token that both sides have, such as pagelift_token makes: 32 to 128 hexadecimal digits. TLS 1.3.
+    const char *token;
+    // A directory with certificates, as the programs take by --tls-dir. TLS 1.3.
+    const char *tls_dir;
+    // With tls_dir, on a source: whom the target's certificate must be for, if not the host of its
+    // address. May be null.
+    const char *host_name;
+    // With tls_dir: of those whom the authority vouches for, only these may take part, each
+    // "sha256:FINGERPRINT", or a host name or address. Null: all.
+    const char *const *allowed;
+    // How many texts `allowed` has.
+    uint64_t allowed_count;
+    // 1: in clear, to anywhere. Whoever reaches the target can feed it a guest, and whoever is on the
+    // path reads the guest's memory.
+    uint64_t insecure;
+} pagelift_security;
+
 // A callback that returns 0, or what it returned from pagelift_call_fail, or another number.
 typedef int32_t (*pagelift_callback)(void *opaque, struct pagelift_call *call);
 
@@ -538,8 +560,8 @@ pagelift_code pagelift_call_read(struct pagelift_call *call,
 const char *pagelift_code_name(int32_t code);
 
 // A guest that is to leave: it runs here, `ram` is its memory, and a target waits for it at `target`,
-// such as "tcp://host:7000". Names are looked up now; connections are made when it is started. Free it
-// with pagelift_job_free.
+// such as "tcp://host:7000". Names are looked up now; connections are made when it is started. Without
+// `security` only addresses of this host are allowed. Free it with pagelift_job_free.
 //
 // # Errors
 // Null, and the reason in `error` unless that is null.
@@ -548,15 +570,17 @@ const char *pagelift_code_name(int32_t code);
 // From any thread.
 //
 // # Safety
-// All arguments can be read, and `error` is null or was set up by PAGELIFT_INIT. What the callbacks need
-// is there until the job has been freed.
+// All arguments can be read; `security` and `error` may be null, and are otherwise set up by
+// PAGELIFT_INIT, as `guest` is. What the callbacks need is there until the job has been freed.
 struct pagelift_job *pagelift_outgoing_new(const char *target,
+                                           const struct pagelift_security *security,
                                            const struct pagelift_ram *ram,
                                            const struct pagelift_source_callbacks *guest,
                                            struct pagelift_error *error);
 
 // A guest that is to arrive, into the memory `ram`: listens at `address` from now on, such as
-// "tcp://127.0.0.1:0", where port 0 lets the kernel choose one. Free it with pagelift_job_free.
+// "tcp://127.0.0.1:0", where port 0 lets the kernel choose one. Without `security` only addresses of this
+// host are allowed. Free it with pagelift_job_free.
 //
 // # Errors
 // Null, and the reason in `error` unless that is null.
@@ -567,6 +591,7 @@ struct pagelift_job *pagelift_outgoing_new(const char *target,
 // # Safety
 // As for pagelift_outgoing_new.
 struct pagelift_job *pagelift_incoming_new(const char *address,
+                                           const struct pagelift_security *security,
                                            const struct pagelift_ram *ram,
                                            const struct pagelift_target_callbacks *guest,
                                            struct pagelift_error *error);
@@ -793,6 +818,20 @@ pagelift_code pagelift_ram_last_error(const struct pagelift_ram *ram, struct pag
 // # Safety
 // No other call uses it, now or later.
 pagelift_code pagelift_ram_free(struct pagelift_ram *ram);
+
+// Makes a random token, for both sides of one migration, and writes it to `text`, which has `room`
+// bytes: 33 are enough. It is a secret.
+//
+// # Errors
+// PAGELIFT_CODE_ARGUMENT when there is not enough room, PAGELIFT_CODE_SYSTEM without random numbers.
+//
+// # Threads
+// From any thread, also from callbacks.
+//
+// # Safety
+// `room` bytes can be written at `text`.
+pagelift_code pagelift_token(char *text,
+                             size_t room);
 
 // Tracks writes by the page tables of this process, with a userfaultfd of its own: writes of its
 // threads, of its KVM vCPUs, and of the kernel for it. Linux 6.7 or newer. This is what a source does if

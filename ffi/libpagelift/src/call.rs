@@ -9,8 +9,9 @@ use std::thread::{self, ThreadId};
 
 use pagelift_engine::guest::{self, GuestError};
 
-use crate::error::{Code, Fault, text};
+use crate::error::{Code, Fault};
 use crate::handle::{self, Handle};
+use crate::text::text;
 
 /// A call of a callback. Valid until the callback returns, in its thread.
 #[derive(Debug)]

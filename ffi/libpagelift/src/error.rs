@@ -1,6 +1,6 @@
 //! What failed: a code, a text, the guest's place, and whether a retry helps.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
@@ -240,20 +240,6 @@ impl LastError {
 /// Runs `body`; a panic becomes an error.
 pub(crate) fn caught<R>(body: impl FnOnce() -> Result<R, Fault>) -> Result<R, Fault> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| Err(Fault::panic(&*payload)))
-}
-
-/// The text at `text`, which is `what`.
-///
-/// # Safety
-/// `text` is null, or a string that ends with a zero byte and lives for as long as the result.
-pub(crate) unsafe fn text<'a>(text: *const c_char, what: &str) -> Result<&'a str, Fault> {
-    if text.is_null() {
-        return Err(Fault::argument(format!("{what} is null")));
-    }
-    // SAFETY: not null, so the caller's promise holds.
-    let text = unsafe { CStr::from_ptr(text) };
-    let not_text = |_| Fault::argument(format!("{what} is not UTF-8"));
-    text.to_str().map_err(not_text)
 }
 
 /// The name of a pagelift_code, such as "not-converging". A constant string. From any thread.

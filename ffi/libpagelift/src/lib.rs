@@ -14,6 +14,7 @@
 //! | [`guest`] | callbacks as the engine's guest |
 //! | [`ram`] | regions, and what tracks the writes to them |
 //! | [`tracking`] | KVM's dirty log, dirty bitmaps, and callbacks that fill them |
+//! | [`security`] | how the two sides know each other |
 //! | [`job`] | a migration: set up, started, watched, waited for |
 //!
 //! Invariants: no callback is called under a lock; no panic leaves the library; no signal handler, no
@@ -31,6 +32,8 @@ pub mod guest;
 pub mod handle;
 pub mod job;
 pub mod ram;
+pub mod security;
+mod text;
 pub mod tracking;
 
 use std::ffi::{CStr, c_char};

@@ -69,6 +69,7 @@ cases! {
     private_memory_by_bitmaps,
     by_callbacks,
     by_callbacks_and_page_tables,
+    another_token_does_not_get_in,
 }
 
 cases! {
@@ -80,6 +81,7 @@ cases! {
     regions_are_checked,
     memory_that_is_not_there_cannot_be_moved,
     a_machine_is_checked,
+    security_is_checked,
     calls_in_the_wrong_order_do_nothing,
     options_and_limits_are_checked,
     addresses_are_checked,

@@ -145,7 +145,7 @@ static void leave(struct vm *vm, const char *address)
     pagelift_error error;
     PAGELIFT_INIT(&error);
     pagelift_ram *ram = describe(vm);
-    pagelift_job *job = pagelift_outgoing_new(address, ram, &guest, &error);
+    pagelift_job *job = pagelift_outgoing_new(address, NULL, ram, &guest, &error);
     pagelift_ram_free(ram);
     if (job == NULL)
         die("the target", &error);
@@ -175,7 +175,7 @@ static void arrive(struct vm *vm, int out)
     pagelift_error error;
     PAGELIFT_INIT(&error);
     pagelift_ram *ram = describe(vm);
-    pagelift_job *job = pagelift_incoming_new("tcp://127.0.0.1:0", ram, &guest, &error);
+    pagelift_job *job = pagelift_incoming_new("tcp://127.0.0.1:0", NULL, ram, &guest, &error);
     pagelift_ram_free(ram);
     if (job == NULL)
         die("listening", &error);

@@ -34,10 +34,12 @@ use self::start::{Running, SetUp, Side};
 use self::watch::Events;
 use crate::abi;
 use crate::call::Caller;
-use crate::error::{Code, Error, Fault, caught, text};
+use crate::error::{Code, Error, Fault, caught};
 use crate::guest::{SourceCallbacks, TargetCallbacks};
 use crate::handle::{self, Handle};
 use crate::ram::{self, Ram};
+use crate::security::{self, Security};
+use crate::text::{copy_text, text};
 
 /// A migration, of a guest that leaves or of one that arrives.
 /// Several threads may call its functions at once.
@@ -124,8 +126,8 @@ unsafe fn made(make: impl FnOnce() -> Result<Body, Fault>, error: *mut Error) ->
 }
 
 /// A guest that is to leave: it runs here, `ram` is its memory, and a target waits for it at `target`,
-/// such as "tcp://host:7000". Names are looked up now; connections are made when it is started. Free it
-/// with pagelift_job_free.
+/// such as "tcp://host:7000". Names are looked up now; connections are made when it is started. Without
+/// `security` only addresses of this host are allowed. Free it with pagelift_job_free.
 ///
 /// # Errors
 /// Null, and the reason in `error` unless that is null.
@@ -134,11 +136,12 @@ unsafe fn made(make: impl FnOnce() -> Result<Body, Fault>, error: *mut Error) ->
 /// From any thread.
 ///
 /// # Safety
-/// All arguments can be read, and `error` is null or was set up by PAGELIFT_INIT. What the callbacks need
-/// is there until the job has been freed.
+/// All arguments can be read; `security` and `error` may be null, and are otherwise set up by
+/// PAGELIFT_INIT, as `guest` is. What the callbacks need is there until the job has been freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pagelift_outgoing_new(
     target: *const c_char,
+    security: *const Security,
     ram: *const Ram,
     guest: *const SourceCallbacks,
     error: *mut Error,
@@ -150,8 +153,9 @@ pub unsafe extern "C" fn pagelift_outgoing_new(
             (text(target, "the target")?, ram, abi::read(guest)?)
         };
         guest.check()?;
-        let endpoint = endpoint(target)?;
-        let link = endpoint.connect();
+        // SAFETY: the caller's promise.
+        let security = unsafe { security::chosen(security)? };
+        let link = endpoint(target)?.connect_with(&security);
         let link = link.map_err(|error| Fault::new(Code::Address, error))?;
         let ram = ram::lock(ram).clone();
         ram.layout()?;
@@ -163,7 +167,8 @@ pub unsafe extern "C" fn pagelift_outgoing_new(
 }
 
 /// A guest that is to arrive, into the memory `ram`: listens at `address` from now on, such as
-/// "tcp://127.0.0.1:0", where port 0 lets the kernel choose one. Free it with pagelift_job_free.
+/// "tcp://127.0.0.1:0", where port 0 lets the kernel choose one. Without `security` only addresses of this
+/// host are allowed. Free it with pagelift_job_free.
 ///
 /// # Errors
 /// Null, and the reason in `error` unless that is null.
@@ -176,6 +181,7 @@ pub unsafe extern "C" fn pagelift_outgoing_new(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pagelift_incoming_new(
     address: *const c_char,
+    security: *const Security,
     ram: *const Ram,
     guest: *const TargetCallbacks,
     error: *mut Error,
@@ -189,7 +195,9 @@ pub unsafe extern "C" fn pagelift_incoming_new(
         guest.check()?;
         let ram = ram::lock(ram).clone();
         ram.layout()?;
-        let listener = endpoint(address)?.listen();
+        // SAFETY: the caller's promise.
+        let security = unsafe { security::chosen(security)? };
+        let listener = endpoint(address)?.listen_with(&security);
         let listener = listener.map_err(|error| Fault::new(Code::Address, error))?;
         let address = listener.address();
         let side = Side::In {
@@ -225,20 +233,8 @@ pub unsafe extern "C" fn pagelift_job_address(
     text: *mut c_char,
     room: usize,
 ) -> Code {
-    let copy = |body: &Body| {
-        let address = body.address.as_bytes();
-        if text.is_null() || room <= address.len() {
-            let need = address.len() + 1;
-            return Err(Fault::argument(format!("the address takes {need} bytes")));
-        }
-        // SAFETY: there is room for all bytes and the zero.
-        unsafe {
-            text.cast::<u8>()
-                .copy_from_nonoverlapping(address.as_ptr(), address.len());
-            text.add(address.len()).write(0);
-        }
-        Ok(())
-    };
+    // SAFETY: the caller's promise.
+    let copy = |body: &Body| unsafe { copy_text(&body.address, text, room) };
     // SAFETY: the caller's promise.
     unsafe { handle::with(job, copy) }
 }

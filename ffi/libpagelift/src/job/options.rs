@@ -11,8 +11,9 @@ use pagelift_engine::{
 use super::start::SetUp;
 use super::{Body, Job, Stage};
 use crate::abi::{self, Versioned};
-use crate::error::{Code, Fault, text};
+use crate::error::{Code, Fault};
 use crate::handle;
+use crate::text::text;
 
 /// What is set before the start, of a guest that leaves. Zeros and nulls mean the default.
 #[derive(Clone, Copy, Debug)]

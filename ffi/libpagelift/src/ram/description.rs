@@ -12,7 +12,8 @@ use pagelift_engine::{FileMemory, GuestProperty, GuestRam, memory};
 
 use super::Region;
 use crate::call::Caller;
-use crate::error::{Code, Fault, text};
+use crate::error::{Code, Fault};
+use crate::text::text;
 use crate::tracking::Tracking;
 
 /// Where a region is.

@@ -23,8 +23,8 @@ static void pair_make(struct pair *pair)
     fill(&pair->source);
     pagelift_ram *here = describe(&pair->source), *there = describe(&pair->target);
     char address[300];
-    arrive(&pair->target, there, address, sizeof address);
-    leave(&pair->source, here, address);
+    arrive(&pair->target, NULL, there, address, sizeof address);
+    leave(&pair->source, NULL, here, address);
     pagelift_ram_free(here);
     pagelift_ram_free(there);
 }
@@ -47,8 +47,8 @@ static void null_is_an_error(void)
     CHECK(pagelift_ram_track_callbacks(NULL, NULL) == PAGELIFT_CODE_ARGUMENT);
     CHECK(pagelift_ram_last_error(NULL, &error) == PAGELIFT_CODE_ARGUMENT);
     CHECK(pagelift_ram_free(NULL) == PAGELIFT_CODE_OK);
-    CHECK(pagelift_outgoing_new(NULL, NULL, NULL, NULL) == NULL);
-    CHECK(pagelift_incoming_new(NULL, NULL, NULL, &error) == NULL);
+    CHECK(pagelift_outgoing_new(NULL, NULL, NULL, NULL, NULL) == NULL);
+    CHECK(pagelift_incoming_new(NULL, NULL, NULL, NULL, &error) == NULL);
     CHECK(error.code == PAGELIFT_CODE_ARGUMENT && error.place == PAGELIFT_PLACE_NONE);
     CHECK(strstr(error.text, "pagelift_ram is null"));
     CHECK(pagelift_job_configure(NULL, NULL) == PAGELIFT_CODE_ARGUMENT);
@@ -171,7 +171,7 @@ static void regions_are_checked(void)
         CHECK(ram_error(ram).text[0] != 0);
     }
     pagelift_source_callbacks guest = source_callbacks(&end);
-    CHECK(pagelift_outgoing_new("tcp://127.0.0.1:1", ram, &guest, NULL) == NULL);
+    CHECK(pagelift_outgoing_new("tcp://127.0.0.1:1", NULL, ram, &guest, NULL) == NULL);
     CHECK(add(ram, &end, good) == PAGELIFT_CODE_OK);
     CHECK(add(ram, &end, good) == PAGELIFT_CODE_ARGUMENT);
     CHECK(strstr(ram_error(ram).text, "not unique"));
@@ -182,6 +182,51 @@ static void regions_are_checked(void)
     pagelift_dirty_callbacks none;
     PAGELIFT_INIT(&none);
     CHECK(pagelift_ram_track_callbacks(ram, &none) == PAGELIFT_CODE_ARGUMENT);
+    pagelift_ram_free(ram);
+    free_memory(&end);
+}
+
+static void security_is_checked(void)
+{
+    struct end end = {0};
+    make_memory(&end, true);
+    pagelift_ram *ram = describe(&end);
+    pagelift_target_callbacks target = target_callbacks(&end);
+    pagelift_error error;
+    PAGELIFT_INIT(&error);
+    // Others could reach it.
+    CHECK(pagelift_incoming_new("tcp://0.0.0.0:0", NULL, ram, &target, &error) == NULL);
+    CHECK(error.code == PAGELIFT_CODE_ADDRESS && strstr(error.text, "beyond this host"));
+
+    char token[33];
+    CHECK(pagelift_token(NULL, 33) == PAGELIFT_CODE_ARGUMENT);
+    CHECK(pagelift_token(token, 32) == PAGELIFT_CODE_ARGUMENT);
+    CHECK(pagelift_token(token, 33) == PAGELIFT_CODE_OK && strlen(token) == 32);
+    const char *nobody[] = {"sha256:12"};
+    struct {
+        pagelift_security given;
+        int32_t code;
+        const char *why;
+    } bad[] = {
+        {{.token = "secret"}, PAGELIFT_CODE_ARGUMENT, "hexadecimal"},
+        {{.token = token, .tls_dir = "/"}, PAGELIFT_CODE_ARGUMENT, "more than one"},
+        {{.token = token, .insecure = 1}, PAGELIFT_CODE_ARGUMENT, "more than one"},
+        {{.insecure = 2}, PAGELIFT_CODE_ARGUMENT, "neither 0 nor 1"},
+        {{.host_name = "x"}, PAGELIFT_CODE_ARGUMENT, "go with tls_dir"},
+        {{.tls_dir = "/", .allowed_count = 1}, PAGELIFT_CODE_ARGUMENT, "allowed is null"},
+        {{.tls_dir = "/", .allowed = nobody, .allowed_count = 1}, PAGELIFT_CODE_ARGUMENT, "64"},
+        {{.tls_dir = "/nowhere"}, PAGELIFT_CODE_ADDRESS, "/nowhere"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        bad[i].given.struct_size = sizeof bad[i].given;
+        CHECK(!pagelift_incoming_new("tcp://127.0.0.1:0", &bad[i].given, ram, &target, &error));
+        CHECK(error.code == bad[i].code && strstr(error.text, bad[i].why));
+    }
+    pagelift_security insecure;
+    PAGELIFT_INIT(&insecure);
+    insecure.insecure = 1;
+    end.job = pagelift_incoming_new("tcp://0.0.0.0:0", &insecure, ram, &target, &error);
+    CHECK(end.job && pagelift_job_free(end.job) == PAGELIFT_CODE_OK);
     pagelift_ram_free(ram);
     free_memory(&end);
 }
@@ -206,7 +251,7 @@ static void ends_in(struct pair *pair, int32_t code, const char *why)
 static void cannot_start(pagelift_ram *ram, int32_t code, const char *why)
 {
     struct end end = {0};
-    leave(&end, ram, "tcp://127.0.0.1:1");
+    leave(&end, NULL, ram, "tcp://127.0.0.1:1");
     CHECK(pagelift_job_start(end.job) == code);
     pagelift_error error = job_error(end.job);
     CHECK(error.code == code && error.place == PAGELIFT_PLACE_SOURCE && strstr(error.text, why));
@@ -280,7 +325,7 @@ static void a_machine_is_checked(void)
     CHECK(pagelift_ram_track_kvm(ram, end.fd, slots, 2) == PAGELIFT_CODE_OK);
     char address[300];
     CHECK(pagelift_job_address(pair.target.job, address, sizeof address) == PAGELIFT_CODE_OK);
-    leave(&pair.source, ram, address);
+    leave(&pair.source, NULL, ram, address);
     pagelift_ram_free(ram);
     ends_in(&pair, PAGELIFT_CODE_DIRTY_TRACKING, "KVM_CHECK_EXTENSION");
     pair_free(&pair);
@@ -378,20 +423,20 @@ static void addresses_are_checked(void)
     PAGELIFT_INIT(&error);
     const char *bad[] = {"127.0.0.1:7000", "nothing://host:1", "tcp://host.invalid:1", ""};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        CHECK(pagelift_outgoing_new(bad[i], ram, &source, &error) == NULL);
+        CHECK(pagelift_outgoing_new(bad[i], NULL, ram, &source, &error) == NULL);
         CHECK(error.code == PAGELIFT_CODE_ADDRESS && error.text[0] != 0);
-        CHECK(pagelift_incoming_new(bad[i], ram, &target, &error) == NULL);
+        CHECK(pagelift_incoming_new(bad[i], NULL, ram, &target, &error) == NULL);
         CHECK(error.code == PAGELIFT_CODE_ADDRESS);
     }
     source.relinquish = NULL;
-    CHECK(pagelift_outgoing_new("tcp://127.0.0.1:1", ram, &source, &error) == NULL);
+    CHECK(pagelift_outgoing_new("tcp://127.0.0.1:1", NULL, ram, &source, &error) == NULL);
     CHECK(error.code == PAGELIFT_CODE_ARGUMENT && strstr(error.text, "relinquish is null"));
     target.run = NULL;
-    CHECK(pagelift_incoming_new("tcp://127.0.0.1:0", ram, &target, &error) == NULL);
+    CHECK(pagelift_incoming_new("tcp://127.0.0.1:0", NULL, ram, &target, &error) == NULL);
     CHECK(error.code == PAGELIFT_CODE_ARGUMENT && strstr(error.text, "run is null"));
 
     // Nobody listens there, which a retry may help.
-    leave(&end, ram, "tcp://127.0.0.1:1");
+    leave(&end, NULL, ram, "tcp://127.0.0.1:1");
     CHECK(pagelift_job_start(end.job) == PAGELIFT_CODE_OK);
     CHECK(pagelift_job_wait(end.job, 60000) == PAGELIFT_CODE_LINK);
     error = job_error(end.job);
@@ -540,6 +585,7 @@ int main(int argc, char **argv)
         {"regions_are_checked", regions_are_checked},
         {"memory_that_is_not_there_cannot_be_moved", memory_that_is_not_there_cannot_be_moved},
         {"a_machine_is_checked", a_machine_is_checked},
+        {"security_is_checked", security_is_checked},
         {"calls_in_the_wrong_order_do_nothing", calls_in_the_wrong_order_do_nothing},
         {"options_and_limits_are_checked", options_and_limits_are_checked},
         {"addresses_are_checked", addresses_are_checked},

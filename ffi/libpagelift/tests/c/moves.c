@@ -42,10 +42,15 @@ static void stand_still(struct end *end, pagelift_call *call)
     pthread_mutex_unlock(&running->lock);
 }
 
-// Moves a guest whose source is described by `track`, and compares the memories.
+// Moves a guest whose source is described by `track`, by TLS with a token, and compares the memories.
 static void move(bool in_file, void (*track)(pagelift_ram *, struct guest *))
 {
     struct end source = {0}, target = {0};
+    char token[33];
+    pagelift_security security;
+    PAGELIFT_INIT(&security);
+    CHECK(pagelift_token(token, sizeof token) == PAGELIFT_CODE_OK);
+    security.token = token;
     struct guest guest = {.end = &source, .lock = PTHREAD_MUTEX_INITIALIZER};
     running = &guest;
     make_memory(&source, in_file);
@@ -56,8 +61,8 @@ static void move(bool in_file, void (*track)(pagelift_ram *, struct guest *))
     if (track)
         track(here, &guest);
     char address[300];
-    arrive(&target, there, address, sizeof address);
-    leave(&source, here, address);
+    arrive(&target, &security, there, address, sizeof address);
+    leave(&source, &security, here, address);
     pagelift_ram_free(here);
     pagelift_ram_free(there);
     CHECK(pthread_create(&guest.thread, NULL, writer, &guest) == 0);
@@ -181,6 +186,32 @@ static void by_callbacks_and_page_tables(void)
     move(true, both);
 }
 
+static void another_token_does_not_get_in(void)
+{
+    struct end source = {0}, target = {0};
+    make_memory(&source, true);
+    make_memory(&target, true);
+    pagelift_ram *here = describe(&source), *there = describe(&target);
+    pagelift_security security;
+    PAGELIFT_INIT(&security);
+    char address[300];
+    security.token = "00112233445566778899aabbccddeeff";
+    arrive(&target, &security, there, address, sizeof address);
+    security.token = "00112233445566778899aabbccddeef0";
+    leave(&source, &security, here, address);
+    CHECK(pagelift_job_start(source.job) == PAGELIFT_CODE_OK);
+    CHECK(pagelift_job_wait(source.job, 60000) == PAGELIFT_CODE_LINK);
+    CHECK(strstr(job_error(source.job).text, "token"));
+    CHECK(pagelift_job_wait(target.job, 0) == PAGELIFT_CODE_NOTHING);
+    CHECK(pagelift_job_free(source.job) == PAGELIFT_CODE_OK);
+    CHECK(pagelift_job_free(target.job) == PAGELIFT_CODE_OK);
+    CHECK(source.paused == 0 && target.loaded == 0);
+    pagelift_ram_free(here);
+    pagelift_ram_free(there);
+    free_memory(&source);
+    free_memory(&target);
+}
+
 int main(int argc, char **argv)
 {
     const struct test_case cases[] = {
@@ -190,6 +221,7 @@ int main(int argc, char **argv)
         {"private_memory_by_bitmaps", private_memory_by_bitmaps},
         {"by_callbacks", by_callbacks},
         {"by_callbacks_and_page_tables", by_callbacks_and_page_tables},
+        {"another_token_does_not_get_in", another_token_does_not_get_in},
     };
     return run_case(cases, sizeof cases / sizeof *cases, argc, argv);
 }

@@ -179,19 +179,21 @@ static pagelift_ram *describe(struct end *end)
 }
 
 // A target that waits, and its address.
-static void arrive(struct end *end, pagelift_ram *ram, char *address, size_t room)
+static void arrive(struct end *end, const pagelift_security *security, pagelift_ram *ram,
+                   char *address, size_t room)
 {
     pagelift_target_callbacks guest = target_callbacks(end);
-    end->job = pagelift_incoming_new("tcp://127.0.0.1:0", ram, &guest, NULL);
+    end->job = pagelift_incoming_new("tcp://127.0.0.1:0", security, ram, &guest, NULL);
     CHECK(end->job);
     CHECK(pagelift_job_address(end->job, address, room) == PAGELIFT_CODE_OK);
     CHECK(pagelift_job_start(end->job) == PAGELIFT_CODE_OK);
 }
 
-static void leave(struct end *end, pagelift_ram *ram, const char *address)
+static void leave(struct end *end, const pagelift_security *security, pagelift_ram *ram,
+                  const char *address)
 {
     pagelift_source_callbacks guest = source_callbacks(end);
-    end->job = pagelift_outgoing_new(address, ram, &guest, NULL);
+    end->job = pagelift_outgoing_new(address, security, ram, &guest, NULL);
     CHECK(end->job);
 }
 
