@@ -216,6 +216,7 @@ impl Pair {
             dedup: Some(PAGES),
             layout: layout(&[PAGES]),
             files: Vec::new(),
+            persistent: Vec::new(),
             properties: Vec::new(),
             needs: Encodings::needed_by(compress),
             policy: Box::new(Never),
@@ -225,6 +226,7 @@ impl Pair {
         let config = TargetConfig {
             layout: layout(&[PAGES]),
             files: Vec::new(),
+            persistent: Vec::new(),
             properties: Vec::new(),
             reads: Encodings::readable(),
             dedup: Some(base_pages.terms()),

@@ -20,6 +20,7 @@ fn receiving() -> Target {
     let config = TargetConfig {
         layout: layout.clone(),
         files: Vec::new(),
+        persistent: Vec::new(),
         properties: Vec::new(),
         dedup: None,
         reads: Encodings::readable(),
@@ -33,6 +34,7 @@ fn receiving() -> Target {
         dedup: None,
         layout,
         files: Vec::new(),
+        persistent: Vec::new(),
         properties: Vec::new(),
         needs: Encodings::none(),
     };

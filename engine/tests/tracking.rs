@@ -70,6 +70,35 @@ fn every_write_is_reported_exactly_once() {
     }
 }
 
+/// Persistent memory may be in a file on a disk, whose pages the kernel writes back in between.
+#[test]
+fn writes_to_a_file_on_a_disk_are_reported_also_after_it_was_written_back() {
+    let file = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    file.set_len(ALL.bytes().0).unwrap();
+    let memory = Mapping::of_file(&file, PAGES).unwrap();
+    for page in 0..PAGES / 2 {
+        memory.write(page, 1);
+    }
+    let Some(mut tracker) = tracker(vec![memory.tracked(0, ALL)]) else {
+        return;
+    };
+    file.sync_all().unwrap();
+    assert_eq!(
+        harvest(&mut tracker, PAGES),
+        [],
+        "writing back is not writing"
+    );
+    for page in [0, 511, PAGES - 1] {
+        memory.write(page, 2);
+    }
+    file.sync_all().unwrap();
+    let expected = runs(&[(0, 1), (511, 1), (PAGES - 1, 1)]);
+    assert_eq!(harvest(&mut tracker, PAGES), expected);
+    memory.write(511, 3);
+    assert_eq!(harvest(&mut tracker, PAGES), runs(&[(511, 1)]));
+    assert_eq!(harvest(&mut tracker, PAGES), []);
+}
+
 #[test]
 fn reading_is_not_writing() {
     for (_, memory) in mappings() {

@@ -1,5 +1,6 @@
 //! Options that several programs share, and what a source makes of them.
 
+mod persistent;
 mod security;
 
 pub use pagelift_control::job::values::{
@@ -7,6 +8,7 @@ pub use pagelift_control::job::values::{
     max_throttle, rate,
 };
 
+pub use persistent::PersistentOptions;
 pub use security::SecurityOptions;
 
 use std::path::PathBuf;

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::exit::{self, ExitCode};
 use crate::logging::LogOptions;
-use crate::options::SecurityOptions;
+use crate::options::{PersistentOptions, SecurityOptions};
 use crate::own_process;
 use crate::print;
 use crate::progress::Progress;
@@ -43,6 +43,9 @@ pub struct ReceiveCommand {
     /// Make a token for this move also where only this host can reach the address
     #[arg(long, conflicts_with_all = ["tls_dir", "token_file", "insecure"])]
     new_token: bool,
+    /// Persistent memory
+    #[command(flatten)]
+    persistent: PersistentOptions,
     /// A file with pages that the guest may have: its memory as it was left here by its last
     /// visit, or an image; what is in it need not be sent. Can be given several times
     #[arg(long, alias = "have", value_name = "PATH")]
@@ -70,7 +73,10 @@ impl ReceiveCommand {
     fn receive(self) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         failpoints::check_environment()?;
-        let driver = DirectQemu::new(self.qmp.clone());
+        let driver = DirectQemu {
+            persistent_memory: self.persistent.chosen(),
+            ..DirectQemu::new(self.qmp.clone())
+        };
         let controls = Controls::new(Settings::default(), cancel);
         let is_wanted = self.new_token || !self.listen.is_local();
         let (security, made) = self.security.chosen_or_new_token(is_wanted)?;

@@ -19,7 +19,7 @@ use pagelift_transports::Endpoint;
 use crate::exit::{self, ExitCode};
 use crate::html::{Move, PageOptions};
 use crate::logging::LogOptions;
-use crate::options::{self, ConvergenceOptions, SecurityOptions};
+use crate::options::{self, ConvergenceOptions, PersistentOptions, SecurityOptions};
 use crate::own_process;
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
@@ -64,6 +64,9 @@ pub struct SendCommand {
     /// (cache=none); not if another host writes to such a disk meanwhile
     #[arg(long)]
     buffer_disks: bool,
+    /// Persistent memory
+    #[command(flatten)]
+    persistent: PersistentOptions,
     /// Move the guest even to a target that shows it another machine: CPU model and flags, topology,
     /// devices and their options. It may crash at any time after its move, or its devices may not
     /// load once all memory was sent
@@ -123,6 +126,7 @@ impl SendCommand {
             abort_on_error: self.abort_on_error,
             allow_guest_abi_change: self.allow_guest_abi_change,
             buffer_disks: self.buffer_disks,
+            persistent_memory: self.persistent.chosen(),
             throttle_by: self.throttle_by.into(),
             ..DirectQemu::new(self.qmp.clone())
         };

@@ -34,7 +34,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use pagelift_engine::guest::{SourceGuest, TargetGuest};
-use pagelift_engine::memory::FileMemory;
+use pagelift_engine::memory::{FileMemory, PersistentFile};
 use pagelift_engine::ram::GuestRam;
 use pagelift_engine::wire::GuestProperty;
 
@@ -100,6 +100,8 @@ pub trait InspectedTarget: Debug {
 pub struct PreparedSource<G> {
     /// Its RAM, with what tracks the writes to it.
     pub ram: GuestRam,
+    /// Files that it keeps data in, which the target must have as well.
+    pub persistent: Vec<PersistentFile>,
     /// The guest. Dropped before the hand-over, it is as it was before it was prepared.
     pub guest: G,
 }
@@ -109,6 +111,8 @@ pub struct PreparedSource<G> {
 pub struct PreparedTarget<G> {
     /// The RAM of the guest to come: files that the hypervisor has mapped.
     pub memory: Arc<FileMemory>,
+    /// Files that the guest keeps data in, which must be the source's.
+    pub persistent: Vec<PersistentFile>,
     /// The guest to come.
     pub guest: G,
 }

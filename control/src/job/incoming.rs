@@ -78,6 +78,7 @@ pub fn prepare_incoming<D: Driver>(
     let incoming = Incoming::new(listener, prepared.memory, prepared.guest)
         .controls(controls)
         .properties(properties)
+        .persistent(prepared.persistent)
         .base(pages);
     Ok(IncomingJob {
         incoming,

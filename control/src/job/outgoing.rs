@@ -47,7 +47,8 @@ pub fn prepare_outgoing<D: Driver>(
     let throttled_by = prepared.guest.throttled_by();
     let outgoing = Outgoing::new(link, prepared.ram, prepared.guest)
         .controls(status.controls().clone())
-        .properties(properties);
+        .properties(properties)
+        .persistent(prepared.persistent);
     Ok(OutgoingJob {
         outgoing,
         throttled_by,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::running::Job;
 use super::{StartError, budget, random};
 use crate::guest::TargetGuest;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, PersistentFile};
 use crate::migration::TargetStatus;
 use crate::pipeline::{BasePages, Controls, ReceiveJob, Received, receive};
 use crate::transport::Listener;
@@ -23,6 +23,7 @@ pub struct Incoming<G> {
     controls: Controls,
     base: Option<BasePages>,
     properties: Vec<GuestProperty>,
+    persistent: Vec<PersistentFile>,
     on_status: Option<OnStatus>,
 }
 
@@ -44,6 +45,7 @@ impl<G: TargetGuest + 'static> Incoming<G> {
             controls: Controls::default(),
             base: None,
             properties: Vec::new(),
+            persistent: Vec::new(),
             on_status: None,
         }
     }
@@ -59,6 +61,14 @@ impl<G: TargetGuest + 'static> Incoming<G> {
     #[must_use]
     pub fn properties(mut self, properties: Vec<GuestProperty>) -> Self {
         self.properties = properties;
+        self
+    }
+
+    /// Files that the guest sees as memory and keeps its data in, as on a disk: an NVDIMM, say. They are
+    /// no part of its RAM. They are neither sent nor cleared, and a target that has other ones refuses.
+    #[must_use]
+    pub fn persistent(mut self, files: Vec<PersistentFile>) -> Self {
+        self.persistent = files;
         self
     }
 
@@ -104,6 +114,7 @@ impl<G: TargetGuest + 'static> Incoming<G> {
             controls,
             base,
             properties,
+            persistent,
             mut on_status,
         } = self;
         let base_pages = match base {
@@ -117,6 +128,7 @@ impl<G: TargetGuest + 'static> Incoming<G> {
                 memory,
                 guest: &mut guest,
                 properties,
+                persistent,
                 base_pages,
                 cancel,
                 progress: &mut |status| {

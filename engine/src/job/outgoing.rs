@@ -11,7 +11,7 @@ use crate::codec::dedup::DedupSetting;
 use crate::codec::select::CpuLimit;
 use crate::converge::{AtDeadline, Downtime, Limited, Limits, Policy, PolicyKind};
 use crate::guest::SourceGuest;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, PersistentFile};
 use crate::migration::{DowntimeLimit, Ownership, Report, SourceStatus};
 use crate::pipeline::{Controls, Deltas, SendJob, SendOptions, send};
 use crate::ram::GuestRam;
@@ -54,6 +54,7 @@ pub struct Outgoing<G> {
     verify: bool,
     downtime_limit: DowntimeLimit,
     properties: Vec<GuestProperty>,
+    persistent: Vec<PersistentFile>,
     wrap_policy: Option<WrapPolicy>,
     on_status: Option<OnStatus>,
 }
@@ -83,6 +84,7 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
             verify: false,
             downtime_limit: DowntimeLimit::Auto,
             properties: Vec::new(),
+            persistent: Vec::new(),
             wrap_policy: None,
             on_status: None,
         }
@@ -188,6 +190,14 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
         self
     }
 
+    /// Files that the guest sees as memory and keeps its data in, as on a disk: an NVDIMM, say. They are
+    /// no part of its RAM. They are neither sent nor cleared, and a target that has other ones refuses.
+    #[must_use]
+    pub fn persistent(mut self, files: Vec<PersistentFile>) -> Self {
+        self.persistent = files;
+        self
+    }
+
     /// Takes settings and cancellation from `controls`, by which others may change the migration
     /// before it has started. Replaces the limits that were set here before.
     #[must_use]
@@ -260,6 +270,7 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
             verify: self.verify,
             downtime_limit: self.downtime_limit,
             properties: self.properties,
+            persistent: self.persistent,
             compress: self.compress,
             deltas: deltas.clone(),
             cpu: self.cpu,

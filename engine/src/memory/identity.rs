@@ -121,6 +121,11 @@ impl KnownFile {
         (self.device, self.inode) == (other.device, other.inode)
     }
 
+    /// Who can have it.
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
     /// As it is shown in migration number `session`.
     pub fn identity(&self, session: u128) -> FileIdentity {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
@@ -135,6 +140,17 @@ impl KnownFile {
             reach: self.reach,
         }
     }
+}
+
+/// A file that the guest sees as memory and keeps its data in, as on a disk: an NVDIMM, virtio-pmem.
+///
+/// It is neither cleared nor sent: both sides must have the same one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PersistentFile {
+    /// The file; its name is the same on both sides.
+    pub file: KnownFile,
+    /// Whether it is taken for the other side's where that cannot be told: somebody has said so.
+    pub assume_same: bool,
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub use bitmap::PageBitmap;
 pub use buffer::PageBuffer;
 pub use capability::{DiscardPages, InFiles, MapPages, PlaceAbsent};
 pub use file::{FileMemory, RegionFile};
-pub use identity::{FileIdentity, KnownFile, Reach, Sameness};
+pub use identity::{FileIdentity, KnownFile, PersistentFile, Reach, Sameness};
 pub use layout::{Layout, LayoutError, MAX_REGIONS, Region, Span};
 pub use mapped::MappedMemory;
 pub use mark::{Mark, PlacedMark};

@@ -19,6 +19,7 @@ pub(crate) fn source_config(layout: Layout, policy: Box<dyn Policy>) -> SourceCo
         dedup: None,
         layout,
         files: Vec::new(),
+        persistent: Vec::new(),
         properties: Vec::new(),
         needs: Encodings::none(),
         policy,
@@ -30,6 +31,7 @@ pub(crate) fn target_config(layout: Layout) -> TargetConfig {
     TargetConfig {
         layout,
         files: Vec::new(),
+        persistent: Vec::new(),
         properties: Vec::new(),
         reads: Encodings::readable(),
         dedup: None,

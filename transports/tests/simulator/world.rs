@@ -274,6 +274,7 @@ impl World {
                 .iter()
                 .map(|file| file.identity(session))
                 .collect(),
+            persistent: Vec::new(),
             properties: vec![GuestProperty::new("machine", "sim")],
             needs: Encodings::needed_by(plan.compress),
             policy: Box::new(HoldsBack {
@@ -306,6 +307,7 @@ impl World {
         let config = TargetConfig {
             layout: self.target_memory.layout().clone(),
             files: self.target_memory.files(),
+            persistent: Vec::new(),
             properties: vec![GuestProperty::new("machine", machine)],
             dedup: Some(base_pages.terms()),
             reads: target_reads(plan),

@@ -11,7 +11,7 @@ use pagelift_engine::wire::GuestProperty;
 use serde_json::{Value, json};
 
 use super::backend::{self, Backend};
-use super::{guest_abi, maps, ramblock};
+use super::{guest_abi, maps, persistent, ramblock};
 use crate::qmp::{Qmp, QmpError};
 
 /// A version of QEMU.
@@ -46,7 +46,9 @@ pub struct Guest {
     pub run_state: String,
     /// Memory backends, used or not, sorted by id.
     pub backends: Vec<Backend>,
-    /// RAM blocks that come from a memory backend: the engine moves these. Sorted by name.
+    /// Ids of the backends of persistent memory.
+    pub persistent: Vec<String>,
+    /// RAM blocks that come from another memory backend: the engine moves these. Sorted by name.
     pub ram: Vec<ramblock::Listed>,
     /// RAM blocks that QEMU moves by itself: video RAM, firmware, ROMs. Sorted by name.
     pub device_blocks: Vec<DeviceBlock>,
@@ -157,7 +159,9 @@ impl Guest {
         )?;
         let kvm = qmp.execute("query-kvm", Value::Null)?;
         let backends = backend::list(qmp)?;
-        let listed = ramblock::parse(&qmp.human("info ramblock")?)?;
+        let persistent = persistent::backends_of(qmp, &backends)?;
+        let mut listed = ramblock::parse(&qmp.human("info ramblock")?)?;
+        listed.retain(|block| !persistent::is_block(&block.name, &backends, &persistent));
         let (ram, others): (Vec<_>, Vec<_>) = listed
             .into_iter()
             .partition(|block| backends.iter().any(|b| b.is_block(&block.name)));
@@ -175,6 +179,7 @@ impl Guest {
             accelerator: if kvm["enabled"] == true { "kvm" } else { "tcg" },
             run_state: run_state(qmp)?,
             backends,
+            persistent,
             ram,
             device_blocks: device_blocks.collect(),
             abi: guest_abi::details(qmp)?,

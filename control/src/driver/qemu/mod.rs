@@ -25,6 +25,7 @@ mod guest_abi;
 pub mod inspect;
 pub mod maps;
 pub mod migration;
+mod persistent;
 pub mod preflight;
 pub mod ramblock;
 pub mod relay;
@@ -37,6 +38,7 @@ pub mod vcpus;
 pub use disks::DiskError;
 pub use inspect::{DeviceBlock, Guest, InspectError, QemuVersion, RamBlock};
 pub use migration::QemuMigrationError;
+pub use persistent::PersistentMemory;
 pub use source::{
     CommitError, CommittedSource, HandingOver, PausedSource, PlannedSource, PreparedSource,
     SourceFailure, SourceQemu, SwitchingSource,

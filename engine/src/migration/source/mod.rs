@@ -112,6 +112,7 @@ impl Source {
             dedup: config.dedup,
             layout: config.layout.clone(),
             files: config.files,
+            persistent: config.persistent,
             properties: config.properties,
             needs: config.needs,
         };

@@ -30,6 +30,8 @@ pub struct SourceConfig {
     pub layout: Layout,
     /// The files that it lies in, as they are shown in this migration.
     pub files: Vec<FileIdentity>,
+    /// Files that the guest keeps data in, which the target must have as well.
+    pub persistent: Vec<(String, FileIdentity)>,
     /// Guest properties: what must be equal on both sides.
     pub properties: Vec<GuestProperty>,
     /// Encodings of pages that the target must read, next to the basic ones.

@@ -8,7 +8,7 @@ use super::barrier::Barrier;
 use super::commit::Commit;
 use super::compatibility::incompatibilities;
 use super::memory::Memory;
-use super::same_files::{Marking, compare_files};
+use super::same_files::{Marking, compare_files, compare_persistent};
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::units::Instant;
 use crate::wire::{Hello, Message, Refuse, StateChunk};
@@ -63,6 +63,7 @@ impl Target {
         let mut reasons = incompatibilities(&hello, &self.config);
         let files = compare_files(&hello, &self.config.files);
         reasons.extend(files.shared);
+        reasons.extend(compare_persistent(&hello, &self.config.persistent));
         if !reasons.is_empty() {
             return Err(self.refuse(now, reasons));
         }

@@ -3,11 +3,14 @@
 //! Their identities are compared first. Those that identities cannot tell apart are marked: the
 //! target writes a random word behind the end of its file and asks the source whether it shows
 //! there. Nothing else is written before the answer.
+//!
+//! Files that the guest keeps data in, as on a disk, are the other way round: they are not sent, so
+//! both sides must have the same ones.
 
 use super::Target;
 use super::memory::Memory;
 use super::types::TargetStep;
-use crate::memory::{KnownFile, Mark, Sameness};
+use crate::memory::{KnownFile, Mark, PersistentFile, Sameness};
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::units::Instant;
 use crate::wire::{Hello, Message};
@@ -55,7 +58,9 @@ pub(super) fn compare_files(hello: &Hello, here: &[KnownFile]) -> Compared {
     let mut compared = Compared::default();
     for (number, file) in here.iter().enumerate() {
         let own = file.identity(hello.session.0);
-        let verdicts = hello.files.iter().map(|theirs| own.compare(theirs));
+        let data = hello.persistent.iter().map(|(_, file)| file);
+        let theirs = hello.files.iter().chain(data);
+        let verdicts = theirs.map(|theirs| own.compare(theirs));
         let verdicts: Vec<_> = verdicts.collect();
         if verdicts.contains(&Sameness::Same) {
             compared.shared.push(is_shared(&file.name));
@@ -70,6 +75,42 @@ fn is_shared(name: &str) -> String {
     format!(
         "memory: the target's file of {name} is the very file that the guest runs on, and clearing \
          it would end the guest; start the target with a RAM file of its own"
+    )
+}
+
+/// Why the files that the guest keeps data in are not the same on both sides.
+pub(super) fn compare_persistent(hello: &Hello, here: &[PersistentFile]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for own in here {
+        let name = &own.file.name;
+        let theirs = hello.persistent.iter().find(|(theirs, _)| theirs == name);
+        let identity = own.file.identity(hello.session.0);
+        let sameness = theirs.map(|(_, theirs)| identity.compare(theirs));
+        reasons.extend(match sameness {
+            Some(Sameness::Same) => None,
+            Some(Sameness::Unclear) if own.assume_same => None,
+            Some(Sameness::Unclear) => Some(format!(
+                "persistent memory {name}: whether its file is the source's cannot be told on this \
+                 file system; if it is, say so on both sides with --persistent-memory shared"
+            )),
+            Some(Sameness::Different) => Some(format!(
+                "persistent memory {name}: it is a disk, and the target has another file than the \
+                 source; give both the same file, or say --persistent-memory copy on both sides \
+                 and give the target an empty file"
+            )),
+            None => Some(one_sided(name, "target")),
+        });
+    }
+    let is_here = |name: &str| here.iter().any(|own| own.file.name == name);
+    let missing = hello.persistent.iter().filter(|(name, _)| !is_here(name));
+    reasons.extend(missing.map(|(name, _)| one_sided(name, "source")));
+    reasons
+}
+
+fn one_sided(name: &str, side: &str) -> String {
+    format!(
+        "persistent memory {name}: only the {side} has it, or leaves it alone; start both QEMUs, and \
+         both sides of the move, with the same options"
     )
 }
 
@@ -124,13 +165,13 @@ mod tests {
         KnownFile::new(format!("ram{inode}"), kernel, (9, inode), reach)
     }
 
-    fn compare(source: &[KnownFile], target: &[KnownFile]) -> Compared {
+    fn hello(source: &[KnownFile]) -> Hello {
         let region = Region {
             name: "ram".into(),
             pages: PageCount(1),
             backing_page: ByteCount(4096),
         };
-        let hello = Hello {
+        Hello {
             versions: (1, 1),
             session: SessionId(3),
             channels: 1,
@@ -138,10 +179,14 @@ mod tests {
             dedup: None,
             layout: Layout::new(vec![region]).unwrap(),
             files: source.iter().map(|file| file.identity(3)).collect(),
+            persistent: Vec::new(),
             properties: Vec::new(),
             needs: Encodings::none(),
-        };
-        compare_files(&hello, target)
+        }
+    }
+
+    fn compare(source: &[KnownFile], target: &[KnownFile]) -> Compared {
+        compare_files(&hello(source), target)
     }
 
     #[test]
@@ -160,5 +205,60 @@ mod tests {
         let others = compare(&[file(2, 10, local), file(2, 12, local)], &here[..1]);
         assert_eq!(others, none, "the same numbers of another kernel");
         assert_eq!(compare(&[file(2, 5, local)], &here).unclear, [1]);
+    }
+
+    #[test]
+    fn ram_is_not_to_be_put_where_the_guest_keeps_its_data() {
+        let data = file(1, 10, Reach::Kernel);
+        let mut hello = hello(&[file(1, 11, Reach::Kernel)]);
+        hello.persistent = vec![("nv0".into(), data.identity(3))];
+        let reasons = compare_files(&hello, &[data]).shared;
+        assert_eq!(reasons.len(), 1);
+    }
+
+    #[test]
+    fn persistent_memory_must_be_the_same_file_on_both_sides() {
+        let source = |files: &[&KnownFile]| {
+            let mut hello = hello(&[]);
+            let shown = |file: &&KnownFile| (file.name.clone(), file.identity(3));
+            hello.persistent = files.iter().map(shown).collect();
+            hello
+        };
+        let own = |file: &KnownFile, assume_same| PersistentFile {
+            file: file.clone(),
+            assume_same,
+        };
+        let (local, wider) = (file(1, 5, Reach::Kernel), file(1, 6, Reach::Wider));
+        let both = [own(&local, false), own(&wider, false)];
+        let none: [String; 0] = [];
+        assert_eq!(compare_persistent(&source(&[&wider, &local]), &both), none);
+
+        let reasons = compare_persistent(&source(&[&local]), &both);
+        assert!(
+            reasons.len() == 1 && reasons[0].contains("only the target"),
+            "{reasons:?}"
+        );
+        let reasons = compare_persistent(&source(&[&local, &wider]), &both[..1]);
+        assert!(
+            reasons.len() == 1 && reasons[0].contains("only the source"),
+            "{reasons:?}"
+        );
+
+        let elsewhere = KnownFile::new("ram5".into(), 2, (9, 5), Reach::Kernel);
+        for assumed in [false, true] {
+            let reasons = compare_persistent(&source(&[&elsewhere]), &[own(&local, assumed)]);
+            assert!(
+                reasons[0].contains("--persistent-memory copy"),
+                "{reasons:?}"
+            );
+        }
+        let unclear = KnownFile::new("ram6".into(), 2, (9, 6), Reach::Wider);
+        let reasons = compare_persistent(&source(&[&unclear]), &both[1..]);
+        assert!(
+            reasons[0].contains("--persistent-memory shared"),
+            "{reasons:?}"
+        );
+        let reasons = compare_persistent(&source(&[&unclear]), &[own(&wider, true)]);
+        assert_eq!(reasons, none);
     }
 }

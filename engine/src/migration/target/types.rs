@@ -1,6 +1,6 @@
 //! What goes into a [`Target`](super::Target) and what comes out of it.
 
-use crate::memory::{KnownFile, Layout};
+use crate::memory::{KnownFile, Layout, PersistentFile};
 use crate::migration::ownership::Granted;
 use crate::migration::phase::Phase;
 use crate::migration::stages::TargetStages;
@@ -14,6 +14,8 @@ pub struct TargetConfig {
     pub layout: Layout,
     /// The files that it lies in.
     pub files: Vec<KnownFile>,
+    /// Files that the guest keeps data in, which must be the source's.
+    pub persistent: Vec<PersistentFile>,
     /// Guest properties: what must be equal on both sides.
     pub properties: Vec<GuestProperty>,
     /// Encodings of pages that this side reads: [`Encodings::readable`].

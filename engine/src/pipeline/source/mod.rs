@@ -32,7 +32,7 @@ use crate::codec::select::CpuLimit;
 use crate::converge::Policy;
 use crate::dirty::DirtySource;
 use crate::guest::SourceGuest;
-use crate::memory::{FileIdentity, InFiles, ReadPages};
+use crate::memory::{FileIdentity, InFiles, PersistentFile, ReadPages};
 use crate::migration::{
     DowntimeLimit, Failure, MigrationError, Ownership, Report, Source, SourceConfig, SourceStatus,
 };
@@ -64,6 +64,8 @@ pub(crate) struct SendOptions {
     pub(crate) downtime_limit: DowntimeLimit,
     /// What must be equal on both sides.
     pub(crate) properties: Vec<GuestProperty>,
+    /// Files that the guest keeps data in, which the target must have as well.
+    pub(crate) persistent: Vec<PersistentFile>,
     /// How pages are compressed.
     pub(crate) compress: CompressSetting,
     /// Sends pages that change again as what changed in them;
@@ -135,6 +137,7 @@ pub(crate) fn send(job: SendJob<'_>) -> Result<Report, Failure> {
             },
             layout: job.memory.layout().clone(),
             files: shown_files(&*job.memory, job.options.session),
+            persistent: shown_persistent(&job.options),
             properties: job.options.properties,
             needs: Encodings::needed_by(compress),
             downtime_limit: job.options.downtime_limit,
@@ -201,6 +204,18 @@ pub(crate) fn send(job: SendJob<'_>) -> Result<Report, Failure> {
 fn shown_files(memory: &dyn ReadPages, session: SessionId) -> Vec<FileIdentity> {
     let files = memory.in_files().map_or_else(Vec::new, InFiles::files);
     let shown = files.iter().map(|file| file.identity(session.0));
+    shown.collect()
+}
+
+/// The files that the guest keeps data in, as they are shown in this migration.
+fn shown_persistent(options: &SendOptions) -> Vec<(String, FileIdentity)> {
+    let shown = options
+        .persistent
+        .iter()
+        .map(|PersistentFile { file, .. }| {
+            let identity = file.identity(options.session.0);
+            (file.name.clone(), identity)
+        });
     shown.collect()
 }
 

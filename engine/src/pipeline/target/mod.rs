@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use super::{Step, run_worker};
 use crate::guest::TargetGuest;
-use crate::memory::{GuestMemory, InFiles};
+use crate::memory::{GuestMemory, InFiles, PersistentFile};
 use crate::migration::{Failure, MigrationError, Target, TargetConfig, TargetStatus};
 use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::clock::SystemClock;
@@ -48,6 +48,8 @@ pub(crate) struct ReceiveJob<'a> {
     pub(crate) guest: &'a mut dyn TargetGuest,
     /// What must be equal on both sides.
     pub(crate) properties: Vec<GuestProperty>,
+    /// Files that the guest keeps data in, which must be the source's.
+    pub(crate) persistent: Vec<PersistentFile>,
     /// Pages that this side has already, for the source to refer to.
     pub(crate) base_pages: BasePages,
     /// Ends the migration from elsewhere.
@@ -85,6 +87,7 @@ pub(crate) fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
     let config = TargetConfig {
         layout: job.memory.layout().clone(),
         files: job.memory.in_files().map_or_else(Vec::new, InFiles::files),
+        persistent: job.persistent,
         properties: job.properties,
         dedup: Some(job.base_pages.terms()),
         reads: Encodings::readable(),

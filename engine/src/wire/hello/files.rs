@@ -1,11 +1,25 @@
-//! The identity of a file in the handshake: who can have it, and the hash of what it is known by.
+//! The files of a guest in the handshake: who can have each, and the hash of what it is known by.
 
-use crate::memory::{FileIdentity, Reach};
+use super::{Hello, tag};
+use crate::memory::{FileIdentity, MAX_REGIONS, Reach};
 use crate::wire::WireError;
-use crate::wire::bytes::Cursor;
+use crate::wire::bytes::{Cursor, cap, put_text};
+use crate::wire::fields;
 
-/// Appends `file`.
-pub(super) fn put(out: &mut Vec<u8>, file: &FileIdentity) {
+/// Appends the fields of all files that `hello` names.
+pub(super) fn put_fields(out: &mut Vec<u8>, hello: &Hello) {
+    for file in &hello.files {
+        fields::put(out, tag::FILE, |out| put(out, file));
+    }
+    for (name, file) in &hello.persistent {
+        fields::put(out, tag::PERSISTENT, |out| {
+            put(out, file);
+            put_text(out, name);
+        });
+    }
+}
+
+fn put(out: &mut Vec<u8>, file: &FileIdentity) {
     out.push(match file.reach {
         Reach::Kernel => 0,
         Reach::Wider => 1,
@@ -22,4 +36,11 @@ pub(super) fn take(value: &mut Cursor<'_>) -> Result<FileIdentity, WireError> {
         },
         hash: value.u128()?,
     })
+}
+
+/// Adds one more to those that were read; always true, as the tag was known.
+pub(super) fn push<T>(list: &mut Vec<T>, file: T) -> Result<bool, WireError> {
+    cap("files", list.len() as u64 + 1, MAX_REGIONS as u64)?;
+    list.push(file);
+    Ok(true)
 }

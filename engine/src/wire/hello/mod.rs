@@ -120,6 +120,9 @@ pub struct Hello {
     /// The files that the memory lies in; none if it lies in no files, or the source is of a build
     /// that does not say.
     pub files: Vec<FileIdentity>,
+    /// Files that the guest keeps data in, by the names that both sides know them by. They are not
+    /// sent.
+    pub persistent: Vec<(String, FileIdentity)>,
     /// What must be equal on both sides.
     pub properties: Vec<GuestProperty>,
     /// Encodings that the source uses whatever the target says; [`Encodings::BASIC`] ones need
@@ -144,6 +147,8 @@ mod tag {
     pub(super) const DEDUP: u16 = 0x0a | fields::OPTIONAL;
     /// May be skipped: then files are not compared.
     pub(super) const FILE: u16 = 0x0b | fields::OPTIONAL;
+    /// May be skipped: a target that does not know it has these files in its layout, and refuses.
+    pub(super) const PERSISTENT: u16 = 0x0d | fields::OPTIONAL;
     /// May be skipped: then details are not compared.
     pub(super) const DETAIL: u16 = 0x0c | fields::OPTIONAL;
 }
@@ -173,9 +178,7 @@ impl Hello {
                 put_text(out, &region.name);
             });
         }
-        for file in &self.files {
-            fields::put(&mut out, tag::FILE, |out| files::put(out, file));
-        }
+        files::put_fields(&mut out, self);
         for property in &self.properties {
             fields::put(&mut out, property.tag(), |out| {
                 put_text(out, &property.name);
@@ -196,7 +199,8 @@ impl Hello {
     pub fn decode(body: &[u8]) -> Result<Self, WireError> {
         let (mut versions, mut session, mut channels, mut verify) = (None, None, None, None);
         let (mut regions, mut properties) = (Vec::new(), Vec::new());
-        let (mut needs, mut dedup, mut files) = (None, None, Vec::new());
+        let (mut needs, mut dedup) = (None, None);
+        let (mut files, mut persistent) = (Vec::new(), Vec::new());
         fields::each(body, "hello", |tag, mut value| {
             match tag {
                 tag::VERSIONS => once(&mut versions, (value.u16()?, value.u16()?), "versions")?,
@@ -216,10 +220,11 @@ impl Hello {
                     });
                     true
                 }
-                tag::FILE => {
-                    cap("files", files.len() as u64 + 1, MAX_REGIONS as u64)?;
-                    files.push(files::take(&mut value)?);
-                    true
+                tag::FILE => files::push(&mut files, files::take(&mut value)?)?,
+                tag::PERSISTENT => {
+                    let file = files::take(&mut value)?;
+                    let name = value.text("persistent file")?;
+                    files::push(&mut persistent, (name, file))?
                 }
                 tag::FACT | tag::DETAIL => {
                     cap(
@@ -261,6 +266,7 @@ impl Hello {
             dedup,
             layout,
             files,
+            persistent,
             properties,
             needs: needs.unwrap_or(Encodings::none()).beyond(Encodings::BASIC),
         })

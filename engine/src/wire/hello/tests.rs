@@ -28,6 +28,7 @@ fn hello() -> Hello {
             GuestProperty::detail("device 02.0", ["e1000", "mac=52:54:00:12:34:56"]),
         ],
         files: vec![file(1, Reach::Kernel), file(2, Reach::Wider)],
+        persistent: vec![("nv0".into(), file(3, Reach::Wider))],
         needs: Encodings::none(),
     }
 }

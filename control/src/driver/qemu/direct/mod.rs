@@ -67,6 +67,6 @@ impl Driver for DirectQemu {
     }
 
     fn inspect_target(&self) -> Result<InspectedQemuTarget, DriverError> {
-        Ok(InspectedQemuTarget::new(&self.qmp)?)
+        Ok(InspectedQemuTarget::new(self)?)
     }
 }

@@ -1,5 +1,6 @@
 //! Options of a move: the QEMU, and how it is to be moved.
 
+use crate::driver::qemu::PersistentMemory;
 use crate::qmp::Address;
 use crate::throttle::ThrottleBy;
 
@@ -15,6 +16,8 @@ pub struct DirectQemu {
     pub buffer_disks: bool,
     /// Source: whether the guest may go to a target that shows it another machine.
     pub allow_guest_abi_change: bool,
+    /// What is done about persistent memory; the same on both sides.
+    pub persistent_memory: PersistentMemory,
     /// Source: what throttles the guest when it must be.
     pub throttle_by: ThrottleBy,
 }
@@ -27,6 +30,7 @@ impl DirectQemu {
             abort_on_error: false,
             allow_guest_abi_change: false,
             buffer_disks: false,
+            persistent_memory: PersistentMemory::default(),
             throttle_by: ThrottleBy::default(),
         }
     }

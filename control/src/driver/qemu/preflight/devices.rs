@@ -19,7 +19,7 @@ const CONTAINERS: [&str; 3] = [
 ];
 
 /// Starts of type names, who writes behind QEMU's back, and the way out.
-const TYPES: [(&str, &str, &str); 9] = [
+const TYPES: [(&str, &str, &str); 8] = [
     (
         "ivshmem-",
         "other processes write the memory it shares",
@@ -60,7 +60,6 @@ const TYPES: [(&str, &str, &str); 9] = [
         "it plugs and unplugs RAM while it is being copied",
         "unplug it before",
     ),
-    ("virtio-pmem", "its memory is storage", "unplug it before"),
 ];
 
 /// As [`TYPES`], for the network back ends of `info network`.

@@ -20,6 +20,8 @@ pub(super) fn check(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> 
         .iter()
         .filter_map(|block| guest.backend_of(&block.name));
     refusals.extend(backends.filter_map(check_backend));
+    let persistent = guest.backends.iter().filter(|b| guest.is_persistent(b));
+    refusals.extend(persistent.filter_map(check_persistent));
     // Encrypted memory cannot be read, let alone moved, from outside the guest.
     let property = json!({ "path": "/machine", "property": "confidential-guest-support" });
     match qmp.execute("qom-get", property) {
@@ -44,9 +46,9 @@ fn check_backend(backend: &Backend) -> Option<Refusal> {
         share,
         ..
     } = backend;
-    if backend.pmem || backend.readonly {
+    if backend.readonly {
         return Some(Refusal::new(
-            format!("memory backend {id} is persistent memory or read-only"),
+            format!("memory backend {id} is read-only"),
             "such memory is storage: share or copy it as you do with disks, and unplug it first",
         ));
     }
@@ -60,6 +62,30 @@ fn check_backend(backend: &Backend) -> Option<Refusal> {
             "start the guest with `pagelift run -- ...`, or with -object memory-backend-file,\
              id={id},size={bytes},mem-path=/dev/shm/{id},share=on -machine memory-backend={id}"
         ),
+    ))
+}
+
+/// Whether persistent memory can be left alone, or copied: if all that the guest writes is in its file.
+fn check_persistent(backend: &Backend) -> Option<Refusal> {
+    let Backend {
+        id,
+        kind,
+        share,
+        readonly,
+        ..
+    } = backend;
+    if backend.is_shared_file() {
+        return None;
+    }
+    let on = |flag: bool| if flag { "on" } else { "off" };
+    Some(Refusal::new(
+        format!(
+            "persistent memory {id} is {kind} with share={} and readonly={}",
+            on(*share),
+            on(*readonly)
+        ),
+        "such memory is moved only with memory-backend-file, share=on and readonly=off; else unplug it \
+         first",
     ))
 }
 
@@ -99,19 +125,16 @@ mod tests {
             ..file.clone()
         };
         assert!(check_backend(&memfd).is_some());
-        assert!(
-            check_backend(&Backend {
-                pmem: true,
-                ..file.clone()
-            })
-            .is_some()
-        );
-        assert!(
-            check_backend(&Backend {
-                readonly: true,
-                ..file
-            })
-            .is_some()
-        );
+        let readonly = Backend {
+            readonly: true,
+            ..file.clone()
+        };
+        assert!(check_backend(&readonly).is_some());
+        let persistent = Backend { pmem: true, ..file };
+        assert_eq!(check_persistent(&persistent), None);
+        for unusable in [private, memfd, readonly] {
+            let refusal = check_persistent(&unusable).unwrap();
+            assert!(refusal.reason.contains("persistent memory m0"));
+        }
     }
 }

@@ -3,11 +3,12 @@
 //! Nothing is changed before everything has been looked at, nor before the agent knows how to
 //! undo it: a guest that is refused is as it was.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use pagelift_engine::dirty::DirtyError;
-use pagelift_engine::memory::FileMemory;
+use pagelift_engine::memory::{FileMemory, PersistentFile};
 use pagelift_engine::ram::GuestRam;
 use pagelift_engine::sys::{PagemapScan, Userfaultfd};
 use pagelift_engine::wire::{GuestProperty, PropertyKind};
@@ -22,8 +23,9 @@ use crate::driver::qemu::direct::hand_over::{AgentJournal, StopLease};
 use crate::driver::qemu::direct::memory;
 use crate::driver::qemu::direct::options::DirectQemu;
 use crate::driver::qemu::direct::watch::ProcessWatch;
+use crate::driver::qemu::persistent::GuestFiles;
 use crate::driver::qemu::source::SourceQemu;
-use crate::driver::qemu::{QemuMigrationError, preflight, vcpu_threads};
+use crate::driver::qemu::{PersistentMemory, QemuMigrationError, preflight, vcpu_threads};
 use crate::driver::{DriverError, InspectedSource, PreparedSource};
 use crate::qmp::Address;
 use crate::throttle::{FoundThrottle, GuestThrottle};
@@ -39,6 +41,9 @@ pub struct InspectedQemuSource {
     disk_errors: Option<DiskErrors>,
     throttle: FoundThrottle,
     memory: FileMemory,
+    how: PersistentMemory,
+    left_alone: Vec<PersistentFile>,
+    remote: Vec<File>,
     /// Where QEMU has the regions of `memory`.
     addresses: Vec<u64>,
     buffer_disks: bool,
@@ -67,8 +72,9 @@ impl InspectedQemuSource {
         let vcpus = vcpu_threads(source.qmp())?;
         let throttle = FoundThrottle::find(driver.throttle_by, guest.pid, vcpus)?;
         let watch = ProcessWatch::new(guest.pid).map_err(DirectError::Gone)?;
-        let blocks = guest.open_ram().map_err(QemuMigrationError::from)?;
-        let memory = memory::open(&blocks)?;
+        let how = driver.persistent_memory;
+        let files = GuestFiles::open(guest, how).map_err(QemuMigrationError::from)?;
+        let memory = memory::open(&files.moved)?;
         let mut agent = AgentClient::connect(guest.pid)?;
         if !agent.keeps_journal()? {
             return Err(DirectError::OldAgent(guest.pid));
@@ -81,7 +87,10 @@ impl InspectedQemuSource {
             disk_errors,
             throttle,
             memory,
-            addresses: blocks.iter().map(|block| block.address).collect(),
+            how,
+            left_alone: files.left_alone,
+            remote: files.remote,
+            addresses: files.moved.iter().map(|block| block.address).collect(),
             buffer_disks: driver.buffer_disks,
             allow_guest_abi_change: driver.allow_guest_abi_change,
         })
@@ -118,8 +127,13 @@ impl InspectedQemuSource {
             was_running: false,
             channel: None,
             relay: None,
+            remote: self.remote,
         };
-        Ok(PreparedSource { ram, guest })
+        Ok(PreparedSource {
+            ram,
+            persistent: self.left_alone,
+            guest,
+        })
     }
 }
 
@@ -127,7 +141,9 @@ impl InspectedSource for InspectedQemuSource {
     type Guest = DirectSource;
 
     fn properties(&self) -> Vec<GuestProperty> {
-        let mut properties = self.source.guest().properties();
+        let guest = self.source.guest();
+        let mut properties = guest.properties();
+        properties.extend(guest.persistent_property(self.how));
         if self.allow_guest_abi_change {
             // The target compares no details with a source that gives none.
             properties.retain(|property| property.kind == PropertyKind::Required);

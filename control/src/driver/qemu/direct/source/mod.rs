@@ -9,6 +9,7 @@ mod relay;
 
 pub use inspect::InspectedQemuSource;
 
+use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -59,6 +60,9 @@ pub struct DirectSource {
     was_running: bool,
     channel: Option<DeviceChannel>,
     relay: Option<Relay>,
+    /// Files of persistent memory that must have reached their storage before the guest goes on
+    /// elsewhere.
+    remote: Vec<File>,
 }
 
 /// Where QEMU is. A step that fails leaves `Undone`: the guest is as it was before.
@@ -185,6 +189,10 @@ impl SourceGuest for DirectSource {
         // Not earlier: a guest at full speed would write more until it stands still.
         self.throttle.release();
         self.step = Step::Paused(paused);
+        for file in &self.remote {
+            file.sync_all()
+                .map_err(|error| failed("writing its persistent memory back", error))?;
+        }
         failpoints::reached(Failpoint::Stopped);
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Looking at a QEMU that is to take a guest, and preparing it.
 
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
-use pagelift_engine::memory::FileMemory;
+use pagelift_engine::memory::{FileMemory, PersistentFile};
 use pagelift_engine::wire::GuestProperty;
 use tracing::{info, warn};
 
@@ -12,10 +13,12 @@ use crate::agent_client::AgentClient;
 use crate::driver::qemu::direct::error::DirectError;
 use crate::driver::qemu::direct::hand_over::AgentJournal;
 use crate::driver::qemu::direct::memory;
+use crate::driver::qemu::direct::options::DirectQemu;
 use crate::driver::qemu::direct::watch::ProcessWatch;
+use crate::driver::qemu::persistent::{self, GuestFiles};
 use crate::driver::qemu::target::TargetQemu;
-use crate::driver::qemu::{QemuMigrationError, preflight};
-use crate::driver::{DriverError, InspectedTarget, PreparedTarget};
+use crate::driver::qemu::{PersistentMemory, QemuMigrationError, preflight};
+use crate::driver::{DriverError, InspectedTarget, PreparedTarget, Refusal};
 use crate::qmp::Address;
 
 /// A QEMU that can take a guest.
@@ -26,27 +29,31 @@ pub struct InspectedQemuTarget {
     memory: FileMemory,
     /// The agent in QEMU, if there is one.
     journal: Option<AgentJournal>,
+    how: PersistentMemory,
+    left_alone: Vec<PersistentFile>,
+    copied: Vec<File>,
 }
 
 impl InspectedQemuTarget {
-    /// Looks at the QEMU whose monitor is at `qmp`, and refuses what could not end well.
-    pub(in crate::driver::qemu::direct) fn new(qmp: &Address) -> Result<Self, DirectError> {
-        let target = TargetQemu::connect(qmp)?;
+    /// Looks at the QEMU, and refuses what could not end well.
+    pub(in crate::driver::qemu::direct) fn new(driver: &DirectQemu) -> Result<Self, DirectError> {
+        let target = TargetQemu::connect(&driver.qmp)?;
         let guest = target.guest();
-        let refusals = preflight::target(target.qmp(), guest)?;
-        if !refusals.is_empty() {
-            info!(?refusals, "QEMU cannot take a guest");
-            let what = "this QEMU cannot take a guest";
-            return Err(DirectError::Refused { what, refusals });
-        }
+        refuse(preflight::target(target.qmp(), guest)?)?;
         let watch = ProcessWatch::new(guest.pid).map_err(DirectError::Gone)?;
-        let journal = journal(guest.pid, qmp)?;
-        let memory = memory::open(&guest.open_ram().map_err(QemuMigrationError::from)?)?;
+        let journal = journal(guest.pid, &driver.qmp)?;
+        let how = driver.persistent_memory;
+        let files = GuestFiles::open(guest, how).map_err(QemuMigrationError::from)?;
+        let memory = memory::open(&files.moved)?;
+        refuse(persistent::refuse_filled(guest, &memory, &files.moved)?)?;
         Ok(Self {
             target,
             watch,
             memory,
             journal,
+            how,
+            left_alone: files.left_alone,
+            copied: files.copied,
         })
     }
 }
@@ -75,11 +82,24 @@ fn journal(pid: u32, qmp: &Address) -> Result<Option<AgentJournal>, DirectError>
     Ok(Some(AgentJournal { agent, qmp_path }))
 }
 
+/// Refuses, if there is a reason to.
+fn refuse(refusals: Vec<Refusal>) -> Result<(), DirectError> {
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    info!(?refusals, "QEMU cannot take a guest");
+    let what = "this QEMU cannot take a guest";
+    Err(DirectError::Refused { what, refusals })
+}
+
 impl InspectedTarget for InspectedQemuTarget {
     type Guest = DirectTarget;
 
     fn properties(&self) -> Vec<GuestProperty> {
-        self.target.guest().properties()
+        let guest = self.target.guest();
+        let mut properties = guest.properties();
+        properties.extend(guest.persistent_property(self.how));
+        properties
     }
 
     fn prepare(self) -> Result<PreparedTarget<DirectTarget>, DriverError> {
@@ -91,9 +111,11 @@ impl InspectedTarget for InspectedQemuTarget {
             feeder: None,
             running: None,
             journal: self.journal,
+            copied: self.copied,
         };
         Ok(PreparedTarget {
             memory: Arc::new(self.memory),
+            persistent: self.left_alone,
             guest,
         })
     }

@@ -5,12 +5,14 @@ mod inspect;
 
 pub use inspect::InspectedQemuTarget;
 
+use std::fs::File;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use pagelift_engine::guest::{self, DeviceChannel, GuestError, Journal, StateFlow, TargetGuest};
 use pagelift_engine::migration::GuestLocation;
+use tracing::warn;
 
 use self::feed::{Loading, feed};
 use super::hand_over::AgentJournal;
@@ -28,6 +30,8 @@ pub struct DirectTarget {
     running: Option<RunningTarget>,
     /// Where promises are kept, if QEMU has an agent.
     journal: Option<AgentJournal>,
+    /// Files that persistent memory was copied into.
+    copied: Vec<File>,
 }
 
 impl DirectTarget {
@@ -101,7 +105,10 @@ impl TargetGuest for DirectTarget {
     fn finish(&mut self, place: GuestLocation) {
         match place {
             GuestLocation::Source => self.abandon(),
-            GuestLocation::Target => self.put_back_settings(),
+            GuestLocation::Target => {
+                self.put_back_settings();
+                self.sync_copied();
+            }
             GuestLocation::Unknown => {}
         }
     }
@@ -113,6 +120,15 @@ impl DirectTarget {
         if let Some(running) = self.running.take() {
             // The guest is not concerned.
             let _ = running.finish();
+        }
+    }
+
+    /// Has what was copied of persistent memory reach its storage, while the guest runs.
+    fn sync_copied(&self) {
+        for file in &self.copied {
+            if let Err(error) = file.sync_all() {
+                warn!(%error, "persistent memory that was copied may not have reached its storage");
+            }
         }
     }
 
