@@ -36,6 +36,7 @@ pub mod memory;
 pub mod migration;
 #[doc(hidden)]
 pub mod pipeline;
+pub mod plain_text;
 pub mod ram;
 #[doc(hidden)]
 pub mod sys;

@@ -26,6 +26,7 @@ pub use error::AgentError;
 use pagelift_agent_protocol::{
     AgentInfo, ErrorCode, HEADER_BYTES, Header, Reply, Request, RollbackScript, RollbackStep,
 };
+use pagelift_engine::plain_text;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
@@ -174,18 +175,14 @@ impl AgentClient {
             (_, Ok(received)) => received,
             (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
         };
-        match reply {
-            Reply::Error(error) if error.code == ErrorCode::Busy => Err(AgentError::Busy {
-                pid: self.pid,
-                text: error.text,
-            }),
-            Reply::Error(error) => Err(AgentError::Refused {
-                pid: self.pid,
-                code: error.code,
-                text: error.text,
-            }),
-            reply => Ok((reply, fd)),
-        }
+        let Reply::Error(error) = reply else {
+            return Ok((reply, fd));
+        };
+        let (pid, text) = (self.pid, plain_text::line(&error.text));
+        Err(match error.code {
+            ErrorCode::Busy => AgentError::Busy { pid, text },
+            code => AgentError::Refused { pid, code, text },
+        })
     }
 
     fn send(&self, mut bytes: &[u8]) -> Result<(), AgentError> {

@@ -1,6 +1,8 @@
-//! Refusals: the reason, and the way out.
+//! Refusals: the reason, and the way out. Both name things by the names they have in QEMU.
 
 use std::fmt;
+
+use pagelift_engine::plain_text;
 
 /// A reason why a guest cannot be moved, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +23,8 @@ impl Refusal {
     /// `reason` stands in the way; `remedy` is the way out.
     pub fn new(reason: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
-            reason: reason.into(),
-            remedy: remedy.into(),
+            reason: plain_text::line(&reason.into()),
+            remedy: plain_text::line(&remedy.into()),
         }
     }
 }

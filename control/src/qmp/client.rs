@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pagelift_engine::plain_text;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
@@ -237,7 +238,13 @@ impl Qmp {
         if let Some(value) = answer.remove("return") {
             return Ok(value);
         }
-        let part = |key: &str| answer.get("error")?.get(key)?.as_str().map(str::to_owned);
+        let part = |key: &str| {
+            answer
+                .get("error")?
+                .get(key)?
+                .as_str()
+                .map(plain_text::line)
+        };
         Err(QmpError::Refused {
             command: command.to_owned(),
             class: part("class").unwrap_or_else(|| "no class".into()),

@@ -141,6 +141,23 @@ fn a_source_that_wakes_too_late_does_not_claim_the_guest() {
     assert_eq!(woken_by(AbortCode::Guest), GuestLocation::Source);
 }
 
+/// What a peer says is told, and does not pose as more than it is.
+#[test]
+fn the_words_of_a_peer_are_quoted() {
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    let abort = || Message::Abort {
+        code: AbortCode::Other,
+        reason: "no\u{1b}[2J\nthe guest runs here".into(),
+    };
+    let on_target = pair.target.handle_message(pair.now, abort()).unwrap_err();
+    let on_source = pair.source.handle_message(pair.now, abort()).unwrap_err();
+    for error in [on_target, on_source] {
+        let quoted = r"ended the migration: no\u{1b}[2J\nthe guest runs here";
+        assert!(error.to_string().ends_with(quoted), "{error}");
+    }
+}
+
 #[test]
 fn a_guest_that_does_not_start_there_is_there_all_the_same() {
     let mut pair = Pair::new(1);

@@ -67,6 +67,17 @@ mod userfault;
 /// Says one line on QEMU's standard error, where it is found in its log.
 fn complain(text: std::fmt::Arguments<'_>) {
     use std::io::Write;
+    // Clients and QEMU have their words in it: one line, which no terminal obeys.
+    let text: String = text.to_string().chars().flat_map(escaped).collect();
     // A closed standard error is no reason to fail, so `eprintln`, which panics then, is out.
     let _ = writeln!(std::io::stderr(), "pagelift-agent: {text}");
+}
+
+/// A character as it is printed.
+fn escaped(character: char) -> impl Iterator<Item = char> {
+    let (control, other) = match character.is_control() {
+        true => (Some(character.escape_default()), None),
+        false => (None, Some(character)),
+    };
+    control.into_iter().flatten().chain(other)
 }

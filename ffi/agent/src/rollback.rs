@@ -81,7 +81,7 @@ impl Rollback {
                 Ok((Line::Return, _)) => {}
                 Ok((_, reply)) => complain(format_args!(
                     "rollback script: {command} failed: {}",
-                    reply.trim_end().escape_debug()
+                    reply.trim_end()
                 )),
                 Err(error) => {
                     complain(format_args!("rollback script ended at {command}: {error}"));

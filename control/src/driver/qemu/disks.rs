@@ -15,6 +15,7 @@
 //! (`share-rw=on`) would not be seen through a page cache. So it is done only when asked for.
 
 use pagelift_agent_protocol::{Name, RollbackStep};
+use pagelift_engine::plain_text;
 use serde_json::{Value, json};
 
 use crate::qmp::{Qmp, QmpError};
@@ -152,12 +153,12 @@ fn change(qmp: &Qmp, node: &str, direct: bool) -> Result<(), DiskError> {
     match now {
         Some(disk) if disk.is_direct == direct => Ok(()),
         disk => Err(DiskError::Refused {
-            file: disk.map_or_else(String::new, |disk| disk.file),
+            file: disk.map_or_else(String::new, |disk| plain_text::line(&disk.file)),
             node: node.to_owned(),
             direct: on_or_off(direct),
             reason: match output.trim() {
                 "" => "QEMU gave no reason".to_owned(),
-                reason => reason.to_owned(),
+                reason => plain_text::line(reason),
             },
         }),
     }

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use pagelift_engine::plain_text;
 use serde_json::Value;
 
 use super::disks::DiskError;
@@ -127,7 +128,7 @@ pub(super) fn wait_final(qmp: &Qmp, events: &mut Events) -> Result<String, QemuM
 /// As QMP's.
 pub(super) fn status(qmp: &Qmp) -> Result<(String, String), QmpError> {
     let info = qmp.execute("query-migrate", Value::Null)?;
-    let text = |key: &str, default: &str| info[key].as_str().unwrap_or(default).to_owned();
+    let text = |key: &str, default: &str| plain_text::line(info[key].as_str().unwrap_or(default));
     Ok((
         text("status", "none"),
         text("error-desc", "QEMU gives no reason"),

@@ -6,6 +6,7 @@ use super::Source;
 use super::policy::POLICY_TICK;
 use super::state::State;
 use crate::migration::error::{MigrationError, misbehaved};
+use crate::plain_text;
 use crate::units::{ByteCount, Instant};
 use crate::wire::{Accept, Ack, Message, StateChunk};
 
@@ -29,11 +30,12 @@ impl Source {
                 if let Some(commit) = self.state.commit_mut() {
                     commit.aborted_by_target(code);
                 }
+                let reason = plain_text::line(&reason);
                 return Err(MigrationError::PeerAborted { code, reason });
             }
             Message::Refuse(refuse) if !self.is_answered() => {
                 return Err(MigrationError::Refused {
-                    reasons: refuse.reasons,
+                    reasons: refuse.reasons.iter().map(|r| plain_text::line(r)).collect(),
                 });
             }
             Message::Marks(list) if !self.is_answered() => {

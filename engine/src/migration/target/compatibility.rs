@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::types::TargetConfig;
 use crate::memory::Layout;
+use crate::plain_text;
 use crate::wire::{
     Encoding, Encodings, GuestProperty, Hello, OLDEST_VERSION, PropertyKind, VERSION,
 };
@@ -19,7 +20,11 @@ pub(super) fn incompatibilities(hello: &Hello, here: &TargetConfig) -> Vec<Strin
     reasons.extend(property_differences(&hello.properties, &here.properties));
     reasons.extend(detail_differences(&hello.properties, &here.properties));
     reasons.extend(unreadable(hello.needs.beyond(here.reads)));
+    // Names and values are the source's words.
     reasons
+        .iter()
+        .map(|reason| plain_text::line(reason))
+        .collect()
 }
 
 /// That the two sides have no version of the protocol in common.

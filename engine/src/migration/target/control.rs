@@ -10,6 +10,7 @@ use super::compatibility::incompatibilities;
 use super::memory::Memory;
 use super::same_files::{Marking, compare_files, compare_persistent};
 use crate::migration::error::{MigrationError, misbehaved};
+use crate::plain_text;
 use crate::units::Instant;
 use crate::wire::{Hello, Message, Refuse, StateChunk};
 
@@ -31,6 +32,7 @@ impl Target {
             Message::Ping => self.peer.send(now, Message::Pong),
             Message::Pong => {}
             Message::Abort { code, reason } => {
+                let reason = plain_text::line(&reason);
                 let aborted = |reason| MigrationError::PeerAborted { code, reason };
                 self.commit.kept_by_source(aborted(reason.clone()));
                 return Err(aborted(reason));

@@ -8,6 +8,8 @@
 //! QEMU may limit the rate of these events, so the one that stopped the guest may go unnamed:
 //! after every `STOP` the run state is asked for.
 
+use pagelift_engine::plain_text;
+
 use crate::driver::qemu::inspect::run_state;
 use crate::qmp::{Event, Events, Qmp, QmpError};
 
@@ -71,11 +73,11 @@ fn failure(event: &Event) -> Option<String> {
         .or_else(|| named("node-name"));
     let operation = event.text("operation").unwrap_or("request");
     let reason = event.text("reason").unwrap_or("no reason given");
-    Some(format!(
+    Some(plain_text::line(&format!(
         "disk {} failed a {operation} ({reason}), and QEMU stopped the guest, which it says is \
          '{IO_ERROR}'; repair the disk and send 'cont'",
         disk.unwrap_or("without a name"),
-    ))
+    )))
 }
 
 #[cfg(test)]
