@@ -75,7 +75,7 @@ pub enum MigrationError {
     #[error("{0}, and the guest with it")]
     GuestEnded(String),
     /// Something happened to the guest for which it was to stay.
-    #[error("the migration was ended, as asked, because {0}")]
+    #[error("the migration was ended, and the guest stays, because {0}")]
     GuestStays(String),
     /// Guest memory could not be read or written.
     #[error(transparent)]

@@ -234,23 +234,19 @@ impl Guest {
             let texts = blocks.iter().map(|(name, bytes)| format!("{name} {bytes}"));
             texts.collect::<Vec<_>>().join(", ")
         };
-        let ram = self
-            .ram
-            .iter()
-            .map(|b| (b.name.as_str(), b.used_bytes))
-            .collect();
-        let device = self
-            .device_blocks
-            .iter()
-            .map(|b| (b.name.as_str(), b.bytes))
-            .collect();
-        let mut properties = vec![
+        let ram = self.ram.iter();
+        let ram = ram.map(|b| (b.name.as_str(), b.used_bytes)).collect();
+        let device = self.device_blocks.iter();
+        let device = device.map(|b| (b.name.as_str(), b.bytes)).collect();
+        let required = [
             GuestProperty::new("machine type", self.machine.clone()),
             GuestProperty::new("RAM blocks (bytes)", list(ram)),
             GuestProperty::new("device RAM blocks (bytes)", list(device)),
         ];
-        properties.extend(self.abi.iter().cloned());
-        properties
+        required
+            .into_iter()
+            .chain(self.abi.iter().cloned())
+            .collect()
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::disks::DiskError;
 use super::inspect::InspectError;
+use super::other_hands;
 use crate::qmp::{Events, Qmp, QmpError, Timestamp};
 
 /// How long one step of QEMU's may take that waits for nothing but QEMU itself.
@@ -27,6 +28,12 @@ pub enum QemuMigrationError {
     /// The source's QEMU says `completed`: its guest must not run any more.
     #[error("the guest has been handed over already; it cannot be taken back")]
     AlreadyHandedOver,
+    /// Block jobs run.
+    #[error(
+        "{0} runs, under which a guest cannot be moved; wait for its end, or cancel it \
+         (block-job-cancel)"
+    )]
+    BlockJobs(String),
     /// A disk could not be made to go through the page cache, or past it again.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -101,11 +108,26 @@ pub(super) fn wait_status(
     if reached.status == wanted {
         return Ok(reached);
     }
-    let (_, reason) = status(qmp)?;
-    Err(QemuMigrationError::Ended {
-        status: reached.status,
+    Err(ended(qmp, &reached.status))
+}
+
+/// The error for a migration that has ended with `found`, with what may have been the cause.
+pub(super) fn ended(qmp: &Qmp, found: &str) -> QemuMigrationError {
+    let mut reason = match (found, status(qmp)) {
+        ("cancelling" | "cancelled", _) => "somebody has cancelled it (migrate_cancel)".to_owned(),
+        (_, Ok((_, reason))) => reason,
+        (_, Err(error)) => error.to_string(),
+    };
+    // QEMU's own words name no job: "Bad address".
+    if let Ok(jobs) = other_hands::block_jobs(qmp)
+        && !jobs.is_empty()
+    {
+        reason.push_str(&format!("; {} runs", jobs.join(", ")));
+    }
+    QemuMigrationError::Ended {
+        status: found.to_owned(),
         reason,
-    })
+    }
 }
 
 /// Waits for the migration to end, however it does; the status it ended with.

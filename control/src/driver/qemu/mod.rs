@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`SourceQemu`] looked at, nothing changed | [`TargetQemu`] looked at, nothing changed |
 //! | [`PlannedSource`] what to change is known | |
-//! | [`PreparedSource`] capabilities set | [`HeldTarget`] will not start by itself |
+//! | [`PreparedSource`] disks are ready, RAM is sent | [`HeldTarget`] will not start by itself |
 //! | [`SwitchingSource`] QEMU's migration runs | [`LoadingTarget`] takes QEMU's stream |
 //! | [`PausedSource`] guest stopped, RAM final | |
 //! | [`HandingOver`] device state flows | [`LoadedTarget`] complete, but stopped |
@@ -25,6 +25,7 @@ mod guest_abi;
 pub mod inspect;
 pub mod maps;
 pub mod migration;
+pub mod other_hands;
 mod persistent;
 pub mod preflight;
 pub mod ramblock;

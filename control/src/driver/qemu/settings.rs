@@ -1,5 +1,8 @@
 //! Capabilities and parameters of QEMU's migration: set for ours, and put back afterwards.
 //!
+//! They are changed just before our own migration begins and not earlier: another hand's `migrate`,
+//! save or snapshot while RAM is sent would otherwise be made with them, and have no RAM in it.
+//!
 //! Only what differs is changed, so a guest whose manager had set things up finds them as they
 //! were. QEMU refuses to change capabilities while a migration runs, and for a moment after.
 

@@ -93,7 +93,7 @@ impl TargetQemu {
         &self.qmp
     }
 
-    /// Keeps the guest from starting by itself, and sets what direct mode needs.
+    /// Keeps the guest from starting by itself.
     ///
     /// # Errors
     /// When this QEMU does not wait for a migration, or refuses; nothing is changed then.
@@ -103,12 +103,10 @@ impl TargetQemu {
             let needed = "inmigrate";
             return Err(QemuMigrationError::WrongState { found, needed });
         }
-        let settings = MigrationSettings::plan(&self.qmp, Side::Target)?;
-        settings.apply(&self.qmp)?;
         let session = TargetSession {
             events: self.qmp.events(),
             qmp: self.qmp,
-            settings: Some(settings),
+            settings: None,
         };
         session.qmp.execute("stop", Value::Null)?;
         Ok(HeldTarget {
@@ -120,7 +118,7 @@ impl TargetQemu {
 }
 
 impl HeldTarget {
-    /// Lets QEMU take the stream; the second value is our end of it.
+    /// Sets what direct mode needs and has QEMU take the stream, whose our end is the second value.
     ///
     /// # Errors
     /// When QEMU refuses, as it does after another incoming migration.
@@ -149,6 +147,9 @@ impl HeldTarget {
 
     fn begin(&mut self) -> Result<UnixStream, QemuMigrationError> {
         let qmp = &self.session.qmp;
+        let settings = MigrationSettings::plan(qmp, Side::Target)?;
+        settings.apply(qmp)?;
+        self.session.settings = Some(settings);
         let (ours, uri) = migration::open_stream(qmp)?;
         let mut arguments = json!({ "uri": uri });
         if self.version >= EXIT_ON_ERROR {
@@ -189,8 +190,7 @@ impl LoadingTarget {
             },
             Err(error) => error,
         };
-        // The first error is the one to tell.
-        let _second = self.abandon();
+        let _second_error = self.abandon();
         Err(error)
     }
 
@@ -204,7 +204,7 @@ impl LoadingTarget {
 }
 
 impl LoadedTarget {
-    /// When QEMU had loaded the guest.
+    /// When QEMU had loaded it.
     pub fn loaded_at(&self) -> Option<Timestamp> {
         self.loaded_at
     }
@@ -243,7 +243,7 @@ impl LoadedTarget {
 }
 
 impl RunningTarget {
-    /// When the guest went on; `None` when it stays paused.
+    /// When it went on; `None` when it stays paused.
     pub fn resumed_at(&self) -> Option<Timestamp> {
         self.resumed_at
     }
@@ -261,7 +261,7 @@ impl RunningTarget {
 struct TargetSession {
     qmp: Qmp,
     events: Events,
-    /// `None` once put back.
+    /// Known from just before QEMU takes the stream until they are put back.
     settings: Option<MigrationSettings>,
 }
 
@@ -309,8 +309,7 @@ impl TargetSession {
 
 /// Whether a QEMU was started with `-S`, so that its guest was not to start by itself anyway.
 ///
-/// A QEMU whose command line cannot be read counts as such: leaving a guest stopped is the
-/// smaller harm.
+/// One whose command line cannot be read counts as such: leaving a guest stopped is the lesser harm.
 fn started_with_s(pid: u32) -> bool {
     let is_s = |word: &[u8]| word == b"-S" || word == b"--S";
     std::fs::read(format!("/proc/{pid}/cmdline"))

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   engine: precopy of RAM ........................ rounds, guest runs
-//!   pause()         QEMU's `migrate` begins, guest stops (pre-switchover)
+//!   pause()         QEMU's settings are changed, its `migrate` begins, guest stops (pre-switchover)
 //!   engine: last pages, Complete
 //!   save_devices()  migrate-continue; device state flows
 //!                                                   target's QEMU loads, says SHUT (kept back)
@@ -26,11 +26,16 @@
 //! user who would rather have it stay says so (`abort_on_error`): then the migration ends, and
 //! the guest stays as QEMU has left it, on the source.
 //!
+//! # Other hands
+//!
+//! Until `pause` QEMU's migration is everybody's, with the settings that others gave it. What others
+//! begin meanwhile goes on, and ours ends with its name: see [`other_hands`](super::other_hands).
+//!
 //! # If pagelift is killed or hangs
 //!
-//! The agent in QEMU holds a rollback script from the start and runs it when pagelift's
-//! connection ends: `migrate_cancel` brings the guest back from every state before the commit,
-//! and QEMU's settings are put back. While the commit is under way the script has a `cont` as
+//! The agent in QEMU holds a rollback script from before anything is changed and runs it when
+//! pagelift's connection ends: `migrate_cancel` brings the guest back from every state before the
+//! commit, and QEMU's settings are put back. While the commit is under way the script has a `cont` as
 //! well, since a QEMU that completed would stay stopped. That is safe as long as the target has
 //! not been told that the guest is its own; so the script is cleared, with the agent's answer,
 //! before the target is told, in the same step in which the agent records that the guest is handed
@@ -46,6 +51,7 @@ mod error;
 mod hand_over;
 mod memory;
 mod options;
+mod other_hands;
 mod preamble;
 mod source;
 mod switchover_costs;

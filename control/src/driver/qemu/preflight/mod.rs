@@ -16,7 +16,7 @@ mod memory;
 use serde_json::Value;
 
 use super::inspect::Guest;
-use super::settings;
+use super::{other_hands, settings};
 use crate::driver::Refusal;
 use crate::qmp::{Qmp, QmpError};
 
@@ -29,6 +29,12 @@ pub fn source(qmp: &Qmp, guest: &Guest, buffer_disks: bool) -> Result<Vec<Refusa
     let mut refusals = both(qmp, guest)?;
     refusals.extend(devices::check(qmp)?);
     refusals.extend(disks::check(qmp, buffer_disks)?);
+    refusals.extend(other_hands::block_jobs(qmp)?.into_iter().map(|job| {
+        Refusal::new(
+            format!("{job} runs: QEMU would not hand its disk over, or leave the job half done"),
+            "wait for its end, or cancel it (block-job-cancel)",
+        )
+    }));
     let info = qmp.execute("query-migrate", Value::Null)?;
     for reason in info["blocked-reasons"].as_array().into_iter().flatten() {
         let reason = reason.as_str().unwrap_or("no reason given");

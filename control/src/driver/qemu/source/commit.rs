@@ -57,6 +57,11 @@ impl HandingOver {
         self.0.rollback_script(true)
     }
 
+    /// Why QEMU's migration has ended, if it has although nobody told it to. Does not wait.
+    pub fn ended(&self) -> Option<QemuMigrationError> {
+        self.0.ended()
+    }
+
     /// Gives the guest up: tells QEMU that the target has all (`SHUT` 0), and waits for its
     /// `completed`. Call it only once the target is complete and held.
     ///

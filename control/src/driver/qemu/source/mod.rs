@@ -1,7 +1,7 @@
 //! The source's steps of a hand-over.
 //!
 //! ```text
-//! SourceQemu -plan-> PlannedSource -prepare-> PreparedSource -begin_switchover->
+//! SourceQemu -plan-> PlannedSource -prepare-> PreparedSource -arm, begin_switchover->
 //! SwitchingSource -wait_paused-> PausedSource -continue_device_state->
 //! HandingOver -commit-> CommittedSource
 //! ```
@@ -33,8 +33,6 @@ use serde_json::json;
 use super::disks::Buffered;
 use super::inspect::Guest;
 use super::migration::QemuMigrationError;
-use super::settings::MigrationSettings;
-use crate::driver::Side;
 use crate::qmp::{Address, Qmp, Timestamp};
 use session::SourceSession;
 
@@ -63,7 +61,7 @@ pub struct SourceQemu {
 #[must_use]
 pub struct PlannedSource(SourceSession);
 
-/// Capabilities and parameters are set; the guest runs.
+/// The guest runs, and its RAM is sent. QEMU's migration is everybody's still.
 #[derive(Debug)]
 #[must_use]
 pub struct PreparedSource(SourceSession);
@@ -106,7 +104,6 @@ impl SourceQemu {
     /// # Errors
     /// When QEMU does not say.
     pub fn plan(self, buffer_disks: bool) -> Result<PlannedSource, QemuMigrationError> {
-        let settings = MigrationSettings::plan(&self.qmp, Side::Source)?;
         let disks = match buffer_disks {
             true => Some(Buffered::plan(&self.qmp)?),
             false => None,
@@ -116,7 +113,7 @@ impl SourceQemu {
             was_running: self.guest.run_state == "running",
             qmp: self.qmp,
             disks,
-            settings: Some(settings),
+            settings: None,
             stream: None,
             stopped: None,
             asked: None,
@@ -143,6 +140,15 @@ impl PlannedSource {
 }
 
 impl PreparedSource {
+    /// Looks up which of QEMU's migration settings have to be changed, so that the rollback script
+    /// has them. Nothing is changed.
+    ///
+    /// # Errors
+    /// When QEMU does not say, or a block job runs that no guest can be moved under.
+    pub fn arm(&mut self) -> Result<(), QemuMigrationError> {
+        self.0.arm()
+    }
+
     /// What somebody else must do at a monitor of QEMU's if we die before the commit.
     ///
     /// Harmless at any time: once QEMU has given the guest up it does nothing, and one that comes
@@ -153,7 +159,8 @@ impl PreparedSource {
         self.0.rollback_script(false)
     }
 
-    /// Starts QEMU's migration; the second value is our end of its stream.
+    /// Changes QEMU's migration settings, looked up by [`arm`](Self::arm), and starts its migration;
+    /// the second value is our end of its stream.
     ///
     /// From here on the stream must be read (it goes to the target's QEMU) or QEMU stalls.
     ///
@@ -211,6 +218,11 @@ impl PausedSource {
     /// if the host's clock was set meanwhile, to within the time that QEMU took for the stop.
     pub fn stopped_ago(&self) -> Option<Duration> {
         self.0.stopped_ago()
+    }
+
+    /// Why QEMU's migration has ended, if it has although nobody told it to. Does not wait.
+    pub fn ended(&self) -> Option<QemuMigrationError> {
+        self.0.ended()
     }
 
     /// Lets QEMU send device state. The target must have all RAM by the time it loads it.

@@ -8,9 +8,11 @@ use pagelift_agent_protocol::RollbackStep;
 use serde_json::{Value, json};
 
 use super::SourceFailure;
+use crate::driver::Side;
 use crate::driver::qemu::disks::Buffered;
 use crate::driver::qemu::inspect::run_state;
 use crate::driver::qemu::migration::{self, QemuMigrationError, STEP_LIMIT};
+use crate::driver::qemu::other_hands;
 use crate::driver::qemu::settings::MigrationSettings;
 use crate::qmp::{Events, Qmp, Timestamp};
 
@@ -19,7 +21,7 @@ use crate::qmp::{Events, Qmp, Timestamp};
 pub(super) struct SourceSession {
     pub(super) qmp: Qmp,
     pub(super) events: Events,
-    /// `None` once put back.
+    /// Known from just before our migration begins until they are put back.
     pub(super) settings: Option<MigrationSettings>,
     /// Disks that go through the page cache, while the guest is here.
     pub(super) disks: Option<Buffered>,
@@ -48,20 +50,36 @@ impl Drop for SourceSession {
 }
 
 impl SourceSession {
-    /// Changes settings and disks as planned.
+    /// Changes disks as planned.
     pub(super) fn change(&self) -> Result<(), QemuMigrationError> {
         if let Some(disks) = &self.disks {
             disks.begin()?;
         }
-        if let Some(settings) = &self.settings {
-            settings.apply(&self.qmp)?;
+        Ok(())
+    }
+
+    /// Looks up the settings that our migration needs changed. What others run by now, and no
+    /// guest can be moved under, ends it.
+    pub(super) fn arm(&mut self) -> Result<(), QemuMigrationError> {
+        let jobs = other_hands::block_jobs(&self.qmp)?;
+        if !jobs.is_empty() {
+            return Err(QemuMigrationError::BlockJobs(jobs.join(", ")));
         }
+        self.settings = Some(MigrationSettings::plan(&self.qmp, Side::Source)?);
         Ok(())
     }
 
     pub(super) fn begin(&mut self) -> Result<UnixStream, QemuMigrationError> {
         // Copying RAM took its time; the user may have paused or resumed the guest meanwhile.
         self.was_running = run_state(&self.qmp)? == "running";
+        if self.settings.is_none() {
+            self.arm()?;
+        }
+        if let Some(settings) = self.settings.take() {
+            // Refused while another migration runs; then nothing is to be put back.
+            settings.apply(&self.qmp)?;
+            self.settings = Some(settings);
+        }
         let (ours, uri) = migration::open_stream(&self.qmp)?;
         // QEMU reads answers at once; were it stuck, the commit would otherwise wait for ever.
         ours.set_write_timeout(Some(STEP_LIMIT))?;
@@ -92,6 +110,19 @@ impl SourceSession {
         Ok(())
     }
 
+    /// Why QEMU's migration has ended, if it has although nobody told it to. Does not wait.
+    pub(super) fn ended(&self) -> Option<QemuMigrationError> {
+        // A reader of its own: who waits for a status must see every event.
+        let mut events = self.events.clone();
+        while let Ok(Some(event)) = events.next_so_far() {
+            let status = event.text("status").filter(|_| event.name == "MIGRATION");
+            if let Some(status @ ("failed" | "cancelling" | "cancelled")) = status {
+                return Some(migration::ended(&self.qmp, status));
+            }
+        }
+        None
+    }
+
     /// How long ago QEMU stopped the guest; `None` when it was paused already.
     pub(super) fn stopped_ago(&self) -> Option<Duration> {
         let (stopped, asked) = (self.stopped?, self.asked?);
@@ -103,15 +134,15 @@ impl SourceSession {
 
     /// Steps for somebody else to undo with; with `resume`, also a migration that completed.
     pub(super) fn rollback_script(&self, resume: bool) -> Vec<RollbackStep> {
-        let mut steps = vec![RollbackStep::CancelMigration];
-        if resume && self.was_running {
-            steps.push(RollbackStep::Continue);
+        let mut steps = Vec::new();
+        // Before, a migration that runs is somebody else's.
+        if let Some(settings) = &self.settings {
+            steps.push(RollbackStep::CancelMigration);
+            if resume && self.was_running {
+                steps.push(RollbackStep::Continue);
+            }
+            steps.extend(settings.restore_steps());
         }
-        steps.extend(
-            self.settings
-                .iter()
-                .flat_map(MigrationSettings::restore_steps),
-        );
         steps.extend(self.disks.iter().flat_map(Buffered::end_steps));
         steps
     }

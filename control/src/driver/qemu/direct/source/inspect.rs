@@ -22,7 +22,9 @@ use crate::driver::qemu::direct::error::DirectError;
 use crate::driver::qemu::direct::hand_over::{AgentJournal, StopLease};
 use crate::driver::qemu::direct::memory;
 use crate::driver::qemu::direct::options::DirectQemu;
+use crate::driver::qemu::direct::other_hands::OtherHands;
 use crate::driver::qemu::direct::watch::ProcessWatch;
+use crate::driver::qemu::other_hands::Devices;
 use crate::driver::qemu::persistent::GuestFiles;
 use crate::driver::qemu::source::SourceQemu;
 use crate::driver::qemu::{PersistentMemory, QemuMigrationError, preflight, vcpu_threads};
@@ -44,6 +46,8 @@ pub struct InspectedQemuSource {
     how: PersistentMemory,
     left_alone: Vec<PersistentFile>,
     remote: Vec<File>,
+    /// Devices when the guest was looked at.
+    devices: Devices,
     /// Where QEMU has the regions of `memory`.
     addresses: Vec<u64>,
     buffer_disks: bool,
@@ -69,6 +73,7 @@ impl InspectedQemuSource {
             let what = "this guest cannot be moved";
             return Err(DirectError::Refused { what, refusals });
         }
+        let devices = Devices::list(source.qmp())?;
         let vcpus = vcpu_threads(source.qmp())?;
         let throttle = FoundThrottle::find(driver.throttle_by, guest.pid, vcpus)?;
         let watch = ProcessWatch::new(guest.pid).map_err(DirectError::Gone)?;
@@ -91,6 +96,7 @@ impl InspectedQemuSource {
             left_alone: files.left_alone,
             remote: files.remote,
             addresses: files.moved.iter().map(|block| block.address).collect(),
+            devices,
             buffer_disks: driver.buffer_disks,
             allow_guest_abi_change: driver.allow_guest_abi_change,
         })
@@ -102,8 +108,11 @@ impl InspectedQemuSource {
         let qmp = self.source.qmp().clone();
         let planned = self.source.plan(self.buffer_disks)?;
         // Before anything is changed, so that a sender that is killed at any moment leaves QEMU's
-        // settings and disks as they were.
-        agent.set_rollback(&self.qmp_path, &planned.rollback_script())?;
+        // disks as they were. Its settings are changed later, and known to the agent before.
+        let script = planned.rollback_script();
+        if !script.is_empty() {
+            agent.set_rollback(&self.qmp_path, &script)?;
+        }
         let prepared = planned.prepare().inspect_err(|_| {
             // All is as it was; the script would only keep the monitor busy for a moment.
             let _ = agent.clear_rollback();
@@ -114,7 +123,7 @@ impl InspectedQemuSource {
             qmp_path: self.qmp_path.clone(),
         };
         let guest = DirectSource {
-            qmp,
+            qmp: qmp.clone(),
             qmp_path: self.qmp_path,
             journal,
             stop_lease: StopLease::default(),
@@ -123,6 +132,7 @@ impl InspectedQemuSource {
             agent,
             watch: self.watch,
             disk_errors: self.disk_errors,
+            other_hands: Some(OtherHands::watch(qmp, self.devices).map_err(DirectError::Gone)?),
             step: Step::Prepared(prepared),
             was_running: false,
             channel: None,

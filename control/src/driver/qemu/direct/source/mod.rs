@@ -4,6 +4,7 @@
 //! handed over cannot be cancelled, nor one be handed over that was never stopped; a throttle is
 //! let go of once the guest stands still.
 
+mod arm;
 mod inspect;
 mod relay;
 
@@ -25,6 +26,7 @@ use tracing::{debug, info};
 use self::relay::Relay;
 use super::disk_errors::DiskErrors;
 use super::hand_over::{AgentJournal, StopLease, lock};
+use super::other_hands::OtherHands;
 use super::switchover_costs;
 use super::watch::ProcessWatch;
 use crate::agent_client::AgentClient;
@@ -55,6 +57,8 @@ pub struct DirectSource {
     watch: ProcessWatch,
     /// What a guest is watched for that is to stay when it happens.
     disk_errors: Option<DiskErrors>,
+    /// Watched for until a migration of our own begins.
+    other_hands: Option<OtherHands>,
     step: Step,
     /// Whether the guest ran when the switchover began: one that was paused stays so.
     was_running: bool,
@@ -149,7 +153,13 @@ impl SourceGuest for DirectSource {
     }
 
     fn abort_reason(&mut self) -> Option<String> {
-        self.disk_errors.as_mut().and_then(DiskErrors::look)
+        let disk = self.disk_errors.as_mut().and_then(DiskErrors::look);
+        disk.or_else(|| match &self.step {
+            Step::Prepared(_) => self.other_hands.as_ref()?.look(),
+            Step::Paused(paused) => paused.ended().map(|error| error.to_string()),
+            Step::HandingOver(handing) => handing.ended().map(|error| error.to_string()),
+            Step::Committed(_) | Step::Undone => None,
+        })
     }
 
     fn throttler(&mut self) -> Option<&mut dyn Throttler> {
@@ -166,6 +176,7 @@ impl SourceGuest for DirectSource {
     }
 
     fn pause(&mut self) -> guest::Result<()> {
+        self.arm()?;
         let Step::Prepared(prepared) = std::mem::replace(&mut self.step, Step::Undone) else {
             return Err(GuestError("it was stopped before".into()));
         };
@@ -252,6 +263,7 @@ impl SourceGuest for DirectSource {
     }
 
     fn hold_at_most(&mut self, limit: Duration) -> guest::Result<()> {
+        self.arm()?;
         let held = self.stop_lease.extend(&self.agent, limit);
         held.map_err(|error| failed("holding the guest still", error))
     }
