@@ -266,6 +266,7 @@ impl Pair {
             0,
             Box::new(WriteHalf::new(line)),
             &pair(deltas),
+            None,
         )
         .unwrap();
         assert!(

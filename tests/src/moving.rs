@@ -22,12 +22,17 @@ const INSTALLED: [&str; 4] = [
     "pagelift-send",
 ];
 
+/// The token of [`Programs::with_token`].
+const TOKEN: &str = "00112233445566778899aabbccddeeff";
+
 /// The programs under test, and as whom they run.
 #[derive(Clone, Debug)]
 pub struct Programs {
     dir: PathBuf,
     /// Words in front of every command.
     prefix: Vec<OsString>,
+    /// What they know each other by, if it is a token.
+    token: Option<&'static str>,
 }
 
 /// Both ends of a migration, after it.
@@ -46,7 +51,17 @@ impl Programs {
         Ok(Self {
             dir: pagelift.parent().context("a folder")?.to_owned(),
             prefix: Vec::new(),
+            token: None,
         })
+    }
+
+    /// The same, which know each other by a token.
+    #[must_use]
+    pub fn with_token(self) -> Self {
+        Self {
+            token: Some(TOKEN),
+            ..self
+        }
     }
 
     /// Copies that user and group `id` can run, without any privilege, in a bed that is given to
@@ -74,6 +89,7 @@ impl Programs {
         let made = Self {
             dir,
             prefix: prefix.map(OsString::from).into(),
+            token: None,
         };
         let tried = made.command(bed, "pagelift").arg("--version").output();
         let tried = tried.context("setpriv")?;
@@ -92,6 +108,7 @@ impl Programs {
         words.push(self.dir.join(program).into());
         let mut command = bed.command(&words[0]);
         command.args(&words[1..]);
+        command.envs(self.token.map(|token| ("PAGELIFT_TOKEN", token)));
         command
     }
 

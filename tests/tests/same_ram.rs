@@ -11,7 +11,8 @@ const MIB: u64 = 1 << 20;
 fn the_running_guests_own_ram_file_is_refused_and_stays_as_it_is() -> Result<()> {
     let images = require!(guest_images());
     let bed = Bed::new()?;
-    let programs = Programs::built()?;
+    // Only one who is known is told why, and ends the wait.
+    let programs = Programs::built()?.with_token();
     let workload = Workload {
         memory_mib: 160,
         fill_bytes: 16 * MIB,

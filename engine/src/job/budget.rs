@@ -9,6 +9,7 @@ use crate::codec::dedup::{self, DedupSetting};
 use crate::codec::select::candidates;
 use crate::guest;
 use crate::memory::{Layout, PageBuffer};
+use crate::pipeline::{FIRST_FRAME_BYTES, MAX_STRANGERS};
 use crate::transport::SEND_BUFFER_BYTES;
 use crate::units::{ByteCount, PAGE_BYTES};
 use crate::wire::{MAX_CHANNELS, MAX_REFERENCE_PAGES};
@@ -42,9 +43,12 @@ pub(super) fn outgoing(
     both_sides(layout, channels) + index + ByteCount(u64::from(channels) * (encoders + block))
 }
 
-/// The budget of a target without its base pages: for as many channels as a source may open.
+/// The budget of a target without its base pages: for as many channels as a source may open,
+/// and connections that have not said what they are.
 pub(super) fn incoming(layout: &Layout) -> ByteCount {
-    both_sides(layout, MAX_CHANNELS)
+    let stranger = FIRST_FRAME_BYTES as u64 + THREAD_BYTES;
+    let strangers = MAX_STRANGERS as u64 * stranger;
+    both_sides(layout, MAX_CHANNELS) + ByteCount(strangers)
 }
 
 /// Buffers of frames on both ends of a channel, a block and what unpacks it or applies deltas,

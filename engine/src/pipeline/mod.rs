@@ -24,6 +24,7 @@
 //! Back-pressure is the connection's: a channel that cannot send takes no more work. Memory in
 //! use is bounded by [a budget](crate::Outgoing::memory_budget) and does not depend on the guest's writes.
 
+mod binding;
 mod cancel;
 mod clock;
 mod control;
@@ -51,7 +52,7 @@ pub use target::{
 };
 
 pub(crate) use source::{SendJob, SendOptions, send};
-pub(crate) use target::{ReceiveJob, receive};
+pub(crate) use target::{FIRST_FRAME_BYTES, MAX_STRANGERS, ReceiveJob, receive};
 
 use crate::units::Instant;
 

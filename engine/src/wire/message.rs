@@ -2,7 +2,7 @@
 
 use super::bytes::{Cursor, put_text};
 use super::fingerprints::{self, FingerprintChunk};
-use super::{Accept, FrameType, Hello, Join, Refuse, SessionId, WireError, hello, marks};
+use super::{Accept, FrameType, Hello, Join, Reattach, Refuse, WireError, marks};
 use crate::memory::Mark;
 use crate::units::PageRange;
 
@@ -59,7 +59,7 @@ pub enum Message {
         cpu_us: u64,
     },
     /// The source asks where a hand-over stands whose connection was lost.
-    Reattach(SessionId),
+    Reattach(Reattach),
     /// The source knows that the guest runs on the target, and will not ask any more.
     Settled,
     /// The migration ends here.
@@ -219,7 +219,7 @@ impl Message {
                 out.extend_from_slice(&chunk.bytes);
             }
             Self::Running { cpu_us } => out.extend_from_slice(&cpu_us.to_le_bytes()),
-            Self::Reattach(session) => out.extend_from_slice(&session.0.to_le_bytes()),
+            Self::Reattach(reattach) => reattach.encode_into(out),
             Self::Abort { code, reason } => {
                 out.extend_from_slice(&(*code as u16).to_le_bytes());
                 put_text(out, reason);
@@ -246,7 +246,7 @@ impl Message {
             FrameType::MarkShows if cursor.is_empty() => Self::MarkShows(None),
             FrameType::MarkShows => Self::MarkShows(Some(cursor.u16()?)),
             FrameType::Missing => return fingerprints::decode_missing(body).map(Self::Missing),
-            FrameType::Reattach => return hello::decode_session(body).map(Self::Reattach),
+            FrameType::Reattach => return Reattach::decode(body).map(Self::Reattach),
             FrameType::Pages => {
                 return Err(WireError::BadValue {
                     what: "message type",
@@ -301,6 +301,7 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::SessionId;
     use proptest::prelude::*;
 
     #[test]
@@ -340,7 +341,10 @@ mod tests {
             Message::Ready,
             Message::HandOver,
             Message::Running { cpu_us: 5 },
-            Message::Reattach(SessionId(7)),
+            Message::Reattach(Reattach {
+                session: SessionId(7),
+                proof: None,
+            }),
             Message::Settled,
             Message::Abort {
                 code: AbortCode::Guest,

@@ -27,7 +27,7 @@ pub use frame::{
 };
 pub use hello::{
     Accept, DedupTerms, GuestProperty, Hello, Join, MAX_CHANNELS, MAX_PROPERTIES, PropertyKind,
-    Refuse, SessionId,
+    Reattach, Refuse, SessionId,
 };
 pub use message::{AbortCode, Ack, Message, StateChunk, Waited};
 pub use pages::{MAX_FRAME_PAGES, PageRun, PagesBody, RUN_BYTES};

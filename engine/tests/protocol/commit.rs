@@ -97,7 +97,7 @@ fn a_granted_guest_runs_whatever_comes_after_the_grant() {
     pair.target.handle_time(pair.now).unwrap();
     assert!(matches!(pair.target.poll(pair.now), TargetStep::Run(_)));
     pair.target.running(pair.now, Duration::ZERO);
-    pair.source.reattached(pair.now);
+    pair.source.reattached(pair.now, None);
     pair.source.poll_message();
     assert!(pair.target.accepts_reattach(SESSION));
     pair.target.reattached(pair.now);

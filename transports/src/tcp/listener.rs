@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pagelift_engine::transport::{Connection, Listener};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 /// A listening TCP socket.
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl Listener for TcpServer {
         let timeout = Timespec::try_from(timeout).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
         match poll(&mut ready, Some(&timeout)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(None),
+            Ok(0) | Err(Errno::INTR) => return Ok(None),
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
@@ -49,14 +50,31 @@ impl Listener for TcpServer {
                 // A peer that is gone already is not the listener's failure.
                 Ok(super::connection(stream, address).ok())
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted => Ok(None),
-                _ => Err(error),
-            },
+            Err(error) if is_of_connection(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
     fn address(&self) -> String {
         format!("tcp://{}", self.address)
     }
+}
+
+/// Whether accept(2) failed because of the connection that it was about, and not of the listener:
+/// its peer has gone, or the network has said something of it meanwhile.
+fn is_of_connection(error: &io::Error) -> bool {
+    const OF_CONNECTION: [Errno; 11] = [
+        Errno::AGAIN,
+        Errno::CONNABORTED,
+        Errno::INTR,
+        Errno::PERM,
+        Errno::NETDOWN,
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::OPNOTSUPP,
+        Errno::NETUNREACH,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| OF_CONNECTION.contains(&errno))
 }

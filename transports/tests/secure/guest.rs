@@ -15,7 +15,7 @@ use pagelift_engine::{GuestRam, Incoming, Job, Outgoing};
 use pagelift_transports::{Endpoint, Security};
 
 /// Pages of the guest.
-const PAGES: u64 = 512;
+pub(crate) const PAGES: u64 = 512;
 
 /// What stands in every page.
 pub(crate) const MARKER: &[u8] = b"this is the guest's own memory";
@@ -63,9 +63,9 @@ impl TargetGuest for There {
     }
 }
 
-fn memory() -> FileMemory {
+fn memory(pages: u64) -> FileMemory {
     let file = tempfile::tempfile_in("/dev/shm").unwrap();
-    file.set_len(PageCount(PAGES).bytes().0).unwrap();
+    file.set_len(PageCount(pages).bytes().0).unwrap();
     FileMemory::whole(file).unwrap()
 }
 
@@ -84,7 +84,7 @@ pub(crate) struct Waiting {
 impl Waiting {
     pub(crate) fn new(security: &Security) -> Self {
         let here: Endpoint = "tcp://127.0.0.1:0".parse().unwrap();
-        let memory = Arc::new(memory());
+        let memory = Arc::new(memory(PAGES));
         let incoming = Incoming::new(
             here.listen_with(security).unwrap(),
             Arc::clone(&memory) as Arc<dyn GuestMemory>,
@@ -114,19 +114,24 @@ impl Waiting {
 
 /// Sends a guest to `target`, each page as it is; how that ended.
 pub(crate) fn send(target: &Endpoint, security: &Security) -> Result<Report, Failure> {
-    let memory = memory();
-    for number in 0..PAGES {
+    outgoing(PAGES, target, security)
+        .start()
+        .unwrap()
+        .wait()
+        .result
+}
+
+/// A guest of `pages` pages that is to leave.
+pub(crate) fn outgoing(pages: u64, target: &Endpoint, security: &Security) -> Outgoing<Here> {
+    let memory = memory(pages);
+    for number in 0..pages {
         memory.write(PageIndex(number), &page(number)).unwrap();
     }
-    let ram = GuestRam::new(
-        Arc::new(memory),
-        Box::new(ManualTracker::new(PageCount(PAGES))),
-    );
-    let link = target.connect_with(security).unwrap();
-    let outgoing = Outgoing::new(link, ram, Here)
+    let tracker = ManualTracker::new(PageCount(pages));
+    let ram = GuestRam::new(Arc::new(memory), Box::new(tracker));
+    Outgoing::new(target.connect_with(security).unwrap(), ram, Here)
         .channels(3)
         // However busy the machine is.
         .downtime(Duration::from_secs(60))
-        .compress(CompressSetting::Fixed(Codec::Raw));
-    outgoing.start().unwrap().wait().result
+        .compress(CompressSetting::Fixed(Codec::Raw))
 }

@@ -2,8 +2,10 @@
 //! who must not get in.
 
 mod authority;
+mod binding;
 mod capture;
 mod forwarder;
 mod guest;
 mod pairs;
 mod refusals;
+mod strangers;

@@ -160,6 +160,7 @@ fn the_watcher_objects() {
     let join = Message::Join(pagelift_engine::wire::Join {
         session: pagelift_engine::wire::SessionId(1),
         channel: 0,
+        proof: None,
     });
     watcher.wrote(Side::Source, 1, FrameType::Join, &join.encode());
     for _ in 0..WINDOW_FRAMES {

@@ -6,8 +6,9 @@
 use super::Source;
 use crate::migration::error::{GuestLocation, MigrationError};
 use crate::migration::ownership::{StoppedOwnership, TargetReady};
+use crate::transport::BindingProof;
 use crate::units::{ByteCount, Instant};
-use crate::wire::Message;
+use crate::wire::{Message, Reattach};
 
 impl Source {
     /// The digest of this side's memory, after the guest stopped.
@@ -67,13 +68,16 @@ impl Source {
     }
 
     /// A lost control connection was replaced after the hand-over: asks the target where it
-    /// stands.
-    pub fn reattached(&mut self, now: Instant) {
+    /// stands. `proof` says that the new one belongs to this migration, where the transport
+    /// authenticates.
+    pub fn reattached(&mut self, now: Instant, proof: Option<BindingProof>) {
         if let Some(commit) = self.state.commit_mut() {
             commit.reconnected();
         }
         self.peer.reconnected(now);
-        self.peer.send(now, Message::Reattach(self.session));
+        let session = self.session;
+        self.peer
+            .send(now, Message::Reattach(Reattach { session, proof }));
     }
 
     /// Ends the migration. The first reason is kept.

@@ -6,9 +6,8 @@
 use super::Target;
 use super::barrier::Barrier;
 use super::commit::Commit;
-use super::compatibility::incompatibilities;
 use super::memory::Memory;
-use super::same_files::{Marking, compare_files, compare_persistent};
+use super::same_files::{Marking, compare_files};
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::plain_text;
 use crate::units::Instant;
@@ -62,10 +61,8 @@ impl Target {
 
     /// Compares the source's guest with this side's, and refuses with every difference.
     fn greet(&mut self, now: Instant, hello: Hello) -> Result<(), MigrationError> {
-        let mut reasons = incompatibilities(&hello, &self.config);
+        let reasons = self.incompatibilities(&hello);
         let files = compare_files(&hello, &self.config.files);
-        reasons.extend(files.shared);
-        reasons.extend(compare_persistent(&hello, &self.config.persistent));
         if !reasons.is_empty() {
             return Err(self.refuse(now, reasons));
         }

@@ -38,8 +38,10 @@ use std::time::Duration;
 
 use self::barrier::Barrier;
 use self::commit::{Commit, Contact};
+use self::compatibility::incompatibilities;
 use self::dedup::Missing;
 use self::memory::Memory;
+use self::same_files::{compare_files, compare_persistent};
 use super::HEARTBEAT;
 use super::error::MigrationError;
 use super::peer::Peer;
@@ -153,6 +155,14 @@ impl Target {
             };
             self.peer.send(now, Message::Running { cpu_us });
         }
+    }
+
+    /// Every reason why the guest of `hello` cannot come here.
+    pub fn incompatibilities(&self, hello: &Hello) -> Vec<String> {
+        let mut reasons = incompatibilities(hello, &self.config);
+        reasons.extend(compare_files(hello, &self.config.files).shared);
+        reasons.extend(compare_persistent(hello, &self.config.persistent));
+        reasons
     }
 
     /// A message for the control connection.

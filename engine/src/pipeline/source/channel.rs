@@ -15,7 +15,7 @@ use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, Stag
 use crate::pipeline::Step;
 use crate::pipeline::disconnect_grace::DisconnectGrace;
 use crate::pipeline::shared::Shared;
-use crate::transport::SendHalf;
+use crate::transport::{BindingProof, SendHalf};
 use crate::units::{ByteCount, Instant};
 use crate::wire::{FrameType, FrameWriter, Join, Message};
 
@@ -60,7 +60,8 @@ impl std::fmt::Debug for SourceChannel {
 }
 
 impl SourceChannel {
-    /// Opens channel `number` on `tx` by joining the migration. The target has agreed to it.
+    /// Opens channel `number` on `tx` by joining the migration, with `proof` that it belongs to it. The
+    /// target has agreed to it.
     ///
     /// # Errors
     /// When the connection is lost.
@@ -70,12 +71,14 @@ impl SourceChannel {
         number: u16,
         tx: Box<dyn SendHalf>,
         packing: &Packing,
+        proof: Option<BindingProof>,
     ) -> Result<Self, MigrationError> {
         let mut writer = FrameWriter::new(tx);
         let session = shared.look(Source::session);
         let join = Message::Join(Join {
             session,
             channel: number,
+            proof,
         });
         writer.write(join.kind(), &join.encode()).map_err(lost)?;
         let reads = shared.look(Source::target_reads);

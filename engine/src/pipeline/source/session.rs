@@ -5,6 +5,7 @@
 //! it (a reader, a data channel) is handed out as a [`SourceWorker`], for a thread or for the
 //! simulator to step.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +21,13 @@ use crate::guest::SourceGuest;
 use crate::memory::ReadPages;
 use crate::migration::{Failure, MigrationError, Ownership, REATTACH, Report, Source};
 use crate::pipeline::Step;
+use crate::pipeline::binding::{self, Opening};
 use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::control::{ControlReader, lost};
 use crate::pipeline::controls::Controls;
 use crate::pipeline::patience::Patience;
 use crate::pipeline::shared::Shared;
-use crate::transport::{Connection, RateCapped, Role};
+use crate::transport::{BindingProof, ChannelBinding, Connection, Peer, RateCapped, Role};
 use crate::units::{Instant, Rate};
 use crate::wire::{FrameReader, StateChunk};
 
@@ -76,6 +78,8 @@ pub struct SourceSession<'a> {
     watchdog: Arc<CancelWatchdog>,
     /// For the target's word that the guest runs there.
     patience: Patience,
+    /// What ties the first control connection to its ends, where the transport authenticates.
+    binding: Option<ChannelBinding>,
     stage: Stage,
 }
 
@@ -142,6 +146,7 @@ impl<'a> SourceSession<'a> {
             controls: parts.controls,
             changes: 0,
             watchdog: Arc::default(),
+            binding: None,
             patience: Patience::default(),
             stage: Stage::Connecting,
         }
@@ -178,14 +183,18 @@ impl<'a> SourceSession<'a> {
         }
         match &self.stage {
             Stage::Connecting => {
-                spawn(self.connect_control()?);
+                let connection = self.open(Role::Control)?;
+                self.binding = connection.peer.binding().cloned();
+                spawn(self.read_control(connection));
                 self.stage = Stage::Greeting;
             }
             Stage::Greeting if self.shared.look(Source::is_accepted) => {
                 for number in 0..self.packing.channels {
-                    let Connection { tx, .. } = self.open(Role::Data(number))?;
+                    let Connection { tx, peer, .. } = self.open(Role::Data(number))?;
+                    let proof = self.prove(&peer, Opening::Join(number));
                     let (shared, memory) = (Arc::clone(&self.shared), Arc::clone(&self.memory));
-                    let channel = SourceChannel::open(shared, memory, number, tx, &self.packing)?;
+                    let channel =
+                        SourceChannel::open(shared, memory, number, tx, &self.packing, proof)?;
                     spawn(SourceWorker::Data(Box::new(channel)));
                 }
                 self.stage = Stage::Migrating;
@@ -226,15 +235,20 @@ impl<'a> SourceSession<'a> {
         Ok(())
     }
 
-    /// Opens a control connection, to be read by the worker.
-    fn connect_control(&mut self) -> Result<SourceWorker, MigrationError> {
-        let connection = self.open(Role::Control)?;
+    /// Messages leave by `connection` from now on; the worker reads it.
+    fn read_control(&self, connection: Connection) -> SourceWorker {
         self.shared.control().connect(connection.tx);
-        Ok(SourceWorker::Control(ControlReader::new(
+        SourceWorker::Control(ControlReader::new(
             Arc::clone(&self.shared),
             FrameReader::new(connection.rx),
             self.replies.clone(),
-        )))
+        ))
+    }
+
+    /// That the connection to `peer` belongs to this migration.
+    fn prove(&self, peer: &Peer, opening: Opening) -> Option<BindingProof> {
+        let session = self.shared.look(Source::session);
+        binding::prove(self.binding.as_ref(), peer, session, opening)
     }
 
     fn open(&mut self, role: Role) -> Result<Connection, MigrationError> {
@@ -244,14 +258,27 @@ impl<'a> SourceSession<'a> {
             source,
         })?;
         self.watchdog.connected(connection.closer.clone());
+        let first = self.binding.as_ref().map(ChannelBinding::identity);
+        let identity = connection.peer.binding().map(ChannelBinding::identity);
+        if first.is_some() && identity != first {
+            return Err(MigrationError::Link {
+                what: "cannot connect to the target",
+                source: io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    "somebody else answers at its address than before",
+                ),
+            });
+        }
         Ok(connection)
     }
 
     /// Asks the target, over a new connection, where the hand-over stands.
     fn ask_again(&mut self) -> Result<SourceWorker, MigrationError> {
-        let worker = self.connect_control()?;
+        let connection = self.open(Role::Control)?;
+        let proof = self.prove(&connection.peer, Opening::Reattach);
+        let worker = self.read_control(connection);
         let now = self.shared.now();
-        self.shared.with(|source| source.reattached(now));
+        self.shared.with(|source| source.reattached(now, proof));
         self.shared.flush_messages().map_err(lost)?;
         if let Stage::Settling(settling) = &mut self.stage {
             settling.asked = true;

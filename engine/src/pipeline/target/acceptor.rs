@@ -2,33 +2,41 @@
 //!
 //! The first message of a connection says what it is for, and it is served for that.
 //!
-//! A stranger, and one of another migration, is dropped and does not disturb the migration. At
-//! most [`MAX_CONNECTIONS`] are open at a time, each of which must speak within [`FIRST_FRAME`].
+//! A stranger, one of another migration, and one that cannot prove that it belongs to this one, is
+//! dropped and does not disturb it. What strangers may take is bounded
+//! ([`connections`](super::connections)). A source that nobody has authenticated and whose guest does
+//! not fit is refused without ending anything, and learns what differs, not how.
+//!
 //! Like the other workers those here never wait: a thread or the simulator steps them.
 
 use std::io::Read;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam_channel::Sender;
+use tracing::{debug, info, warn};
 
 use super::base_pages::BasePages;
 use super::channel::TargetChannel;
+use super::connections::Connections;
 use crate::memory::GuestMemory;
 use crate::migration::{MigrationError, Target};
 use crate::pipeline::Step;
+use crate::pipeline::binding::{Opening, belongs};
 use crate::pipeline::control::ControlReader;
 use crate::pipeline::shared::Shared;
-use crate::transport::{Closer, Connection, SendHalf};
-use crate::units::Instant;
-use crate::wire::{FrameReader, MAX_CHANNELS, Message, ReadOutcome, StateChunk};
+use crate::transport::{BindingProof, ChannelBinding, Connection, Peer, SendHalf};
+use crate::wire::{
+    FrameReader, FrameWriter, Hello, Join, Message, ReadOutcome, Reattach, Refuse, SessionId,
+    StateChunk,
+};
 
-/// How long a new connection may take to say what it is.
-const FIRST_FRAME: Duration = Duration::from_secs(10);
+/// Most bytes of a connection's first frame. A `Hello` with a thousand regions and properties has
+/// fewer.
+pub(crate) const FIRST_FRAME_BYTES: usize = 256 << 10;
 
-/// Most connections at a time: all channels, control, and a few that turn out to be strangers.
-const MAX_CONNECTIONS: usize = MAX_CHANNELS as usize + 8;
+/// Of how many guests that do not fit users are warned.
+const MISFITS_WARNED: u32 = 10;
 
 /// Takes connections in and finds out what each is for.
 pub struct Acceptor {
@@ -36,11 +44,12 @@ pub struct Acceptor {
     memory: Arc<dyn GuestMemory>,
     base_pages: Arc<BasePages>,
     state: Sender<StateChunk>,
-    /// Of the connections that are open, with their numbers.
-    closers: Mutex<Vec<(u64, Closer)>>,
-    next_number: AtomicU64,
-    /// Whether a source has introduced itself: there is only one.
-    greeted: AtomicBool,
+    connections: Mutex<Connections>,
+    /// The source has introduced itself, of which there is only one: what ties its first control
+    /// connection to it, where the transport authenticates.
+    source: OnceLock<Option<ChannelBinding>>,
+    /// Guests that did not fit, of sources that nobody has authenticated.
+    misfits: AtomicU32,
     ended: AtomicBool,
 }
 
@@ -63,9 +72,9 @@ impl Acceptor {
             memory,
             base_pages,
             state,
-            closers: Mutex::default(),
-            next_number: AtomicU64::new(0),
-            greeted: AtomicBool::new(false),
+            connections: Mutex::default(),
+            source: OnceLock::new(),
+            misfits: AtomicU32::new(0),
             ended: AtomicBool::new(false),
         }
     }
@@ -74,27 +83,45 @@ impl Acceptor {
         &self.shared
     }
 
-    /// Takes a connection in. `None`: there are too many, and it was closed.
+    /// Takes a connection in. `None`: nothing is accepted any more, and it was closed.
     pub fn take_in(self: &Arc<Self>, connection: Connection) -> Option<TargetWorker> {
-        let Connection { tx, rx, closer, .. } = connection;
-        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
-        let mut closers = self.closers();
-        if closers.len() >= MAX_CONNECTIONS || self.has_ended() {
-            drop(closers);
+        let Connection {
+            tx,
+            rx,
+            closer,
+            peer,
+        } = connection;
+        let now = self.shared.now();
+        let mut connections = self.connections();
+        if self.has_ended() {
+            drop(connections);
             closer.close();
             return None;
         }
-        closers.push((number, closer));
-        drop(closers);
+        let number = connections.take_in(now, peer.address(), closer);
+        drop(connections);
         Some(TargetWorker {
             acceptor: Arc::clone(self),
             number,
             stage: Stage::New {
                 tx,
-                reader: FrameReader::new(rx),
-                deadline: self.shared.now().after(FIRST_FRAME),
+                reader: FrameReader::limited(rx, FIRST_FRAME_BYTES),
+                peer,
             },
         })
+    }
+
+    /// Closes connections that have not said in time what they are. To be called now and then: a
+    /// worker may wait in the middle of a read.
+    pub fn close_overdue(&self) {
+        let now = self.shared.now();
+        self.connections().close_overdue(now);
+    }
+
+    /// Descriptors or memory are short: closes a connection that has not said what it is; whether
+    /// there was one.
+    pub fn close_a_stranger(&self) -> bool {
+        self.connections().close_a_stranger()
     }
 
     /// Whether [`close`](Self::close) was called.
@@ -105,23 +132,56 @@ impl Acceptor {
     /// Closes all connections: the workers come to their end.
     pub fn close(&self) {
         self.ended.store(true, Ordering::Release);
-        for (_, closer) in self.closers().drain(..) {
-            closer.close();
-        }
+        self.connections().close_all();
         self.shared.wake();
     }
 
-    fn leave(&self, number: u64) {
-        let mut closers = self.closers();
-        if let Some(at) = closers.iter().position(|(other, _)| *other == number) {
-            let (_, closer) = closers.swap_remove(at);
-            drop(closers);
-            closer.close();
-        }
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn closers(&self) -> MutexGuard<'_, Vec<(u64, Closer)>> {
-        self.closers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a connection that names `session` was opened by the source, for `opening`.
+    fn is_of_source(
+        &self,
+        peer: &Peer,
+        session: SessionId,
+        opening: Opening,
+        proof: Option<&BindingProof>,
+    ) -> bool {
+        let Some(first) = self.source.get() else {
+            return false;
+        };
+        self.shared.look(|target| target.is_session(session))
+            && belongs(first.as_ref(), peer, session, opening, proof)
+    }
+
+    /// What is said to a source that nobody has authenticated and whose guest does not fit. One that
+    /// is authenticated is who the user has let in: it ends the wait, and both sides say why.
+    fn refusal(&self, peer: &Peer, hello: &Hello) -> Option<Message> {
+        if peer.binding().is_some() {
+            return None;
+        }
+        let differences = self.shared.look(|target| target.incompatibilities(hello));
+        if differences.is_empty() {
+            return None;
+        }
+        let (from, why) = (peer.address(), differences.join("; "));
+        // What strangers say is quoted, and does not fill the log.
+        match self.misfits.fetch_add(1, Ordering::Relaxed) {
+            ..MISFITS_WARNED => warn!(from, ?why, "refused a guest that does not fit"),
+            _ => debug!(from, ?why, "refused a guest that does not fit"),
+        }
+        Some(Message::Refuse(Refuse {
+            reasons: differences.iter().map(|how| without_values(how)).collect(),
+        }))
+    }
+
+    /// Notes that a connection was refused, and why. What strangers say is quoted.
+    fn refused(&self, peer: &Peer, why: &str) {
+        let from = peer.address();
+        info!(from, ?why, "refused a connection");
     }
 
     fn read_control(
@@ -141,6 +201,16 @@ impl Acceptor {
     }
 }
 
+/// What differs, of a sentence that also says how.
+fn without_values(difference: &str) -> String {
+    let what = difference
+        .split_once(':')
+        .map_or("something", |(what, _)| what);
+    format!(
+        "{what} differs (the target's output says how)"
+    )
+}
+
 /// Serves one connection of a target; closes it when dropped, unless the migration has failed:
 /// then the coordinator still has to say why, and closes all of them.
 #[derive(Debug)]
@@ -155,7 +225,7 @@ enum Stage {
     New {
         tx: Box<dyn SendHalf>,
         reader: FrameReader<Box<dyn Read + Send>>,
-        deadline: Instant,
+        peer: Peer,
     },
     Control(ControlReader<Target>),
     Data(Box<TargetChannel>),
@@ -180,14 +250,21 @@ impl TargetWorker {
             return Step::Done;
         }
         match &mut self.stage {
-            Stage::New { reader, .. } => match reader.read() {
+            Stage::New { .. } if !self.acceptor.connections().is_open(self.number) => Step::Done,
+            Stage::New { reader, peer, .. } => match reader.read() {
                 Ok(ReadOutcome::Frame(header)) => {
                     let message = Message::decode(header.kind, reader.body());
                     message.map_or(Step::Done, |message| self.introduced(message))
                 }
-                Ok(ReadOutcome::Pending) => self.wait_for_first(),
+                Ok(ReadOutcome::Pending) => {
+                    self.acceptor.close_overdue();
+                    Step::Quiet
+                }
                 // A stranger is dropped and does not disturb the migration.
-                Err(_) => Step::Done,
+                Err(error) => {
+                    self.acceptor.refused(peer, &error.to_string());
+                    Step::Done
+                }
             },
             Stage::Control(reader) => match reader.step() {
                 Ok(step) => step,
@@ -204,21 +281,25 @@ impl TargetWorker {
         }
     }
 
-    fn wait_for_first(&self) -> Step {
-        match &self.stage {
-            Stage::New { deadline, .. } if self.acceptor.shared.now() < *deadline => Step::Quiet,
-            _ => Step::Done,
-        }
-    }
-
     /// The first message says what the connection is for.
     fn introduced(&mut self, message: Message) -> Step {
-        let Stage::New { tx, reader, .. } = std::mem::replace(&mut self.stage, Stage::Over) else {
+        let Stage::New { tx, reader, peer } = std::mem::replace(&mut self.stage, Stage::Over)
+        else {
             return Step::Done;
         };
         let (acceptor, shared) = (&self.acceptor, &self.acceptor.shared);
         match message {
-            Message::Hello(_) if !acceptor.greeted.swap(true, Ordering::AcqRel) => {
+            Message::Hello(ref hello) if acceptor.source.get().is_none() => {
+                if let Some(refuse) = acceptor.refusal(&peer, hello) {
+                    // It may be gone already.
+                    let _ = FrameWriter::new(tx).write(refuse.kind(), &refuse.encode());
+                    return Step::Done;
+                }
+                // Another one may be as fast.
+                let binding = peer.binding().cloned();
+                if !self.is_known() || acceptor.source.set(binding).is_err() {
+                    return Step::Done;
+                }
                 let mut control = acceptor.read_control(tx, reader);
                 if let Err(error) = control.take(message) {
                     acceptor.control_failed(&control, error);
@@ -226,7 +307,11 @@ impl TargetWorker {
                 }
                 self.stage = Stage::Control(control);
             }
-            Message::Reattach(id) if shared.look(|target| target.accepts_reattach(id)) => {
+            Message::Reattach(Reattach { session, proof })
+                if acceptor.is_of_source(&peer, session, Opening::Reattach, proof.as_ref())
+                    && shared.look(|target| target.accepts_reattach(session))
+                    && self.is_known() =>
+            {
                 let control = acceptor.read_control(tx, reader);
                 let now = shared.now();
                 shared.with(|target| target.reattached(now));
@@ -238,8 +323,14 @@ impl TargetWorker {
                 self.stage = Stage::Control(control);
             }
             // One of another migration is a stranger.
-            Message::Join(join) if shared.look(|target| target.is_session(join.session)) => {
-                if let Err(error) = shared.with(|target| target.join(join.channel)) {
+            Message::Join(Join {
+                session,
+                channel,
+                proof,
+            }) if acceptor.is_of_source(&peer, session, Opening::Join(channel), proof.as_ref())
+                && self.is_known() =>
+            {
+                if let Err(error) = shared.with(|target| target.join(channel)) {
                     shared.fail(error);
                     return Step::Done;
                 }
@@ -247,20 +338,29 @@ impl TargetWorker {
                     Arc::clone(shared),
                     Arc::clone(&acceptor.memory),
                     Arc::clone(&acceptor.base_pages),
-                    join.channel,
+                    channel,
                     reader,
                 )));
             }
-            _ => return Step::Done,
+            message => {
+                let why = format!("{:?} does not belong to the migration", message.kind());
+                acceptor.refused(&peer, &why);
+                return Step::Done;
+            }
         }
         Step::Worked
+    }
+
+    /// It belongs to the migration, unless it was closed meanwhile.
+    fn is_known(&self) -> bool {
+        self.acceptor.connections().known(self.number)
     }
 }
 
 impl Drop for TargetWorker {
     fn drop(&mut self) {
         if !self.acceptor.shared.look(Target::is_over) {
-            self.acceptor.leave(self.number);
+            self.acceptor.connections().close(self.number);
         }
     }
 }

@@ -7,22 +7,29 @@
 mod acceptor;
 mod base_pages;
 mod channel;
+mod connections;
 pub(super) mod dedup;
 mod driver;
 mod fingerprints;
 pub(super) mod placer;
 mod session;
 
+pub(crate) use acceptor::FIRST_FRAME_BYTES;
 pub use acceptor::{Acceptor, TargetWorker};
 pub use base_pages::BasePages;
 pub use channel::TargetChannel;
+pub(crate) use connections::MAX_STRANGERS;
 pub use driver::TargetDriver;
 pub use fingerprints::FingerprintWorker;
 pub use session::TargetSession;
 
+use std::io;
 use std::sync::Arc;
 use std::thread::{self, Scope};
 use std::time::Duration;
+
+use rustix::io::Errno;
+use tracing::warn;
 
 use super::{Step, run_worker};
 use crate::guest::TargetGuest;
@@ -134,24 +141,50 @@ pub(crate) fn receive(job: ReceiveJob<'_>) -> Result<Received, Failure> {
 }
 
 /// Takes connections until the receiving ends; each gets a thread.
+///
+/// A lack of descriptors, memory or threads ends nothing: a stranger is closed if there is one, and
+/// the next try comes after a pause.
 fn accept<'scope>(
     scope: &'scope Scope<'scope, '_>,
     shared: &'scope Shared<Target>,
     acceptor: &Arc<Acceptor>,
     listener: &dyn Listener,
 ) {
+    let mut is_short = false;
+    let mut wait_for = |what: &str, error: &io::Error| {
+        if !std::mem::replace(&mut is_short, true) {
+            warn!(%error, "{what}; strangers are closed, and others are asked to wait");
+        }
+        acceptor.close_a_stranger();
+        thread::sleep(ACCEPT_TICK);
+    };
     while !acceptor.has_ended() {
+        acceptor.close_overdue();
         match listener.accept(ACCEPT_TICK) {
             Ok(None) => {}
             Ok(Some(connection)) => {
-                if let Some(mut worker) = acceptor.take_in(connection) {
-                    scope.spawn(move || run_worker(shared, || worker.step()));
+                let Some(mut worker) = acceptor.take_in(connection) else {
+                    continue;
+                };
+                let thread = thread::Builder::new().name("pagelift-conn".into());
+                let serve = move || run_worker(shared, || worker.step());
+                if let Err(error) = thread.spawn_scoped(scope, serve) {
+                    wait_for("no thread for a connection", &error);
                 }
             }
+            Err(error) if is_shortage(&error) => wait_for("cannot accept connections", &error),
             Err(source) => {
                 let what = "cannot accept connections";
                 return shared.fail(MigrationError::Link { what, source });
             }
         }
     }
+}
+
+/// Whether accept(2) failed for want of something that others may give back.
+fn is_shortage(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    errno.is_some_and(|errno| {
+        [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno)
+    })
 }

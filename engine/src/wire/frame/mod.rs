@@ -173,6 +173,9 @@ pub enum FrameError {
     /// The body is longer than any frame may be.
     #[error("a frame of {0} bytes; at most {MAX_BODY_BYTES} are allowed")]
     TooLong(u32),
+    /// The first frame of a connection is longer than one from somebody unknown may be.
+    #[error("a first frame of {0} bytes: too long for a connection that has not said what it is")]
+    TooMuchAtFirst(usize),
 }
 
 /// The fixed part of a frame.

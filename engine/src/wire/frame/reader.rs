@@ -34,6 +34,8 @@ pub struct FrameReader<R> {
     /// Grows to the longest body seen and stays so.
     body: Vec<u8>,
     body_length: usize,
+    /// Bytes that may still come before the first frame is whole, if that is limited.
+    first_frame_bytes: Option<usize>,
 }
 
 /// What is being read.
@@ -55,6 +57,16 @@ impl<R: Read> FrameReader<R> {
             header: [0; HEADER_BYTES],
             body: Vec::new(),
             body_length: 0,
+            first_frame_bytes: None,
+        }
+    }
+
+    /// The same, but the first frame, with all that may be skipped before it, takes at most
+    /// `bytes` bytes: nobody knows yet who sends it.
+    pub fn limited(stream: R, bytes: usize) -> Self {
+        Self {
+            first_frame_bytes: Some(bytes),
+            ..Self::new(stream)
         }
     }
 
@@ -106,6 +118,12 @@ impl<R: Read> FrameReader<R> {
                     let parsed = FrameHeader::decode(&self.header, self.sequence)?;
                     let (Parsed::Frame(FrameHeader { length, .. }) | Parsed::Skip { length }) =
                         parsed;
+                    if let Some(left) = &mut self.first_frame_bytes {
+                        // A skipped frame without a body counts as well, or there could be any number.
+                        *left = left
+                            .checked_sub(length + HEADER_BYTES)
+                            .ok_or(FrameError::TooMuchAtFirst(length))?;
+                    }
                     self.body_length = length;
                     if self.body.len() < length {
                         self.body.resize(length, 0);
@@ -125,6 +143,7 @@ impl<R: Read> FrameReader<R> {
                             length: header.length,
                         });
                     }
+                    self.first_frame_bytes = None;
                     return Ok(ReadOutcome::Frame(header));
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! The source's `Hello` describes the guest and what the source can do; the target answers
 //! `Accept`, or `Refuse` with every reason it found ([`answer`]). Each data connection begins with
-//! `Join` ([`join`]). All are [fields](super::fields), so that they can grow.
+//! `Join` ([`join`]). Those are [fields](super::fields), so that they can grow.
 
 mod answer;
 mod files;
@@ -11,9 +11,9 @@ mod join;
 mod tests;
 
 pub use answer::{Accept, DedupTerms, Refuse};
-pub use join::Join;
+pub use join::{Join, Reattach};
 
-use super::bytes::{Cursor, cap, put_text};
+use super::bytes::{cap, put_text};
 use super::fields::{self, once, required};
 use super::{Encodings, OLDEST_VERSION, VERSION, WireError};
 use crate::memory::{FileIdentity, Layout, MAX_REGIONS, Region};
@@ -151,6 +151,7 @@ mod tag {
     pub(super) const PERSISTENT: u16 = 0x0d | fields::OPTIONAL;
     /// May be skipped: then details are not compared.
     pub(super) const DETAIL: u16 = 0x0c | fields::OPTIONAL;
+    pub(super) const PROOF: u16 = 0x0d;
 }
 
 impl Hello {
@@ -289,12 +290,4 @@ fn put_encodings(out: &mut Vec<u8>, tag: u16, encodings: Encodings) {
     fields::put(out, tag, |out| {
         out.extend_from_slice(&encodings.0.to_le_bytes());
     });
-}
-
-/// Reads the session that a reattaching source names.
-pub(super) fn decode_session(body: &[u8]) -> Result<SessionId, WireError> {
-    let mut cursor = Cursor::new(body, "reattach");
-    let session = SessionId(cursor.u128()?);
-    cursor.finish()?;
-    Ok(session)
 }

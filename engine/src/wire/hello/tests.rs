@@ -62,11 +62,21 @@ fn a_handshake_reads_back_as_written() {
         reasons: vec!["one".into(), "two".into()],
     };
     assert_eq!(Refuse::decode(&refuse.encode()), Ok(refuse));
-    let join = Join {
-        session: SessionId(9),
-        channel: 3,
-    };
-    assert_eq!(Join::decode(&join.encode()), Ok(join));
+    for proof in [None, Some([7; 32])] {
+        let session = SessionId(9);
+        let join = Join {
+            session,
+            channel: 3,
+            proof,
+        };
+        assert_eq!(Join::decode(&join.encode()), Ok(join));
+        let reattach = Reattach { session, proof };
+        let mut body = Vec::new();
+        reattach.encode_into(&mut body);
+        assert_eq!(Reattach::decode(&body), Ok(reattach));
+        body.push(0);
+        assert!(Reattach::decode(&body).is_err());
+    }
 }
 
 #[test]
@@ -115,6 +125,7 @@ proptest! {
         let _ = Accept::decode(&body);
         let _ = Refuse::decode(&body);
         let _ = Join::decode(&body);
+        let _ = Reattach::decode(&body);
     }
 
     #[test]
