@@ -18,7 +18,7 @@ use pagelift_engine::memory::{FileMemory, GuestMemory, MapPages, ReadPages, Shar
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError};
 use pagelift_engine::units::PAGE_BYTES;
 use pagelift_engine::{GuestRam, Incoming, Outgoing};
-use pagelift_transports::Endpoint;
+use pagelift_transports::{Endpoint, Security, Token};
 use support::populated;
 
 const PAGES: u64 = 400;
@@ -98,11 +98,13 @@ fn migrate(source: &Path, target: &Path) -> (Result<(), Failure>, Result<(), Fai
         }
         let there: Arc<dyn GuestMemory> = Arc::new(FileMemory::whole(create(target)).unwrap());
         let listener = "tcp://127.0.0.1:0".parse::<Endpoint>().unwrap();
-        let incoming = Incoming::new(listener.listen().unwrap(), there, Half);
+        // The target ends its wait for one who is known.
+        let known = Security::Token(Token::generate().unwrap());
+        let incoming = Incoming::new(listener.listen_with(&known).unwrap(), there, Half);
         let link = incoming.address().parse::<Endpoint>().unwrap();
         let ram = GuestRam::shared(Arc::clone(&memory)).unwrap();
         let target = incoming.start().unwrap();
-        let outgoing = Outgoing::new(link.connect().unwrap(), ram, Half);
+        let outgoing = Outgoing::new(link.connect_with(&known).unwrap(), ram, Half);
         let outgoing = outgoing.downtime(Duration::from_secs(60));
         let source = outgoing.start().unwrap().wait().result.map(drop);
         let target = target.wait().result.map(drop);

@@ -206,9 +206,7 @@ fn without_values(difference: &str) -> String {
     let what = difference
         .split_once(':')
         .map_or("something", |(what, _)| what);
-    format!(
-        "{what} differs (the target's output says how)"
-    )
+    format!("{what} differs (the target's output says how)")
 }
 
 /// Serves one connection of a target; closes it when dropped, unless the migration has failed:
