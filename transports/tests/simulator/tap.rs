@@ -16,7 +16,7 @@ use super::memory::Side;
 use super::watcher::Watcher;
 
 /// Bytes of a body that are looked at; enough for all messages that matter here.
-const LOOKED_AT: usize = 64;
+const LOOKED_AT: usize = 128;
 
 /// Finds the frames in a stream of bytes.
 #[derive(Debug)]

@@ -6,11 +6,13 @@ pub use ends::{SimLink, SimListener};
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::pipeline::Clock;
-use pagelift_engine::transport::{Closer, Connection, Peer, WriteHalf};
+use pagelift_engine::transport::{
+    ChannelBinding, Closer, Connection, Peer, PeerIdentity, WriteHalf,
+};
 use pagelift_engine::units::{ByteCount, Instant, Rate};
 
 use self::ends::{SimHalf, SimStream};
@@ -242,7 +244,7 @@ impl SimNetwork {
             tx: Box::new(SimHalf(WriteHalf::new(half(direction)))),
             rx: Box::new(half(direction.back())),
             closer: Closer::new(move || network.close(id, direction)),
-            peer: Peer::unauthenticated(format!("connection {id}")),
+            peer: peer(id, direction),
         }
     }
 
@@ -278,4 +280,15 @@ impl SimNetwork {
     fn lock(&self) -> MutexGuard<'_, Net> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The other side of connection `id`, as seen by the one that writes in `direction`: each side is always
+/// the same, and both know a secret of the connection.
+fn peer(id: ConnectionId, direction: Direction) -> Peer {
+    let other = [direction.back() as u8; 32];
+    let mut secret = [0; 32];
+    secret[..8].copy_from_slice(&(id as u64).to_le_bytes());
+    let binding = ChannelBinding::new(PeerIdentity(other), secret);
+    let known = Arc::new(OnceLock::from(binding));
+    Peer::unauthenticated(format!("connection {id}")).authenticated_by(known)
 }
