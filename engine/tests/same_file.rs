@@ -16,7 +16,7 @@ use std::time::Duration;
 use pagelift_engine::guest::{self, SourceGuest, TargetGuest};
 use pagelift_engine::memory::{FileMemory, GuestMemory, MapPages, ReadPages, SharedMemory};
 use pagelift_engine::migration::{Failure, GuestLocation, MigrationError};
-use pagelift_engine::units::PAGE_BYTES;
+use pagelift_engine::units::{PAGE_BYTES, PageIndex};
 use pagelift_engine::{GuestRam, Incoming, Outgoing};
 use pagelift_transports::{Endpoint, Security, Token};
 use support::populated;
@@ -150,6 +150,36 @@ fn the_same_file_under_two_names_is_refused() {
     let (source, target) = migrate(&one, &dir.path().join("three"));
     source.unwrap();
     target.unwrap();
+}
+
+#[test]
+fn a_target_that_refuses_has_what_it_had() {
+    if support::userfaultfd().is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let shorter = dir.path().join("shorter");
+    let there = create(&shorter);
+    there.set_len((PAGES - 1) * PAGE_BYTES as u64).unwrap();
+    let there = FileMemory::whole(there).unwrap();
+    there.write(PageIndex(7), &support::pages(&[7, 8])).unwrap();
+    let listener = "tcp://127.0.0.1:0".parse::<Endpoint>().unwrap();
+    let there: Arc<dyn GuestMemory> = Arc::new(there);
+    let incoming = Incoming::new(listener.listen().unwrap(), Arc::clone(&there), Half);
+    let link = incoming.address().parse::<Endpoint>().unwrap();
+    let here = FileMemory::whole(create(&dir.path().join("here"))).unwrap();
+    let ram = GuestRam::shared(Arc::new(SharedMemory::map(here).unwrap())).unwrap();
+    let target = incoming.start().unwrap();
+    let outgoing = Outgoing::new(link.connect().unwrap(), ram, Half);
+    let failure = outgoing.start().unwrap().wait().result.unwrap_err();
+    assert!(
+        matches!(failure.error, MigrationError::Refused { .. }),
+        "{failure}"
+    );
+    assert!(target.wait().result.is_err());
+    let left = FileMemory::whole(File::open(&shorter).unwrap()).unwrap();
+    assert_eq!(populated(&left), support::runs(&[(7, 2)]));
+    assert_eq!(support::read(&left, 7, 2), support::pages(&[7, 8]));
 }
 
 /// Files of a folder, seen a second time under other device numbers.

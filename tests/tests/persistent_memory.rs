@@ -69,7 +69,7 @@ impl Disks {
             "-m",
             &memory,
             "-object",
-            &object("nv0", &self.0),
+            &(object("nv0", &self.0) + ",pmem=on"),
             "-device",
             "nvdimm,id=dimm0,memdev=nv0",
             "-object",

@@ -81,7 +81,7 @@ pub(super) fn object_text(properties: &Properties) -> String {
 }
 
 /// # Errors
-/// When the guest's memory cannot be written, or is meant to outlive the guest, in its file.
+/// When the guest's memory cannot be written, or its disk would be written that was not before.
 pub(super) fn refuse_unwritable(properties: &Properties, id: &str) -> Result<(), CommandLineError> {
     let refuse = |reason: &str, remedy: &str| {
         Err(CommandLineError::Unshareable {
@@ -96,10 +96,12 @@ pub(super) fn refuse_unwritable(properties: &Properties, id: &str) -> Result<(),
             "remove readonly=on and rom=on, or run this guest without pagelift",
         );
     }
-    if properties.is_on("pmem") {
+    // Others get share=on; but what a guest has not been writing to its disk so far must not go there.
+    if properties.is_on("pmem") && !properties.is_on("share") {
         return refuse(
-            "persistent memory stays on its host",
-            "remove pmem=on, or run this guest without pagelift",
+            "it is persistent memory whose content the guest changes for itself alone",
+            "add share=on, so that the file has what the guest writes, or run this guest without \
+             pagelift",
         );
     }
     Ok(())

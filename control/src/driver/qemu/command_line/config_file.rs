@@ -117,7 +117,7 @@ mod tests {
         for body in [
             "qom-type = \"memory-backend-ram\"",
             "qom-type = \"memory-backend-file\"",
-            "qom-type = \"memory-backend-file\"\nshare = \"on\"\npmem = \"on\"",
+            "qom-type = \"memory-backend-file\"\npmem = \"on\"",
         ] {
             let text = format!("[object \"m7\"]\n{body}\n");
             let error = examine("vm.cfg", &text).unwrap_err().to_string();

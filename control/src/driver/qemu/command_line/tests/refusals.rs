@@ -20,8 +20,8 @@ fn what_cannot_be_shared_is_refused_with_reason_and_remedy() {
             &["memory backend m", "read-only"],
         ),
         (
-            "-object memory-backend-file,id=nv,pmem=on,share=on",
-            &["memory backend nv", "persistent", "remove pmem=on"],
+            "-object memory-backend-file,id=nv,pmem=on",
+            &["memory backend nv", "persistent", "add share=on"],
         ),
         (
             "-object memory-backend-epc,id=e,size=1M",
