@@ -24,6 +24,7 @@ use simulator::reached::{Counts, WANTED};
 
 #[expect(unreachable_pub, reason = "nobody can reach the inside of a test")]
 mod simulator {
+    pub mod agents;
     pub mod base_pages;
     pub mod checker;
     pub mod crew;
@@ -163,6 +164,7 @@ fn calm(seed: u64) -> Plan {
         verify: false,
         state_bytes: 1000,
         second_attempt: false,
+        agents: false,
         ..Plan::new(seed).healthy()
     }
 }

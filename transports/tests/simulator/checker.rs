@@ -27,6 +27,9 @@ pub fn run(plan: &Plan, keep_events: bool) -> Outcome {
     let mut counts = Counts::new();
     let first = world.attempt(plan);
     check(&world.truth, &first, &mut counts);
+    if first.source.is_some() || first.killed.is_some() {
+        world.truth.person_settles();
+    }
     let stayed = world.truth.source_runs() && !world.truth.target_runs();
     if stayed && plan.second_attempt {
         let second = world.attempt(&plan.healthy());
@@ -38,6 +41,7 @@ pub fn run(plan: &Plan, keep_events: bool) -> Outcome {
             _ => *counts.entry("second attempt completed").or_default() += 1,
         }
         check(&world.truth, &second, &mut Counts::new());
+        world.truth.person_settles();
     }
     Outcome {
         broken: world.truth.take_broken(),
@@ -48,6 +52,10 @@ pub fn run(plan: &Plan, keep_events: bool) -> Outcome {
 
 /// Checks one attempt against the truth.
 fn check(truth: &Truth, attempt: &Attempt, counts: &mut Counts) {
+    if let Some(side) = attempt.killed {
+        check_killed(truth, attempt, side, counts);
+        return;
+    }
     let (Some(source), Some(target)) = (&attempt.source, &attempt.target) else {
         // It went on for ever, which has been said.
         return;
@@ -88,6 +96,27 @@ fn check(truth: &Truth, attempt: &Attempt, counts: &mut Counts) {
     );
 }
 
+/// A program was killed: the other one's words must be true all the same.
+fn check_killed(truth: &Truth, attempt: &Attempt, side: Side, counts: &mut Counts) {
+    let rules = Rules { truth, attempt };
+    let mut add = |name| *counts.entry(name).or_default() += 1;
+    match (side, &attempt.source, &attempt.target) {
+        (Side::Source, _, Some(Err(failure))) => rules.target_failed(failure),
+        (Side::Source, _, Some(Ok(_))) => rules.need(truth.target_runs(), "it runs there"),
+        (Side::Target, Some(Err(failure)), _) => rules.source_failed(failure),
+        (Side::Target, Some(Ok(_)), _) => rules.need(truth.target_runs(), "it ran there"),
+        // It went on for ever, which has been said.
+        _ => return,
+    }
+    add(match side {
+        Side::Source => "the source was killed",
+        Side::Target => "the target was killed",
+    });
+    if !truth.source_runs() && !truth.target_runs() {
+        add("settled after a crash");
+    }
+}
+
 struct Rules<'a> {
     truth: &'a Truth,
     attempt: &'a Attempt,
@@ -109,6 +138,7 @@ impl Rules<'_> {
             || plan.damage_placed.is_some()
             || plan.sabotage.is_some()
             || plan.freeze.is_some()
+            || self.truth.is_cut_off()
             || plan.facts_differ;
         let gave_up = matches!(
             failure.error,
@@ -138,7 +168,8 @@ impl Rules<'_> {
             }
             GuestLocation::Unknown => {
                 self.need(truth.gave_up(), "unknown only after the guest was given up");
-                let frozen = attempt.plan.freeze.is_some();
+                let frozen =
+                    attempt.plan.freeze.is_some() || attempt.hung || attempt.killed.is_some();
                 let lost = attempt.network_failed || frozen;
                 self.need(lost, "unknown only if the two sides lost each other");
                 // Somebody who has waited long enough may interrupt the asking, or the waiting to
@@ -196,7 +227,10 @@ impl Rules<'_> {
                 let watcher = &self.attempt.watcher;
                 let said = watcher.has_said(Side::Source, FrameType::State);
                 self.need(said, "the target says unknown only once it has the state");
-                let lost = self.attempt.network_failed || self.attempt.plan.freeze.is_some();
+                let attempt = self.attempt;
+                let struck =
+                    attempt.plan.freeze.is_some() || attempt.hung || attempt.killed.is_some();
+                let lost = attempt.network_failed || struck;
                 self.need(lost, "unknown only if the two sides lost each other");
                 self.need(
                     !truth.target_runs() || truth.was_let_run(),

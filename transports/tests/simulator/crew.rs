@@ -18,6 +18,7 @@ use pagelift_transports::sim::{ConnectionId, Direction, SimNetwork, SimRng};
 
 use super::faults::Faults;
 use super::knobs::Knobs;
+use super::memory::Side;
 use super::tap::TapListener;
 use super::target::TargetSide;
 use super::truth::Truth;
@@ -84,8 +85,14 @@ pub struct Crew {
     slots: RefCell<Vec<Slot>>,
     accepted: Cell<ConnectionId>,
     nested: Cell<bool>,
-    /// The source's process stands still.
+    /// The source's process stands still in the middle of a step.
     frozen: Cell<bool>,
+    /// Until when the program of each side stands still, source first.
+    hang_until: Cell<[Instant; 2]>,
+    /// A program stood still between two steps.
+    pub hung: Cell<bool>,
+    /// The program that was killed.
+    pub killed: Cell<Option<Side>>,
     /// Connections whose frames are being placed, innermost last.
     stepping: RefCell<Vec<ConnectionId>>,
     pub steps: Cell<u64>,
@@ -135,6 +142,9 @@ impl Crew {
             accepted: Cell::new(0),
             nested: Cell::new(false),
             frozen: Cell::new(false),
+            hang_until: Cell::default(),
+            hung: Cell::new(false),
+            killed: Cell::new(None),
             stepping: RefCell::default(),
             steps: Cell::new(0),
         })
@@ -187,6 +197,9 @@ impl Crew {
         faults.hear(now, &news);
         faults.strike(&self.truth, &self.network);
         drop(faults);
+        if self.truth.let_go_if_due() {
+            lock(&self.source_writer).sleep_until(now);
+        }
         self.knobs.borrow_mut().turn(&self.truth);
         if self.truth.source_runs() {
             lock(&self.source_writer).run_until(now);
@@ -196,9 +209,58 @@ impl Crew {
         }
     }
 
+    /// Programs that were struck since the last step hang, or are gone.
+    pub fn strike_programs(&self, has_ended: [bool; 2]) {
+        let now = self.truth.now();
+        for (side, time) in self.faults.borrow_mut().take_struck() {
+            if has_ended[side as usize] {
+                continue;
+            }
+            match time {
+                Some(time) => {
+                    self.hung.set(true);
+                    let mut until = self.hang_until.get();
+                    until[side as usize] = now.after(time);
+                    self.hang_until.set(until);
+                }
+                None if self.killed.get().is_none() => self.kill(side),
+                None => {}
+            }
+        }
+    }
+
+    /// The kernel closes what the program had open.
+    fn kill(&self, side: Side) {
+        self.killed.set(Some(side));
+        let open = self.network.open();
+        open.into_iter().for_each(|id| self.network.reset(id));
+        let is_its = |slot: &Slot| match slot.worker {
+            Some(Worker::Source(_)) => side == Side::Source,
+            _ => side == Side::Target,
+        };
+        self.slots.borrow_mut().retain(|slot| !is_its(slot));
+        match side {
+            Side::Source => {
+                if self.truth.source_is_killed() {
+                    lock(&self.source_writer).sleep_until(self.truth.now());
+                }
+            }
+            Side::Target => self.network.refuse_until(Instant(u64::MAX)),
+        }
+    }
+
+    /// Until when the program of that side does nothing; `None` if it goes on.
+    pub fn hangs_until(&self, side: Side) -> Option<Instant> {
+        let until = self.hang_until.get()[side as usize];
+        (until > self.truth.now()).then_some(until)
+    }
+
     /// Takes in connections that have arrived.
     pub fn accept(&self) -> bool {
         let mut any = false;
+        if self.killed.get() == Some(Side::Target) || self.hangs_until(Side::Target).is_some() {
+            return any;
+        }
         while let Ok(Some(connection)) = self.listener.accept(Duration::ZERO) {
             let number = self.accepted.replace(self.accepted.get() + 1);
             any = true;
@@ -224,6 +286,13 @@ impl Crew {
         };
         let connection = slot.connection;
         if self.frozen.get() && matches!(slot.worker, Some(Worker::Source(_))) {
+            return false;
+        }
+        let side = match slot.worker {
+            Some(Worker::Source(_)) => Side::Source,
+            _ => Side::Target,
+        };
+        if self.hangs_until(side).is_some() {
             return false;
         }
         let Some(mut worker) = slot.worker.take() else {
@@ -278,7 +347,8 @@ impl Crew {
     pub fn next_event(&self) -> Option<Instant> {
         let faults = self.faults.borrow().next_event();
         let knobs = self.knobs.borrow().next_event();
-        [self.network.next_event(), faults, knobs]
+        let lease = self.truth.lease_ends();
+        [self.network.next_event(), faults, knobs, lease]
             .into_iter()
             .flatten()
             .min()

@@ -62,6 +62,7 @@ impl Plan {
             frame_pages: rng.pick(&[1, 2, 8, 64, 256]),
             verify: rng.one_in(2),
             downtime_limit: downtime_limit(seed),
+            agents: !seed.is_multiple_of(4),
             policy: if whim {
                 PolicyPlan::Whim {
                     stop_at: u32::try_from(rng.below(20)).unwrap_or(0),
@@ -106,6 +107,7 @@ impl Plan {
         plan.draw_base_pages(&mut rng);
         plan.be_steered(transfer);
         plan.be_capped(transfer);
+        plan.be_struck(transfer);
         plan
     }
 
@@ -159,6 +161,26 @@ impl Plan {
                 refuse: Duration::ZERO,
             });
         }
+    }
+
+    /// In every third seed that has agents a program hangs or is killed, at any step.
+    fn be_struck(&mut self, transfer: Duration) {
+        // Numbers of its own, as above.
+        let mut rng = SimRng::new(self.seed.rotate_left(32) ^ 0x6861_6e67);
+        if !self.agents || !rng.one_in(3) {
+            return;
+        }
+        let side = rng.pick(&[Side::Source, Side::Source, Side::Target]);
+        let time = Duration::from_millis(rng.pick(&[10, 1000, 4000, 9000, 27_000, 40_000]));
+        let fault = match rng.one_in(2) {
+            true => Fault::Kill(side),
+            false => Fault::Hang(side, time),
+        };
+        self.faults.push(PlannedFault {
+            moment: moment(&mut rng, transfer, self.network.latency),
+            fault,
+            refuse: Duration::ZERO,
+        });
     }
 
     /// In every seventh seed the rate is capped for a while.

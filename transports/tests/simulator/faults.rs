@@ -21,6 +21,8 @@ pub struct Faults {
     well_since: Instant,
     /// Whether the network has done anything wrong so far.
     network_failed: bool,
+    /// Programs that hang, for so long, or are killed, from now on.
+    struck: Vec<(Side, Option<Duration>)>,
 }
 
 impl Faults {
@@ -36,7 +38,13 @@ impl Faults {
             cancel_target: CancelToken::default(),
             well_since: now,
             network_failed: false,
+            struck: Vec::new(),
         }
+    }
+
+    /// Programs that are to hang or to be killed.
+    pub fn take_struck(&mut self) -> Vec<(Side, Option<Duration>)> {
+        std::mem::take(&mut self.struck)
     }
 
     pub fn well_since(&self) -> Instant {
@@ -82,6 +90,8 @@ impl Faults {
         match planned.fault {
             Fault::Cancel(Side::Source) => return self.cancel_source.cancel(),
             Fault::Cancel(Side::Target) => return self.cancel_target.cancel(),
+            Fault::Hang(side, time) => return self.struck.push((side, Some(time))),
+            Fault::Kill(side) => return self.struck.push((side, None)),
             Fault::ResetAll => network.open().into_iter().for_each(|id| network.reset(id)),
             Fault::ResetOne => {
                 if let Some(id) = self.one_of(network, 1) {

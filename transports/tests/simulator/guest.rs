@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::guest::{
-    DeviceChannel, GuestError, SourceGuest, StateFlow, TargetGuest, Throttler,
+    DeviceChannel, GuestError, Journal, SourceGuest, StateFlow, TargetGuest, Throttler,
 };
 use pagelift_engine::migration::GuestLocation;
 use pagelift_engine::units::Instant;
 
+use super::agents::SimJournal;
 use super::crew;
 use super::memory::SimMemory;
 use super::plan::Sabotage;
@@ -33,9 +34,19 @@ pub struct SourceHalf {
     pub paused_at: Option<Instant>,
     pub throttled: bool,
     pub sabotage: Option<Sabotage>,
+    pub journal: Option<SimJournal>,
 }
 
 impl SourceHalf {
+    /// A program that was cut off from QEMU gets nothing done there.
+    fn reach(&self) -> Result<(), GuestError> {
+        self.truth.let_go_if_due();
+        match self.truth.is_cut_off() {
+            true => Err(GuestError("the monitor is gone".into())),
+            false => Ok(()),
+        }
+    }
+
     fn channel(&self) -> Result<&DeviceChannel, GuestError> {
         let missing = || GuestError("it was not attached".into());
         self.channel.as_ref().ok_or_else(missing)
@@ -70,7 +81,9 @@ impl SourceGuest for SourceHalf {
     }
 
     fn pause(&mut self) -> Result<(), GuestError> {
+        self.reach()?;
         crew::pass(self.stop_takes);
+        self.reach()?;
         if self.truth.strikes(Mishap::Stop) {
             return Err(GuestError("a device does not quiesce".into()));
         }
@@ -89,6 +102,7 @@ impl SourceGuest for SourceHalf {
     }
 
     fn save_devices(&mut self, _: &mut dyn Write) -> Result<(), GuestError> {
+        self.reach()?;
         let sender = &self.channel()?.state;
         let (first, rest) = self.state.split_at(self.state.len() / 2);
         let lost = |error: std::io::Error| GuestError(format!("its state: {error}"));
@@ -101,6 +115,7 @@ impl SourceGuest for SourceHalf {
     }
 
     fn relinquish(&mut self) -> Result<(), GuestError> {
+        self.reach()?;
         if self.truth.strikes(Mishap::GiveUp) {
             return Err(GuestError("it does not let go".into()));
         }
@@ -125,7 +140,19 @@ impl SourceGuest for SourceHalf {
         Ok(())
     }
 
+    fn hold_at_most(&mut self, limit: Duration) -> Result<(), GuestError> {
+        self.truth.hold(limit)
+    }
+
+    fn journal(&mut self) -> Option<&mut dyn Journal> {
+        self.journal.as_mut().map(|journal| journal as &mut dyn Journal)
+    }
+
     fn resume(&mut self) -> Result<(), GuestError> {
+        if self.truth.source_runs() && self.truth.is_cut_off() {
+            return Ok(());
+        }
+        self.truth.hold_no_more();
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer.sleep_until(self.truth.now());
         self.truth.source_resumed();
@@ -162,11 +189,14 @@ pub struct TargetHalf {
 
 /// The target's guest for a session that outlives its borrow: both are of the crew.
 #[derive(Debug)]
-pub struct TargetHandle(pub Weak<Mutex<TargetHalf>>);
+pub struct TargetHandle {
+    pub half: Weak<Mutex<TargetHalf>>,
+    pub journal: Option<SimJournal>,
+}
 
 impl TargetHandle {
     fn with<R>(&self, act: impl FnOnce(&mut TargetHalf) -> R) -> R {
-        let half = self.0.upgrade().expect("the world outlives its sessions");
+        let half = self.half.upgrade().expect("the world outlives its sessions");
         let mut half = half.lock().unwrap_or_else(PoisonError::into_inner);
         act(&mut half)
     }
@@ -187,6 +217,10 @@ impl TargetGuest for TargetHandle {
 
     fn run(&mut self) -> Result<(), GuestError> {
         self.with(TargetHalf::run)
+    }
+
+    fn journal(&mut self) -> Option<&mut dyn Journal> {
+        self.journal.as_mut().map(|journal| journal as &mut dyn Journal)
     }
 
     fn finish(&mut self, place: GuestLocation) {

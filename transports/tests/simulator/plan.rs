@@ -49,6 +49,10 @@ pub enum Fault {
     Corrupt,
     /// Somebody cancels.
     Cancel(Side),
+    /// A program stands still for so long.
+    Hang(Side, Duration),
+    /// A program is killed.
+    Kill(Side),
 }
 
 /// When it goes wrong.
@@ -107,6 +111,8 @@ pub struct Plan {
     pub frame_pages: u64,
     pub verify: bool,
     pub downtime_limit: DowntimeLimit,
+    /// Both QEMUs have an agent.
+    pub agents: bool,
     pub policy: PolicyPlan,
     pub state_bytes: usize,
     pub state_pieces: usize,

@@ -14,7 +14,7 @@ use super::world::Attempt;
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// Every outcome that the standard seeds must reach.
-pub const WANTED: [&str; 57] = [
+pub const WANTED: [&str; 61] = [
     "completed",
     "completed although the network failed",
     "completed after a reattach",
@@ -49,6 +49,10 @@ pub const WANTED: [&str; 57] = [
     "target: guest unknown",
     "guest unknown, and with nobody",
     "guest unknown, and on the target",
+    "the source was killed",
+    "the target was killed",
+    "settled after a crash",
+    "went on by the agent while the source stood still",
     "let run by a person while the source stood still",
     "completed although the source stood still",
     "failed in handshake",
@@ -149,6 +153,9 @@ pub fn count(
     }
     if truth.was_let_run() && attempt.plan.freeze.is_some() {
         add("let run by a person while the source stood still");
+    }
+    if truth.is_cut_off() {
+        add("went on by the agent while the source stood still");
     }
     if attempt.throttled {
         add("throttled");

@@ -7,6 +7,7 @@ use pagelift_engine::pipeline::{Shared, SourceSession, Step};
 use pagelift_engine::units::Instant;
 
 use super::crew::Crew;
+use super::memory::Side;
 use super::phases::Phases;
 
 /// Virtual time after which a run counts as one that never ends.
@@ -41,6 +42,9 @@ pub fn run(crew: &Crew, source: &Shared<Source>, source_session: &mut SourceSess
     let mut all = false;
     loop {
         crew.tick();
+        crew.strike_programs([ended.source.is_some(), ended.target.is_some()]);
+        let source_is_there = ended.source.is_none() && crew.killed.get() != Some(Side::Source);
+        let target_is_there = ended.target.is_none() && crew.killed.get() != Some(Side::Target);
         let mut wake = Instant(u64::MAX);
         let mut worked = false;
         let mut skipped = false;
@@ -51,7 +55,10 @@ pub fn run(crew: &Crew, source: &Shared<Source>, source_session: &mut SourceSess
             }
             step => step != Step::Quiet,
         };
-        if ended.source.is_none() {
+        let hangs = [Side::Source, Side::Target].map(|side| crew.hangs_until(side));
+        if source_is_there && let Some(until) = hangs[0] {
+            idle(Step::Wait(until));
+        } else if source_is_there {
             if !all && crew.rng.borrow_mut().one_in(4) {
                 skipped = true;
             } else {
@@ -70,7 +77,9 @@ pub fn run(crew: &Crew, source: &Shared<Source>, source_session: &mut SourceSess
                 }
             }
         }
-        if ended.target.is_none() {
+        if target_is_there && let Some(until) = hangs[1] {
+            idle(Step::Wait(until));
+        } else if target_is_there {
             if !crew.target.has_ended() && !all && crew.rng.borrow_mut().one_in(4) {
                 skipped = true;
             } else {
@@ -93,7 +102,7 @@ pub fn run(crew: &Crew, source: &Shared<Source>, source_session: &mut SourceSess
             }
         }
         crew.sweep();
-        if ended.source.is_some() && ended.target.is_some() && crew.workers() == 0 {
+        if !source_is_there && !target_is_there && crew.workers() == 0 {
             return ended;
         }
         if worked {
@@ -115,7 +124,9 @@ pub fn run(crew: &Crew, source: &Shared<Source>, source_session: &mut SourceSess
 fn sleep(crew: &Crew, ended: &mut Ended, wake: Instant) -> bool {
     let (truth, now) = (&crew.truth, crew.truth.now());
     let mut next = crew.next_event().unwrap_or(Instant(u64::MAX)).min(wake);
-    if ended.source.is_some() && ended.target.is_none() && !ended.target_told {
+    let is_alone = ended.source.is_some() || crew.killed.get() == Some(Side::Source);
+    let is_there = ended.target.is_none() && crew.killed.get() != Some(Side::Target);
+    if is_alone && is_there && !ended.target_told {
         // Whoever started the two sides ends the one that was never spoken to.
         let told = ended.source_ended.after(ALONE);
         if now >= told {

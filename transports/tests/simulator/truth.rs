@@ -5,13 +5,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::converge::ThrottleShare;
+use pagelift_engine::guest::Promise;
 use pagelift_engine::migration::DowntimeLimit;
 use pagelift_engine::pipeline::Clock;
 use pagelift_engine::units::Instant;
 use pagelift_transports::sim::SimClock;
 
+use super::agents::Agent;
+use super::memory::Side;
+use super::plan::Plan;
+
 /// What a step that is under way at the limit may still take.
-const STANDSTILL_SLACK: Duration = Duration::from_millis(300);
+const STANDSTILL_SLACK: Duration = Duration::from_millis(800);
 
 /// Something that fails when asked for the n-th time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +47,8 @@ struct State {
     /// When the source's guest was stopped.
     stopped_at: Option<Instant>,
     downtime_limit: DowntimeLimit,
+    /// The agents of source and target, if the QEMUs have them.
+    agents: Option<[Agent; 2]>,
     /// By how much the source's guest is throttled, in permille.
     throttled: u16,
     gave_up: Option<Instant>,
@@ -67,10 +74,11 @@ impl Truth {
     }
 
     /// Another attempt at moving the guest, which runs on the source.
-    pub fn begin(&self, mishaps: &[(Mishap, u64)], downtime_limit: DowntimeLimit) {
+    pub fn begin(&self, plan: &Plan) {
         let mut state = self.lock();
-        state.downtime_limit = downtime_limit;
-        state.countdowns = mishaps.iter().copied().collect();
+        state.downtime_limit = plan.downtime_limit;
+        state.agents = plan.agents.then(Default::default);
+        state.countdowns = plan.mishaps.iter().copied().collect();
         state.happened.clear();
     }
 
@@ -189,6 +197,9 @@ impl Truth {
         // all the same, it runs a guest that nobody has given up, and that breaks a rule.
         let (gave_up, target_ran) = (state.gave_up.take(), state.target_runs);
         drop(state);
+        if self.promised(Side::Source) == Some(Promise::HandedOver) {
+            self.broken("the source took back a guest that it has promised away".into());
+        }
         if gave_up.is_some() && target_ran {
             self.broken("the source took back a guest that runs on the target".into());
         }
@@ -201,13 +212,41 @@ impl Truth {
         if !self.gave_up() {
             self.broken("the target runs a guest that the source has not given up".into());
         }
+        if self.has_agents() && self.promised(Side::Target) != Some(Promise::Granted) {
+            self.broken("the target runs a guest without a record of the source's word".into());
+        }
         self.check_one_owner();
+    }
+
+    /// The guest goes on on the target, by a person who knows that it is its own.
+    pub fn target_goes_on(&self) {
+        self.note(|| "a person lets the guest run on the target".into());
+        self.lock().target_runs = true;
+        self.check_one_owner();
+    }
+
+    pub fn has_agents(&self) -> bool {
+        self.lock().agents.is_some()
+    }
+
+    fn promised(&self, side: Side) -> Option<Promise> {
+        self.agent(side, |agent| agent.promise())?
+    }
+
+    /// Does something with the agent of that side, if there is one.
+    pub fn agent<R>(&self, side: Side, act: impl FnOnce(&mut Agent) -> R) -> Option<R> {
+        let mut state = self.lock();
+        let [source, target] = state.agents.as_mut()?;
+        Some(act(match side {
+            Side::Source => source,
+            Side::Target => target,
+        }))
     }
 
     /// The target ended without knowing whose the guest is. A person looks at the source, and lets
     /// it run on the target if the source has given it up.
     pub fn left_to_a_person(&self) {
-        if self.gave_up() && !self.source_runs() {
+        if !self.has_agents() && self.gave_up() && !self.source_runs() {
             self.note(|| "a person lets the guest run on the target".into());
             let mut state = self.lock();
             (state.target_runs, state.let_run) = (true, true);

@@ -17,6 +17,7 @@ use pagelift_engine::units::{ByteCount, Instant, PageCount};
 use pagelift_engine::wire::{Encoding, Encodings, GuestProperty, SessionId};
 use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
 
+use super::agents::SimJournal;
 use super::base_pages::SimBasePages;
 use super::crew::{Crew, CrewParts};
 use super::faults::Faults;
@@ -41,6 +42,10 @@ pub struct Attempt {
     pub target: Option<Result<bool, Failure>>,
     pub watcher: Arc<Watcher>,
     pub source_ended: Instant,
+    /// Which program was killed.
+    pub killed: Option<Side>,
+    /// A program stood still for a while.
+    pub hung: bool,
     /// The target was told to end because its source was gone.
     pub target_told: bool,
     /// Somebody cancelled, on either side.
@@ -110,7 +115,7 @@ impl World {
 
     /// Tries to move the guest as `plan` says.
     pub fn attempt(&mut self, plan: &Plan) -> Attempt {
-        self.truth.begin(&plan.mishaps, plan.downtime_limit);
+        self.truth.begin(plan);
         let lossy = plan.lose_marks.map(|one_in| (self.rng.fork(), one_in));
         self.tracker.lose_marks(lossy);
         self.target_memory.damage_in(plan.damage_placed);
@@ -153,7 +158,10 @@ impl World {
             sabotage: plan.sabotage,
         }));
         // Some bytes a run, so that the crew can step the target on the source's behalf.
-        let handle = Box::leak(Box::new(TargetHandle(Arc::downgrade(&target_half))));
+        let handle = Box::leak(Box::new(TargetHandle {
+            half: Arc::downgrade(&target_half),
+            journal: self.journal(Side::Target),
+        }));
         let mut source_half = SourceHalf {
             truth: Arc::clone(&self.truth),
             writer: Arc::clone(&self.source_writer),
@@ -165,6 +173,7 @@ impl World {
             paused_at: None,
             throttled: false,
             sabotage: plan.sabotage,
+            journal: self.journal(Side::Source),
         };
         let source = self.source_machine(plan, now);
         let base_pages = self.base_pages(plan);
@@ -231,6 +240,8 @@ impl World {
             target: ended.target,
             watcher,
             source_ended: ended.source_ended,
+            killed: crew.killed.get(),
+            hung: crew.hung.get(),
             target_told: ended.target_told,
             cancelled: faults.cancel_source.is_cancelled() || faults.cancel_target.is_cancelled(),
             network_failed: faults.network_failed(),
@@ -243,6 +254,12 @@ impl World {
             throttled: source_half.throttled,
             forced,
         }
+    }
+
+    /// The journal of the agent of that side, if there is one.
+    fn journal(&self, side: Side) -> Option<SimJournal> {
+        let truth = Arc::clone(&self.truth);
+        self.truth.has_agents().then_some(SimJournal { truth, side })
     }
 
     fn source_machine(&mut self, plan: &Plan, now: Instant) -> Arc<Shared<Source>> {

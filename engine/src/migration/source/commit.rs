@@ -85,6 +85,15 @@ impl Commit {
         Ok(())
     }
 
+    /// Whether the migration ended before the target was told, `waited` after it was ready, and the
+    /// target cannot be in doubt: the guest goes on here.
+    pub(super) fn keeps_guest(&self, waited: Duration) -> bool {
+        match self {
+            Self::Relinquishing { ended: Some(error) } => !target_may_be_in_doubt(error, waited),
+            _ => false,
+        }
+    }
+
     /// The guest cannot run here any more, and the journal says so: what ended the migration
     /// meanwhile leaves the target to be asked.
     pub(super) fn promised(&mut self, stopped: StoppedOwnership, ready: TargetReady) {
@@ -238,6 +247,16 @@ mod tests {
             (aborted(AbortCode::Guest), late, GuestLocation::Source),
         ] {
             let what = format!("{error:?} after {waited:?}");
+            let mut commit = Commit::Relinquishing { ended: None };
+            assert!(!commit.keeps_guest(waited), "it goes on");
+            let again = match &error {
+                MigrationError::PeerAborted { code, .. } => aborted(*code),
+                MigrationError::Cancelled => MigrationError::Cancelled,
+                _ => link(),
+            };
+            assert!(commit.fail(again).is_none());
+            let keeps = guest == GuestLocation::Source;
+            assert_eq!(commit.keeps_guest(waited), keeps, "{what}");
             assert_eq!(ended_by(error, waited), guest, "{what}");
         }
     }

@@ -55,6 +55,12 @@ impl Source {
         Ok(())
     }
 
+    /// Whether the migration ended while the guest was made unable to run here, and the guest is this
+    /// side's: see [`relinquished`](Self::relinquished).
+    pub fn keeps_guest(&self, now: Instant) -> bool {
+        self.state.keeps_guest(now)
+    }
+
     /// The guest was made unable to run here, and the journal says that it is the target's: there is
     /// no way back. Tells the target. If the connection was lost meanwhile, the target is asked over
     /// a new one.

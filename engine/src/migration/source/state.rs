@@ -162,6 +162,16 @@ impl State {
             })
     }
 
+    /// Whether a guest that is relinquished now goes on here: see [`Commit::keeps_guest`].
+    pub(super) fn keeps_guest(&self, now: Instant) -> bool {
+        let Some(switchover) = self.switchover() else {
+            return true;
+        };
+        let waited = now.since(switchover.since());
+        let commit = switchover.commit();
+        commit.is_none_or(|commit| commit.keeps_guest(waited))
+    }
+
     /// The commit, from the target's `Ready` on.
     pub(super) fn commit(&self) -> Option<&Commit> {
         self.switchover()?.commit()

@@ -187,7 +187,8 @@ impl<'a> SourceDriver<'a> {
                 };
                 // To relinquish a guest takes QEMU a while, in which the migration may end. If it
                 // does after the promise, the target is asked.
-                let promised = match self.shared.look(Source::is_over) {
+                let now = self.shared.now();
+                let promised = match self.shared.look(|source| source.keeps_guest(now)) {
                     true => Ok(false),
                     false => self.record(Promise::HandedOver),
                 };
