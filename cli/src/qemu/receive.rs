@@ -83,7 +83,8 @@ impl ReceiveCommand {
         let job = match prepare_incoming(&driver, &self.listen, &security, &self.base, controls) {
             Ok(job) => job,
             Err(IncomingError::Refused(error)) => {
-                return Ok(self.output.not_started(error, Side::Target));
+                let guest = super::place_of(&self.qmp);
+                return Ok(self.output.not_started(error, guest, Side::Target));
             }
             Err(error) => return Err(error.into()),
         };

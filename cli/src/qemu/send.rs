@@ -132,7 +132,10 @@ impl SendCommand {
         };
         let mut job = match prepare_outgoing(&driver, &self.to, &security, &shown) {
             Ok(job) => job,
-            Err(error) => return Ok(self.output.not_started(error, Side::Source)),
+            Err(error) => {
+                let guest = super::place_of(&self.qmp);
+                return Ok(self.output.not_started(error, guest, Side::Source));
+            }
         };
         let size = job.outgoing.memory().layout().pages().bytes();
         let outgoing = job.outgoing.verify(self.verify);

@@ -76,9 +76,8 @@ impl Output {
         ExitCode::of(failure)
     }
 
-    /// Reports why nothing was started: the guest is where it was.
-    pub fn not_started(&self, error: MigrationError, side: Side) -> ExitCode {
-        let guest = GuestLocation::Source;
+    /// Reports why nothing was started, and where the guest is.
+    pub fn not_started(&self, error: MigrationError, guest: GuestLocation, side: Side) -> ExitCode {
         self.failed(&Failure { error, guest }, side, &Extra::default())
     }
 

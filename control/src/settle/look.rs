@@ -133,6 +133,12 @@ impl Side {
         self.qemu.as_ref()?.record
     }
 
+    /// Whether the guest may have left, or have come without leave to run: the other side must be asked.
+    pub fn is_in_doubt(&self) -> bool {
+        let has_left = matches!(self.run_state(), Some("postmigrate" | "finish-migrate"));
+        has_left || self.word().needs_other()
+    }
+
     /// Where the guest is, as far as this side can say: `here`, `elsewhere` or `unknown`; and why.
     pub fn guest(&self) -> (&'static str, &'static str) {
         let Some(qemu) = &self.qemu else {

@@ -231,6 +231,9 @@ impl<'a> Guest<'a> {
         let sides = [Some(&self.qemu), target.is_running().then_some(target)];
         for qemu in sides.into_iter().flatten() {
             let phase = self.ground.recorded(qemu)?;
+            if phase == "handed-over" {
+                self.ground.says_unknown(qemu)?;
+            }
             let refused = qemu.execute("cont", json!({})).is_err();
             let open = ["prepared", "handed-over", "released"].contains(&phase.as_str());
             ensure!(

@@ -127,10 +127,7 @@ impl Truth {
             agent.held_until = None;
             agent.promise()
         });
-        let is_promised = matches!(
-            promise,
-            Some(Some(Promise::HandedOver | Promise::Released))
-        );
+        let is_promised = matches!(promise, Some(Some(Promise::HandedOver | Promise::Released)));
         !is_promised && self.goes_on_by_agent()
     }
 

@@ -145,7 +145,9 @@ impl SourceGuest for SourceHalf {
     }
 
     fn journal(&mut self) -> Option<&mut dyn Journal> {
-        self.journal.as_mut().map(|journal| journal as &mut dyn Journal)
+        self.journal
+            .as_mut()
+            .map(|journal| journal as &mut dyn Journal)
     }
 
     fn resume(&mut self) -> Result<(), GuestError> {
@@ -196,7 +198,10 @@ pub struct TargetHandle {
 
 impl TargetHandle {
     fn with<R>(&self, act: impl FnOnce(&mut TargetHalf) -> R) -> R {
-        let half = self.half.upgrade().expect("the world outlives its sessions");
+        let half = self
+            .half
+            .upgrade()
+            .expect("the world outlives its sessions");
         let mut half = half.lock().unwrap_or_else(PoisonError::into_inner);
         act(&mut half)
     }
@@ -220,7 +225,9 @@ impl TargetGuest for TargetHandle {
     }
 
     fn journal(&mut self) -> Option<&mut dyn Journal> {
-        self.journal.as_mut().map(|journal| journal as &mut dyn Journal)
+        self.journal
+            .as_mut()
+            .map(|journal| journal as &mut dyn Journal)
     }
 
     fn finish(&mut self, place: GuestLocation) {

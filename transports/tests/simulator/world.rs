@@ -259,7 +259,9 @@ impl World {
     /// The journal of the agent of that side, if there is one.
     fn journal(&self, side: Side) -> Option<SimJournal> {
         let truth = Arc::clone(&self.truth);
-        self.truth.has_agents().then_some(SimJournal { truth, side })
+        self.truth
+            .has_agents()
+            .then_some(SimJournal { truth, side })
     }
 
     fn source_machine(&mut self, plan: &Plan, now: Instant) -> Arc<Shared<Source>> {

@@ -46,7 +46,7 @@ pub fn source(qmp: &Qmp, guest: &Guest, buffer_disks: bool) -> Result<Vec<Refusa
     if !matches!(guest.run_state.as_str(), "paused" | "prelaunch" | "running") {
         let remedy = match guest.run_state.as_str() {
             "inmigrate" => "this is a target; give the QEMU whose guest is to move",
-            "postmigrate" => "it has left already; its place is on the target of that migration",
+            "postmigrate" => "it has left already; 'pagelift where' says what is known of it",
             _ => "bring it to 'running' or 'paused' first",
         };
         let state = &guest.run_state;
