@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use rustix::process::Pid;
 
-use crate::dirty::{Combined, DirtyError, DirtySource, PagemapTracker, TrackedRange};
+use crate::dirty::{
+    Combined, DirtyError, DirtySource, DiscardTracker, PagemapTracker, TrackedRange,
+};
 use crate::memory::{
     FileMemory, GuestMemory, Layout, MapPages, MappedMemory, MemoryError, ReadPages, SharedMemory,
 };
@@ -108,6 +110,32 @@ impl GuestRam {
         let ranges = tracked(memory.layout(), addresses.iter().copied());
         let tracker = PagemapTracker::new(Some(pid), uffd, ranges)?;
         Ok(Self::new(Arc::new(memory), Box::new(tracker)))
+    }
+
+    /// As [`of_process`](Self::of_process), for a process that may discard pages of its RAM (free page
+    /// reporting, `MADV_REMOVE`, `fallocate`, `ftruncate`): they arrive as zeros. See
+    /// [`DiscardTracker`] for what that costs.
+    ///
+    /// # Errors
+    /// As there; not for memory of huge pages, whose holes cannot be told.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn of_discarding_process(
+        pid: Pid,
+        uffd: Userfaultfd,
+        memory: FileMemory,
+        addresses: &[u64],
+    ) -> Result<Self, RamError> {
+        uffd.enable_async_write_protect()
+            .map_err(DirtyError::from)?;
+        let ranges = tracked(memory.layout(), addresses.iter().copied());
+        let memory = Arc::new(memory);
+        let discards = DiscardTracker::new(Some(pid), Arc::clone(&memory), ranges.clone())?;
+        let written = PagemapTracker::new(Some(pid), uffd, ranges)?;
+        // Holes are looked for after what was written is known.
+        let dirty = Combined::new(Box::new(written), Box::new(discards));
+        Ok(Self::new(memory, Box::new(dirty)))
     }
 
     /// Regions in anonymous private memory of this process, each from its one of `starts` on.

@@ -194,37 +194,6 @@ fn wrong_ways_out_leave_no_trace() -> Result<()> {
     Ok(())
 }
 
-/// A page that the balloon reports as free is not seen; an ordinary balloon may come along.
-#[test]
-fn a_balloon_with_free_page_reporting() -> Result<()> {
-    let images = require!(guest_images());
-    let bed = Bed::new()?;
-    let programs = Programs::built()?;
-    let workload = small();
-    let machine = |reporting: &str| {
-        let device = format!("virtio-balloon-pci,id=b0,free-page-reporting={reporting}");
-        let machine = Qemu::builder(&bed, &images).workload(&workload);
-        programs.wrap(machine).arg("-device").arg(device)
-    };
-    let source = machine("on").start("reporting")?;
-    let before = Snapshot::of(&source)?;
-    let finished = programs.send(&bed, &source, NOBODY, &[])?;
-    let words = ["device b0 reports free pages", "free-page-reporting=off"];
-    assert_refused(&finished.wait()?, "guest", &words)?;
-    before.assert_same(&source)?;
-    drop(source);
-
-    let source = machine("off").start("source")?;
-    let target = machine("off").waiting().start("target")?;
-    source.wait_ticks(2)?;
-    programs.migrate(&bed, &source, &target, &[])?;
-    target.wait_ticks(2)?;
-    assert_eq!(target.verify()?.bad, 0);
-    drop((source, target));
-    bed.finish();
-    Ok(())
-}
-
 #[test]
 fn a_monitor_that_is_not_there() -> Result<()> {
     let bed = Bed::new()?;

@@ -14,6 +14,7 @@
 
 mod clearing;
 mod combined;
+mod discards;
 mod kvm_log;
 mod manual;
 mod pagemap;
@@ -22,6 +23,7 @@ mod private;
 pub use clearing::ClearMarks;
 pub(crate) use clearing::ClearedPages;
 pub use combined::Combined;
+pub use discards::DiscardTracker;
 pub use kvm_log::{KvmLog, LoggedSlot};
 pub use manual::{DirtyMarker, ManualTracker, VcpuMarker};
 pub use pagemap::{PagemapTracker, TrackedRange};

@@ -23,7 +23,8 @@
 //! Discarded pages of anonymous memory (MADV_DONTNEED) are reported. The exception: a hole punched
 //! into a shared file leaves the protection in place, so a page that was not written since the
 //! last harvest is zero from then on and is not reported. Balloons and free page reporting do this,
-//! to pages whose content the guest has given up; the target may then hold their older bytes.
+//! to pages whose content the guest has given up; the target may then hold their older bytes, unless
+//! a [`DiscardTracker`](super::DiscardTracker) looks for holes.
 
 use std::ops::Range;
 

@@ -207,6 +207,24 @@ impl PagemapScan {
         })
     }
 
+    /// Calls `found` for each run of places in `addresses` for which the page table holds no page, in
+    /// order. Costs as much as [`written`](Self::written) does.
+    ///
+    /// # Errors
+    /// When the kernel has no such call.
+    pub fn absent(
+        &mut self,
+        addresses: Range<u64>,
+        mut found: impl FnMut(Range<u64>),
+    ) -> Result<(), SysError> {
+        let query = Query {
+            inverted: PAGE_IS_PRESENT.into(),
+            all_of: PAGE_IS_PRESENT.into(),
+            ..Query::default()
+        };
+        self.scan(addresses, query, |run, _| found(run))
+    }
+
     /// Calls `found` for each run of pages in `addresses` that are written, and of places in the
     /// page table that hold nothing, in order: for memory that is nowhere but in page tables.
     ///

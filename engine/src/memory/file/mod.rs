@@ -40,6 +40,26 @@ pub struct FileMemory {
 }
 
 impl FileMemory {
+    /// Calls `found` for each run of `pages`, all of one region, that its file has data for; for all
+    /// where that cannot be told.
+    ///
+    /// Costs 50 ns per page that is there.
+    pub(crate) fn for_each_data(
+        &self,
+        pages: PageRange,
+        found: impl FnMut(PageRange),
+    ) -> Result<(), MemoryError> {
+        let ranges = (0..self.regions.len()).map(|number| self.layout.region_range(number));
+        for (number, range) in ranges.enumerate() {
+            if range.first.0 <= pages.first.0 && pages.end() <= range.end() {
+                let looked = self.regions[number].for_each_data_in(range, pages, found);
+                let action = "find the populated pages of";
+                return looked.map_err(|source| self.layout.refused(action, number, 0, source));
+            }
+        }
+        Ok(())
+    }
+
     /// All of `file`, as one region named `ram`.
     ///
     /// # Errors

@@ -133,14 +133,24 @@ impl FileRegion {
     pub(super) fn for_each_data(
         &self,
         range: PageRange,
+        found: impl FnMut(PageRange),
+    ) -> io::Result<()> {
+        self.for_each_data_in(range, range, found)
+    }
+
+    /// The same for the pages `part` of them.
+    pub(super) fn for_each_data_in(
+        &self,
+        range: PageRange,
+        part: PageRange,
         mut found: impl FnMut(PageRange),
     ) -> io::Result<()> {
         if self.huge.is_some() {
-            found(range);
+            found(part);
             return Ok(());
         }
-        let end = range.bytes().0;
-        let mut at = 0;
+        let offset = |page: u64| (page - range.first.0) * PAGE_BYTES as u64;
+        let (mut at, end) = (offset(part.first.0), offset(part.end()));
         while at < end {
             let data = self.next_data(at, end)?;
             if data == end {

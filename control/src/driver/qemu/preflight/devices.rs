@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use crate::driver::Refusal;
 use crate::driver::qemu::backend;
+use crate::driver::qemu::inspect::Guest;
+use crate::driver::qemu::ramblock::Listed;
 use crate::qmp::{Qmp, QmpError};
 
 /// Where QEMU keeps its devices: with an id, without one, and made by the board or by -drive.
@@ -47,8 +49,8 @@ const TYPES: [(&str, &str, &str); 8] = [
     ),
     (
         "vhost-user-",
-        "another process writes guest memory",
-        "use a device that QEMU itself runs",
+        "another process writes guest memory, and QEMU hands its dirty log to no one",
+        "unplug it before and plug it in on the target, or use a device that QEMU itself runs",
     ),
     (
         "vhost-vdpa-",
@@ -64,19 +66,22 @@ const TYPES: [(&str, &str, &str); 8] = [
 
 /// As [`TYPES`], for the network back ends of `info network`.
 const NETDEVS: [(&str, &str); 2] = [
-    ("vhost-user", "another process writes guest memory"),
+    (
+        "vhost-user",
+        "another process writes guest memory, and QEMU hands its dirty log to no one",
+    ),
     ("vhost-vdpa", "hardware writes guest memory"),
 ];
 
-pub(super) fn check(qmp: &Qmp) -> Result<Vec<Refusal>, QmpError> {
+pub(super) fn check(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
     let mut refusals = Vec::new();
     for container in CONTAINERS {
         for (name, kind) in backend::children(qmp, container)? {
             refusals.extend(check_device(&name, &kind));
-            if kind.starts_with("virtio-balloon") {
-                refusals.extend(check_balloon(qmp, container, &name));
-            }
         }
+    }
+    if let Some(name) = reports_free_pages(qmp)? {
+        refusals.extend(check_discards(&name, &guest.ram));
     }
     refusals.extend(check_network(&qmp.human("info network")?));
     Ok(refusals)
@@ -90,20 +95,41 @@ fn check_device(name: &str, kind: &str) -> Option<Refusal> {
     ))
 }
 
-/// A page that the guest reports as free becomes a hole, which tracking does not see. A guest that
-/// clears pages when it frees them expects zeros when it takes them back; the target would have
-/// the old content.
-fn check_balloon(qmp: &Qmp, container: &str, name: &str) -> Option<Refusal> {
-    let arguments =
-        json!({ "path": format!("{container}/{name}"), "property": "free-page-reporting" });
-    // A board's wrapper of the device may not have the property; the device itself does.
-    let reporting = qmp.execute("qom-get", arguments).ok()?;
-    (reporting == Value::Bool(true)).then(|| {
-        Refusal::new(
-            format!("device {name} reports free pages, and pages it gives back are not tracked"),
-            "start the guest with free-page-reporting=off",
-        )
-    })
+/// The name of a balloon by which the guest reports free pages, if it has one. QEMU discards such
+/// pages: they become holes in the RAM file, and the guest may rely on their being zero.
+///
+/// # Errors
+/// As QMP's.
+pub fn reports_free_pages(qmp: &Qmp) -> Result<Option<String>, QmpError> {
+    for container in CONTAINERS {
+        for (name, kind) in backend::children(qmp, container)? {
+            if !kind.starts_with("virtio-balloon") {
+                continue;
+            }
+            let path = format!("{container}/{name}");
+            let arguments = json!({ "path": path, "property": "free-page-reporting" });
+            match qmp.execute("qom-get", arguments) {
+                Ok(Value::Bool(true)) => return Ok(Some(name)),
+                // A board's wrapper of the device may not have the property; the device itself does.
+                Ok(_) | Err(QmpError::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Holes can be told in memory of ordinary pages only.
+fn check_discards(balloon: &str, ram: &[Listed]) -> Option<Refusal> {
+    let huge = ram.iter().find(|block| block.page_bytes > 4096)?;
+    Some(Refusal::new(
+        format!(
+            "device {balloon} reports free pages, and which of them were given back cannot be told \
+             in RAM block {} of huge pages",
+            huge.name
+        ),
+        "start the guest with free-page-reporting=off",
+    ))
 }
 
 /// The human monitor has a line such as ` \ n0: index=0,type=vhost-user,...` for each back end.
@@ -147,6 +173,20 @@ mod tests {
         ] {
             assert_eq!(check_device("d0", kind), None);
         }
+    }
+
+    #[test]
+    fn free_pages_may_be_reported_where_holes_can_be_told() {
+        let block = |page_bytes| Listed {
+            name: "pc.ram".into(),
+            page_bytes,
+            used_bytes: 1 << 30,
+            total_bytes: 1 << 30,
+            address: 0,
+        };
+        assert_eq!(check_discards("b0", &[block(4096)]), None);
+        let refusal = check_discards("b0", &[block(4096), block(2 << 20)]).unwrap();
+        assert!(refusal.reason.starts_with("device b0 reports free pages"));
     }
 
     #[test]

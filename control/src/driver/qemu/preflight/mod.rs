@@ -6,12 +6,14 @@
 //! page the balloon takes becomes a hole in the RAM file, which tracking does not report, so the
 //! target may keep the page's old content; the guest has given the page up and expects nothing of
 //! it, but `--verify` may find it different); the kernel's vhost-net and vhost-vsock (they write
-//! guest memory through QEMU's page tables, as QEMU does). Free page reporting is refused: a guest
-//! may rely on its pages coming back as zeros.
+//! guest memory through QEMU's page tables, as QEMU does). Pages that are reported as free arrive as
+//! zeros, on which a guest may rely: holes are looked for then (docs/decisions/079).
 
 mod devices;
 mod disks;
 mod memory;
+
+pub use devices::reports_free_pages;
 
 use serde_json::Value;
 
@@ -27,7 +29,7 @@ use crate::qmp::{Qmp, QmpError};
 /// When QEMU does not answer.
 pub fn source(qmp: &Qmp, guest: &Guest, buffer_disks: bool) -> Result<Vec<Refusal>, QmpError> {
     let mut refusals = both(qmp, guest)?;
-    refusals.extend(devices::check(qmp)?);
+    refusals.extend(devices::check(qmp, guest)?);
     refusals.extend(disks::check(qmp, buffer_disks)?);
     refusals.extend(other_hands::block_jobs(qmp)?.into_iter().map(|job| {
         Refusal::new(

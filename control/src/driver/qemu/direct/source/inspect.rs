@@ -104,7 +104,8 @@ impl InspectedQemuSource {
 
     fn begin(self) -> Result<PreparedSource<DirectSource>, DirectError> {
         let mut agent = self.agent;
-        let ram = tracked(&mut agent, self.memory, &self.addresses)?;
+        let discards = preflight::reports_free_pages(self.source.qmp())?.is_some();
+        let ram = tracked(&mut agent, self.memory, &self.addresses, discards)?;
         let qmp = self.source.qmp().clone();
         let planned = self.source.plan(self.buffer_disks)?;
         // Before anything is changed, so that a sender that is killed at any moment leaves QEMU's
@@ -166,14 +167,19 @@ impl InspectedSource for InspectedQemuSource {
     }
 }
 
-/// `memory`, which QEMU has at `addresses`, with what QEMU's process writes to it tracked.
+/// `memory`, which QEMU has at `addresses`, with what QEMU's process writes to it tracked,
+/// and, if it `discards` memory, that too.
 fn tracked(
     agent: &mut AgentClient,
     memory: FileMemory,
     addresses: &[u64],
+    discards: bool,
 ) -> Result<GuestRam, DirectError> {
     let uffd = Userfaultfd::from_fd(agent.userfaultfd()?.fd);
     let pid = i32::try_from(agent.pid()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| DirectError::Gone(std::io::ErrorKind::NotFound.into()))?;
-    Ok(GuestRam::of_process(pid, uffd, memory, addresses)?)
+    Ok(match discards {
+        true => GuestRam::of_discarding_process(pid, uffd, memory, addresses)?,
+        false => GuestRam::of_process(pid, uffd, memory, addresses)?,
+    })
 }
