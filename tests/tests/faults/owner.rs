@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pagelift_tests::{Bed, guest_images, require};
+use pagelift_tests::{Bed, PATIENCE, guest_images, require};
 
 use crate::ground::{Ground, Kind, Stop, Strike};
 use crate::verdict::{Place, tell};
@@ -76,6 +76,12 @@ fn what_was_promised_is_settled_after_a_crash() -> Result<()> {
         let outcome = guest.struck_at(stop, strike).context(what.clone())?;
         tell(&what, &outcome);
         outcome.is_true(false)?;
+        if outcome.place == Place::Source {
+            // A target that waits for a word that does not come is ended.
+            let source = ["--to".into(), guest.qemu.qmp_path()];
+            ground.settled(&outcome.target.qmp_path(), &source)?;
+            outcome.target.wait_exit(PATIENCE)?;
+        }
         let found = guest.settle(outcome).context(what.clone())?;
         ensure!(found == place, "{what}: it is on {found:?}");
     }
