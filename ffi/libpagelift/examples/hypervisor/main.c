@@ -3,8 +3,8 @@
 //     hypervisor [VCPUS [HOPS]]
 //
 // The first process starts the guest. Each moves it to a process of its own program, which it starts, and
-// that goes on for HOPS hops. The guest checks its own memory all the time (vm.c); the last process looks
-// whether it still runs, and whether no step was lost or done twice.
+// that goes on for HOPS hops. Where a move fails the guest stays. It checks its own memory all the time
+// (vm.c), and whoever has it in the end says whether it is well.
 
 #define _GNU_SOURCE
 #include "vm.h"
@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { NO_KVM = 77 };
+enum { IN_DOUBT = 3, NO_KVM = 77, PATIENCE_MS = 2000 };
 
 static int32_t guest_pause(void *opaque, pagelift_call *call)
 {
@@ -27,11 +27,17 @@ static int32_t guest_pause(void *opaque, pagelift_call *call)
     return vm->failed ? pagelift_call_fail(call, vm->failed) : 0;
 }
 
-static int32_t guest_run(void *opaque, pagelift_call *call)
+static int32_t guest_resume(void *opaque, pagelift_call *call)
 {
     (void)call;
     vm_resume(opaque);
     return 0;
+}
+
+static int32_t guest_run(void *opaque, pagelift_call *call)
+{
+    fprintf(stderr, "granted to %ld\n", (long)getpid());
+    return guest_resume(opaque, call);
 }
 
 static int32_t guest_relinquish(void *opaque, pagelift_call *call)
@@ -130,8 +136,8 @@ static uint64_t steps(struct vm *vm)
     return sum;
 }
 
-// Moves the guest to the process that listens at `address`.
-static void leave(struct vm *vm, const char *address)
+// Moves the guest to the process that listens at `address`. Returns where it is then, a pagelift_place.
+static int32_t leave(struct vm *vm, const char *address)
 {
     pagelift_source_callbacks guest;
     PAGELIFT_INIT(&guest);
@@ -139,7 +145,7 @@ static void leave(struct vm *vm, const char *address)
     guest.pause = guest_pause;
     guest.save_devices = guest_save;
     guest.relinquish = guest_relinquish;
-    guest.resume = guest_run;
+    guest.resume = guest_resume;
     guest.throttle = guest_throttle;
 
     pagelift_error error;
@@ -154,13 +160,19 @@ static void leave(struct vm *vm, const char *address)
     options.verify = 1;
     check(pagelift_job_configure(job, &options), "the options", job);
     check(pagelift_job_start(job), "the start", job);
-    check(pagelift_job_wait(job, -1), "leaving", job);
+    int32_t code = pagelift_job_wait(job, -1);
     pagelift_outcome outcome;
     PAGELIFT_INIT(&outcome);
     check(pagelift_job_outcome(job, &outcome), "the outcome", job);
-    fprintf(stderr, "left after %" PRIu64 " steps: %" PRIu32 " rounds, downtime %" PRIu64 " us\n",
-            steps(vm), outcome.rounds, outcome.downtime_us);
+    pagelift_job_last_error(job, &error);
+    if (code != PAGELIFT_CODE_OK)
+        fprintf(stderr, "not left: %s (%s)\n", error.text, pagelift_code_name(code));
+    else
+        fprintf(stderr,
+                "left after %" PRIu64 " steps: %" PRIu32 " rounds, downtime %" PRIu64 " us\n",
+                steps(vm), outcome.rounds, outcome.downtime_us);
     pagelift_job_free(job);
+    return outcome.place;
 }
 
 // Takes the guest from the process that reads the address from `out`.
@@ -184,11 +196,20 @@ static void arrive(struct vm *vm, int out)
     check(pagelift_job_start(job), "the start", job);
     dprintf(out, "%s\n", address);
     close(out);
-    check(pagelift_job_wait(job, -1), "arriving", job);
+    int32_t code;
+    while ((code = pagelift_job_wait(job, PATIENCE_MS)) == PAGELIFT_CODE_NOTHING) {
+        pagelift_progress progress;
+        PAGELIFT_INIT(&progress);
+        pagelift_job_progress(job, &progress);
+        if (progress.phase <= PAGELIFT_PHASE_HANDSHAKE)
+            pagelift_job_cancel(job); // nobody has come
+    }
+    check(code, "arriving", job);
     pagelift_job_free(job);
 }
 
-// Starts the next process, which makes `hops` hops more, and gives the address that it listens at.
+// Starts the next process, which makes `hops` hops more, and gives the address that it listens at: empty if
+// it has ended before.
 static pid_t start_next(const char *program, unsigned vcpus, unsigned hops, char address[300])
 {
     int ends[2];
@@ -206,8 +227,10 @@ static pid_t start_next(const char *program, unsigned vcpus, unsigned hops, char
     }
     close(ends[1]);
     FILE *from = fdopen(ends[0], "r");
-    if (from == NULL || fgets(address, 300, from) == NULL)
+    if (from == NULL)
         exit(2);
+    if (fgets(address, 300, from) == NULL)
+        address[0] = 0;
     address[strcspn(address, "\n")] = 0;
     fclose(from);
     return next;
@@ -220,6 +243,7 @@ int main(int argc, char **argv)
     struct vm vm;
     if (vcpus < 1 || vcpus > MOST_VCPUS)
         return 2;
+    alarm(60 + 10 * hops); // however it hangs
     if (!vm_make(&vm, vcpus)) {
         perror("KVM cannot be used here");
         return NO_KVM;
@@ -232,19 +256,25 @@ int main(int argc, char **argv)
     }
     nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
 
-    int status = 0;
     if (hops > 0) {
         char address[300];
         pid_t next = start_next(argv[0], vcpus, hops - 1, address);
-        leave(&vm, address);
-        vm_free(&vm);
+        int32_t place = address[0] ? leave(&vm, address) : PAGELIFT_PLACE_SOURCE;
+        int status = 0;
+        if (place != PAGELIFT_PLACE_SOURCE)
+            vm_free(&vm);
         waitpid(next, &status, 0);
-        return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+        if (place == PAGELIFT_PLACE_TARGET)
+            return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+        if (place == PAGELIFT_PLACE_UNKNOWN)
+            return IN_DOUBT;
+        fprintf(stderr, "stays\n");
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
     }
     vm_pause(&vm);
     printf("%s: %u vCPUs, %" PRIu64 " steps\n", vm.failed ? vm.failed : "the guest is well", vcpus,
            steps(&vm));
-    status = vm.failed != NULL;
+    int status = vm.failed != NULL;
     vm_free(&vm);
     return status;
 }
