@@ -16,7 +16,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use linux_raw_sys::general as magic;
 use rustix::fs::fstatfs;
 
-use crate::sys::boot_id;
+use crate::sys::{boot_id, random_number};
 
 /// Makes hashes of files different from everything else that is hashed.
 const CONTEXT: &str = "pagelift 2026-12 identity of a file of a guest";
@@ -97,12 +97,16 @@ impl KnownFile {
             _ => (metadata.dev(), metadata.ino()),
         };
         let is_local = metadata.is_file() && LOCAL.iter().any(|id| u64::from(*id) == file_system);
-        let reach = if is_local {
-            Reach::Kernel
-        } else {
-            Reach::Wider
-        };
-        Ok(Self::new(name, boot_id()?, (device, inode), reach))
+        Ok(match boot_id() {
+            Ok(kernel) if is_local => Self::new(name, kernel, (device, inode), Reach::Kernel),
+            Ok(kernel) => Self::new(name, kernel, (device, inode), Reach::Wider),
+            // Nothing is known of the kernel, as without /proc: then no number says that two files
+            // are the same, and none that they differ.
+            Err(_) => {
+                let kernel = random_number().map_err(io::Error::other)?;
+                Self::new(name, kernel, (device, inode), Reach::Wider)
+            }
+        })
     }
 
     /// The file that kernel number `kernel` knows by its device and inode.
