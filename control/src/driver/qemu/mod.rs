@@ -31,6 +31,7 @@ pub mod preflight;
 pub mod ramblock;
 pub mod relay;
 pub mod return_path;
+mod run_state;
 pub mod settings;
 pub mod source;
 pub mod target;

@@ -1,6 +1,6 @@
 //! Memory that cannot be moved from outside QEMU.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::driver::Refusal;
 use crate::driver::qemu::backend::Backend;
@@ -15,11 +15,15 @@ pub(super) fn check(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> 
             "start it with `pagelift run -- qemu-system-x86_64 ...`",
         ));
     }
+    let plugged = plugged(&qmp.execute("query-memory-devices", Value::Null)?);
     let backends = guest
         .ram
         .iter()
         .filter_map(|block| guest.backend_of(&block.name));
-    refusals.extend(backends.filter_map(check_backend));
+    refusals.extend(backends.filter_map(|backend| {
+        let device = plugged.iter().find(|(id, _)| *id == backend.id);
+        check_backend(backend, device.map(|(_, device)| device.as_str()))
+    }));
     let persistent = guest.backends.iter().filter(|b| guest.is_persistent(b));
     refusals.extend(persistent.filter_map(check_persistent));
     // Encrypted memory cannot be read, let alone moved, from outside the guest.
@@ -38,7 +42,20 @@ pub(super) fn check(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> 
     Ok(refusals)
 }
 
-fn check_backend(backend: &Backend) -> Option<Refusal> {
+/// Ids of the backends of memory devices, each with the name of its device.
+fn plugged(devices: &Value) -> Vec<(String, String)> {
+    let device = |device: &Value| {
+        let data = &device["data"];
+        let backend = data["memdev"].as_str()?.rsplit('/').next()?;
+        let name = data["id"].as_str().unwrap_or("without an id");
+        Some((backend.to_owned(), name.to_owned()))
+    };
+    let devices = devices.as_array().into_iter().flatten();
+    devices.filter_map(device).collect()
+}
+
+/// `device`: the memory device that it is behind, if it is no RAM of the machine's own.
+fn check_backend(backend: &Backend, device: Option<&str>) -> Option<Refusal> {
     let Backend {
         id,
         kind,
@@ -56,12 +73,20 @@ fn check_backend(backend: &Backend) -> Option<Refusal> {
         return None;
     }
     let share = if *share { "on" } else { "off" };
-    Some(Refusal::new(
-        format!("memory backend {id} is {kind} with share={share}, which only QEMU can see"),
-        format!(
-            "start the guest with `pagelift run -- ...`, or with -object memory-backend-file,\
-             id={id},size={bytes},mem-path=/dev/shm/{id},share=on -machine memory-backend={id}"
+    let object =
+        format!("memory-backend-file,id={id},size={bytes},mem-path=/dev/shm/{id},share=on");
+    let remedy = match device {
+        Some(device) => format!(
+            "unplug memory device {device} (device_del), and plug memory in from -object {object}"
         ),
+        None => format!(
+            "start the guest with `pagelift run -- ...`, or with -object {object} -machine \
+             memory-backend={id}"
+        ),
+    };
+    Some(Refusal::new(
+        format!("memory backend {id} is {kind} with share={share}, which only QEMU can move"),
+        remedy,
     ))
 }
 
@@ -94,6 +119,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn memory_devices_are_known_by_their_backends() {
+        let dimm =
+            |id: Value| json!([{ "type": "dimm", "data": { "memdev": "/objects/m1", "id": id } }]);
+        let pair = |name: &str| vec![("m1".to_owned(), name.to_owned())];
+        assert_eq!(plugged(&dimm(json!("dimm1"))), pair("dimm1"));
+        assert_eq!(plugged(&dimm(Value::Null)), pair("without an id"));
+        assert_eq!(plugged(&json!([])), []);
+    }
+
+    #[test]
     fn only_shared_files_pass() {
         let file = Backend {
             id: "m0".into(),
@@ -104,12 +139,12 @@ mod tests {
             pmem: false,
             readonly: false,
         };
-        assert_eq!(check_backend(&file), None);
+        assert_eq!(check_backend(&file, None), None);
         let private = Backend {
             share: false,
             ..file.clone()
         };
-        let refusal = check_backend(&private).unwrap();
+        let refusal = check_backend(&private, None).unwrap();
         assert!(
             refusal
                 .reason
@@ -120,16 +155,22 @@ mod tests {
                 .remedy
                 .contains("size=1073741824,mem-path=/dev/shm/m0,share=on")
         );
+        let plugged = check_backend(&private, Some("dimm1")).unwrap();
+        assert!(
+            plugged
+                .remedy
+                .starts_with("unplug memory device dimm1 (device_del)")
+        );
         let memfd = Backend {
             kind: "memory-backend-memfd".into(),
             ..file.clone()
         };
-        assert!(check_backend(&memfd).is_some());
+        assert!(check_backend(&memfd, None).is_some());
         let readonly = Backend {
             readonly: true,
             ..file.clone()
         };
-        assert!(check_backend(&readonly).is_some());
+        assert!(check_backend(&readonly, None).is_some());
         let persistent = Backend { pmem: true, ..file };
         assert_eq!(check_persistent(&persistent), None);
         for unusable in [private, memfd, readonly] {

@@ -45,7 +45,10 @@ pub fn source(qmp: &Qmp, guest: &Guest, buffer_disks: bool) -> Result<Vec<Refusa
             "remove what it names",
         ));
     }
-    if !matches!(guest.run_state.as_str(), "paused" | "prelaunch" | "running") {
+    if !matches!(
+        guest.run_state.as_str(),
+        "paused" | "prelaunch" | "running" | "suspended"
+    ) {
         let remedy = match guest.run_state.as_str() {
             "inmigrate" => "this is a target; give the QEMU whose guest is to move",
             "postmigrate" => "it has left already; 'pagelift where' says what is known of it",

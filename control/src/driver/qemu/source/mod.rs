@@ -33,6 +33,7 @@ use serde_json::json;
 use super::disks::Buffered;
 use super::inspect::Guest;
 use super::migration::QemuMigrationError;
+use super::run_state::goes_on;
 use crate::qmp::{Address, Qmp, Timestamp};
 use session::SourceSession;
 
@@ -110,7 +111,7 @@ impl SourceQemu {
         };
         Ok(PlannedSource(SourceSession {
             events: self.qmp.events(),
-            was_running: self.guest.run_state == "running",
+            was_running: goes_on(&self.guest.run_state),
             qmp: self.qmp,
             disks,
             settings: None,

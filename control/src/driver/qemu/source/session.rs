@@ -13,6 +13,7 @@ use crate::driver::qemu::disks::Buffered;
 use crate::driver::qemu::inspect::run_state;
 use crate::driver::qemu::migration::{self, QemuMigrationError, STEP_LIMIT};
 use crate::driver::qemu::other_hands;
+use crate::driver::qemu::run_state::goes_on;
 use crate::driver::qemu::settings::MigrationSettings;
 use crate::qmp::{Events, Qmp, Timestamp};
 
@@ -71,7 +72,7 @@ impl SourceSession {
 
     pub(super) fn begin(&mut self) -> Result<UnixStream, QemuMigrationError> {
         // Copying RAM took its time; the user may have paused or resumed the guest meanwhile.
-        self.was_running = run_state(&self.qmp)? == "running";
+        self.was_running = goes_on(&run_state(&self.qmp)?);
         if self.settings.is_none() {
             self.arm()?;
         }
@@ -185,11 +186,11 @@ impl SourceSession {
         if !self.was_running {
             return Ok(());
         }
-        if run_state(&self.qmp)? != "running" {
+        if !goes_on(&run_state(&self.qmp)?) {
             migration::resume(&self.qmp)?;
         }
         match run_state(&self.qmp)? {
-            state if state == "running" => Ok(()),
+            state if goes_on(&state) => Ok(()),
             state => Err(QemuMigrationError::StaysStopped(state)),
         }
     }

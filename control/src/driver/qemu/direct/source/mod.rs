@@ -33,6 +33,7 @@ use crate::agent_client::AgentClient;
 use crate::driver::LeavingGuest;
 use crate::driver::qemu::inspect::run_state;
 use crate::driver::qemu::migration::{self, STEP_LIMIT};
+use crate::driver::qemu::run_state::goes_on;
 use crate::driver::qemu::source::{
     CommitError, CommittedSource, HandingOver, PausedSource, PreparedSource,
 };
@@ -114,7 +115,7 @@ impl DirectSource {
         self.qmp = Qmp::connect(&Address::Unix(self.qmp_path.clone()))
             .map_err(|qmp| failed(&format!("{error}; and asking QEMU"), qmp))?;
         let state = run_state(&self.qmp).map_err(|qmp| failed("asking QEMU", qmp))?;
-        if state == "running" || !self.was_running {
+        if goes_on(&state) || !self.was_running {
             return Ok(());
         }
         Err(failed(&format!("its state is {state:?}"), error))
@@ -127,7 +128,7 @@ impl DirectSource {
             return Ok(());
         }
         let state = run_state(&self.qmp).map_err(|error| failed("asking QEMU", error))?;
-        if state == "running" {
+        if goes_on(&state) {
             return Ok(());
         }
         migration::resume(&self.qmp)
