@@ -1,7 +1,7 @@
 //! Text from outside (a peer, a hypervisor, an agent), made fit to be shown.
 //!
 //! Such text may hold what a terminal takes for commands, or line breaks behind which it forges
-//! words of ours. Whoever puts it into an error, a report or a log passes it through [`line`];
+//! words of ours. Whoever puts it into an error, a report or a log passes it through [`line()`];
 //! whatever reaches a terminal passes [`lines`] at last, which keeps our own line breaks.
 
 /// Most characters that are kept of one text; more say nothing more to a reader.

@@ -7,8 +7,8 @@
 //!
 //! | policy | for |
 //! |---|---|
-//! | [`Fixed`] | a codec that is asked for by name |
-//! | [`ThroughputModel`] | `auto`: the codec that moves the memory soonest |
+//! | `Fixed` | a codec that is asked for by name |
+//! | `ThroughputModel` | `auto`: the codec that moves the memory soonest |
 
 mod class;
 mod limit;
