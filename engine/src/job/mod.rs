@@ -29,12 +29,14 @@ mod board;
 mod budget;
 mod delta_cache;
 mod events;
+mod handle;
 mod incoming;
 mod outgoing;
 mod running;
 
 pub use delta_cache::DeltaCacheSize;
-pub use events::{Event, JobEvents};
+pub use events::Event;
+pub use handle::JobEvents;
 pub use incoming::Incoming;
 pub use outgoing::Outgoing;
 pub use running::{Completed, Ended, Job};

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::StartError;
 use super::board::Board;
-use super::events::{Event, JobEvents, Status};
+use super::events::{Event, Status};
+use super::handle::JobEvents;
 use crate::migration::{Failure, Report, SourceStatus, TargetStatus};
 use crate::pipeline::{Controls, Deltas, Received, Settings};
 use crate::wire::SessionId;
