@@ -50,7 +50,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let file = tempfile::tempfile_in("/dev/shm")?;
     file.set_len(64 << 20)?;
     let mut vm = Vm(
-        Arc::new(SharedMemory::map(FileMemory::whole(file)?)?),
+        SharedMemory::map(FileMemory::whole(file)?)?.into(),
         Arc::default(),
     );
     let vcpu = vm.clone();
