@@ -45,14 +45,11 @@ impl TargetGuest for Vm {
         Ok(())
     }
 }
-
 fn main() -> Result<(), Box<dyn Error>> {
     let file = tempfile::tempfile_in("/dev/shm")?;
     file.set_len(64 << 20)?;
-    let mut vm = Vm(
-        SharedMemory::map(FileMemory::whole(file)?)?.into(),
-        Arc::default(),
-    );
+    let memory = SharedMemory::map(FileMemory::whole(file)?)?;
+    let mut vm = Vm(memory.into(), Arc::default());
     let vcpu = vm.clone();
     thread::spawn(move || (0..u64::MAX).for_each(|_| vcpu.step()));
     if let Some(target) = env::args().nth(1) {

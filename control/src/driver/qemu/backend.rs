@@ -111,3 +111,31 @@ pub fn children(qmp: &Qmp, path: &str) -> Result<Vec<(String, String)>, QmpError
         .filter_map(child)
         .collect())
 }
+
+/// Ids of the backends of persistent memory, sorted.
+///
+/// # Errors
+/// As QMP's.
+pub fn persistent(qmp: &Qmp, backends: &[Backend]) -> Result<Vec<String>, QmpError> {
+    let devices = qmp.execute("query-memory-devices", Value::Null)?;
+    let devices = devices.as_array().into_iter().flatten();
+    let modules = devices.filter(|device| {
+        let kind = device["type"].as_str();
+        kind.is_some_and(|kind| matches!(kind, "nvdimm" | "virtio-pmem"))
+    });
+    let memory: Vec<_> = modules
+        .filter_map(|device| device["data"]["memdev"].as_str())
+        .collect();
+    let is_persistent = |backend: &&Backend| {
+        let path = format!("/objects/{}", backend.id);
+        backend.pmem || memory.contains(&path.as_str())
+    };
+    let found = backends.iter().filter(is_persistent);
+    Ok(found.map(|backend| backend.id.clone()).collect())
+}
+
+/// Whether the RAM block of this name is persistent memory: of one of the backends `persistent`.
+pub fn is_persistent_block(name: &str, backends: &[Backend], persistent: &[String]) -> bool {
+    let backend = backends.iter().find(|backend| backend.is_block(name));
+    backend.is_some_and(|backend| persistent.contains(&backend.id))
+}

@@ -11,7 +11,7 @@ use pagelift_engine::wire::GuestProperty;
 use serde_json::{Value, json};
 
 use super::backend::{self, Backend};
-use super::{guest_abi, maps, persistent, ramblock};
+use super::{guest_abi, maps, ramblock};
 use crate::qmp::{Qmp, QmpError};
 
 /// A version of QEMU.
@@ -159,9 +159,9 @@ impl Guest {
         )?;
         let kvm = qmp.execute("query-kvm", Value::Null)?;
         let backends = backend::list(qmp)?;
-        let persistent = persistent::backends_of(qmp, &backends)?;
+        let persistent = backend::persistent(qmp, &backends)?;
         let mut listed = ramblock::parse(&qmp.human("info ramblock")?)?;
-        listed.retain(|block| !persistent::is_block(&block.name, &backends, &persistent));
+        listed.retain(|block| !backend::is_persistent_block(&block.name, &backends, &persistent));
         let (ram, others): (Vec<_>, Vec<_>) = listed
             .into_iter()
             .partition(|block| backends.iter().any(|b| b.is_block(&block.name)));

@@ -13,13 +13,11 @@ use pagelift_engine::memory::{
 };
 use pagelift_engine::units::{PAGE_BYTES, PageRange};
 use pagelift_engine::wire::GuestProperty;
-use serde_json::Value;
 
 use super::backend::Backend;
 use super::inspect::{Guest, InspectError, RamBlock};
 use super::maps::{self, Mapping};
 use crate::driver::Refusal;
-use crate::qmp::{Qmp, QmpError};
 
 /// What is done about persistent memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,34 +40,6 @@ impl PersistentMemory {
             Self::Copy => "copied",
         }
     }
-}
-
-/// Ids of the backends of persistent memory, sorted.
-///
-/// # Errors
-/// As QMP's.
-pub(super) fn backends_of(qmp: &Qmp, backends: &[Backend]) -> Result<Vec<String>, QmpError> {
-    let devices = qmp.execute("query-memory-devices", Value::Null)?;
-    let devices = devices.as_array().into_iter().flatten();
-    let persistent = devices.filter(|device| {
-        let kind = device["type"].as_str();
-        kind.is_some_and(|kind| matches!(kind, "nvdimm" | "virtio-pmem"))
-    });
-    let memory: Vec<_> = persistent
-        .filter_map(|device| device["data"]["memdev"].as_str())
-        .collect();
-    let is_persistent = |backend: &&Backend| {
-        let path = format!("/objects/{}", backend.id);
-        backend.pmem || memory.contains(&path.as_str())
-    };
-    let found = backends.iter().filter(is_persistent);
-    Ok(found.map(|backend| backend.id.clone()).collect())
-}
-
-/// Whether the RAM block of this name is persistent memory: of one of the backends `persistent`.
-pub(super) fn is_block(name: &str, backends: &[Backend], persistent: &[String]) -> bool {
-    let backend = backends.iter().find(|backend| backend.is_block(name));
-    backend.is_some_and(|backend| persistent.contains(&backend.id))
 }
 
 impl Guest {

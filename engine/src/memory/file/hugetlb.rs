@@ -16,7 +16,7 @@ use memmap2::{Advice, MmapRaw};
 use rustix::fs::fstatfs;
 use rustix::io::Errno;
 
-use super::region::{self, RegionFile};
+use super::place::RegionFile;
 use crate::memory::copy;
 
 /// The size of a page of `file` if it is on hugetlbfs; statfs(2).
@@ -53,7 +53,7 @@ impl HugePages {
                 format!("the region is not a multiple of its huge pages of {page_bytes} bytes"),
             ));
         }
-        let map = match region::map(place, len_bytes) {
+        let map = match place.map(len_bytes) {
             Ok(map) => Some(map),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
             Err(error) => return Err(error),

@@ -12,9 +12,10 @@
 
 mod hugetlb;
 mod mark;
+mod place;
 mod region;
 
-pub use region::RegionFile;
+pub use place::RegionFile;
 
 use std::fs::{File, Metadata};
 use std::io;

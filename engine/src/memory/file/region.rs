@@ -5,22 +5,14 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Mutex, PoisonError};
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapRaw;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fstatfs, seek};
 use rustix::io::Errno;
 
 use super::hugetlb::HugePages;
+use super::place::RegionFile;
 use crate::codec::is_zero;
 use crate::units::{PAGE_BYTES, PageCount, PageRange};
-
-/// Where the memory of one region is.
-#[derive(Debug)]
-pub struct RegionFile {
-    /// The file, opened for reading, and for writing on a target.
-    pub file: File,
-    /// Byte offset of the region in it; a multiple of the page size of its file system.
-    pub offset: u64,
-}
 
 /// A region whose file is known to be long enough. Byte offsets are counted from its start.
 #[derive(Debug)]
@@ -64,7 +56,7 @@ impl FileRegion {
 
     /// Maps all of it, `len_bytes` bytes, into this process.
     pub(super) fn map(&self, len_bytes: u64) -> io::Result<MmapRaw> {
-        map(&self.place, len_bytes)
+        self.place.map(len_bytes)
     }
 
     /// The file.
@@ -231,17 +223,4 @@ impl FileRegion {
             len_bytes,
         )
     }
-}
-
-/// Maps `len_bytes` bytes at `place`, for reading and writing, shared with whoever maps the file.
-///
-/// Reserves nothing: holes of the guest's memory need not be backed.
-pub(super) fn map(place: &RegionFile, len_bytes: u64) -> io::Result<MmapRaw> {
-    let len_bytes = usize::try_from(len_bytes).map_err(io::Error::other)?;
-    let mut options = MmapOptions::new();
-    options
-        .offset(place.offset)
-        .len(len_bytes)
-        .no_reserve_swap();
-    options.map_raw(&place.file)
 }
