@@ -92,5 +92,10 @@ mod tests {
         assert_eq!(gone, Err(Undecided::Unsettled(Unsettled::TargetIsGone)));
         let strangers = decide(&source, Some(&word("stopped:prepared:8")));
         assert_eq!(strangers, Err(Undecided::Unsettled(Unsettled::Strangers)));
+        for runs in ["running:moving:8", "running"] {
+            let (runs, kept) = (word(runs), word("stopped:prepared:7"));
+            let strangers = decide(&runs, Some(&kept));
+            assert_eq!(strangers, Err(Undecided::Unsettled(Unsettled::Strangers)));
+        }
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! The source's journal decides. A source that has not recorded [`Promise::HandedOver`] never told
 //! the target to run the guest; one that has never runs it again. A guest that is seen to run is
-//! where it runs.
+//! where it runs, if the two sides are of one migration: else the other one may be all that is left
+//! of another guest.
 
 use crate::guest::Promise;
 use crate::wire::SessionId;
@@ -74,16 +75,27 @@ pub enum Unsettled {
 pub fn settle(source: &Evidence, target: &Evidence) -> Result<Owner, Unsettled> {
     use Observed::{Gone, Running, Stopped};
     use Promise::{Granted, HandedOver, Prepared, Released};
+    if let (Some((left, _)), Some((right, _))) = (source.record, target.record)
+        && left != right
+    {
+        return Err(Unsettled::Strangers);
+    }
     match (source.observed, target.observed) {
         (Running, Running) => return Err(Unsettled::RunsTwice),
         (Gone, Gone) => return Err(Unsettled::BothAreGone),
+        // What runs without a record may be any guest. A QEMU that has ended took its record along.
+        (Running, Stopped) if source.record.is_none() && target.record.is_some() => {
+            return Err(Unsettled::Strangers);
+        }
+        (Stopped, Running) if target.record.is_none() && source.record.is_some() => {
+            return Err(Unsettled::Strangers);
+        }
         (Running, _) => return Ok(Owner::Source),
         (_, Running) => return Ok(Owner::Target),
         (Stopped | Gone, Stopped | Gone) => {}
     }
     let handed_over = |promise| matches!(promise, HandedOver | Released);
     match (source.record, target.record) {
-        (Some((left, _)), Some((right, _))) if left != right => Err(Unsettled::Strangers),
         (_, Some((_, Granted | Promise::Running))) => Ok(Owner::Target),
         (_, Some((_, Prepared))) if source.observed == Gone => Err(Unsettled::SourceIsGone),
         (Some((_, promise)), Some((_, Prepared))) => Ok(match handed_over(promise) {
@@ -135,10 +147,45 @@ mod tests {
         let prepared = side(Stopped, Some(Prepared));
         let runs = side(Running, Some(HandedOver));
         assert_eq!(settle(&runs, &prepared), Ok(Owner::Source));
-        let there = side(Running, None);
+        let there = side(Running, Some(Promise::Running));
         let given = side(Stopped, Some(Moving));
         assert_eq!(settle(&given, &there), Ok(Owner::Target));
         assert_eq!(settle(&runs, &there), Err(Unsettled::RunsTwice));
+        let silent = side(Running, None);
+        assert_eq!(settle(&runs, &silent), Err(Unsettled::RunsTwice));
+    }
+
+    /// A guest that runs says nothing of another migration's other half, which a wrong answer ends.
+    #[test]
+    fn a_guest_that_runs_settles_no_stranger() {
+        let of = |session: u128, observed, promise| Evidence {
+            observed,
+            record: Some((SessionId(session), promise)),
+        };
+        let silent = side(Running, None);
+        for (source, target) in [
+            (of(8, Running, Moving), of(7, Stopped, Prepared)),
+            (of(8, Running, Kept), of(7, Stopped, Prepared)),
+            (of(8, Running, HandedOver), of(7, Stopped, Granted)),
+            (of(8, Running, Moving), of(7, Running, Promise::Running)),
+            // It was let go on by a person's word, which no session answers for.
+            (of(0, Running, Kept), of(7, Stopped, Prepared)),
+            (silent, of(7, Stopped, Prepared)),
+            (silent, of(7, Stopped, Granted)),
+            (of(7, Stopped, HandedOver), of(8, Running, Prepared)),
+            (of(7, Stopped, Moving), of(8, Running, Granted)),
+            (of(7, Stopped, HandedOver), silent),
+        ] {
+            let found = settle(&source, &target);
+            assert_eq!(found, Err(Unsettled::Strangers), "{source:?} {target:?}");
+        }
+        // Who is not there, or need not be asked, is nobody's stranger.
+        let gone = side(Gone, None);
+        let not_asked = side(Stopped, None);
+        for other in [gone, not_asked] {
+            assert_eq!(settle(&of(7, Running, Moving), &other), Ok(Owner::Source));
+            assert_eq!(settle(&other, &of(7, Running, Prepared)), Ok(Owner::Target));
+        }
     }
 
     #[test]
