@@ -50,8 +50,8 @@ impl AgentClient {
     /// in the same step, or is refused because the lease was over.
     ///
     /// # Errors
-    /// A refusal with the code `AgainstPromise` when that would take a promise back, and as every
-    /// request. After a refusal nothing was recorded; after another error it may have been.
+    /// A refusal with the code `AgainstPromise` when that would take a promise back, or begin a
+    /// migration over another one's that is not settled, and as every request. After a refusal nothing was recorded; after another error it may have been.
     pub fn record(
         &mut self,
         session: u128,

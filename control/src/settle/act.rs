@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use pagelift_agent_protocol::{DOUBT_DRIVE, JournalPhase};
+use pagelift_agent_protocol::{DOUBT_DRIVE, JournalPhase, NO_SESSION};
 use serde_json::{Value, json};
 
 use super::look::{LookError, Qemu, Side};
@@ -45,7 +45,7 @@ impl Side {
             && record.phase.is_sources()
         {
             // Another story begins: the promise of this one is void, by that person's word.
-            record.session = 0;
+            record.session = NO_SESSION;
         }
         self.run(&[JournalPhase::Kept, JournalPhase::Granted])
     }

@@ -34,11 +34,7 @@ impl Word {
 
     /// Whether what it shows tells nothing without the other side.
     pub(super) fn needs_other(&self) -> bool {
-        let phase = self.record.map(|(_, phase)| phase);
-        let is_open = matches!(
-            phase,
-            Some(JournalPhase::Prepared | JournalPhase::HandedOver | JournalPhase::Released)
-        );
+        let is_open = self.record.is_some_and(|(_, phase)| phase.is_open());
         self.observed != Observed::Running && is_open
     }
 

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use pagelift_agent_protocol::{ErrorCode, JournalPhase, RollbackStep};
+use pagelift_agent_protocol::{ErrorCode, JournalPhase, NO_SESSION, RollbackStep};
 use pagelift_control::agent_client::{AgentClient, AgentError};
 use pagelift_control::qmp::{Address, Qmp};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::agent_support::{Vm, wait_until};
@@ -54,6 +55,35 @@ fn a_client_that_holds_the_guest_too_long_is_cut_off() {
     assert_eq!(vm.status(), "running");
 }
 
+/// All of QEMU stands still, its agent too, when the lease ends and the record comes.
+#[test]
+fn a_hand_over_that_waited_past_the_lease_is_refused() {
+    let Some(mut vm) = Vm::start(&[]) else { return };
+    let monitor = vm.path("rollback.sock");
+    let mut client = AgentClient::connect(vm.pid()).unwrap();
+    client
+        .set_rollback(&monitor, &[RollbackStep::Continue])
+        .unwrap();
+    vm.execute("stop");
+    client
+        .record(SESSION, JournalPhase::Moving, &monitor)
+        .unwrap();
+    let lease = Duration::from_millis(300);
+    client.hold(lease).unwrap();
+    let qemu = Pid::from_raw(i32::try_from(vm.pid()).unwrap()).unwrap();
+    kill_process(qemu, Signal::STOP).unwrap();
+    let late = std::thread::scope(|scope| {
+        let record = scope.spawn(|| client.record(SESSION, JournalPhase::HandedOver, &monitor));
+        std::thread::sleep(lease * 2);
+        kill_process(qemu, Signal::CONT).unwrap();
+        record.join().unwrap().unwrap_err()
+    });
+    assert!(late.is_lease_over(), "{late}");
+    wait_until("the guest to go on", || vm.status() == "running");
+    let found = vm.next_client().journal().unwrap().unwrap();
+    assert_eq!(found.phase, JournalPhase::Moving);
+}
+
 #[test]
 fn a_promise_outlives_its_client_and_is_not_taken_back() {
     let Some(mut vm) = Vm::start(&[]) else { return };
@@ -89,7 +119,20 @@ fn a_promise_outlives_its_client_and_is_not_taken_back() {
             ..
         }
     ));
-    // Another migration is another story.
+    // Another migration is another story, which begins when this one is settled.
+    let unsettled = next
+        .record(SESSION + 1, JournalPhase::Moving, &monitor)
+        .unwrap_err();
+    assert!(
+        unsettled.to_string().contains("'pagelift settle'"),
+        "{unsettled}"
+    );
+    assert_eq!(
+        next.journal().unwrap().unwrap().phase,
+        JournalPhase::HandedOver
+    );
+    next.record(NO_SESSION, JournalPhase::Kept, &monitor)
+        .unwrap();
     next.record(SESSION + 1, JournalPhase::Moving, &monitor)
         .unwrap();
     let said = vm.standard_error();

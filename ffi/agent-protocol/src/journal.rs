@@ -5,6 +5,10 @@
 use crate::MAX_PATH_BYTES;
 use crate::bytes::{DecodeError, Reader};
 
+/// The session of a record that is no migration's: what was promised before is void, by a person's
+/// word or because the guest is seen to run here.
+pub const NO_SESSION: u128 = 0;
+
 /// How far a side of a migration is, as far as it binds that side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JournalPhase {
@@ -76,6 +80,18 @@ impl JournalPhase {
             Self::Running => self == Self::Running,
             Self::Abandoned => self == Self::Abandoned,
         }
+    }
+
+    /// Whether the guest may be the other side's: a promise binds this side, or waits for the other
+    /// side's word.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Prepared | Self::HandedOver | Self::Released)
+    }
+
+    /// Whether `self` may be recorded over `before` of another migration: none begins with a guest
+    /// whose last one is [open](Self::is_open). That is settled first.
+    pub fn may_displace(self, before: Self) -> bool {
+        !(matches!(self, Self::Moving | Self::Prepared) && before.is_open())
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -217,6 +233,27 @@ mod tests {
         for (phase, _, name) in JournalPhase::ALL {
             assert!(phase.may_follow(phase), "a record may be repeated");
             assert_eq!(JournalPhase::from_name(name), Some(phase));
+        }
+    }
+
+    #[test]
+    fn no_migration_begins_before_the_last_one_is_settled() {
+        use JournalPhase::{
+            Abandoned, Granted, HandedOver, Kept, Moving, Prepared, Released, Running,
+        };
+        for begins in [Moving, Prepared] {
+            for open in [Prepared, HandedOver, Released] {
+                assert!(open.is_open());
+                assert!(!begins.may_displace(open), "{begins:?} {open:?}");
+            }
+            for settled in [Moving, Kept, Granted, Running, Abandoned] {
+                assert!(!settled.is_open());
+                assert!(begins.may_displace(settled), "{begins:?} {settled:?}");
+            }
+        }
+        // So a promise is made void.
+        for open in [Prepared, HandedOver, Released] {
+            assert!(Kept.may_displace(open), "{open:?}");
         }
     }
 }

@@ -102,7 +102,7 @@ mod throttle;
 
 pub use bytes::DecodeError;
 pub use hold::HoldLease;
-pub use journal::{JournalEntry, JournalPhase, RecordRequest};
+pub use journal::{JournalEntry, JournalPhase, NO_SESSION, RecordRequest};
 pub use message::{AgentInfo, ErrorCode, ErrorReply, LentUserfaultfd, Reply, Request};
 pub use rollback::RollbackScript;
 pub use step::{Name, ParameterValue, RollbackStep};

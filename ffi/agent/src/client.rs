@@ -85,7 +85,7 @@ impl Client {
                 self.pid
             ));
         }
-        if self.held_until.is_some_and(|end| end <= Instant::now()) {
+        if self.is_lease_over() {
             self.cut_off();
             return Err(Gone);
         }
@@ -188,6 +188,13 @@ impl Client {
                 Err(error) => Reply::Error(error),
             },
             Ok(Request::Hold(lease)) => self.hold(lease),
+            // The bytes may have waited while all of QEMU stood still.
+            Ok(Request::Record(record))
+                if record.phase() == JournalPhase::HandedOver && self.is_lease_over() =>
+            {
+                self.cut_off();
+                return Err(Gone);
+            }
             Ok(Request::Record(record)) => match journal.record(&record) {
                 Ok(()) => {
                     // In one step: from here on nothing lets the guest go on here.
@@ -214,6 +221,11 @@ impl Client {
         }
         self.held_until = Some(Instant::now() + Duration::from_millis(lease.millis().into()));
         Reply::Held
+    }
+
+    /// Whether the guest has stood still for as long as this client may hold it.
+    fn is_lease_over(&self) -> bool {
+        self.held_until.is_some_and(|end| end <= Instant::now())
     }
 
     /// Nothing is to be undone any more.

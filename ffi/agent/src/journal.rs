@@ -1,7 +1,8 @@
 //! The journal: what this QEMU's side of a hand-over has promised.
 //!
 //! It lives exactly as long as QEMU, so that a program that comes after a crash finds what the one
-//! before has promised. A promise is not taken back: the agent refuses such a record.
+//! before has promised. A promise is not taken back, nor written over by another migration's before
+//! it is settled: the agent refuses such a record.
 
 use std::time::Instant;
 
@@ -31,14 +32,11 @@ impl Journal {
     /// When it would take a promise back, or names a monitor that is not QEMU's.
     pub(crate) fn record(&mut self, request: &RecordRequest) -> Result<(), ErrorReply> {
         let (session, phase) = (request.session(), request.phase());
-        if let Some(last) = self.last.as_ref().filter(|last| last.session == session)
-            && !phase.may_follow(last.phase)
+        if let Some(last) = &self.last
+            && let Some(text) = last.forbids(session, phase)
         {
-            let (before, after) = (last.phase.name(), phase.name());
-            return Err(ErrorReply {
-                code: ErrorCode::AgainstPromise,
-                text: format!("this migration is recorded as {before}: it cannot become {after}"),
-            });
+            let code = ErrorCode::AgainstPromise;
+            return Err(ErrorReply { code, text });
         }
         let monitor = match request.qmp_path() {
             [] => None,
@@ -71,10 +69,24 @@ impl Journal {
     /// away, or waits for the other side's word.
     pub(crate) fn in_doubt(&self) -> Option<OwnMonitor> {
         let last = self.last.as_ref()?;
-        let in_doubt = matches!(
-            last.phase,
-            JournalPhase::Prepared | JournalPhase::HandedOver | JournalPhase::Released
-        );
-        last.monitor.clone().filter(|_| in_doubt)
+        last.monitor.clone().filter(|_| last.phase.is_open())
+    }
+}
+
+impl Record {
+    /// Why `phase` of the migration `session` may not be recorded after this.
+    fn forbids(&self, session: u128, phase: JournalPhase) -> Option<String> {
+        let (before, after) = (self.phase.name(), phase.name());
+        if session == self.session {
+            return (!phase.may_follow(self.phase)).then(|| {
+                format!("this migration is recorded as {before}: it cannot become {after}")
+            });
+        }
+        (!phase.may_displace(self.phase)).then(|| {
+            format!(
+                "another migration is recorded as {before}, so that this guest may be another \
+                 QEMU's: run 'pagelift settle' first"
+            )
+        })
     }
 }

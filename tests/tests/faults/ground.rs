@@ -264,16 +264,16 @@ impl<'a> Ground<'a> {
         Ok(words)
     }
 
-    /// A sender that is started again does not say that the guest is where it was.
-    pub(crate) fn says_unknown(&self, qemu: &Qemu) -> Result<()> {
+    /// A sender that is started again does not say that the guest is where it was. Its words.
+    pub(crate) fn says_unknown(&self, qemu: &Qemu) -> Result<String> {
         let mut command = self.bed.command(program("pagelift-send")?);
         command.arg("--qmp").arg(qemu.qmp_path());
-        command.args(["--json", "--to", "tcp://127.0.0.1:9"]);
+        command.args(["--json", "--buffer-disks", "--to", "tcp://127.0.0.1:9"]);
         let ended = Run::start(self.bed, "again", command)?.wait()?;
         let place = &ended.json()?["vm_location"];
         ensure!(place == "unknown", "the guest is said to be on {place}");
         ensure!(ended.code() == 4, "exit code {}", ended.code());
-        Ok(())
+        Ok(format!("{}{}", ended.stdout, ended.stderr))
     }
 
     /// What `pagelift where` finds in the journal of a QEMU; nothing if nothing is recorded.

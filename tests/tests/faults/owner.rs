@@ -71,12 +71,23 @@ fn what_was_promised_is_settled_after_a_crash() -> Result<()> {
             Place::Target,
         ),
     ];
+    let mut refused = 0;
     for (stop, strike, place) in cases {
         let what = format!("{strike:?} at {}", stop.point());
         let outcome = guest.struck_at(stop, strike).context(what.clone())?;
         tell(&what, &outcome);
         outcome.is_true(false)?;
         if outcome.place == Place::Source {
+            // Stopped and whole, it looks like a guest that can be sent.
+            if ground.recorded(&outcome.target)? == "prepared" {
+                let words = ground.says_unknown(&outcome.target).context(what.clone())?;
+                ensure!(
+                    words.contains("run 'pagelift settle' first"),
+                    "{what}: {words}"
+                );
+                ensure!(ground.recorded(&outcome.target)? == "prepared", "{what}");
+                refused += 1;
+            }
             // A target that waits for a word that does not come is ended.
             let source = ["--to".into(), guest.qemu.qmp_path()];
             ground.settled(&outcome.target.qmp_path(), &source)?;
@@ -85,6 +96,7 @@ fn what_was_promised_is_settled_after_a_crash() -> Result<()> {
         let found = guest.settle(outcome).context(what.clone())?;
         ensure!(found == place, "{what}: it is on {found:?}");
     }
+    ensure!(refused > 0, "no target was left prepared");
     guest.moves()?;
     drop(guest);
     drop(ground);

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use pagelift_agent_protocol::{JournalPhase, NO_SESSION};
 use pagelift_engine::dirty::DirtyError;
 use pagelift_engine::memory::{FileMemory, PersistentFile};
 use pagelift_engine::ram::GuestRam;
@@ -26,9 +27,10 @@ use crate::driver::qemu::direct::other_hands::OtherHands;
 use crate::driver::qemu::direct::watch::ProcessWatch;
 use crate::driver::qemu::other_hands::Devices;
 use crate::driver::qemu::persistent::GuestFiles;
+use crate::driver::qemu::run_state::goes_on;
 use crate::driver::qemu::source::SourceQemu;
 use crate::driver::qemu::{PersistentMemory, QemuMigrationError, preflight, vcpu_threads};
-use crate::driver::{DriverError, InspectedSource, PreparedSource};
+use crate::driver::{DriverError, InspectedSource, PreparedSource, Refusal};
 use crate::qmp::Address;
 use crate::throttle::{FoundThrottle, GuestThrottle};
 
@@ -39,6 +41,8 @@ pub struct InspectedQemuSource {
     /// As the agent finds it.
     qmp_path: PathBuf,
     agent: AgentClient,
+    /// Whether the journal has it that the guest, which runs here, may be another QEMU's.
+    is_promised: bool,
     watch: ProcessWatch,
     disk_errors: Option<DiskErrors>,
     throttle: FoundThrottle,
@@ -84,10 +88,21 @@ impl InspectedQemuSource {
         if !agent.keeps_journal()? {
             return Err(DirectError::OldAgent(guest.pid));
         }
+        let is_promised = agent.journal()?.is_some_and(|last| last.phase.is_open());
+        if is_promised && !goes_on(&guest.run_state) {
+            let refusals = vec![Refusal::new(
+                "this guest may be another QEMU's ('pagelift where' says what is known)",
+                "run 'pagelift settle' first",
+            )];
+            info!(?refusals, "QEMU's guest is in doubt");
+            let what = "this guest cannot be moved";
+            return Err(DirectError::Refused { what, refusals });
+        }
         Ok(Self {
             source,
             qmp_path,
             agent,
+            is_promised,
             watch,
             disk_errors,
             throttle,
@@ -104,6 +119,10 @@ impl InspectedQemuSource {
 
     fn begin(self) -> Result<PreparedSource<DirectSource>, DirectError> {
         let mut agent = self.agent;
+        if self.is_promised {
+            // It was seen to run here. The agent takes no new migration over an open promise.
+            agent.record(NO_SESSION, JournalPhase::Kept, &self.qmp_path)?;
+        }
         let discards = preflight::reports_free_pages(self.source.qmp())?.is_some();
         let ram = tracked(&mut agent, self.memory, &self.addresses, discards)?;
         let qmp = self.source.qmp().clone();
