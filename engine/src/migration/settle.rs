@@ -74,7 +74,11 @@ pub enum Unsettled {
 /// When it cannot be known.
 pub fn settle(source: &Evidence, target: &Evidence) -> Result<Owner, Unsettled> {
     use Observed::{Gone, Running, Stopped};
-    use Promise::{Granted, HandedOver, Prepared, Released};
+    use Promise::{Abandoned, Granted, HandedOver, Prepared, Released};
+    // A source records nothing before the target has accepted, which may abandon the guest by then.
+    let may_be_its = |record: Option<(SessionId, Promise)>| {
+        record.is_some_and(|(_, promise)| promise != Abandoned)
+    };
     if let (Some((left, _)), Some((right, _))) = (source.record, target.record)
         && left != right
     {
@@ -84,7 +88,7 @@ pub fn settle(source: &Evidence, target: &Evidence) -> Result<Owner, Unsettled> 
         (Running, Running) => return Err(Unsettled::RunsTwice),
         (Gone, Gone) => return Err(Unsettled::BothAreGone),
         // What runs without a record may be any guest. A QEMU that has ended took its record along.
-        (Running, Stopped) if source.record.is_none() && target.record.is_some() => {
+        (Running, Stopped) if source.record.is_none() && may_be_its(target.record) => {
             return Err(Unsettled::Strangers);
         }
         (Stopped, Running) if target.record.is_none() && source.record.is_some() => {
@@ -179,6 +183,8 @@ mod tests {
             let found = settle(&source, &target);
             assert_eq!(found, Err(Unsettled::Strangers), "{source:?} {target:?}");
         }
+        let left = of(7, Stopped, Abandoned);
+        assert_eq!(settle(&silent, &left), Ok(Owner::Source));
         // Who is not there, or need not be asked, is nobody's stranger.
         let gone = side(Gone, None);
         let not_asked = side(Stopped, None);
