@@ -106,6 +106,12 @@ pub enum AgentError {
         /// The process asked for.
         pid: u32,
     },
+    /// It did not answer an earlier request, and is not asked any more over this connection.
+    #[error("the agent in process {pid} has left a request unanswered, and is not asked any more")]
+    Silent {
+        /// The process asked for.
+        pid: u32,
+    },
     /// The connection failed or ended; QEMU may have.
     #[error("the connection to the agent in process {pid} failed: {source}")]
     Io {

@@ -7,7 +7,8 @@
 //!
 //! How the agent is reached, and who may, says `connect`.
 //!
-//! Every call takes at most [`TIMEOUT`] and is answered in microseconds ordinarily. While the
+//! Every call takes at most [`TIMEOUT`] and is answered in microseconds ordinarily. One that is not
+//! answered in time ends the connection: its late reply must not answer the next. While the
 //! agent runs the rollback script of the client before it takes no other;
 //! [`hello`](AgentClient::hello) waits for that.
 
@@ -29,7 +30,10 @@ use pagelift_agent_protocol::{
 use pagelift_engine::plain_text;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, Shutdown, recvmsg, send,
+    shutdown,
+};
 
 /// Longest time that one call waits for the agent: more than the 10 s of a rollback script.
 pub const TIMEOUT: Duration = Duration::from_secs(15);
@@ -55,6 +59,8 @@ pub struct QemuUserfaultfd {
 pub struct AgentClient {
     pid: u32,
     socket: OwnedFd,
+    /// A reply is overdue: the connection is over, so that it is never taken for another one's.
+    is_silent: bool,
     /// What the agent offers, once asked.
     features: Option<u64>,
 }
@@ -72,6 +78,7 @@ impl AgentClient {
         Ok(Self {
             pid,
             socket: connect::to_agent(pid)?,
+            is_silent: false,
             features: None,
         })
     }
@@ -166,7 +173,31 @@ impl AgentClient {
     }
 
     fn call(&mut self, request: &Request) -> Result<(Reply, Option<OwnedFd>), AgentError> {
-        let deadline = Instant::now() + TIMEOUT;
+        self.call_until(Instant::now() + TIMEOUT, request)
+    }
+
+    fn call_until(
+        &mut self,
+        deadline: Instant,
+        request: &Request,
+    ) -> Result<(Reply, Option<OwnedFd>), AgentError> {
+        if self.is_silent {
+            return Err(AgentError::Silent { pid: self.pid });
+        }
+        let answer = self.ask(deadline, request);
+        if matches!(answer, Err(AgentError::Timeout { .. })) {
+            self.is_silent = true;
+            // One that has ended is as good.
+            let _ = shutdown(&self.socket, Shutdown::Both);
+        }
+        answer
+    }
+
+    fn ask(
+        &self,
+        deadline: Instant,
+        request: &Request,
+    ) -> Result<(Reply, Option<OwnedFd>), AgentError> {
         let sent = self.send(&request.encode());
         // An agent that sends a client away closes at once: its reason is there to be read
         // although sending failed.
@@ -270,5 +301,36 @@ impl AgentClient {
             request,
             got: format!("{got:?}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_late_reply_answers_nothing() {
+        let (ours, mut agent) = UnixStream::pair().unwrap();
+        let mut client = AgentClient {
+            pid: 7,
+            socket: ours.into(),
+            is_silent: false,
+            features: None,
+        };
+        let soon = Instant::now() + Duration::from_millis(20);
+        let late = client.call_until(soon, &Request::ClearRollback);
+        assert!(matches!(late, Err(AgentError::Timeout { pid: 7 })));
+        // What was asked is heard to its end, and then that nobody waits for the reply.
+        let mut heard = Vec::new();
+        agent.read_to_end(&mut heard).unwrap();
+        assert_eq!(heard, Request::ClearRollback.encode());
+        let reply = Reply::RollbackCleared.encode();
+        let kind = agent.write(&reply).unwrap_err().kind();
+        assert_eq!(kind, io::ErrorKind::BrokenPipe);
+        let next = client.clear_rollback();
+        assert!(matches!(next, Err(AgentError::Silent { pid: 7 })));
     }
 }
