@@ -217,3 +217,23 @@ fn a_prepared_target_may_end_in_doubt_although_its_source_lives() {
     assert!(pair.target.is_over());
     assert_eq!(pair.target.guest_location(), GuestLocation::Unknown);
 }
+
+/// A source that is lost and asks again and again, without a word, is waited for no longer.
+#[test]
+fn a_wait_for_the_word_outlasts_the_loss_of_the_source() {
+    let lost = || MigrationError::PeerSilent { seconds: 5 };
+    let mut pair = Pair::new(1);
+    pair.until_ready();
+    for _ in 0..3 {
+        pair.target.control_failed(pair.now, lost());
+        assert!(pair.target.is_lost() && pair.target.waits_for_word());
+        assert!(pair.target.accepts_reattach(SESSION));
+        pair.target.reattached(pair.now);
+        assert!(!pair.target.is_lost() && pair.target.waits_for_word());
+    }
+    pair.target.control_failed(pair.now, lost());
+    assert!(pair.target.is_lost());
+    pair.target.end_in_doubt();
+    assert!(pair.target.is_over());
+    assert_eq!(pair.target.guest_location(), GuestLocation::Unknown);
+}

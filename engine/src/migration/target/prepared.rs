@@ -46,15 +46,16 @@ impl Target {
         }
     }
 
-    /// Whether this side waits for the word of a source that answers.
+    /// Whether this side waits for the word of its source, be that lost or not: one that is lost and
+    /// asks again and again does not make the wait begin anew.
     pub fn waits_for_word(&self) -> bool {
-        matches!(self.commit, Commit::Prepared(_)) && !self.is_lost()
+        matches!(self.commit, Commit::Prepared(_))
     }
 
     /// Ends without the source's word, which did not come for too long.
     pub fn end_in_doubt(&mut self) {
         if self.waits_for_word() {
-            let why = "the source answers and does not say whose the guest is";
+            let why = "the source has not said whose the guest is";
             self.end(MigrationError::InDoubt(why.into()));
         }
     }
