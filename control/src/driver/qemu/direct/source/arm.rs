@@ -10,11 +10,19 @@ impl DirectSource {
     /// second time.
     ///
     /// # Errors
-    /// When a block job runs that no guest can be moved under, or QEMU or the agent does not answer.
+    /// When others have done something for which the guest is to stay, a block job runs that no guest
+    /// can be moved under, or QEMU or the agent does not answer.
     pub(super) fn arm(&mut self) -> Result<(), GuestError> {
-        let (Step::Prepared(prepared), Some(_)) = (&mut self.step, self.other_hands.take()) else {
+        let (Step::Prepared(prepared), Some(hands)) = (&mut self.step, self.other_hands.take())
+        else {
             return Ok(());
         };
+        let seen = hands
+            .end()
+            .map_err(|error| failed("looking for others", error))?;
+        if let Some(words) = seen {
+            return Err(GuestError(words));
+        }
         prepared
             .arm()
             .map_err(|error| failed("QEMU's migration", error))?;
