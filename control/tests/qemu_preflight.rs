@@ -74,7 +74,7 @@ fn movable_guest_is_described() {
 }
 
 #[test]
-fn both_sides_have_the_same_facts() {
+fn both_sides_have_the_same_properties() {
     if !has_qemu() {
         return;
     }

@@ -164,13 +164,16 @@ fn a_target_that_refuses_has_what_it_had() {
     let there = FileMemory::whole(there).unwrap();
     there.write(PageIndex(7), &support::pages(&[7, 8])).unwrap();
     let listener = "tcp://127.0.0.1:0".parse::<Endpoint>().unwrap();
+    // The target ends its wait for one who is known.
+    let known = Security::Token(Token::generate().unwrap());
     let there: Arc<dyn GuestMemory> = Arc::new(there);
-    let incoming = Incoming::new(listener.listen().unwrap(), Arc::clone(&there), Half);
+    let listening = listener.listen_with(&known).unwrap();
+    let incoming = Incoming::new(listening, Arc::clone(&there), Half);
     let link = incoming.address().parse::<Endpoint>().unwrap();
     let here = FileMemory::whole(create(&dir.path().join("here"))).unwrap();
     let ram = GuestRam::shared(Arc::new(SharedMemory::map(here).unwrap())).unwrap();
     let target = incoming.start().unwrap();
-    let outgoing = Outgoing::new(link.connect().unwrap(), ram, Half);
+    let outgoing = Outgoing::new(link.connect_with(&known).unwrap(), ram, Half);
     let failure = outgoing.start().unwrap().wait().result.unwrap_err();
     assert!(
         matches!(failure.error, MigrationError::Refused { .. }),

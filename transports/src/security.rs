@@ -1,4 +1,4 @@
-//! How the two sides of a migration know each other, and who else may listen.
+//! Ways in which the two sides of a migration know each other.
 
 use crate::tls::{Certificates, Token};
 

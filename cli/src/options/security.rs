@@ -1,4 +1,4 @@
-//! How the two sides of a move know each other.
+//! Options for how the two sides of a move know each other.
 
 use std::env::{self, VarError};
 use std::path::PathBuf;

@@ -88,8 +88,8 @@ pub struct SendCommand {
 enum ThrottleByName {
     /// The agent in QEMU: each vCPU, in milliseconds, and no longer than pagelift answers
     Agent,
-    /// Quotas of the cgroups that the vCPUs are in, or that QEMU is alone in; takes root, and a
-    /// guard process that puts them back should pagelift be killed
+    /// Quotas of the cgroups that the vCPUs are in, or that QEMU is alone in; takes the right
+    /// to write to these cgroups, and a guard process that puts them back should pagelift be killed
     Cgroup,
 }
 

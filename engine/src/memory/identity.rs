@@ -1,4 +1,4 @@
-//! What a file is known by, so that two sides can tell whether both have the same one.
+//! The identity of a file, by which two sides tell whether both have the same one.
 //!
 //! On one kernel a file is its device and inode, in whatever container it is seen, and a kernel is
 //! its boot id. So files in memory and on local disks are the same if and only if all three are.

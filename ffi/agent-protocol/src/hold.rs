@@ -1,4 +1,4 @@
-//! How long a client that is not heard of may keep the guest standing still.
+//! The lease of the guest's stop, in a message.
 
 use crate::HOLD_MS;
 use crate::bytes::{DecodeError, Reader};

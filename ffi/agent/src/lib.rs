@@ -1,5 +1,5 @@
-//! The library preloaded into QEMU: lends a userfaultfd, keeps a rollback script
-//! and throttles vCPUs.
+//! The library preloaded into QEMU: lends a userfaultfd, keeps a rollback
+//! script, a lease of the guest's stop and the journal of a migration, and throttles vCPUs.
 //!
 //! Only a process itself can open a userfaultfd of its address space, and only QEMU's monitor
 //! can resume its guest. So pagelift puts this small library into QEMU with `LD_PRELOAD`
@@ -9,7 +9,7 @@
 //! # Life
 //! `interpose` stands in front of `mmap`. When the process first maps a large writable shared
 //! file, which is QEMU mapping guest RAM, the agent binds its socket and starts one detached
-//! `server` thread. Nothing happens before: helpers that QEMU spawns never map such a file
+//! `server` thread. Nothing happens before: programs that QEMU starts never map such a file
 //! and stay untouched, and with `-daemonize` QEMU has forked by then, so that the thread
 //! lives in the right process. When QEMU answers its first QMP command the socket is there
 //! (the monitor's own socket, and with `--preconfig` its answers, come before RAM does). It
@@ -45,7 +45,7 @@
 //!   call: no lock, no allocation.
 //! - All descriptors are close-on-exec. One client at a time, which loses its place if it says
 //!   nothing; memory is bounded by one message
-//!   (76 KiB) and one monitor line (1 MiB), time in a rollback by `rollback::TOTAL`.
+//!   (64 KiB, its header, and one read) and one monitor line (1 MiB), time in a rollback by `rollback::TOTAL`.
 //! - The system calls it makes are among those that QEMU's own `-sandbox` leaves it.
 
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]

@@ -1,4 +1,4 @@
-//! Which monitors are this QEMU's own: a rollback script is taken to no other.
+//! QEMU's own monitors: a rollback script is taken to no other.
 //!
 //! A client names a path. It is QEMU's monitor only if QEMU holds the socket that listens there;
 //! the kernel tells by the descriptors. When the script runs, much later, another program may

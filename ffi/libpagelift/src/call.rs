@@ -1,4 +1,4 @@
-//! What a callback is given: a way to say why it failed, and to write or read device state.
+//! The argument of a callback: a way to say why it failed, and to write or read device state.
 //!
 //! A [`Call`] lives as long as its job, but works only in the thread of the callback, until that returns.
 

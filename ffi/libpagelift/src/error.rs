@@ -1,4 +1,4 @@
-//! What failed: a code, a text, the guest's place, and whether a retry helps.
+//! Errors: a code, a text, the guest's place, and whether a retry helps.
 
 use std::ffi::c_char;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,4 @@
-//! The fingerprint_index of a target's pages, filled by frames of any content.
+//! The index of the fingerprints of a target's base pages, filled by frames of any content.
 
 use pagelift_engine::codec::dedup::FingerprintIndex;
 use pagelift_engine::wire::{FrameType, Message};
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 /// Room for so many pages.
 const PAGES: u64 = 100;
 
-/// Bodies of fingerprint_index frames, each after its length (one byte): what is found must have been
+/// Bodies of `Fingerprints` frames, each after its length (one byte): what is found must have been
 /// told, and nothing that lies outside is taken.
 pub fn fingerprint_index(data: &[u8]) {
     let (fingerprint_index, mut told) = (FingerprintIndex::new(PAGES), HashMap::new());

@@ -1,4 +1,4 @@
-//! What rustls is told: TLS 1.3 alone, both sides with a certificate, every connection with a whole
+//! Configuration of rustls: TLS 1.3 alone, both sides with a certificate, every connection with a whole
 //! handshake of its own.
 //!
 //! Resumption and early data are off: both would let one handshake stand for several connections, and

@@ -1,4 +1,4 @@
-//! Why TLS refuses a connection, in words: which certificate, which check, which side.
+//! Explanations of TLS's refusals: which certificate, which check, which side.
 
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 

@@ -1,4 +1,4 @@
-//! What is checked of the other side's certificate.
+//! Checks of the peer's certificate.
 
 use std::sync::Arc;
 

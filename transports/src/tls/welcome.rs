@@ -1,4 +1,4 @@
-//! What is said inside TLS before the engine's first byte.
+//! The first bytes inside TLS, before the engine's.
 //!
 //! ```text
 //! source -> target   32 bytes, with a token: proof that the source has it

@@ -1,4 +1,4 @@
-//! How long the guest may stand still on the source, and that it does not stand any longer.
+//! The limit of the guest's standstill on the source.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Whether the files of the two sides are the same ones: clearing them would end the guest.
+//! Comparison of the two sides' files: clearing a shared one would end the guest.
 //!
 //! Their identities are compared first. Those that identities cannot tell apart are marked: the
 //! target writes a random word behind the end of its file and asks the source whether it shows

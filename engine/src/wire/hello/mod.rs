@@ -95,7 +95,7 @@ impl GuestProperty {
     /// Its field in a `Hello`.
     fn tag(&self) -> u16 {
         match self.kind {
-            PropertyKind::Required => tag::FACT,
+            PropertyKind::Required => tag::PROPERTY,
             PropertyKind::Detail => tag::DETAIL,
         }
     }
@@ -139,7 +139,7 @@ mod tag {
     pub(super) const CHANNELS: u16 = 0x03;
     pub(super) const VERIFY: u16 = 0x04;
     pub(super) const REGION: u16 = 0x05;
-    pub(super) const FACT: u16 = 0x06;
+    pub(super) const PROPERTY: u16 = 0x06;
     pub(super) const REASON: u16 = 0x07;
     pub(super) const NEEDS: u16 = 0x08;
     pub(super) const READS: u16 = 0x09 | fields::OPTIONAL;
@@ -227,7 +227,7 @@ impl Hello {
                     let name = value.text("persistent file")?;
                     files::push(&mut persistent, (name, file))?
                 }
-                tag::FACT | tag::DETAIL => {
+                tag::PROPERTY | tag::DETAIL => {
                     cap(
                         "properties",
                         properties.len() as u64 + 1,
@@ -237,7 +237,7 @@ impl Hello {
                         name: value.text("property")?,
                         value: value.text("property")?,
                         kind: match tag {
-                            tag::FACT => PropertyKind::Required,
+                            tag::PROPERTY => PropertyKind::Required,
                             _ => PropertyKind::Detail,
                         },
                     });

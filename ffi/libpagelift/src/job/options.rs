@@ -1,4 +1,4 @@
-//! What is set before a job starts.
+//! Settings of a job before it starts.
 
 use std::ffi::c_char;
 

@@ -1,4 +1,4 @@
-//! Where a job is.
+//! Progress of a job.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a pagelift_ram describes, and the engine's memory and trackers that are made of it.
+//! The description of a guest's RAM, and the engine's memory and trackers that are made of it.
 
 use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};

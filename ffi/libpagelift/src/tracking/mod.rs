@@ -1,4 +1,4 @@
-//! Where the set of written pages comes from: page tables, KVM's log, bitmaps in memory, callbacks.
+//! Sources of the set of written pages: page tables, KVM's log, bitmaps in memory, callbacks.
 
 pub mod bitmap;
 pub mod callbacks;
