@@ -45,7 +45,7 @@ fn a_bad_value_names_the_option_and_the_way_out() -> Result<()> {
             "--policy=best",
             "[possible values: predictive, classic, none]",
         ),
-        ("--references=yes", "write auto, on or off"),
+        ("--dedup=yes", "write auto, on or off"),
         ("--throttle-by=qemu", "[possible values: agent, cgroup]"),
         ("--to=udp://1", "use tcp://HOST:PORT"),
     ] {

@@ -94,7 +94,7 @@ fn assert_refused(finished: &Finished, words: &[&str]) -> Result<()> {
 fn one_file_of_both_sides_is_left_alone_and_another_one_refused() -> Result<()> {
     let images = require!(guest_images());
     let bed = Bed::new()?;
-    let programs = Programs::built()?;
+    let programs = Programs::built()?.with_token();
     let disks = Disks::filled(&bed, "shared", 1)?;
     let before = disks.content()?;
     let machine = disks.machine(&bed, &images, &programs);
