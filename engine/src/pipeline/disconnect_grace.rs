@@ -1,9 +1,10 @@
-//! Waits before the loss of a data connection counts.
+//! Waits before the loss of a connection counts.
 //!
 //! A side that ends the migration says why on the control connection and then closes all of
 //! them. The other side may see the end of a data connection first; its own reason, "the
 //! connection was lost", would then hide the true one: a full file system, say. So the loss of a
-//! data connection counts only after a pause in which nothing else ended the migration.
+//! data connection, and that a message could not be sent, count only after a pause in which
+//! nothing else ended the migration.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::units::Instant;
 /// The pause: far longer than a message takes whose sender has gone on to close its connections.
 const PAUSE: Duration = HEARTBEAT;
 
-/// The loss of a data connection, if it is lost.
+/// The loss of a connection, if it is lost.
 #[derive(Debug, Default)]
 pub(super) struct DisconnectGrace(Option<(Instant, MigrationError)>);
 

@@ -20,6 +20,7 @@ use crate::pipeline::Step;
 use crate::pipeline::cancel::CancelToken;
 use crate::pipeline::control::lost;
 use crate::pipeline::digest::digest_memory_unless;
+use crate::pipeline::disconnect_grace::DisconnectGrace;
 use crate::pipeline::shared::Shared;
 use crate::units::Instant;
 use crate::wire::{Message, StateChunk};
@@ -44,6 +45,8 @@ pub struct SourceDriver<'a> {
     harvest: PageBitmap,
     armed: bool,
     throttled: bool,
+    /// The loss of the control connection, if a message could not be sent.
+    grace: DisconnectGrace,
     throttle: Throttle,
     cancel: CancelToken,
     /// How the device state goes, and where to.
@@ -94,6 +97,7 @@ impl<'a> SourceDriver<'a> {
                 harvest,
                 armed: false,
                 throttled: false,
+                grace: DisconnectGrace::default(),
                 throttle: Throttle::default(),
                 cancel,
                 flow,
@@ -108,6 +112,11 @@ impl<'a> SourceDriver<'a> {
     /// # Errors
     /// When the migration must end; the caller then calls [`fail`](Self::fail).
     pub fn step(&mut self) -> Result<Step, MigrationError> {
+        if !self.shared.look(Source::is_over)
+            && let Some(waits) = self.grace.step(self.shared.now(), false)
+        {
+            return waits;
+        }
         if !self.shared.look(Source::has_handed_over) {
             self.guest.check().map_err(guest_ended)?;
             if let Some(reason) = self.guest.abort_reason() {
@@ -124,9 +133,12 @@ impl<'a> SourceDriver<'a> {
             let idle = matches!(step, Ok(SourceStep::Wait(_)));
             (step, !idle)
         });
-        let sent = self.flush();
-        if !matches!(step, Ok(SourceStep::Completed)) {
-            sent?;
+        let sent = self.shared.flush_messages();
+        let ended = matches!(step, Ok(SourceStep::Completed | SourceStep::Failed));
+        if let Err(error) = sent
+            && !ended
+        {
+            return self.control_lost(lost(error));
         }
         match step? {
             SourceStep::LookForMarks(marks) => {
@@ -229,12 +241,19 @@ impl<'a> SourceDriver<'a> {
                 return Err(error.unwrap_or(MigrationError::Cancelled));
             }
         }
-        self.flush()?;
-        Ok(Step::Worked)
+        match self.shared.flush_messages() {
+            Ok(()) => Ok(Step::Worked),
+            Err(error) => self.control_lost(lost(error)),
+        }
     }
 
-    fn flush(&self) -> Result<(), MigrationError> {
-        self.shared.flush_messages().map_err(lost)
+    /// A message could not be sent. Why the target has closed the connection may still be there to
+    /// be read; after the hand-over it is asked anyway.
+    fn control_lost(&mut self, error: MigrationError) -> Result<Step, MigrationError> {
+        match self.shared.look(Source::has_handed_over) {
+            true => Err(error),
+            false => Ok(self.grace.lost(self.shared.now(), error)),
+        }
     }
 
     /// Records a promise before anybody is told of it; whether there is a journal.
