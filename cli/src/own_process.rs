@@ -1,4 +1,4 @@
-//! What a program that holds a guest's pages asks of the kernel for itself.
+//! Limits of a program that holds a guest's pages.
 //!
 //! *No cores.* They would hold pages of the guest. A limit of one byte is too little for any core
 //! file, and core(5) has a handler behind a pipe not started for it, which a limit of zero does

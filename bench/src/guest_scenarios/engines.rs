@@ -1,4 +1,4 @@
-//! How each engine is made to move a guest, and what it says about it.
+//! The engines that are compared: how each is started, and its own account of a move.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

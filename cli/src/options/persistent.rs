@@ -1,4 +1,4 @@
-//! What is done about persistent memory; the same option on both sides.
+//! The option for persistent memory; the same option on both sides.
 
 use clap::{Args, ValueEnum};
 use pagelift_control::driver::qemu::PersistentMemory;

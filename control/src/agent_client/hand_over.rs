@@ -1,4 +1,4 @@
-//! What the agent does for a hand-over: the lease of the guest's stop, and the journal.
+//! The agent's part of a hand-over: the lease of the guest's stop, and the journal.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Which process a monitor belongs to.
+//! The process that a monitor belongs to.
 //!
 //! QEMU names the threads of its vCPUs, and `/proc/TID/status` names the process of each (proc(5),
 //! `Tgid`). That is QEMU's word alone, and a hostile one could name another guest's: the process

@@ -1,4 +1,4 @@
-//! What a side shows, in one word that a person can carry from one host to the other.
+//! One side's evidence, in one word that a person can carry from one host to the other.
 //!
 //! `STATE`, or `STATE:PHASE:SESSION`: what QEMU shows (`running`, `stopped`, `gone`), what its
 //! journal says, and of which migration.

@@ -140,7 +140,7 @@ impl DirtySource for KvmLog {
                     marks if manual => marks & !reported.fetch_or(marks, Ordering::AcqRel),
                     marks => marks,
                 };
-                insert(into, slot.range, index, new);
+                into.insert_word(slot.range, index, new);
             }
         }
         Ok(())
@@ -168,20 +168,6 @@ impl DirtySource for KvmLog {
 impl Drop for KvmLog {
     fn drop(&mut self) {
         self.disarm();
-    }
-}
-
-/// Adds the pages of `range` whose bits are set in word number `index` to `into`.
-fn insert(into: &mut PageBitmap, range: PageRange, index: usize, mut word: u64) {
-    let mut at = index as u64 * 64;
-    while word != 0 {
-        let skip = word.trailing_zeros();
-        word >>= skip;
-        at += u64::from(skip);
-        let run = word.trailing_ones();
-        into.insert(PageRange::new(range.first.0 + at, u64::from(run)));
-        word = word.checked_shr(run).unwrap_or(0);
-        at += u64::from(run);
     }
 }
 
@@ -250,7 +236,7 @@ mod tests {
         assert_eq!(mask(64, &(70..72)), 0b11 << 6);
         assert_eq!(mask(0, &(63..65)), 1 << 63);
         let mut pages = PageBitmap::new(PageCount(300));
-        insert(&mut pages, PageRange::new(100, 200), 1, mask(64, &(70..90)));
+        pages.insert_word(PageRange::new(100, 200), 1, mask(64, &(70..90)));
         let expected = [PageRange::new(170, 20)];
         assert_eq!(pages.runs().collect::<Vec<_>>(), expected);
     }

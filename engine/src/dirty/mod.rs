@@ -1,4 +1,4 @@
-//! Where the set of written pages comes from.
+//! Sources of the set of written pages.
 //!
 //! A [`DirtySource`] answers one question: which pages were written since it was last asked? To take
 //! the answer, and clear it, is a *harvest*.

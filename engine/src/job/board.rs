@@ -1,4 +1,4 @@
-//! What the threads of a job tell: its status, and a bounded queue of events that a file descriptor
+//! The board of a job: its status, and a bounded queue of events that a file descriptor
 //! makes pollable.
 
 use std::collections::VecDeque;

@@ -62,6 +62,22 @@ impl PageBitmap {
         for_each_mask(range, self.pages, |word, mask| self.words[word] |= mask);
     }
 
+    /// Adds the pages of `range` whose bits are set in `word`, number `index` of a bitmap of that
+    /// range: bit 0 of word 0 is its first page. Bits beyond the range are left out.
+    pub fn insert_word(&mut self, range: PageRange, index: usize, mut word: u64) {
+        while word != 0 {
+            let first = u64::from(word.trailing_zeros());
+            let page = index as u64 * 64 + first;
+            let count = u64::from((word >> first).trailing_ones());
+            let count = count.min(range.count.0.saturating_sub(page));
+            if count == 0 {
+                return;
+            }
+            self.insert(PageRange::new(range.first.0 + page, count));
+            word &= !((u64::MAX >> (64 - count)) << first);
+        }
+    }
+
     /// Removes the pages of `range`.
     pub fn remove(&mut self, range: PageRange) {
         for_each_mask(range, self.pages, |word, mask| self.words[word] &= !mask);

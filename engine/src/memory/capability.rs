@@ -1,4 +1,4 @@
-//! What a guest's memory may be able to do beyond being read and written.
+//! Capabilities of a guest's memory beyond being read and written.
 //!
 //! Each is asked for at [`GuestMemory`](super::GuestMemory) or [`ReadPages`]; `None` means that this memory cannot do
 //! it, so that whoever needs it finds out before a migration begins.

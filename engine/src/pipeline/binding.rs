@@ -1,4 +1,4 @@
-//! Which connections belong to a migration.
+//! Binding of connections to their migration.
 //!
 //! The session's number is known to everybody who was shown it; the right to open a further
 //! connection must not follow from that alone. Where the transport authenticates, a data connection

@@ -1,4 +1,4 @@
-//! How long a coordinator waits for a peer that answers and does not go on.
+//! The limit of a coordinator's wait for a peer that answers and does not go on.
 
 use crate::migration::{DECISION, DECISION_IF_CANCELLED};
 use crate::units::Instant;

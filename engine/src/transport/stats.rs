@@ -1,4 +1,4 @@
-//! What is known of the sending half of a connection.
+//! Statistics of the sending half of a connection.
 
 use std::time::Duration;
 

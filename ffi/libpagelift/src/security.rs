@@ -1,4 +1,4 @@
-//! How the two sides of a migration know each other.
+//! Ways in which the two sides of a migration know each other.
 
 use std::ffi::c_char;
 

@@ -1,4 +1,4 @@
-//! What is fuzzed: one function for each decoder of bytes from outside.
+//! The fuzz targets: one function for each decoder of bytes from outside.
 //!
 //! Each takes any bytes and panics if a promise of the decoder is broken: it must not panic
 //! itself, must not believe a length, and what it accepts must survive being written and read

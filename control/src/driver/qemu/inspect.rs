@@ -1,4 +1,4 @@
-//! What guest this is: its machine, its state, and its memory.
+//! Inspection of a guest: its machine, its state, and its memory.
 //!
 //! Looking changes nothing in QEMU. Whether the guest can move is for
 //! [`preflight`](super::preflight) to say; here even a guest that cannot is described.

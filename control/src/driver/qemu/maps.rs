@@ -1,4 +1,4 @@
-//! What file lies behind an address range of another process.
+//! The file behind an address range of another process.
 //!
 //! `/proc/PID/maps` (proc_pid_maps(5)) gives for each mapping its device, inode and file offset.
 //! The file is taken from the process's own descriptors, as it holds it: a file that it may only

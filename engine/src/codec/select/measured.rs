@@ -1,4 +1,4 @@
-//! What each codec is found to cost on each class of blocks.
+//! Measured costs of each codec on each class of blocks.
 //!
 //! Blocks of one class differ more than codecs do: one packs to a tenth and the next not at all,
 //! while levels 3 and 7 of zstd are 3 % apart. Averages of what each codec made of the blocks that

@@ -1,4 +1,4 @@
-//! What each codec is taken to cost before anything is measured.
+//! Costs that each codec is taken to have before anything is measured.
 
 use super::class::BlockClass;
 use crate::codec::Codec;

@@ -1,4 +1,4 @@
-//! Where the memory of one region is: a file, and an offset in it.
+//! The place of a region's memory: a file, and an offset in it.
 
 use std::fs::File;
 use std::io;

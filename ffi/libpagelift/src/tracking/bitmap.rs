@@ -6,7 +6,7 @@ use pagelift_engine::dirty::{DirtyError, DirtySource};
 use pagelift_engine::memory::{Layout, PageBitmap};
 use pagelift_engine::units::PageRange;
 
-use super::{Lost, Tracking, insert};
+use super::{Lost, Tracking};
 use crate::error::{Code, Fault};
 use crate::ram::{self, Description, Ram};
 
@@ -61,7 +61,7 @@ impl DirtySource for FromBitmap {
         self.lost.take(into);
         for (index, word) in self.bitmap.words().iter().enumerate() {
             if word.load(Ordering::Relaxed) != 0 {
-                insert(into, self.range, index, word.swap(0, Ordering::AcqRel));
+                into.insert_word(self.range, index, word.swap(0, Ordering::AcqRel));
             }
         }
         Ok(())

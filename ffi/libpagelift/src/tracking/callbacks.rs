@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pagelift_engine::dirty::{DirtyError, DirtySource};
 use pagelift_engine::memory::{Layout, PageBitmap};
 
-use super::{Lost, Tracking, insert};
+use super::{Lost, Tracking};
 use crate::abi::{self, Versioned};
 use crate::call::{Call, Caller, Stream};
 use crate::error::{Code, Fault};
@@ -108,7 +108,7 @@ impl DirtySource for FromCallbacks {
             });
             harvested.map_err(|error| failed("the callback", error))?;
             for (index, word) in bitmap.iter().enumerate() {
-                insert(into, range, index, *word);
+                into.insert_word(range, index, *word);
             }
         }
         Ok(())

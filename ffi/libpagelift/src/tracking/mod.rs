@@ -75,21 +75,6 @@ impl Lost {
     }
 }
 
-/// Adds the pages of `range` whose bits are set in `word`, the one number `index`, to `into`.
-fn insert(into: &mut PageBitmap, range: PageRange, index: usize, mut word: u64) {
-    while word != 0 {
-        let first = u64::from(word.trailing_zeros());
-        let page = index as u64 * 64 + first;
-        let count = u64::from((word >> first).trailing_ones());
-        let count = count.min(range.count.0.saturating_sub(page));
-        if count == 0 {
-            return;
-        }
-        into.insert(PageRange::new(range.first.0 + page, count));
-        word &= !((u64::MAX >> (64 - count)) << first);
-    }
-}
-
 /// Tracks writes by the page tables of this process, with a userfaultfd of its own: writes of its
 /// threads, of its KVM vCPUs, and of the kernel for it. Linux 6.7 or newer. This is what a source does if
 /// no other way is named. Each region has an address.

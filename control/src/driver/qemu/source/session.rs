@@ -1,4 +1,4 @@
-//! What all states of a source share, and how to undo it.
+//! The parts that all states of a source share, and their undoing.
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
