@@ -8,7 +8,7 @@ use host::{TestQemu, has_qemu};
 use pagelift_control::driver::qemu::Guest;
 use pagelift_control::qmp::Qmp;
 use pagelift_engine::wire::{GuestProperty, PropertyKind};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn details(qemu: &TestQemu) -> Vec<GuestProperty> {
     let guest = Guest::inspect(&Qmp::connect(&qemu.address()).unwrap()).unwrap();
@@ -98,4 +98,51 @@ fn what_the_guest_does_is_no_difference_and_a_hotplugged_vcpu_is() {
     qemu.second().execute("device_add", cpu).unwrap();
     let after = details(&qemu);
     assert_eq!(differing(&before, &after), ["vCPUs"]);
+}
+
+/// Flags are read from CPUID's words by a table of names; QEMU says of each by its name the same.
+#[test]
+fn flags_read_by_their_bits_are_those_that_qemu_names() {
+    if !has_qemu() {
+        return;
+    }
+    let qemu = TestQemu::start(&["-cpu", "max"]);
+    let details = details(&qemu);
+    let flags = details.iter().find(|detail| detail.name == "CPU flags");
+    let read: Vec<&str> = flags.unwrap().value.lines().collect();
+    let qmp = qemu.second();
+    let cpus = qmp.execute("query-cpus-fast", Value::Null).unwrap();
+    let path = cpus[0]["qom-path"].as_str().unwrap();
+    let mut on = 0;
+    for entry in list(&qmp, path) {
+        let name = entry["name"].as_str().unwrap();
+        let value = json!({ "path": path, "property": name });
+        // Of flags that TCG's guests do not see, QEMU says what the command line said.
+        let unseen = ["hv-", "kvm-", "kvmclock", "vmx-", "xen-"];
+        let others = [
+            "check",
+            "enforce",
+            "migratable",
+            "realized",
+            "hotpluggable",
+            "fill-mtrr-mask",
+        ];
+        if entry["type"] != "bool"
+            || name.contains(['_', '.'])
+            || unseen.iter().any(|prefix| name.starts_with(prefix))
+            || name.starts_with("x-")
+            || others.contains(&name)
+        {
+            continue;
+        }
+        let is_on = qmp.execute("qom-get", value).unwrap() == true;
+        assert_eq!(read.contains(&name), is_on, "{name}");
+        on += usize::from(is_on);
+    }
+    assert!(on > 50 && read.len() == on, "{on} of {}", read.len());
+}
+
+fn list(qmp: &Qmp, path: &str) -> Vec<Value> {
+    let list = qmp.execute("qom-list", json!({ "path": path })).unwrap();
+    list.as_array().unwrap().clone()
 }

@@ -4,9 +4,10 @@
 //! knows nothing of the flags that a command line adds or takes away.
 
 use pagelift_engine::wire::GuestProperty;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{listed, plain, values};
+use super::x86::{self, FeatureWords};
+use super::{listed, one, plain, values};
 use crate::qmp::{Qmp, QmpError};
 
 /// Boolean properties of a CPU that are no flags: how QEMU treats it, and its state as a device.
@@ -46,20 +47,27 @@ pub(super) fn details(qmp: &Qmp) -> Result<Vec<GuestProperty>, QmpError> {
     let Some(path) = cpus.first().and_then(|cpu| cpu["qom-path"].as_str()) else {
         return Ok(details);
     };
-    // Without vmx, a quarter of all flags say nothing.
-    let vmx = json!({ "path": path, "property": "vmx" });
-    let has_vmx = matches!(qmp.execute("qom-get", vmx), Ok(Value::Bool(true)));
-    let asked = listed(qmp, path)?
-        .into_iter()
-        .filter(|(name, kind)| {
-            let flag = kind == "bool" && is_flag(name);
-            name == "type"
-                || (flag && (has_vmx || !name.starts_with("vmx-")))
-                || NUMBERS.contains(&name.as_str())
-        })
-        .map(|(name, _)| name);
-    let (mut flags, mut numbers) = (Vec::new(), Vec::new());
-    for (name, value) in values(qmp, path, asked.collect())? {
+    let words = match one(qmp, path, "feature-words")? {
+        Some(words) => words,
+        None => Value::Null,
+    };
+    let words = FeatureWords::new(&words);
+    let kvm = qmp.execute("query-kvm", Value::Null)?["enabled"] == Value::Bool(true);
+    let mut flags = Vec::new();
+    let mut asked = Vec::new();
+    for (name, kind) in listed(qmp, path)? {
+        if name == "type" || NUMBERS.contains(&name.as_str()) {
+            asked.push(name);
+        } else if kind == "bool" && is_flag(&name) && is_seen(&name, &words, kvm) {
+            match words.has(&name) {
+                Some(true) => flags.push(name),
+                Some(false) => {}
+                None => asked.push(name),
+            }
+        }
+    }
+    let mut numbers = Vec::new();
+    for (name, value) in values(qmp, path, asked)? {
         if name == "type" {
             let model = plain(&value);
             details.push(GuestProperty::detail("CPU model", [model_name(&model)]));
@@ -78,6 +86,16 @@ pub(super) fn details(qmp: &Qmp) -> Result<Vec<GuestProperty>, QmpError> {
 /// Names with `_` or `.` are second names of others; those that begin with `x-` are QEMU's own.
 fn is_flag(name: &str) -> bool {
     !name.starts_with("x-") && !name.contains(['_', '.']) && !NO_FLAGS.contains(&name)
+}
+
+/// Whether the guest can find out about a flag: flags behind `vmx` or in a register that another flag
+/// announces say nothing without it, nor do KVM's without KVM.
+fn is_seen(name: &str, words: &FeatureWords<'_>, kvm: bool) -> bool {
+    const OF_KVM: [&str; 4] = ["kvm-", "kvmclock", "hv-", "xen-vapic"];
+    if OF_KVM.iter().any(|prefix| name.starts_with(prefix)) {
+        return kvm;
+    }
+    x86::announced_by(name).is_none_or(|flag| words.has(flag) != Some(false))
 }
 
 /// `EPYC` of `EPYC-x86_64-cpu`.
