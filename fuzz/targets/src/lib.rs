@@ -11,11 +11,12 @@
 //!
 //! From outside is what the other host sends (frames, messages, pages, QEMU's return path), what
 //! the processes beside it say (the agent and its client, QEMU's monitor), and what users write
-//! (requests on the control socket, traces, values of options).
+//! (calls to the daemon, requests on the control socket, traces, values of options).
 
 mod block;
 mod fingerprint_index;
 mod qemu;
+mod rpc;
 mod user;
 mod values;
 mod wire;
@@ -24,6 +25,7 @@ mod xbzrle;
 pub use block::{block_decode, block_encode, lz4_decode};
 pub use fingerprint_index::fingerprint_index;
 pub use qemu::{monitor_line, ramblock_listing, return_path};
+pub use rpc::rpc_stream;
 pub use user::{control_request, trace};
 pub use values::option_value;
 pub use wire::{agent_message, frame_reader, hello, message, pages_body};
@@ -39,7 +41,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     Target {
         name: "agent_message",
         run: agent_message,
@@ -95,6 +97,10 @@ pub const TARGETS: [Target; 17] = [
     Target {
         name: "return_path",
         run: return_path,
+    },
+    Target {
+        name: "rpc_stream",
+        run: rpc_stream,
     },
     Target {
         name: "trace",

@@ -153,6 +153,7 @@ smoke_tests! {
     pages_body,
     ramblock_listing,
     return_path,
+    rpc_stream,
     trace,
     xbzrle_decode,
     xbzrle_encode,
