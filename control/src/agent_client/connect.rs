@@ -63,6 +63,7 @@ pub(super) fn to_agent(pid: u32) -> Result<OwnedFd, AgentError> {
 fn sockets(pid: u32) -> Result<Vec<PathBuf>, AgentError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => AgentError::NoProcess { pid },
+        io::ErrorKind::PermissionDenied if has_ended(pid) => AgentError::NoProcess { pid },
         io::ErrorKind::PermissionDenied => not_permitted(pid),
         _ => AgentError::Io { pid, source: error },
     };
@@ -79,6 +80,15 @@ fn sockets(pid: u32) -> Result<Vec<PathBuf>, AgentError> {
         }
     }
     Ok(found)
+}
+
+/// Whether the process has ended, and its parent has not taken note: what it had is root's then.
+fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    // The name before the state is in parentheses, and may have any bytes.
+    stat.is_ok_and(
+        |stat| matches!(stat.rsplit_once(") "), Some((_, rest)) if rest.starts_with('Z')),
+    )
 }
 
 fn not_permitted(pid: u32) -> AgentError {

@@ -2,14 +2,19 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pagelift_agent_protocol::{
     ErrorCode, FEATURE_HOLD, FEATURE_JOURNAL, HOLD_MS, HoldLease, JournalEntry, JournalPhase,
     RecordRequest, Reply, Request,
 };
+use pagelift_engine::guest::{GuestError, RecordError};
 
-use super::{AgentClient, AgentError};
+use super::{AgentClient, AgentError, RETRY};
+
+/// How long a client that comes back waits for another one to leave: the agent may not have seen yet
+/// that it has left itself, and others ask it something now and then.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 impl AgentClient {
     /// Whether the agent holds stops and keeps a journal: those of older releases do not.
@@ -77,6 +82,41 @@ impl AgentClient {
         }
     }
 
+    /// As [`record`](Self::record), for a record that must not stay open. If the answer does not come
+    /// this client leaves, comes back once, and reads the journal: what it has asked is done by
+    /// then, or never will be. (The agent has also run a rollback script that was still set.)
+    ///
+    /// # Errors
+    /// `Refused` when it was not recorded: the agent says so, or has ended, and the journal with it.
+    /// `Unknown` when that cannot be found out either.
+    pub fn record_surely(
+        &mut self,
+        session: u128,
+        phase: JournalPhase,
+        qmp_path: &Path,
+    ) -> Result<(), RecordError> {
+        let unanswered = match self.record(session, phase, qmp_path) {
+            Err(error) if error.leaves_open() => error,
+            answered => return answered.map_err(AgentError::into_record_error),
+        };
+        let deadline = Instant::now() + COME_BACK;
+        let found = loop {
+            match self.let_undo().and_then(|()| self.journal()) {
+                Err(AgentError::Busy { .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(RETRY);
+                }
+                found => break found,
+            }
+        };
+        match found {
+            Ok(Some(entry)) if entry.session == session && entry.phase.may_follow(phase) => Ok(()),
+            Ok(_) | Err(AgentError::NoProcess { .. } | AgentError::NoAgent { .. }) => {
+                Err(RecordError::Refused(not_kept(&unanswered)))
+            }
+            Err(error) => Err(RecordError::Unknown(not_kept(&error))),
+        }
+    }
+
     /// Leaves, so that the agent runs a script that is still set, and comes back when it has.
     ///
     /// # Errors
@@ -90,6 +130,26 @@ impl AgentClient {
 }
 
 impl AgentError {
+    /// Whether what was asked may have been done, or may still be: the agent did not refuse it, and
+    /// its answer did not come.
+    fn leaves_open(&self) -> bool {
+        matches!(
+            self,
+            Self::Protocol { .. }
+                | Self::Unexpected { .. }
+                | Self::Timeout { .. }
+                | Self::Io { .. }
+        )
+    }
+
+    /// What that means for a record that was asked for.
+    pub(crate) fn into_record_error(self) -> RecordError {
+        match self.leaves_open() {
+            true => RecordError::Unknown(not_kept(&self)),
+            false => RecordError::Refused(not_kept(&self)),
+        }
+    }
+
     /// Whether the guest stood still for as long as it may, so that the agent has let it go on.
     pub fn is_lease_over(&self) -> bool {
         matches!(
@@ -100,4 +160,8 @@ impl AgentError {
             }
         )
     }
+}
+
+fn not_kept(error: &AgentError) -> GuestError {
+    GuestError::new("the journal", error)
 }

@@ -1,11 +1,13 @@
 //! The agent in a hand-over: the lease of the guest's stop, and the journal.
 
+mod unanswered;
+
 use std::time::{Duration, Instant};
 
 use pagelift_agent_protocol::{ErrorCode, JournalPhase, NO_SESSION, RollbackStep};
 use pagelift_control::agent_client::{AgentClient, AgentError};
 use pagelift_control::qmp::{Address, Qmp};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
 use crate::agent_support::{Vm, wait_until};
@@ -70,8 +72,7 @@ fn a_hand_over_that_waited_past_the_lease_is_refused() {
         .unwrap();
     let lease = Duration::from_millis(300);
     client.hold(lease).unwrap();
-    let qemu = Pid::from_raw(i32::try_from(vm.pid()).unwrap()).unwrap();
-    kill_process(qemu, Signal::STOP).unwrap();
+    let qemu = vm.stand_still();
     let late = std::thread::scope(|scope| {
         let record = scope.spawn(|| client.record(SESSION, JournalPhase::HandedOver, &monitor));
         std::thread::sleep(lease * 2);

@@ -208,6 +208,21 @@ impl Vm {
         Some(vm)
     }
 
+    /// Has all of QEMU's threads stand still until it is sent SIGCONT.
+    pub(super) fn stand_still(&self) -> Pid {
+        let pid = Pid::from_raw(i32::try_from(self.pid).unwrap()).unwrap();
+        kill_process(pid, Signal::STOP).unwrap();
+        // The signal is with one thread first.
+        wait_until("QEMU to stand still", || {
+            let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+            threads.flatten().all(|thread| {
+                let stat = fs::read_to_string(thread.path().join("stat"));
+                stat.map_or(true, |stat| stat.contains(") T "))
+            })
+        });
+        pid
+    }
+
     /// Waits until QEMU answers a command: its socket is there before its RAM is.
     fn wait_for_monitor(&mut self) {
         let path = self.path("qmp.sock");

@@ -3,7 +3,7 @@
 //! A promise is recorded before the other side is told of it. Whoever comes after a crash asks the
 //! journals of both sides, and [`settle`](crate::migration::settle) says whose the guest is.
 
-use super::Result;
+use super::GuestError;
 use crate::wire::SessionId;
 
 /// What binds a side from the moment that it is recorded.
@@ -44,6 +44,18 @@ impl Promise {
     }
 }
 
+/// Why a promise is not known to be kept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// It is not kept, and will not be: nothing was promised.
+    #[error(transparent)]
+    Refused(GuestError),
+    /// It was asked for, and what came of it cannot be found out now. It may be kept, and may be kept
+    /// later: who asked must do nothing that it forbids.
+    #[error(transparent)]
+    Unknown(GuestError),
+}
+
 /// Where promises are kept.
 pub trait Journal {
     /// Keeps `promise` of the migration `session`, in place of what was kept before. It is safe
@@ -53,6 +65,8 @@ pub trait Journal {
     /// a [lease](super::SourceGuest::hold_at_most) must refuse it if it has let the guest go on.
     ///
     /// # Errors
-    /// When it could not be kept, or may not be. It is not promised then.
-    fn record(&mut self, session: SessionId, promise: Promise) -> Result<()>;
+    /// [`RecordError`] says whether it may be kept all the same. For [`Promise::HandedOver`] the guest
+    /// hangs on it: `Unknown` leaves it standing still, with neither side, until somebody settles
+    /// that. So what keeps the journal is asked again first.
+    fn record(&mut self, session: SessionId, promise: Promise) -> Result<(), RecordError>;
 }

@@ -12,7 +12,7 @@ mod journal;
 mod throttler;
 
 pub use device_state::{DeviceChannel, StateFlow, StateSender, Waker};
-pub use journal::{Journal, Promise};
+pub use journal::{Journal, Promise, RecordError};
 pub use throttler::Throttler;
 
 pub(crate) use device_state::{

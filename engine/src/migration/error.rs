@@ -115,6 +115,12 @@ pub enum MigrationError {
     /// The connection was lost after the source relinquished the guest, and could not be restored.
     #[error("the connection was lost while the guest was handed over ({0})")]
     InDoubt(String),
+    /// Whether the journal has it that the guest is handed over is not known. The target was not told.
+    #[error(
+        "whether the hand-over was recorded is not known ({0}): the guest is stopped, and the target \
+         was not told to run it"
+    )]
+    PromiseUnknown(String),
 }
 
 /// The reasons of a refusal, for the end of a sentence.
@@ -147,7 +153,7 @@ impl MigrationError {
             Self::DowntimeLimit { .. } => "downtime-limit",
             Self::Cancelled => "cancelled",
             Self::DigestMismatch { .. } => "digest-mismatch",
-            Self::InDoubt(_) => "in-doubt",
+            Self::InDoubt(_) | Self::PromiseUnknown(_) => "in-doubt",
         }
     }
 

@@ -185,7 +185,7 @@ impl From<&Failure> for Fault {
             MigrationError::NotConverging(_) => Code::NotConverging,
             MigrationError::Cancelled => Code::Cancelled,
             MigrationError::DigestMismatch { .. } => Code::DigestMismatch,
-            MigrationError::InDoubt(_) => Code::InDoubt,
+            MigrationError::InDoubt(_) | MigrationError::PromiseUnknown(_) => Code::InDoubt,
             _ => Code::Other,
         };
         Self {

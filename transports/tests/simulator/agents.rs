@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use pagelift_engine::guest::{GuestError, Journal, Promise};
+use pagelift_engine::guest::{GuestError, Journal, Promise, RecordError};
 use pagelift_engine::migration::settle::{Evidence, Observed, Owner, settle};
 use pagelift_engine::units::Instant;
 use pagelift_engine::wire::SessionId;
 use std::sync::Arc;
 
 use super::memory::Side;
-use super::truth::Truth;
+use super::truth::{Mishap, Truth};
 
 /// How much longer than the guest may stand still the lease lasts.
 const GRACE: Duration = Duration::from_millis(500);
@@ -38,9 +38,22 @@ pub struct SimJournal {
 }
 
 impl Journal for SimJournal {
-    fn record(&mut self, session: SessionId, promise: Promise) -> Result<(), GuestError> {
-        self.truth.record(self.side, session, promise)
+    fn record(&mut self, session: SessionId, promise: Promise) -> Result<(), RecordError> {
+        let is_hand_over = promise == Promise::HandedOver;
+        if is_hand_over && self.truth.strikes(Mishap::RecordLost) {
+            return Err(unanswered());
+        }
+        let recorded = self.truth.record(self.side, session, promise);
+        recorded.map_err(RecordError::Refused)?;
+        match is_hand_over && self.truth.strikes(Mishap::AnswerLost) {
+            true => Err(unanswered()),
+            false => Ok(()),
+        }
     }
+}
+
+fn unanswered() -> RecordError {
+    RecordError::Unknown(GuestError("the agent does not answer".into()))
 }
 
 fn may_follow(after: Promise, before: Promise) -> bool {

@@ -150,6 +150,11 @@ impl Rules<'_> {
         }
     }
 
+    /// The source's agent did not answer when the hand-over was to be recorded.
+    fn is_unanswered(&self) -> bool {
+        self.truth.happened(Mishap::AnswerLost) || self.truth.happened(Mishap::RecordLost)
+    }
+
     fn source_failed(&self, failure: &Failure) {
         let (truth, attempt) = (self.truth, self.attempt);
         match failure.guest {
@@ -165,6 +170,19 @@ impl Rules<'_> {
                 let why = "a guest is on the target and does not run only if it cannot";
                 self.need(truth.target_runs() || truth.happened(Mishap::Run), why);
                 self.need(truth.gave_up(), "a guest on the target was given up");
+            }
+            GuestLocation::Unknown
+                if matches!(failure.error, MigrationError::PromiseUnknown(_)) =>
+            {
+                self.need(
+                    self.is_unanswered(),
+                    "only an answer that is lost is unknown",
+                );
+                let told = attempt.watcher.has_said(Side::Source, FrameType::HandOver);
+                self.need(!told, "a target is told what is known to be recorded");
+                self.need(!truth.target_runs(), "a target that is not told waits");
+                let is_made = truth.happened(Mishap::AnswerLost);
+                self.need(truth.source_runs() != is_made, "the agent keeps its record");
             }
             GuestLocation::Unknown => {
                 self.need(truth.gave_up(), "unknown only after the guest was given up");
@@ -230,7 +248,7 @@ impl Rules<'_> {
                 let attempt = self.attempt;
                 let struck =
                     attempt.plan.freeze.is_some() || attempt.hung || attempt.killed.is_some();
-                let lost = attempt.network_failed || struck;
+                let lost = attempt.network_failed || struck || self.is_unanswered();
                 self.need(lost, "unknown only if the two sides lost each other");
                 self.need(
                     !truth.target_runs() || truth.was_let_run(),

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use pagelift_engine::migration::{Failure, MigrationError, Report};
 use pagelift_engine::pipeline::{
     Acceptor, FingerprintWorker, SourceSession, SourceWorker, Step, TargetWorker,
 };
@@ -176,10 +177,7 @@ impl Crew {
     }
 
     /// Steps the source's coordinator.
-    pub fn step_source(
-        &self,
-        session: &mut SourceSession<'_>,
-    ) -> Result<Step, pagelift_engine::migration::Failure> {
+    pub fn step_source(&self, session: &mut SourceSession<'_>) -> Result<Step, Failure> {
         session.step(&mut |worker| self.add_source(worker))
     }
 
@@ -246,6 +244,15 @@ impl Crew {
                 }
             }
             Side::Target => self.network.refuse_until(Instant(u64::MAX)),
+        }
+    }
+
+    /// The source's program has ended. Where it could not tell what its agent has recorded, the agent
+    /// finds that out now.
+    pub fn source_left(&self, result: &Result<Report, Failure>) {
+        let is_open = matches!(result, Err(failure) if matches!(failure.error, MigrationError::PromiseUnknown(_)));
+        if is_open && self.truth.source_is_killed() {
+            lock(&self.source_writer).sleep_until(self.truth.now());
         }
     }
 

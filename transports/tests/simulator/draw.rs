@@ -108,6 +108,7 @@ impl Plan {
         plan.be_steered(transfer);
         plan.be_capped(transfer);
         plan.be_struck(transfer);
+        plan.be_unanswered();
         plan
     }
 
@@ -181,6 +182,16 @@ impl Plan {
             fault,
             refuse: Duration::ZERO,
         });
+    }
+
+    /// In every eighth seed that has agents the hand-over's record is not answered.
+    fn be_unanswered(&mut self) {
+        // Numbers of its own, as above.
+        let mut rng = SimRng::new(self.seed.rotate_left(32) ^ 0x616e_7377);
+        if self.agents && rng.one_in(8) {
+            let mishap = rng.pick(&[Mishap::AnswerLost, Mishap::RecordLost]);
+            self.mishaps.push((mishap, 1));
+        }
     }
 
     /// In every seventh seed the rate is capped for a while.

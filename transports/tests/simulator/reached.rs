@@ -14,7 +14,7 @@ use super::world::Attempt;
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// Every outcome that the standard seeds must reach.
-pub const WANTED: [&str; 61] = [
+pub const WANTED: [&str; 63] = [
     "completed",
     "completed although the network failed",
     "completed after a reattach",
@@ -49,6 +49,8 @@ pub const WANTED: [&str; 61] = [
     "target: guest unknown",
     "guest unknown, and with nobody",
     "guest unknown, and on the target",
+    "an answer was lost, and the hand-over is recorded",
+    "an answer was lost, and the guest goes on at the source",
     "the source was killed",
     "the target was killed",
     "settled after a crash",
@@ -129,7 +131,13 @@ pub fn count(
         Some(failure) => {
             add(code("source", &failure.error));
             add(place("source", failure.guest));
-            if failure.guest == GuestLocation::Unknown {
+            if matches!(failure.error, MigrationError::PromiseUnknown(_)) {
+                add(if truth.source_runs() {
+                    "an answer was lost, and the guest goes on at the source"
+                } else {
+                    "an answer was lost, and the hand-over is recorded"
+                });
+            } else if failure.guest == GuestLocation::Unknown {
                 add(if truth.target_runs() {
                     "guest unknown, and on the target"
                 } else {

@@ -72,6 +72,7 @@ pub fn run(crew: &Crew, source: &Shared<Source>, source_session: &mut SourceSess
                 if let Some(result) = &ended.source {
                     truth.note(|| format!("the source ends: {}", short(result)));
                     source_session.close();
+                    crew.source_left(result);
                     ended.source_ended = truth.now();
                     worked = true;
                 }

@@ -28,6 +28,10 @@ pub enum Mishap {
     Stop,
     SaveState,
     GiveUp,
+    /// The record of the hand-over is made, and the answer is lost.
+    AnswerLost,
+    /// It is neither made nor answered.
+    RecordLost,
     TargetWrite,
     TargetRead,
     IsLoaded,

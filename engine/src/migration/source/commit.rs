@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! Ready -> Relinquishing -> HandedOver -> Completed
+//!                  |
+//!                  +------> MayBePromised
 //! ```
 //!
 //! [`Commit::HandedOver`] holds the proof that the guest was relinquished, and leads to `Completed`
-//! only: a connection that fails then is noted beside it, and may be replaced.
+//! only: a connection that fails then is noted beside it, and may be replaced. Where the journal did
+//! not answer, [`Commit::MayBePromised`] is the end: the guest goes on nowhere by this side's doing.
 
 use std::time::Duration;
 
@@ -34,6 +37,9 @@ pub(super) enum Commit {
         /// What became of the connection.
         lost: Option<MigrationError>,
     },
+    /// The journal may have it that the guest is the target's. The target was not told, and will
+    /// not be.
+    MayBePromised { _proof: Relinquished },
     /// The guest runs on the target.
     Completed,
 }
@@ -49,7 +55,9 @@ impl Commit {
             Self::Relinquishing { ended: Some(_) } | Self::HandedOver { lost: Some(_), .. } => {
                 Some(SourceStep::Failed)
             }
-            Self::Relinquishing { ended: None } | Self::HandedOver { lost: None, .. } => None,
+            Self::Relinquishing { ended: None }
+            | Self::HandedOver { lost: None, .. }
+            | Self::MayBePromised { .. } => None,
             Self::Completed => Some(SourceStep::Completed),
         }
     }
@@ -108,6 +116,14 @@ impl Commit {
         };
     }
 
+    /// The guest cannot run here any more, and nobody knows whether the journal says whose it is:
+    /// neither side runs it before that is settled.
+    pub(super) fn may_be_promised(&mut self, stopped: StoppedOwnership, ready: TargetReady) {
+        *self = Self::MayBePromised {
+            _proof: stopped.hand_over(ready),
+        };
+    }
+
     /// The target ended the migration for a reason of that kind. Once it was granted the guest
     /// there is one reason of the guest's: it has it, and does not run it.
     pub(super) fn aborted_by_target(&mut self, code: AbortCode) {
@@ -131,7 +147,7 @@ impl Commit {
                 first.get_or_insert(error);
                 None
             }
-            Self::Completed => None,
+            Self::MayBePromised { .. } | Self::Completed => None,
         }
     }
 
@@ -141,7 +157,7 @@ impl Commit {
             Self::HandedOver { lost: first, .. } | Self::Relinquishing { ended: first } => {
                 first.take()
             }
-            Self::Ready(_) | Self::Completed => None,
+            Self::Ready(_) | Self::MayBePromised { .. } | Self::Completed => None,
         }
     }
 
@@ -152,7 +168,7 @@ impl Commit {
                 first.is_some()
             }
             Self::Ready(_) => false,
-            Self::Completed => true,
+            Self::MayBePromised { .. } | Self::Completed => true,
         }
     }
 
@@ -161,9 +177,12 @@ impl Commit {
         matches!(self, Self::Ready(_))
     }
 
-    /// Whether the guest was relinquished.
+    /// Whether the guest was relinquished, or may have been.
     pub(super) fn has_handed_over(&self) -> bool {
-        matches!(self, Self::HandedOver { .. } | Self::Completed)
+        matches!(
+            self,
+            Self::HandedOver { .. } | Self::MayBePromised { .. } | Self::Completed
+        )
     }
 
     /// Where the guest is if the migration fails now.
@@ -171,6 +190,7 @@ impl Commit {
         match self {
             Self::Ready(_) | Self::Relinquishing { .. } => GuestLocation::Source,
             Self::HandedOver { kept_by_target, .. } if !kept_by_target => GuestLocation::Unknown,
+            Self::MayBePromised { .. } => GuestLocation::Unknown,
             Self::HandedOver { .. } | Self::Completed => GuestLocation::Target,
         }
     }
@@ -179,7 +199,7 @@ impl Commit {
     pub(super) fn phase(&self) -> Phase {
         match self {
             Self::Ready(_) | Self::Relinquishing { .. } => Phase::Ready,
-            Self::HandedOver { .. } => Phase::HandingOver,
+            Self::HandedOver { .. } | Self::MayBePromised { .. } => Phase::HandingOver,
             Self::Completed => Phase::Completed,
         }
     }
@@ -277,6 +297,21 @@ mod tests {
         assert_eq!(commit.guest_location(), GuestLocation::Unknown);
         commit.reconnected();
         assert!(!commit.is_over(), "the target can be asked");
+    }
+
+    #[test]
+    fn a_promise_that_may_be_kept_gives_the_guest_to_neither_side() {
+        let mut commit = Commit::Ready(TargetReady(()));
+        let Some(SourceStep::HandOver(ready)) = commit.next_step() else {
+            panic!("it is ready");
+        };
+        commit.may_be_promised(Ownership::claim().stop(), ready);
+        commit.reconnected();
+        commit.aborted_by_target(AbortCode::Guest);
+        assert!(commit.fail(MigrationError::Cancelled).is_none());
+        assert!(commit.next_step().is_none(), "nobody is told");
+        assert!(commit.has_handed_over() && commit.is_over());
+        assert_eq!(commit.guest_location(), GuestLocation::Unknown);
     }
 
     #[test]

@@ -73,6 +73,15 @@ impl Source {
         }
     }
 
+    /// The guest was made unable to run here, and whether the journal says that it is the target's
+    /// is not known: the migration ends, and neither side runs the guest. The target is not told
+    /// anything: its own journal keeps it waiting until the doubt is settled.
+    pub fn may_be_promised(&mut self, stopped: StoppedOwnership, ready: TargetReady) {
+        if let Some(commit) = self.state.commit_mut() {
+            commit.may_be_promised(stopped, ready);
+        }
+    }
+
     /// A lost control connection was replaced after the hand-over: asks the target where it
     /// stands. `proof` says that the new one belongs to this migration, where the transport
     /// authenticates.
@@ -94,7 +103,7 @@ impl Source {
         self.state.fail(error);
     }
 
-    /// Whether the source has relinquished the guest.
+    /// Whether the source has relinquished the guest, or may have.
     pub fn has_handed_over(&self) -> bool {
         self.state.has_handed_over()
     }

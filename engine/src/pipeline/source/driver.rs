@@ -9,8 +9,8 @@ use super::throttle::Throttle;
 use crate::converge::ThrottleShare;
 use crate::dirty::DirtySource;
 use crate::guest::{
-    DeviceChannel, GuestError, Promise, SourceGuest, StateFlow, StateSender, StateWriter, Waker,
-    state_queue,
+    DeviceChannel, GuestError, Promise, RecordError, SourceGuest, StateFlow, StateSender,
+    StateWriter, Waker, state_queue,
 };
 use crate::memory::{Mark, PageBitmap, ReadPages};
 use crate::migration::{
@@ -206,9 +206,14 @@ impl<'a> SourceDriver<'a> {
                 };
                 let promised = match promised {
                     Ok(promised) => promised,
-                    Err(error) => {
+                    Err(error @ RecordError::Refused(_)) => {
                         self.owned = Owned::Stopped(stopped);
-                        return Err(error);
+                        return Err(not_recorded(error));
+                    }
+                    Err(RecordError::Unknown(error)) => {
+                        self.shared
+                            .with(|source| source.may_be_promised(stopped, ready));
+                        return Err(MigrationError::PromiseUnknown(error.0));
                     }
                 };
                 let now = self.shared.now();
@@ -257,12 +262,12 @@ impl<'a> SourceDriver<'a> {
     }
 
     /// Records a promise before anybody is told of it; whether there is a journal.
-    fn record(&mut self, promise: Promise) -> Result<bool, MigrationError> {
+    fn record(&mut self, promise: Promise) -> Result<bool, RecordError> {
         let session = self.shared.look(Source::session);
         let Some(journal) = self.guest.journal() else {
             return Ok(false);
         };
-        journal.record(session, promise).map_err(guest_failed)?;
+        journal.record(session, promise)?;
         Ok(true)
     }
 
@@ -287,7 +292,7 @@ impl<'a> SourceDriver<'a> {
     }
 
     fn arm(&mut self) -> Result<(), MigrationError> {
-        self.record(Promise::Moving)?;
+        self.record(Promise::Moving).map_err(not_recorded)?;
         self.calibrate();
         self.dirty.arm()?;
         self.armed = true;
@@ -438,4 +443,9 @@ fn guest_ended(error: GuestError) -> MigrationError {
 
 fn guest_failed(error: GuestError) -> MigrationError {
     MigrationError::Guest(error.0)
+}
+
+/// Nothing hangs on the record: that it may be there all the same makes no difference.
+fn not_recorded(error: RecordError) -> MigrationError {
+    MigrationError::Guest(error.to_string())
 }

@@ -177,7 +177,9 @@ impl<'a> TargetDriver<'a> {
         let session = self.shared.look(Target::session);
         match (self.guest.journal(), session) {
             (Some(journal), Some(session)) => {
-                journal.record(session, promise).map_err(guest_failed)
+                // One that may be there all the same makes no difference: the source's decides.
+                let recorded = journal.record(session, promise);
+                recorded.map_err(|error| MigrationError::Guest(error.to_string()))
             }
             _ => Ok(()),
         }

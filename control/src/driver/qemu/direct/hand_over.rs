@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pagelift_agent_protocol::JournalPhase;
-use pagelift_engine::guest::{self, GuestError, Journal, Promise};
+use pagelift_engine::guest::{Journal, Promise, RecordError};
 use pagelift_engine::wire::SessionId;
 
 use crate::agent_client::{AgentClient, AgentError};
@@ -30,7 +30,7 @@ pub(super) struct AgentJournal {
 }
 
 impl Journal for AgentJournal {
-    fn record(&mut self, session: SessionId, promise: Promise) -> guest::Result<()> {
+    fn record(&mut self, session: SessionId, promise: Promise) -> Result<(), RecordError> {
         let phase = match promise {
             Promise::Moving => JournalPhase::Moving,
             Promise::HandedOver => JournalPhase::HandedOver,
@@ -41,8 +41,14 @@ impl Journal for AgentJournal {
             Promise::Running => JournalPhase::Running,
             Promise::Abandoned => JournalPhase::Abandoned,
         };
-        let recorded = lock(&self.agent).record(session.0, phase, &self.qmp_path);
-        recorded.map_err(|error| GuestError::new("the journal", error))?;
+        let mut agent = lock(&self.agent);
+        match promise {
+            Promise::HandedOver => agent.record_surely(session.0, phase, &self.qmp_path)?,
+            _ => agent
+                .record(session.0, phase, &self.qmp_path)
+                .map_err(AgentError::into_record_error)?,
+        }
+        drop(agent);
         match promise {
             Promise::HandedOver => failpoints::reached(Failpoint::GivenUp),
             Promise::Prepared => failpoints::reached(Failpoint::Prepared),
