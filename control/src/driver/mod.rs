@@ -127,9 +127,12 @@ pub trait LeavingGuest: SourceGuest {
     fn throttled(&self) -> Vec<VcpuThrottled>;
 }
 
-/// Why a guest was not made ready to move. It is as it was.
+/// Why a guest was not made ready to move. It is as it was, unless its hypervisor has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
+    /// The hypervisor ended meanwhile, and its guest with it.
+    #[error(transparent)]
+    Ended(Box<dyn Error + Send + Sync>),
     /// It cannot end well.
     #[error("{what}:{}", list(.refusals))]
     Refused {

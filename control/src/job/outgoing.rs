@@ -27,7 +27,8 @@ pub struct OutgoingJob<G> {
 /// `status`, which shows the job from its start on.
 ///
 /// # Errors
-/// When the address leads nowhere, or the guest cannot be moved: it runs on here, as it was.
+/// When the address leads nowhere, or the guest cannot be moved: it runs on here, as it was, unless
+/// the error [ended](MigrationError::ended_guest) it.
 pub fn prepare_outgoing<D: Driver>(
     driver: &D,
     to: &Endpoint,
@@ -40,7 +41,10 @@ pub fn prepare_outgoing<D: Driver>(
             what: "cannot go to the target",
             source,
         })?;
-    let refused = |error: DriverError| MigrationError::Guest(error.to_string());
+    let refused = |error: DriverError| match error {
+        DriverError::Ended(error) => MigrationError::GuestEnded(error.to_string()),
+        error => MigrationError::Guest(error.to_string()),
+    };
     let inspected = driver.inspect_source().map_err(refused)?;
     let properties = inspected.properties();
     let prepared = inspected.prepare().map_err(refused)?;

@@ -6,6 +6,7 @@ use pagelift_engine::dirty::DirtyError;
 use pagelift_engine::memory::{LayoutError, MemoryError};
 use pagelift_engine::ram::RamError;
 
+use super::watch::{END_IS_SEEN, ProcessWatch};
 use crate::agent_client::AgentError;
 use crate::driver::qemu::QemuMigrationError;
 use crate::driver::{DriverError, Refusal};
@@ -18,6 +19,14 @@ pub(super) enum DirectError {
     /// There is no way to see what the guest writes, nor to bring it back.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// QEMU has ended meanwhile, and the guest with it.
+    #[error("its QEMU, process {pid}, has ended")]
+    Ended {
+        pid: u32,
+        /// What failed by that.
+        #[source]
+        why: Box<Self>,
+    },
     /// The kernel cannot track the guest.
     #[error("dirty tracking: {0}")]
     Dirty(#[from] DirtyError),
@@ -62,6 +71,19 @@ pub(super) enum DirectError {
     Throttle(#[from] ThrottleError),
 }
 
+impl DirectError {
+    /// The same, or, if the process behind `watch` has ended, that.
+    pub(super) fn or_ended(self, watch: &ProcessWatch) -> Self {
+        if matches!(self, Self::Refused { .. }) || !watch.ends_within(END_IS_SEEN) {
+            return self;
+        }
+        Self::Ended {
+            pid: watch.pid(),
+            why: Box::new(self),
+        }
+    }
+}
+
 impl From<QmpError> for DirectError {
     fn from(error: QmpError) -> Self {
         Self::Qemu(error.into())
@@ -72,6 +94,7 @@ impl From<DirectError> for DriverError {
     fn from(error: DirectError) -> Self {
         match error {
             DirectError::Refused { what, refusals } => Self::Refused { what, refusals },
+            error @ DirectError::Ended { .. } => Self::Ended(Box::new(error)),
             error => Self::Failed(Box::new(error)),
         }
     }

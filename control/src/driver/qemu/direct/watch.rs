@@ -7,6 +7,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+/// How long after QEMU's monitor is gone the kernel may say that its process has ended.
+pub(super) const END_IS_SEEN: Duration = Duration::from_millis(100);
+
 /// A process that is watched; never mistaken for a later one with the same number.
 #[derive(Debug)]
 pub(super) struct ProcessWatch {

@@ -68,6 +68,15 @@ impl InspectedQemuSource {
         let qmp_path = std::path::absolute(path).map_err(DirectError::Gone)?;
         PagemapScan::probe().map_err(DirtyError::from)?;
         let source = SourceQemu::connect(&driver.qmp)?;
+        let watch = ProcessWatch::new(source.guest().pid).map_err(DirectError::Gone)?;
+        Self::look(driver, qmp_path, source).map_err(|error| error.or_ended(&watch))
+    }
+
+    fn look(
+        driver: &DirectQemu,
+        qmp_path: PathBuf,
+        source: SourceQemu,
+    ) -> Result<Self, DirectError> {
         // Before the state is looked at: a guest that a disk has stopped already is refused.
         let disk_errors = driver.abort_on_error.then(|| DiskErrors::new(source.qmp()));
         let guest = source.guest();
@@ -182,7 +191,9 @@ impl InspectedSource for InspectedQemuSource {
     }
 
     fn prepare(self) -> Result<PreparedSource<DirectSource>, DriverError> {
-        Ok(self.begin()?)
+        let pid = self.source.guest().pid;
+        let watch = ProcessWatch::new(pid).map_err(DirectError::Gone)?;
+        Ok(self.begin().map_err(|error| error.or_ended(&watch))?)
     }
 }
 

@@ -28,7 +28,7 @@ use super::disk_errors::DiskErrors;
 use super::hand_over::{AgentJournal, StopLease, lock};
 use super::other_hands::OtherHands;
 use super::switchover_costs;
-use super::watch::ProcessWatch;
+use super::watch::{END_IS_SEEN, ProcessWatch};
 use crate::agent_client::AgentClient;
 use crate::driver::LeavingGuest;
 use crate::driver::qemu::inspect::run_state;
@@ -40,9 +40,6 @@ use crate::driver::qemu::source::{
 use crate::failpoints::{self, Failpoint};
 use crate::qmp::{Address, Qmp};
 use crate::throttle::{GuestThrottle, VcpuThrottled};
-
-/// How long after QEMU's monitor is gone the kernel may say that its process has ended.
-const END_IS_SEEN: Duration = Duration::from_millis(100);
 
 /// The guest on the source.
 #[derive(Debug)]
