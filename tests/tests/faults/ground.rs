@@ -29,8 +29,11 @@ pub(crate) enum Strike {
     CutFor(Duration),
     /// The receiver hangs for this time.
     HangReceiver(Duration),
-    /// The sender hangs for this time where it has stopped itself.
+    /// The sender hangs for this time.
     HangSender(Duration),
+    /// A QEMU hangs for this time, its agent with it.
+    HangSourceQemu(Duration),
+    HangTargetQemu(Duration),
     /// SIGINT.
     InterruptReceiver,
     InterruptSender,
@@ -50,6 +53,20 @@ pub(crate) enum Stop {
 
 /// When the guest is throttled first.
 pub(crate) const THROTTLED: Stop = Stop::Sender("throttled");
+
+impl Strike {
+    /// How long it lasts, if it ends.
+    pub(crate) fn lasts(self) -> Option<Duration> {
+        match self {
+            Self::CutFor(time)
+            | Self::HangReceiver(time)
+            | Self::HangSender(time)
+            | Self::HangSourceQemu(time)
+            | Self::HangTargetQemu(time) => Some(time),
+            _ => None,
+        }
+    }
+}
 
 impl Stop {
     /// The point's name.

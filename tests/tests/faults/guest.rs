@@ -3,21 +3,15 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use pagelift_tests::run::Run;
-use pagelift_tests::{PATIENCE, Qemu, SerialLog, process};
+use pagelift_tests::{Qemu, SerialLog, process};
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::ground::{Ground, Stop, Strike, THROTTLED};
 use crate::verdict::{Outcome, Place};
-
-/// How long a user watches a receiver whose sender is gone: it waits for the sender to ask again,
-/// or, if it was never greeted, for another one.
-const PATIENT: Duration = Duration::from_secs(3);
-
-/// How long the agent may take for a rollback script after the sender is gone.
-const ROLLBACK: Duration = Duration::from_secs(3);
+use crate::watch::{runs, signal};
 
 /// A guest and its story.
 #[derive(Debug)]
@@ -30,12 +24,12 @@ pub(crate) struct Guest<'a> {
 
 /// An attempt under way.
 #[derive(Debug)]
-struct Attempt {
+pub(crate) struct Attempt {
     /// The sender's.
-    options: Vec<&'static str>,
-    target: Qemu,
-    sender: Run,
-    receiver: Run,
+    pub(crate) options: Vec<&'static str>,
+    pub(crate) target: Qemu,
+    pub(crate) sender: Run,
+    pub(crate) receiver: Run,
 }
 
 impl<'a> Guest<'a> {
@@ -111,96 +105,6 @@ impl<'a> Guest<'a> {
         })
     }
 
-    fn strike(&self, strike: Strike, attempt: &mut Attempt) -> Result<()> {
-        match strike {
-            Strike::Cut | Strike::CutFor(_) => self.ground.link()?.cut()?,
-            Strike::HangReceiver(_) => signal(&mut attempt.receiver, Signal::STOP)?,
-            Strike::HangSender(_) => {}
-            Strike::InterruptReceiver => signal(&mut attempt.receiver, Signal::INT)?,
-            Strike::InterruptSender => signal(&mut attempt.sender, Signal::INT)?,
-            Strike::KillReceiver => signal(&mut attempt.receiver, Signal::KILL)?,
-            Strike::KillSender => signal(&mut attempt.sender, Signal::KILL)?,
-            Strike::KillSourceQemu => self.qemu.kill(),
-            Strike::KillTargetQemu => attempt.target.kill(),
-        }
-        Ok(())
-    }
-
-    /// Waits until both programs have ended, and says where the guest is then. At no moment may
-    /// it run on both sides.
-    fn watch(
-        &self,
-        struck: Instant,
-        strike: Option<Strike>,
-        mut attempt: Attempt,
-    ) -> Result<Outcome> {
-        let mut undo_at = match strike {
-            Some(Strike::CutFor(time) | Strike::HangReceiver(time) | Strike::HangSender(time)) => {
-                Some(struck + time)
-            }
-            _ => None,
-        };
-        let (mut guest_after, mut ended_after) = (None, None);
-        let (mut sender_gone, mut interrupted) = (None, false);
-        let place = loop {
-            if undo_at.is_some_and(|at| Instant::now() >= at) {
-                undo_at = None;
-                match strike {
-                    Some(Strike::CutFor(_)) => self.ground.link()?.mend()?,
-                    Some(Strike::HangSender(_)) => signal(&mut attempt.sender, Signal::CONT)?,
-                    _ => signal(&mut attempt.receiver, Signal::CONT)?,
-                }
-            }
-            let (before, source, target) = (
-                runs(&attempt.target),
-                runs(&self.qemu),
-                runs(&attempt.target),
-            );
-            // One that ran before and after also ran in between, when the source was asked.
-            ensure!(!(before && source && target), "it runs on both sides");
-            if source || target {
-                guest_after.get_or_insert_with(|| struck.elapsed());
-            }
-            if attempt.sender.ended()?.is_some() {
-                let gone = *sender_gone.get_or_insert_with(Instant::now);
-                let was_struck =
-                    matches!(strike, Some(Strike::InterruptSender | Strike::KillSender));
-                if was_struck && !interrupted && gone.elapsed() > PATIENT {
-                    interrupted = true;
-                    signal(&mut attempt.receiver, Signal::INT)?;
-                }
-            }
-            if attempt.sender.ended()?.is_some() && attempt.receiver.ended()?.is_some() {
-                let ended = *ended_after.get_or_insert_with(|| struck.elapsed());
-                if target {
-                    break Place::Target;
-                } else if source {
-                    break Place::Source;
-                } else if !self.qemu.is_running() {
-                    break Place::Lost;
-                } else if struck.elapsed() > ended + ROLLBACK {
-                    break Place::Neither;
-                }
-            } else if struck.elapsed() > PATIENCE {
-                let (sender, receiver) = (attempt.sender.stderr(), attempt.receiver.stderr());
-                bail!("they do not end\nsender: {sender}\nreceiver: {receiver}");
-            }
-            sleep(Duration::from_millis(5));
-        };
-        if strike == Some(Strike::Cut) {
-            self.ground.link()?.mend()?;
-        }
-        Ok(Outcome {
-            options: attempt.options.join(" "),
-            place,
-            sender: attempt.sender.wait()?,
-            receiver: attempt.receiver.wait()?,
-            target: attempt.target,
-            guest_after,
-            ended_after: ended_after.unwrap_or_default(),
-        })
-    }
-
     /// Does what the programs advise if they do not know, checks that the guest is whole, and
     /// goes on with it from where it is.
     pub(crate) fn settle(&mut self, outcome: Outcome) -> Result<Place> {
@@ -227,7 +131,7 @@ impl<'a> Guest<'a> {
 
     /// Both programs have ended, and the guest runs nowhere. Nobody can start it by `cont`; one
     /// command ends the doubt. If the target's QEMU was killed that takes a person, who knows it.
-    fn end_doubt(&self, target: &Qemu) -> Result<Place> {
+    pub(crate) fn end_doubt(&self, target: &Qemu) -> Result<Place> {
         let sides = [Some(&self.qemu), target.is_running().then_some(target)];
         for qemu in sides.into_iter().flatten() {
             let phase = self.ground.recorded(qemu)?;
@@ -292,17 +196,4 @@ impl<'a> Guest<'a> {
         ensure!(outcome.place == Place::Source, "{outcome}");
         Ok((is_tracked, buffered))
     }
-}
-
-/// Sends a signal to a program that has not ended.
-fn signal(run: &mut Run, signal: Signal) -> Result<()> {
-    match run.ended()? {
-        Some(_) => Ok(()),
-        None => run.signal(signal).context("signalling"),
-    }
-}
-
-/// Whether a QEMU lives and runs its guest.
-fn runs(qemu: &Qemu) -> bool {
-    qemu.is_running() && qemu.run_state().is_ok_and(|state| state == "running")
 }

@@ -9,12 +9,14 @@
 //! page cache and are sent with `--buffer-disks`; busy ones are throttled when it strikes.
 //!
 //! `PAGELIFT_TEST_SEED` repeats the draws of the random moments, and `PAGELIFT_TEST_STRIKES` says
-//! how many of them there are, for a longer campaign.
+//! how many of them there are. `tests/run --faults N` strikes N fresh pairs of QEMUs ([`campaign`]).
 //!
 //! To strike at a known point, a program stops itself there (`PAGELIFT_FAILPOINT`, see
 //! `pagelift_control::failpoints`). The times that are printed are for people and not asserted.
 
+mod campaign;
 mod demo;
+mod draws;
 mod ground;
 mod guest;
 mod health;
@@ -25,3 +27,4 @@ mod points;
 mod room;
 mod throttled;
 mod verdict;
+mod watch;

@@ -1,11 +1,12 @@
 //! Processes killed and interrupted at random moments, without any help from the programs but
 //! that a busy guest's sender says when it throttles it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pagelift_tests::{Bed, Images, guest_images, require};
 
+use crate::draws::{Draws, number, seed};
 use crate::ground::{COMPRESS, Ground, Kind, Strike};
 use crate::verdict::{Place, tell};
 
@@ -14,40 +15,15 @@ use crate::verdict::{Place, tell};
 const CALM: (u64, Duration) = (14, Duration::from_millis(1600));
 const BUSY: (u64, Duration) = (5, Duration::from_millis(700));
 
-/// Draws of splitmix64 (Steele, Lea and Flood, 2014).
-struct Draws(u64);
-
-impl Draws {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-}
-
-/// The number in a variable of the environment, if it is there.
-fn number(name: &str) -> Result<Option<u64>> {
-    let text = std::env::var(name).ok();
-    let number = text.map(|text| text.parse().with_context(|| format!("{name}={text}")));
-    number.transpose()
-}
-
 /// The moments of a seed are those of the machine.
 fn strike_at_random(images: Images, kind: Kind, strikes: (u64, Duration)) -> Result<()> {
-    let seed = match number("PAGELIFT_TEST_SEED")? {
-        Some(seed) => seed,
-        None => SystemTime::now()
-            .duration_since(UNIX_EPOCH)?
-            .subsec_nanos()
-            .into(),
-    };
+    let seed = seed()?;
     let (strikes, latest) = strikes;
     let strikes = number("PAGELIFT_TEST_STRIKES")?.unwrap_or(strikes);
     eprintln!("seed {seed}");
-    let mut draws = Draws(seed);
+    let mut draws = Draws::new(seed);
     let bed = Bed::new()?;
-    let turn = (draws.next() % COMPRESS.len() as u64) as usize;
+    let turn = draws.below(COMPRESS.len() as u64) as usize;
     let ground = Ground::new(&bed, images, kind, turn, None)?;
     let mut guest = ground.boot()?;
     for number in 0..strikes {

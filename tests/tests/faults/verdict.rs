@@ -32,6 +32,9 @@ pub(crate) struct Outcome {
     /// From the strike until the guest was seen to run, and until both programs had ended.
     pub(crate) guest_after: Option<Duration>,
     pub(crate) ended_after: Duration,
+    /// The longest time that the guest was seen to stand still and then to run, without the time in
+    /// which its QEMU hung.
+    pub(crate) stood: Duration,
 }
 
 impl Outcome {
