@@ -1,5 +1,7 @@
 //! Why a migration ended without completing, and where the guest is now.
 
+use rustix::io::Errno;
+
 use crate::converge::GivenUp;
 use crate::dirty::DirtyError;
 use crate::memory::MemoryError;
@@ -82,7 +84,7 @@ pub enum MigrationError {
     Memory(#[from] MemoryError),
     /// Writes cannot be tracked.
     #[error("dirty tracking: {0}")]
-    Dirty(#[from] DirtyError),
+    Dirty(#[source] DirtyError),
     /// The policy saw no way to complete it within its limits.
     #[error(transparent)]
     NotConverging(Box<GivenUp>),
@@ -211,6 +213,20 @@ impl MigrationError {
     }
 }
 
+impl From<DirtyError> for MigrationError {
+    /// A kernel that knows no such process has said that the guest's has ended.
+    fn from(error: DirtyError) -> Self {
+        match error {
+            DirtyError::Kernel { source, .. }
+                if Errno::from_io_error(&source) == Some(Errno::SRCH) =>
+            {
+                Self::GuestEnded("the process whose memory is tracked has ended".into())
+            }
+            error => Self::Dirty(error),
+        }
+    }
+}
+
 impl From<FrameError> for MigrationError {
     fn from(error: FrameError) -> Self {
         match error {
@@ -235,4 +251,17 @@ pub struct Failure {
     pub error: MigrationError,
     /// Where the guest is now.
     pub guest: GuestLocation,
+}
+
+/// Which the kernel says a little before it says that the process has ended.
+#[test]
+fn a_process_that_cannot_be_tracked_any_more_has_ended() {
+    let of = |errno: Errno| {
+        MigrationError::from(DirtyError::Kernel {
+            call: "PAGEMAP_SCAN",
+            source: errno.into(),
+        })
+    };
+    assert!(of(Errno::SRCH).ended_guest());
+    assert!(!of(Errno::NOMEM).ended_guest());
 }

@@ -64,6 +64,8 @@ pub enum RollbackStep {
     SetParameters(Vec<(Name, ParameterValue)>),
     /// Lets the disk with this node bypass the host's page cache again.
     DirectDisk(Name),
+    /// `quit`: ends a target's QEMU, which has some of a guest that was not promised to it.
+    Quit,
 }
 
 const CANCEL_MIGRATION: u8 = 1;
@@ -71,6 +73,7 @@ const CONTINUE: u8 = 2;
 const SET_CAPABILITIES: u8 = 3;
 const SET_PARAMETERS: u8 = 4;
 const DIRECT_DISK: u8 = 5;
+const QUIT: u8 = 6;
 
 const NUMBER: u8 = 1;
 const FLAG: u8 = 2;
@@ -106,6 +109,7 @@ impl RollbackStep {
                 r#"{{"execute":"human-monitor-command","arguments":{{"command-line":"qemu-io {} \"reopen -o cache.direct=on\""}}}}"#,
                 node.0
             ),
+            Self::Quit => r#"{"execute":"quit"}"#.into(),
         }
     }
 
@@ -117,7 +121,7 @@ impl RollbackStep {
                 list.iter().try_for_each(|(_, value)| value.check())?;
                 list.len()
             }
-            Self::CancelMigration | Self::Continue | Self::DirectDisk(_) => 1,
+            Self::CancelMigration | Self::Continue | Self::DirectDisk(_) | Self::Quit => 1,
         };
         if settings == 0 || settings > MAX_SETTINGS {
             return Err(DecodeError::Field("settings", "must be 1 to 255"));
@@ -148,6 +152,7 @@ impl RollbackStep {
                 bytes.push(DIRECT_DISK);
                 push_text(bytes, &node.0);
             }
+            Self::Quit => bytes.push(QUIT),
         }
     }
 
@@ -166,7 +171,8 @@ impl RollbackStep {
                 Self::SetParameters((0..count).map(item).collect::<Result<_, DecodeError>>()?)
             }
             DIRECT_DISK => Self::DirectDisk(name(reader)?),
-            _ => return Err(DecodeError::Field("step", "must be 1 to 5")),
+            QUIT => Self::Quit,
+            _ => return Err(DecodeError::Field("step", "must be 1 to 6")),
         })
     }
 }

@@ -197,8 +197,12 @@ impl Client {
             }
             Ok(Request::Record(record)) => match journal.record(&record) {
                 Ok(()) => {
-                    // In one step: from here on nothing lets the guest go on here.
-                    if record.phase() == JournalPhase::HandedOver {
+                    // In one step: from here on nothing lets the guest go on here, or ends what is
+                    // to run it.
+                    if matches!(
+                        record.phase(),
+                        JournalPhase::HandedOver | JournalPhase::Prepared
+                    ) {
                         self.let_go();
                     }
                     Reply::Recorded

@@ -150,6 +150,11 @@ impl<'a> Ground<'a> {
         })
     }
 
+    /// The same with guests that have no disk: none of their own locks keeps a second one from running.
+    pub(crate) fn without_disks(self) -> Self {
+        Self { disk: None, ..self }
+    }
+
     /// Whether its guests do nothing but write.
     pub(crate) fn is_busy(&self) -> bool {
         self.kind == Kind::Busy

@@ -1,9 +1,10 @@
 //! A guest that is sent again and again, and what strikes it on the way.
 
+use std::fmt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pagelift_tests::run::Run;
 use pagelift_tests::{Qemu, SerialLog, process};
 use rustix::process::Signal;
@@ -32,6 +33,16 @@ pub(crate) struct Attempt {
     pub(crate) receiver: Run,
 }
 
+/// Nothing was struck: there was no guest, or a program did not get to where it was to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NotStruck;
+
+impl fmt::Display for NotStruck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nothing was struck")
+    }
+}
+
 impl<'a> Guest<'a> {
     pub(crate) fn new(ground: &'a Ground<'a>, qemu: Qemu) -> Self {
         Self {
@@ -45,9 +56,10 @@ impl<'a> Guest<'a> {
     pub(crate) fn struck_at(&self, stop: Stop, strike: Strike) -> Result<Outcome> {
         let mut attempt = self.begin(Some(stop))?;
         match stop {
-            Stop::Sender(_) => attempt.sender.wait_stopped()?,
-            Stop::Receiver(_) => attempt.receiver.wait_stopped()?,
+            Stop::Sender(_) => attempt.sender.wait_stopped(),
+            Stop::Receiver(_) => attempt.receiver.wait_stopped(),
         }
+        .context(NotStruck)?;
         let struck = Instant::now();
         self.strike(strike, &mut attempt)?;
         // A signal sent before comes first, and one that was killed does not hear this.

@@ -25,6 +25,7 @@ mod moments;
 mod owner;
 mod points;
 mod room;
+mod tally;
 mod throttled;
 mod verdict;
 mod watch;

@@ -103,3 +103,24 @@ fn what_was_promised_is_settled_after_a_crash() -> Result<()> {
     bed.finish();
     Ok(())
 }
+
+/// Nor does `cont` start what a receiver has loaded that died before it promised anything: its QEMU is
+/// ended by the agent. The guest has no disk, whose lock would do the same.
+#[test]
+fn what_was_loaded_and_not_promised_cannot_be_started() -> Result<()> {
+    let images = require!(guest_images());
+    let bed = Bed::new()?;
+    let ground = Ground::new(&bed, images, Kind::Calm, 1, None)?.without_disks();
+    let mut guest = ground.boot()?;
+    let outcome = guest.struck_at(Stop::Receiver("loaded"), Strike::KillReceiver)?;
+    tell("the receiver dies before its promise", &outcome);
+    outcome.is_true(false)?;
+    ensure!(outcome.place == Place::Source, "{outcome}");
+    outcome.target.wait_exit(PATIENCE)?;
+    guest.settle(outcome)?;
+    guest.moves()?;
+    drop(guest);
+    drop(ground);
+    bed.finish();
+    Ok(())
+}

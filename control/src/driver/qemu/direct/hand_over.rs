@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use pagelift_agent_protocol::JournalPhase;
+use pagelift_agent_protocol::{JournalPhase, RollbackStep};
 use pagelift_engine::guest::{Journal, Promise, RecordError};
 use pagelift_engine::wire::SessionId;
 
@@ -27,6 +27,23 @@ pub(super) struct AgentJournal {
     pub(super) agent: Arc<Mutex<AgentClient>>,
     /// The monitor, as the agent finds it.
     pub(super) qmp_path: PathBuf,
+}
+
+impl AgentJournal {
+    /// Has the agent end QEMU, should this process die before it has promised to be prepared: what has
+    /// been loaded is another QEMU's guest, and must not be started by anybody.
+    ///
+    /// # Errors
+    /// As every request of the agent.
+    pub(super) fn end_unless_promised(&self) -> Result<(), AgentError> {
+        lock(&self.agent).set_rollback(&self.qmp_path, &[RollbackStep::Quit])
+    }
+
+    /// QEMU has taken nothing, and is to live on.
+    pub(super) fn forget_end(&self) {
+        // A script that stays ends a QEMU that waits for a guest.
+        let _ = lock(&self.agent).clear_rollback();
+    }
 }
 
 impl Journal for AgentJournal {

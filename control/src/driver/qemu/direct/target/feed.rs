@@ -8,7 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use crossbeam_channel::Receiver;
 use pagelift_engine::guest::{DeviceChannel, GuestError, StateSender};
 use pagelift_engine::wire::StateChunk;
+use tracing::warn;
 
+use crate::driver::qemu::direct::hand_over::AgentJournal;
 use crate::driver::qemu::direct::preamble::Preamble;
 use crate::driver::qemu::migration::STEP_LIMIT;
 use crate::driver::qemu::relay;
@@ -33,14 +35,18 @@ pub(super) enum Loading {
 /// Feeds QEMU with the device state as it comes, and waits until it is loaded. When that fails,
 /// the reason is kept for the engine, which is woken to hear it; what still comes is thrown away, for a
 /// queue that nobody empties would be the reason that is told.
-pub(super) fn feed(loading: &Mutex<Loading>, channel: DeviceChannel) {
+pub(super) fn feed(
+    loading: &Mutex<Loading>,
+    channel: DeviceChannel,
+    journal: Option<&AgentJournal>,
+) {
     let DeviceChannel {
         state,
         incoming,
         waker,
     } = channel;
     let rest = incoming.clone();
-    let outcome = feed_qemu(loading, incoming, state);
+    let outcome = feed_qemu(loading, incoming, state, journal);
     let has_failed = matches!(outcome, Some(Loading::Failed(_)));
     if let Some(outcome) = outcome {
         set(loading, outcome);
@@ -56,6 +62,7 @@ fn feed_qemu(
     loading: &Mutex<Loading>,
     incoming: Receiver<StateChunk>,
     state: StateSender,
+    journal: Option<&AgentJournal>,
 ) -> Option<Loading> {
     // Until the first byte comes, QEMU is untouched and could take another guest.
     let first = incoming.recv().ok()?;
@@ -63,7 +70,7 @@ fn feed_qemu(
         Loading::Waiting(held) => held.take(),
         _ => None,
     }?;
-    let (target, ours, run) = match start(held, &first) {
+    let (target, ours, run) = match start(held, &first, journal) {
         Ok(started) => started,
         Err(error) => return Some(Loading::Failed(error)),
     };
@@ -106,6 +113,7 @@ fn abandoned(target: LoadingTarget, what: &str, error: &std::io::Error) -> Loadi
 fn start(
     held: HeldTarget,
     first: &StateChunk,
+    journal: Option<&AgentJournal>,
 ) -> Result<(LoadingTarget, UnixStream, bool), GuestError> {
     let Some(preamble) = Preamble::decode(&first.bytes) else {
         // The first error is the one to tell.
@@ -114,9 +122,13 @@ fn start(
             "its device state is not that of a QEMU in direct mode".into(),
         ));
     };
-    let (target, ours) = held
-        .begin_incoming()
-        .map_err(|error| GuestError::new("QEMU's migrate-incoming", error))?;
+    if let Some(Err(error)) = journal.map(AgentJournal::end_unless_promised) {
+        warn!(%error, "should pagelift-receive be killed now, 'cont' could start this QEMU's guest");
+    }
+    let (target, ours) = held.begin_incoming().map_err(|error| {
+        journal.into_iter().for_each(AgentJournal::forget_end);
+        GuestError::new("QEMU's migrate-incoming", error)
+    })?;
     Ok((target, ours, preamble.run))
 }
 

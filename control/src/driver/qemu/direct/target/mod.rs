@@ -46,8 +46,9 @@ impl TargetGuest for DirectTarget {
         *self.loading.lock().unwrap_or_else(PoisonError::into_inner) =
             Loading::Waiting(self.held.take());
         let loading = Arc::clone(&self.loading);
+        let journal = self.journal.clone();
         let feeder = std::thread::Builder::new().name("pagelift-qemu".into());
-        let feeder = feeder.spawn(move || feed(&loading, channel));
+        let feeder = feeder.spawn(move || feed(&loading, channel, journal.as_ref()));
         self.feeder = Some(feeder.map_err(|error| GuestError::new("starting a thread", error))?);
         Ok(StateFlow::Relayed)
     }
