@@ -8,14 +8,14 @@
 //! are cleared, or else [`clear_before_read`](DirtySource::clear_before_read) clears them when the
 //! time has come.
 //!
-//! A source that must be attended to between harvests does so itself: KVM's dirty rings fill up, and
-//! whoever tracks by them starts a thread in `arm` that takes entries out, lets `harvest` take what
-//! that thread has gathered, and ends it in `disarm`.
+//! A source that must be attended to between harvests has a door of its own for that, as KVM's rings,
+//! which fill up, have [`KvmRings::reap`]; `harvest` then takes what was gathered there.
 
 mod clearing;
 mod combined;
 mod discards;
 mod kvm_log;
+mod kvm_rings;
 mod manual;
 mod pagemap;
 mod private;
@@ -25,6 +25,7 @@ pub(crate) use clearing::ClearedPages;
 pub use combined::Combined;
 pub use discards::DiscardTracker;
 pub use kvm_log::{KvmLog, LoggedSlot};
+pub use kvm_rings::{KvmRingTracker, KvmRings};
 pub use manual::{DirtyMarker, ManualTracker, VcpuMarker};
 pub use pagemap::{PagemapTracker, TrackedRange};
 

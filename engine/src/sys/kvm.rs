@@ -24,6 +24,7 @@ const KVM_CHECK_EXTENSION: Opcode = opcode::none(GROUP, 0x03);
 const KVM_GET_DIRTY_LOG: Opcode = opcode::write::<DirtyLog>(GROUP, 0x42);
 const KVM_SET_USER_MEMORY_REGION: Opcode = opcode::write::<MemoryRegion>(GROUP, 0x46);
 const KVM_ENABLE_CAP: Opcode = opcode::write::<EnableCap>(GROUP, 0xa3);
+const KVM_RESET_DIRTY_RINGS: Opcode = opcode::none(GROUP, 0xc7);
 const KVM_CLEAR_DIRTY_LOG: Opcode = opcode::read_write::<ClearDirtyLog>(GROUP, 0xc0);
 
 /// `KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2` and `KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE`.
@@ -89,6 +90,28 @@ unsafe impl Ioctl for CheckExtension {
 
     unsafe fn output_from_ptr(answer: IoctlOutput, _: *mut c_void) -> rustix::io::Result<i32> {
         Ok(answer)
+    }
+}
+
+/// Frees the entries that were taken from dirty rings.
+struct ResetRings;
+
+// SAFETY: KVM_RESET_DIRTY_RINGS takes no argument, and nothing is written through it.
+unsafe impl Ioctl for ResetRings {
+    type Output = u32;
+
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        KVM_RESET_DIRTY_RINGS
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(count: IoctlOutput, _: *mut c_void) -> rustix::io::Result<u32> {
+        Ok(count.cast_unsigned())
     }
 }
 
@@ -170,6 +193,17 @@ impl KvmVm {
             )
         }
         .map_err(|errno| SysError::failed("KVM_SET_USER_MEMORY_REGION", errno))
+    }
+
+    /// Protects the pages of all entries that were taken from the machine's dirty rings, and frees the
+    /// entries. Returns how many.
+    ///
+    /// # Errors
+    /// When the machine logs by no rings (`EINVAL`).
+    pub fn reset_rings(&self) -> Result<u32, SysError> {
+        // SAFETY: see the implementation.
+        unsafe { ioctl(&self.fd, ResetRings) }
+            .map_err(|errno| SysError::failed("KVM_RESET_DIRTY_RINGS", errno))
     }
 
     /// Copies the dirty log of slot number `slot`, which has `pages` pages, into `bitmap`. Without manual

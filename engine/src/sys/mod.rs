@@ -6,6 +6,7 @@
 
 mod boot_id;
 mod kvm;
+mod kvm_ring;
 mod mappings;
 mod memory_lock;
 mod pagemap_scan;
@@ -14,6 +15,7 @@ mod userfaultfd;
 
 pub(crate) use boot_id::boot_id;
 pub use kvm::{KvmSlot, KvmVm};
+pub(crate) use kvm_ring::KvmRing;
 pub use mappings::Mappings;
 pub(crate) use memory_lock::{lock_memory, unlock_memory};
 pub use pagemap_scan::{Content, Marks, PagemapScan};

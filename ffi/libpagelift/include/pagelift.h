@@ -31,7 +31,7 @@
 #define PAGELIFT_ABI_MAJOR 1
 
 // Raised when something is added: functions, constants, fields at the end of a structure.
-#define PAGELIFT_ABI_MINOR 0
+#define PAGELIFT_ABI_MINOR 1
 
 // Bytes of the text of an error, its end included. Longer ones are cut.
 #define PAGELIFT_ERROR_TEXT_BYTES 1004
@@ -236,6 +236,10 @@ typedef struct pagelift_call pagelift_call;
 // A migration, of a guest that leaves or of one that arrives.
 // Several threads may call its functions at once.
 typedef struct pagelift_job pagelift_job;
+
+// The dirty rings of a KVM machine. One for the life of the machine: it knows how far each was read.
+// Several threads may call its functions at once.
+typedef struct pagelift_kvm_rings pagelift_kvm_rings;
 
 // A description of a guest's RAM.
 typedef struct pagelift_ram pagelift_ram;
@@ -889,6 +893,75 @@ pagelift_code pagelift_ram_track_kvm(struct pagelift_ram *ram,
                                      int32_t vm_fd,
                                      const struct pagelift_kvm_slot *slots,
                                      size_t count);
+
+// The rings of the machine `vm_fd`, one for each of its `count` vCPUs, which KVM_ENABLE_CAP was told to give
+// `ring_bytes` each before the vCPUs were made (KVM_CAP_DIRTY_LOG_RING_ACQ_REL). The library keeps its own
+// copy of the descriptors. Free them with pagelift_kvm_rings_free.
+//
+// Where KVM_RUN returns with KVM_EXIT_DIRTY_RING_FULL, call pagelift_kvm_rings_reap and run the vCPU again.
+//
+// # Errors
+// Null, and the reason in `error` unless that is null.
+//
+// # Threads
+// From any thread.
+//
+// # Safety
+// `vcpu_fds` points to `count` descriptors, of all vCPUs in the order of their index. Rings that are
+// shorter than `ring_bytes` kill the process. Nobody else takes entries out. `error` is null, or was set up
+// by PAGELIFT_INIT.
+struct pagelift_kvm_rings *pagelift_kvm_rings_new(int32_t vm_fd,
+                                                  const int32_t *vcpu_fds,
+                                                  size_t count,
+                                                  uint64_t ring_bytes,
+                                                  struct pagelift_error *error);
+
+// Empties all rings, so that vCPUs whose rings were full can run again. What was written is not lost: a
+// job that tracks by the rings sends it.
+//
+// # Threads
+// From any thread, those of vCPUs above all; not from a callback.
+//
+// # Safety
+// `rings` is a handle.
+pagelift_code pagelift_kvm_rings_reap(const struct pagelift_kvm_rings *rings);
+
+// Tracks writes by dirty rings: what vCPUs write to `count` slots. Writes of the hypervisor's own devices
+// are to be tracked as well, by a bitmap for one. As each vCPU is counted, the throttle slows down those
+// that write. One job at a time can track by the rings.
+//
+// # Errors
+// PAGELIFT_CODE_ARGUMENT when a slot's memory is not in one region.
+//
+// # Threads
+// From any thread.
+//
+// # Safety
+// As for pagelift_ram_track_kvm; and the slots are of the machine that the rings were made for.
+pagelift_code pagelift_ram_track_kvm_rings(struct pagelift_ram *ram,
+                                           const struct pagelift_kvm_rings *rings,
+                                           const struct pagelift_kvm_slot *slots,
+                                           size_t count);
+
+// Writes the last error of `rings` to `error`.
+//
+// # Threads
+// From any thread.
+//
+// # Safety
+// `error` was set up by PAGELIFT_INIT.
+pagelift_code pagelift_kvm_rings_last_error(const struct pagelift_kvm_rings *rings,
+                                            struct pagelift_error *error);
+
+// Frees rings, or nothing if they are null. Jobs that track by them go on, but vCPUs whose rings are full
+// then run on only when a job next looks.
+//
+// # Threads
+// From any thread, when no other call uses the rings.
+//
+// # Safety
+// No other call uses them, now or later.
+pagelift_code pagelift_kvm_rings_free(struct pagelift_kvm_rings *rings);
 
 #ifdef __cplusplus
 }  // extern "C"

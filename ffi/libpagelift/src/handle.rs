@@ -8,6 +8,7 @@
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::abi;
 use crate::error::{Code, Error, Fault, LastError, caught};
 
 /// What stands in place of the kind in a handle that was freed.
@@ -38,6 +39,26 @@ pub(crate) fn new<H: Handle>(body: H::Body) -> *mut H {
         body: ManuallyDrop::new(body),
     }))
     .cast()
+}
+
+/// Makes a handle of what `make` gives, or gives null and the error.
+///
+/// # Safety
+/// `error` is null, or set up by PAGELIFT_INIT.
+pub(crate) unsafe fn made<H: Handle>(
+    make: impl FnOnce() -> Result<H::Body, Fault>,
+    error: *mut Error,
+) -> *mut H {
+    match caught(make) {
+        Ok(body) => new(body),
+        Err(fault) => {
+            if !error.is_null() {
+                // SAFETY: the caller's promise. There is no other way to report that it failed.
+                let _ = unsafe { abi::write(error, &fault.to_error()) };
+            }
+            std::ptr::null_mut()
+        }
+    }
 }
 
 /// The shell that `handle` points to.

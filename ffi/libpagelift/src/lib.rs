@@ -13,7 +13,7 @@
 //! | [`call`] | what a callback is given: a way to fail, to write and to read |
 //! | [`guest`] | callbacks as the engine's guest |
 //! | [`ram`] | regions, and what tracks the writes to them |
-//! | [`tracking`] | KVM's dirty log, dirty bitmaps, and callbacks that fill them |
+//! | [`tracking`] | KVM's dirty log and rings, dirty bitmaps, and callbacks that fill them |
 //! | [`security`] | how the two sides know each other |
 //! | [`job`] | a migration: set up, started, watched, waited for |
 //!
@@ -43,7 +43,7 @@ use std::ffi::{CStr, c_char};
 pub const PAGELIFT_ABI_MAJOR: u32 = 1;
 
 /// Raised when something is added: functions, constants, fields at the end of a structure.
-pub const PAGELIFT_ABI_MINOR: u32 = 0;
+pub const PAGELIFT_ABI_MINOR: u32 = 1;
 
 /// The version of the interface that the library has: 65536 times the major number, plus the minor.
 /// From any thread.

@@ -29,13 +29,14 @@ fn built(sanitized: bool) -> Option<(TempDir, PathBuf)> {
     Some((folder, program))
 }
 
-/// Moves a guest of `vcpus` vCPUs through `hops` processes. None if there is no KVM or no compiler.
-fn moved(vcpus: u32, hops: u32, sanitized: bool) -> Option<()> {
+/// Moves a guest of `vcpus` vCPUs through `hops` processes, its writes tracked by `tracking`. None if there is no KVM or no compiler.
+fn moved(vcpus: u32, hops: u32, tracking: &str, sanitized: bool) -> Option<()> {
     let (_folder, program) = built(sanitized)?;
     let mut run = Command::new("timeout");
     run.args(["--kill-after=5", "200"]).arg(program);
     let ran = run
         .args([vcpus, hops].map(|number| number.to_string()))
+        .arg(tracking)
         .output()
         .unwrap();
     let (said, complained) = (
@@ -72,17 +73,23 @@ fn moved(vcpus: u32, hops: u32, sanitized: bool) -> Option<()> {
 
 #[test]
 fn a_guest_of_one_vcpu_moves_ten_times() {
-    moved(1, 10, false);
+    moved(1, 10, "log", false);
 }
 
 #[test]
 fn a_guest_of_four_vcpus_moves_five_times() {
-    moved(4, 5, false);
+    moved(4, 5, "log", false);
+}
+
+#[test]
+fn a_guest_tracked_by_rings_moves_five_times() {
+    moved(4, 5, "rings", false);
 }
 
 #[test]
 fn the_sanitizers_find_nothing() {
-    moved(2, 2, true);
+    moved(2, 2, "log", true);
+    moved(2, 2, "rings", true);
 }
 
 /// What the two processes of a move said, one of which was killed after `delay`.

@@ -1,8 +1,8 @@
 // A hypervisor on KVM that moves its guest live from process to process, by libpagelift.
 //
-//     hypervisor [VCPUS [HOPS]]
+//     hypervisor [VCPUS [HOPS [log|rings]]]
 //
-// The first process starts the guest. Each moves it to a process of its own program, which it starts, and
+// Writes are tracked by KVM's dirty log or by its dirty rings. The first process starts the guest. Each moves it to a process of its own program, which it starts, and
 // that goes on for HOPS hops. Where a move fails the guest stays. It checks its own memory all the time
 // (vm.c), and whoever has it in the end says whether it is well.
 
@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -103,7 +104,41 @@ static void check(int32_t code, const char *what, pagelift_job *job)
     die(what, &error);
 }
 
-// The memory, whose writes KVM's dirty log knows.
+// The dirty rings of the machine; null if it is tracked by its log.
+static pagelift_kvm_rings *rings;
+
+static void empty_rings(void *opaque)
+{
+    struct vm *vm = opaque;
+    if (pagelift_kvm_rings_reap(rings) != PAGELIFT_CODE_OK)
+        vm->failed = "the dirty rings cannot be emptied";
+}
+
+static void use_rings(struct vm *vm)
+{
+    int32_t fds[MOST_VCPUS];
+    for (unsigned i = 0; i < vm->vcpu_count; i++)
+        fds[i] = vm->vcpus[i].fd;
+    pagelift_error error;
+    PAGELIFT_INIT(&error);
+    rings = pagelift_kvm_rings_new(vm->fd, fds, vm->vcpu_count, RING_BYTES, &error);
+    if (rings == NULL)
+        die("the dirty rings", &error);
+    vm->ring_opaque = vm;
+    vm->ring_full = empty_rings;
+}
+
+static int32_t track(struct vm *vm, pagelift_ram *ram)
+{
+    pagelift_kvm_slot slot;
+    PAGELIFT_INIT(&slot);
+    slot.bytes = MEMORY_BYTES;
+    slot.address = vm->memory;
+    return rings ? pagelift_ram_track_kvm_rings(ram, rings, &slot, 1)
+                 : pagelift_ram_track_kvm(ram, vm->fd, &slot, 1);
+}
+
+// The memory, whose writes KVM knows.
 static pagelift_ram *describe(struct vm *vm)
 {
     pagelift_ram *ram = pagelift_ram_new();
@@ -114,12 +149,7 @@ static pagelift_ram *describe(struct vm *vm)
     region.address = vm->memory;
     region.in_file = 1;
     region.fd = vm->memory_fd;
-    pagelift_kvm_slot slot;
-    PAGELIFT_INIT(&slot);
-    slot.bytes = MEMORY_BYTES;
-    slot.address = vm->memory;
-    if (pagelift_ram_add(ram, &region) != PAGELIFT_CODE_OK ||
-        pagelift_ram_track_kvm(ram, vm->fd, &slot, 1) != PAGELIFT_CODE_OK) {
+    if (pagelift_ram_add(ram, &region) != PAGELIFT_CODE_OK || track(vm, ram) != PAGELIFT_CODE_OK) {
         pagelift_error error;
         PAGELIFT_INIT(&error);
         pagelift_ram_last_error(ram, &error);
@@ -210,7 +240,7 @@ static void arrive(struct vm *vm, int out)
 
 // Starts the next process, which makes `hops` hops more, and gives the address that it listens at: empty if
 // it has ended before.
-static pid_t start_next(const char *program, unsigned vcpus, unsigned hops, char address[300])
+static pid_t start_next(char **argv, unsigned vcpus, unsigned hops, char address[300])
 {
     int ends[2];
     if (pipe(ends) != 0)
@@ -222,7 +252,7 @@ static pid_t start_next(const char *program, unsigned vcpus, unsigned hops, char
         snprintf(hops_text, sizeof hops_text, "%u", hops);
         snprintf(out, sizeof out, "%d", ends[1]);
         close(ends[0]);
-        execlp(program, program, vcpus_text, hops_text, out, (char *)NULL);
+        execlp(argv[0], argv[0], vcpus_text, hops_text, rings ? "rings" : "log", out, (char *)NULL);
         _exit(127);
     }
     close(ends[1]);
@@ -236,20 +266,29 @@ static pid_t start_next(const char *program, unsigned vcpus, unsigned hops, char
     return next;
 }
 
+static void end(struct vm *vm)
+{
+    vm_free(vm);
+    pagelift_kvm_rings_free(rings);
+}
+
 int main(int argc, char **argv)
 {
     unsigned vcpus = argc > 1 ? (unsigned)atoi(argv[1]) : 1;
     unsigned hops = argc > 2 ? (unsigned)atoi(argv[2]) : 1;
+    bool by_rings = argc > 3 && strcmp(argv[3], "rings") == 0;
     struct vm vm;
     if (vcpus < 1 || vcpus > MOST_VCPUS)
         return 2;
     alarm(60 + 10 * hops); // however it hangs
-    if (!vm_make(&vm, vcpus)) {
+    if (!vm_make(&vm, vcpus, by_rings)) {
         perror("KVM cannot be used here");
         return NO_KVM;
     }
-    if (argc > 3) {
-        arrive(&vm, atoi(argv[3]));
+    if (by_rings)
+        use_rings(&vm);
+    if (argc > 4) {
+        arrive(&vm, atoi(argv[4]));
     } else {
         vm_load_guest(&vm);
         vm_resume(&vm);
@@ -258,11 +297,11 @@ int main(int argc, char **argv)
 
     if (hops > 0) {
         char address[300];
-        pid_t next = start_next(argv[0], vcpus, hops - 1, address);
+        pid_t next = start_next(argv, vcpus, hops - 1, address);
         int32_t place = address[0] ? leave(&vm, address) : PAGELIFT_PLACE_SOURCE;
         int status = 0;
         if (place != PAGELIFT_PLACE_SOURCE)
-            vm_free(&vm);
+            end(&vm);
         waitpid(next, &status, 0);
         if (place == PAGELIFT_PLACE_TARGET)
             return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
@@ -275,6 +314,6 @@ int main(int argc, char **argv)
     printf("%s: %u vCPUs, %" PRIu64 " steps\n", vm.failed ? vm.failed : "the guest is well", vcpus,
            steps(&vm));
     int status = vm.failed != NULL;
-    vm_free(&vm);
+    end(&vm);
     return status;
 }

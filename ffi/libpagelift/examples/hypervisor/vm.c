@@ -72,8 +72,11 @@ static void *vcpu_main(void *opaque)
         if (rest.tv_nsec > 0)
             nanosleep(&rest, NULL);
         int ran = ioctl(vcpu->fd, KVM_RUN, 0);
+        bool full = ran == 0 && vcpu->run->exit_reason == KVM_EXIT_DIRTY_RING_FULL;
+        if (full && vm->ring_full)
+            vm->ring_full(vm->ring_opaque);
         pthread_mutex_lock(&vm->lock);
-        if (ran == 0 && vcpu->run->exit_reason != KVM_EXIT_INTR)
+        if (ran == 0 && !full && vcpu->run->exit_reason != KVM_EXIT_INTR)
             vm->failed = "the guest has lost a write";
     }
     vcpu->runs = false;
@@ -156,7 +159,7 @@ static bool vcpu_make(struct vm *vm, unsigned number)
     return pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu) == 0;
 }
 
-bool vm_make(struct vm *vm, unsigned vcpus)
+bool vm_make(struct vm *vm, unsigned vcpus, bool rings)
 {
     memset(vm, 0, sizeof *vm);
     pthread_mutex_init(&vm->lock, NULL);
@@ -176,6 +179,9 @@ bool vm_make(struct vm *vm, unsigned vcpus)
     vm->run_bytes = (unsigned)ioctl(vm->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
     if (vm->memory == MAP_FAILED || ioctl(vm->fd, KVM_SET_TSS_ADDR, 0xfffbd000) != 0 ||
         ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &slot) != 0)
+        return false;
+    struct kvm_enable_cap ring = {.cap = KVM_CAP_DIRTY_LOG_RING_ACQ_REL, .args = {RING_BYTES}};
+    if (rings && ioctl(vm->fd, KVM_ENABLE_CAP, &ring) != 0)
         return false;
     for (; vm->vcpu_count < vcpus; vm->vcpu_count++)
         if (!vcpu_make(vm, vm->vcpu_count))

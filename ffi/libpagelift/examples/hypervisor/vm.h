@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { PAGE = 4096, MOST_VCPUS = 4, MEMORY_BYTES = 64 << 20 };
+enum { PAGE = 4096, MOST_VCPUS = 4, MEMORY_BYTES = 64 << 20, RING_BYTES = 16 << 10 };
 
 struct vcpu {
     struct vm *vm;
@@ -23,6 +23,8 @@ struct vm {
     unsigned char *memory;
     unsigned vcpu_count, run_bytes;
     struct vcpu vcpus[MOST_VCPUS];
+    void (*ring_full)(void *opaque); // empties the dirty rings, if there are some
+    void *ring_opaque;
     pthread_t throttle;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -41,8 +43,9 @@ struct vcpu_state {
     uint64_t tsc;
 };
 
-// Makes a machine whose vCPUs stand still. False if there is no KVM here.
-bool vm_make(struct vm *vm, unsigned vcpus);
+// Makes a machine whose vCPUs stand still, each with a dirty ring of RING_BYTES if `rings`. False if KVM
+// cannot be used here, or has no rings.
+bool vm_make(struct vm *vm, unsigned vcpus, bool rings);
 void vm_free(struct vm *vm);
 
 // Puts the guest into the memory, and its vCPUs to its beginning.

@@ -34,7 +34,7 @@ use self::start::{Running, SetUp, Side};
 use self::watch::Events;
 use crate::abi;
 use crate::call::Caller;
-use crate::error::{Code, Error, Fault, caught};
+use crate::error::{Code, Error, Fault};
 use crate::guest::{SourceCallbacks, TargetCallbacks};
 use crate::handle::{self, Handle};
 use crate::ram::{self, Ram};
@@ -108,23 +108,6 @@ impl Body {
     }
 }
 
-/// Gives what `make` made, or null and the error.
-///
-/// # Safety
-/// `error` is null, or set up by PAGELIFT_INIT.
-unsafe fn made(make: impl FnOnce() -> Result<Body, Fault>, error: *mut Error) -> *mut Job {
-    match caught(make) {
-        Ok(body) => handle::new(body),
-        Err(fault) => {
-            if !error.is_null() {
-                // SAFETY: the caller's promise. There is no other way to report that it failed.
-                let _ = unsafe { abi::write(error, &fault.to_error()) };
-            }
-            std::ptr::null_mut()
-        }
-    }
-}
-
 /// A guest that is to leave: it runs here, `ram` is its memory, and a target waits for it at `target`,
 /// such as "tcp://host:7000". Names are looked up now; connections are made when it is started. Without
 /// `security` only addresses of this host are allowed. Free it with pagelift_job_free.
@@ -163,7 +146,7 @@ pub unsafe extern "C" fn pagelift_outgoing_new(
         Ok(Body::new(side, Arc::new(Caller::new()), target.to_owned()))
     };
     // SAFETY: the caller's promise.
-    unsafe { made(make, error) }
+    unsafe { handle::made(make, error) }
 }
 
 /// A guest that is to arrive, into the memory `ram`: listens at `address` from now on, such as
@@ -208,7 +191,7 @@ pub unsafe extern "C" fn pagelift_incoming_new(
         Ok(Body::new(side, Arc::new(Caller::new()), address))
     };
     // SAFETY: the caller's promise.
-    unsafe { made(make, error) }
+    unsafe { handle::made(make, error) }
 }
 
 fn endpoint(text: &str) -> Result<Endpoint, Fault> {

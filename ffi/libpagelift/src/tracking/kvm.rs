@@ -89,6 +89,37 @@ impl KvmSlot {
     }
 }
 
+/// A descriptor that C names.
+pub(super) fn borrowed<'a>(what: &str, fd: i32) -> Result<BorrowedFd<'a>, Fault> {
+    if fd < 0 {
+        return Err(Fault::argument(format!("{what} is {fd}")));
+    }
+    // SAFETY: not negative; if it is no descriptor the kernel says so.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Each of `count` slots, with the pages of the layout that it holds.
+///
+/// # Safety
+/// `slots` points to `count` structures that were set up by PAGELIFT_INIT.
+pub(super) unsafe fn placed(
+    description: &Description,
+    slots: *const KvmSlot,
+    count: usize,
+) -> Result<Vec<LoggedSlot>, Fault> {
+    let layout = description.layout()?;
+    let mut known = Vec::new();
+    let mut at = slots;
+    for _ in 0..count {
+        // SAFETY: the caller's promise.
+        let (slot, size) = unsafe { abi::read_sized(at)? };
+        known.push(slot.placed(description, &layout)?);
+        // Each is as long as the caller's header has it.
+        at = at.wrapping_byte_add(size);
+    }
+    Ok(known)
+}
+
 /// Tracks writes by KVM's dirty log: what the vCPUs of the machine `vm_fd` write to `count` slots. Writes of
 /// the hypervisor's own devices are to be tracked as well, by a bitmap for one. Marks are cleared by hand
 /// where the kernel can (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, which stays enabled). The library keeps its own
@@ -112,24 +143,12 @@ pub unsafe extern "C" fn pagelift_ram_track_kvm(
     count: usize,
 ) -> Code {
     let machine = |description: &Description| {
-        if vm_fd < 0 {
-            return Err(Fault::argument(format!("vm_fd is {vm_fd}")));
-        }
-        // SAFETY: not negative; if it is no descriptor the kernel says so.
-        let vm = unsafe { BorrowedFd::borrow_raw(vm_fd) }.try_clone_to_owned();
+        let vm = borrowed("vm_fd", vm_fd)?.try_clone_to_owned();
         let vm = vm.map_err(|error| Fault::argument(format!("vm_fd {vm_fd}: {error}")))?;
-        let layout = description.layout()?;
-        let mut known = Vec::new();
-        let mut at = slots;
-        for _ in 0..count {
-            // SAFETY: the caller's promise.
-            let (slot, size) = unsafe { abi::read_sized(at)? };
-            known.push(slot.placed(description, &layout)?);
-            // Each is as long as the caller's header has it.
-            at = at.wrapping_byte_add(size);
-        }
+        // SAFETY: the caller's promise.
+        let slots = unsafe { placed(description, slots, count)? };
         let vm = Arc::new(vm);
-        Ok(Tracking::Kvm(Machine { vm, slots: known }))
+        Ok(Tracking::Kvm(Machine { vm, slots }))
     };
     // SAFETY: the caller's promise.
     unsafe { ram::track(ram, machine) }

@@ -1,8 +1,9 @@
-//! Sources of the set of written pages: page tables, KVM's log, bitmaps in memory, callbacks.
+//! Sources of the set of written pages: page tables, KVM's log or rings, bitmaps in memory, callbacks.
 
 pub mod bitmap;
 pub mod callbacks;
 pub mod kvm;
+pub mod kvm_rings;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use pagelift_engine::units::PageRange;
 use self::bitmap::{Bitmap, FromBitmap};
 use self::callbacks::{DirtyCallbacks, FromCallbacks};
 use self::kvm::Machine;
+use self::kvm_rings::Ringed;
 use crate::call::Caller;
 use crate::error::{Code, Fault};
 use crate::ram::{self, Description, Ram};
@@ -24,6 +26,7 @@ pub(crate) enum Tracking {
     Bitmap(Bitmap),
     Callbacks(DirtyCallbacks),
     Kvm(Machine),
+    KvmRings(Ringed),
 }
 
 impl Tracking {
@@ -35,6 +38,7 @@ impl Tracking {
             }
             Self::Bitmap(bitmap) => known.insert(layout.region_range(bitmap.region)),
             Self::Kvm(machine) => machine.pages().for_each(|pages| known.insert(pages)),
+            Self::KvmRings(ringed) => ringed.pages().for_each(|pages| known.insert(pages)),
         }
     }
 
@@ -52,6 +56,7 @@ impl Tracking {
                 Box::new(FromCallbacks::new(*callbacks, layout, Arc::clone(caller)))
             }
             Self::Kvm(machine) => machine.source()?,
+            Self::KvmRings(ringed) => ringed.source(layout),
         })
     }
 }

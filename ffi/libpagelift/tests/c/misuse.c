@@ -312,6 +312,25 @@ static void a_machine_is_checked(void)
     CHECK(strstr(ram_error(ram).text, "slot 1: its memory is in no region"));
     slots[1].bytes -= PAGE, slots[1].address = (char *)slots[1].address + 1;
     CHECK(pagelift_ram_track_kvm(ram, end.fd, slots, 2) == PAGELIFT_CODE_ARGUMENT);
+    slots[1].address = (char *)slots[1].address - 1;
+
+    // Rings of a machine that is none, of no vCPU, and of a length that none has.
+    pagelift_error error;
+    PAGELIFT_INIT(&error);
+    int32_t fds[] = {end.fd, -1};
+    CHECK(pagelift_kvm_rings_new(end.fd, NULL, 1, 16 << 10, &error) == NULL);
+    CHECK(pagelift_kvm_rings_new(end.fd, fds, 0, 16 << 10, NULL) == NULL);
+    CHECK(pagelift_kvm_rings_new(end.fd, fds, 1, 3000, &error) == NULL);
+    CHECK(strstr(error.text, "no power of two"));
+    CHECK(pagelift_kvm_rings_new(end.fd, fds, 2, 16 << 10, &error) == NULL);
+    CHECK(strstr(error.text, "a vCPU's descriptor is -1"));
+    CHECK(pagelift_kvm_rings_new(end.fd, fds, 1, 16 << 10, &error) == NULL);
+    CHECK(error.code == PAGELIFT_CODE_DIRTY_TRACKING && strstr(error.text, "no dirty rings"));
+    CHECK(pagelift_kvm_rings_reap(NULL) == PAGELIFT_CODE_ARGUMENT);
+    CHECK(pagelift_kvm_rings_reap((pagelift_kvm_rings *)ram) == PAGELIFT_CODE_HANDLE);
+    CHECK(pagelift_kvm_rings_free(NULL) == PAGELIFT_CODE_OK);
+    CHECK(pagelift_ram_track_kvm_rings(ram, NULL, slots, 2) == PAGELIFT_CODE_ARGUMENT);
+
     // One slot is not all memory, and a file is no machine.
     CHECK(pagelift_ram_track_kvm(ram, end.fd, slots, 1) == PAGELIFT_CODE_OK);
     cannot_start(ram, PAGELIFT_CODE_DIRTY_TRACKING, "all of the region high");
