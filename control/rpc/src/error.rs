@@ -150,13 +150,13 @@ pub struct Error {
     /// How bad: 2 is an error, 1 a warning.
     pub level: i32,
     /// The guest that it is about; libvirt sends none.
-    pub guest: Option<Domain>,
+    pub guest: Option<Box<Domain>>,
     /// What the message was made of.
-    pub strings: [Option<String>; 3],
+    pub strings: Box<[Option<String>; 3]>,
     /// Numbers that go with it; -1 for none.
     pub numbers: [i32; 2],
     /// The network that it is about; libvirt sends none.
-    pub network: Option<Network>,
+    pub network: Option<Box<Network>>,
 }
 
 impl Error {
@@ -183,7 +183,7 @@ impl Error {
             message: Some(message),
             level: 2,
             guest: None,
-            strings: [Some(format.to_owned()), place.map(|_| detail), None],
+            strings: Box::new([Some(format.to_owned()), place.map(|_| detail), None]),
             numbers: [-1, -1],
             network: None,
         }
@@ -194,7 +194,7 @@ impl Error {
         let message = format!("unsupported flags (0x{bits:x}) in function {function}");
         Self {
             message: Some(message),
-            strings: [Some(function.to_owned()), Some("flags".to_owned()), None],
+            strings: Box::new([Some(function.to_owned()), Some("flags".to_owned()), None]),
             numbers: [0, 0],
             ..Self::new(ErrorCode::InvalidArgument, domain, "")
         }
@@ -233,7 +233,7 @@ impl Xdr for Error {
             message: Xdr::take(input)?,
             level: Xdr::take(input)?,
             guest: Xdr::take(input)?,
-            strings: [Xdr::take(input)?, Xdr::take(input)?, Xdr::take(input)?],
+            strings: Box::new([Xdr::take(input)?, Xdr::take(input)?, Xdr::take(input)?]),
             numbers: [Xdr::take(input)?, Xdr::take(input)?],
             network: Xdr::take(input)?,
         })

@@ -168,6 +168,16 @@ impl<T: Xdr> Xdr for Option<T> {
     }
 }
 
+impl<T: Xdr> Xdr for Box<T> {
+    fn put(&self, out: &mut Vec<u8>) {
+        T::put(self, out);
+    }
+
+    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
+        T::take(input).map(Self::new)
+    }
+}
+
 /// Bytes that only their maker understands: a migration cookie.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opaque(pub Vec<u8>);

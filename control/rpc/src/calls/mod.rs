@@ -25,9 +25,9 @@ pub trait Procedure {
     /// Its number.
     const NUMBER: i32;
     /// What it is called with.
-    type Args: Xdr;
+    type Args: Xdr + 'static;
     /// What it is answered with.
-    type Reply: Xdr;
+    type Reply: Xdr + 'static;
 }
 
 /// A decoding and encoding again.

@@ -1,0 +1,339 @@
+//! The configuration: one TOML file, every key with a default.
+//!
+//! A key that is not known is an error, so that a misspelt limit is not taken for one that holds.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pagelift_rpc::message::MAX_MESSAGE_BYTES;
+use pagelift_rpc::types::Uuid;
+use serde::Deserialize;
+
+/// Where the daemon looks for its configuration if it is not told.
+pub const DEFAULT_PATH: &str = "/etc/pagelift/pageliftd.toml";
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has a key that is not known, or a value of another type.
+    #[error("{}: {source}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is out of its range, or does not go with another.
+    #[error("{key}: {why}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// Why.
+        why: String,
+    },
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where things are kept.
+    pub paths: Paths,
+    /// The sockets on this host.
+    pub unix: Unix,
+    /// TCP without encryption.
+    pub tcp: Tcp,
+    /// TLS.
+    pub tls: Tls,
+    /// What clients may cost.
+    pub limits: Limits,
+    /// How dead clients are found.
+    pub keepalive: Keepalive,
+    /// What this host is called.
+    pub host: Host,
+}
+
+/// Directories.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Paths {
+    /// What outlives a reboot: definitions of guests.
+    pub state: PathBuf,
+    /// What does not: sockets of guests.
+    pub run: PathBuf,
+    /// What guests' processes print.
+    pub log: PathBuf,
+}
+
+impl Default for Paths {
+    fn default() -> Self {
+        Self {
+            state: "/var/lib/pagelift".into(),
+            run: "/run/pagelift".into(),
+            log: "/var/log/pagelift".into(),
+        }
+    }
+}
+
+/// The sockets on this host.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Unix {
+    /// For clients that may change things. Default: `pageliftd-sock` in `paths.run`.
+    pub socket: Option<PathBuf>,
+    /// For clients that may only look. Default: `pageliftd-sock-ro` in `paths.run`.
+    pub read_only_socket: Option<PathBuf>,
+    /// User ids that may use `socket`, beside root and the daemon's own.
+    pub allowed_uids: Vec<u32>,
+}
+
+/// TCP without encryption: whoever reaches it is root.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tcp {
+    /// Addresses with port to listen at; none by default. libvirt's port is 16509.
+    pub listen: Vec<SocketAddr>,
+    /// Whether addresses other than loopback are allowed.
+    pub beyond_loopback: bool,
+}
+
+/// TLS: clients show a certificate of the authority's.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Addresses with port to listen at; none by default. libvirt's port is 16514.
+    pub listen: Vec<SocketAddr>,
+    /// Certificates of the authorities that clients' certificates are signed by.
+    pub ca_certificate: PathBuf,
+    /// This host's certificate.
+    pub certificate: PathBuf,
+    /// Its key; nobody but the owner and the group may read it.
+    pub key: PathBuf,
+    /// Certificates that were revoked; looked at if the file is there.
+    pub revoked: PathBuf,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            ca_certificate: "/etc/pki/CA/cacert.pem".into(),
+            certificate: "/etc/pki/libvirt/servercert.pem".into(),
+            key: "/etc/pki/libvirt/private/serverkey.pem".into(),
+            revoked: "/etc/pki/CA/cacrl.pem".into(),
+        }
+    }
+}
+
+/// What clients may cost.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections at the same time.
+    pub clients: usize,
+    /// Of these, connections that have not opened a driver yet.
+    pub unopened_clients: usize,
+    /// Seconds that a connection has to open a driver, TLS handshake included.
+    pub open_seconds: u64,
+    /// Calls of one connection that run at the same time; at least 2.
+    pub running_calls: usize,
+    /// Calls of one connection that wait; then nothing more is read from it.
+    pub waiting_calls: usize,
+    /// Bytes of a message, its length included; at most 33554436.
+    pub message_bytes: usize,
+    /// Bytes that all connections together may hold of messages that are not done with.
+    pub memory_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients: 120,
+            unopened_clients: 20,
+            open_seconds: 30,
+            running_calls: 5,
+            waiting_calls: 64,
+            message_bytes: MAX_MESSAGE_BYTES,
+            memory_bytes: 256 << 20,
+        }
+    }
+}
+
+/// How dead clients are found: those that can be asked are asked when they are silent.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keepalive {
+    /// Seconds of silence before a client is asked; 0 to never ask.
+    pub interval_seconds: u64,
+    /// Questions without an answer after which the connection is closed.
+    pub count: u32,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self {
+            interval_seconds: 5,
+            count: 5,
+        }
+    }
+}
+
+impl Keepalive {
+    /// The silence before a client is asked, if it is.
+    pub fn interval(&self) -> Option<Duration> {
+        (self.interval_seconds > 0).then(|| Duration::from_secs(self.interval_seconds))
+    }
+}
+
+/// What this host is called.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Host {
+    /// The name that other hosts know it by. Default: the system's.
+    pub name: Option<String>,
+    /// What tells it from other hosts. Default: made once, and kept in `paths.state`.
+    pub uuid: Option<String>,
+}
+
+impl Config {
+    /// The configuration in the file `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is none.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The socket for clients that may change things.
+    pub fn socket(&self) -> PathBuf {
+        let own = self.unix.socket.clone();
+        own.unwrap_or_else(|| self.paths.run.join("pageliftd-sock"))
+    }
+
+    /// The socket for clients that may only look.
+    pub fn read_only_socket(&self) -> PathBuf {
+        let own = self.unix.read_only_socket.clone();
+        own.unwrap_or_else(|| self.paths.run.join("pageliftd-sock-ro"))
+    }
+
+    /// The host's UUID, if the configuration has one.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn host_uuid(&self) -> Result<Option<Uuid>, ConfigError> {
+        let parse = |text: &String| {
+            text.parse().map_err(|error| ConfigError::Value {
+                key: "host.uuid",
+                why: format!("{text:?}: {error}"),
+            })
+        };
+        self.host.uuid.as_ref().map(parse).transpose()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let value = |key, why: &str| {
+            let why = why.to_owned();
+            Err(ConfigError::Value { key, why })
+        };
+        let Limits {
+            clients,
+            unopened_clients,
+            running_calls,
+            message_bytes,
+            ..
+        } = self.limits;
+        if let Some(open) = self.tcp.listen.iter().find(|a| !a.ip().is_loopback())
+            && !self.tcp.beyond_loopback
+        {
+            let why = format!(
+                "{open} is reachable from other hosts, and nothing tells who comes in; use tls, or \
+                 set tcp.beyond_loopback = true"
+            );
+            return Err(ConfigError::Value {
+                key: "tcp.listen",
+                why,
+            });
+        }
+        if running_calls < 2 {
+            return value(
+                "limits.running_calls",
+                "a migration is asked after while it runs: at least 2",
+            );
+        }
+        if clients == 0 || unopened_clients == 0 {
+            return value("limits.clients", "nobody could connect");
+        }
+        if !(64 << 10..=MAX_MESSAGE_BYTES).contains(&message_bytes) {
+            return value("limits.message_bytes", "65536 to 33554436");
+        }
+        self.host_uuid().map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path)
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config = parse("").unwrap();
+        assert_eq!(config.socket(), Path::new("/run/pagelift/pageliftd-sock"));
+        assert!(config.tcp.listen.is_empty() && config.tls.listen.is_empty());
+        assert_eq!(config.limits.message_bytes, 33_554_436);
+    }
+
+    #[test]
+    fn tcp_stays_on_this_host_unless_told() {
+        for good in [
+            "[tcp]\nlisten = [\"127.0.0.1:0\", \"[::1]:0\"]",
+            "[tcp]\nlisten = [\"0.0.0.0:0\"]\nbeyond_loopback = true",
+        ] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        let error = parse("[tcp]\nlisten = [\"0.0.0.0:16509\"]").unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.starts_with("tcp.listen: 0.0.0.0:16509 is reachable"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused() {
+        for bad in [
+            "[limits]\nclient = 5",
+            "[limits]\nrunning_calls = 1",
+            "[limits]\nclients = 0",
+            "[limits]\nmessage_bytes = 33554437",
+            "[host]\nuuid = \"x\"",
+            "limits = 5",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

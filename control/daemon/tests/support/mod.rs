@@ -1,0 +1,288 @@
+//! A daemon in a directory of its own, and clients of it.
+
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use pagelift_rpc::calls::{Open, OpenArgs, Procedure};
+use pagelift_rpc::error::Error;
+use pagelift_rpc::frame::FrameReader;
+use pagelift_rpc::message::{Kind, Message, Status};
+use pagelift_tests::{PATIENCE, Skip};
+use tempfile::TempDir;
+
+/// A pageliftd that runs until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    dir: TempDir,
+    child: Child,
+}
+
+impl Daemon {
+    /// One with `more` in its configuration.
+    pub(crate) fn start(more: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("plt-").tempdir().unwrap();
+        let child = Self::spawn(dir.path(), more);
+        let daemon = Self { dir, child };
+        daemon.wait_ready();
+        daemon
+    }
+
+    fn spawn(dir: &Path, more: &str) -> Child {
+        let at = dir.display();
+        let config = format!(
+            "[paths]\nstate = \"{at}/state\"\nrun = \"{at}/run\"\nlog = \"{at}/log\"\n\n{more}\n"
+        );
+        std::fs::write(dir.join("pageliftd.toml"), config).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(dir.join("pageliftd.log"))
+            .unwrap();
+        Command::new(env!("CARGO_BIN_EXE_pageliftd"))
+            .arg("--config")
+            .arg(dir.join("pageliftd.toml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn wait_ready(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while UnixStream::connect(self.read_only_socket()).is_err() {
+            assert!(Instant::now() < deadline, "not ready:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Where everything of it is.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("run/pageliftd-sock")
+    }
+
+    pub(crate) fn read_only_socket(&self) -> PathBuf {
+        self.dir.path().join("run/pageliftd-sock-ro")
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("pageliftd.log")).unwrap_or_default()
+    }
+
+    /// Waits until it has logged `text`.
+    pub(crate) fn wait_log(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "not {text:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The port of the TCP address (`tls` false) or TLS address that it listens at.
+    pub(crate) fn port(&self, tls: bool) -> u16 {
+        let mark = if tls {
+            "listens at tls 127."
+        } else {
+            "listens at 127."
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            if let Some(line) = log.lines().find(|line| line.contains(mark)) {
+                return line.rsplit(':').next().unwrap().parse().unwrap();
+            }
+            assert!(Instant::now() < deadline, "no address:\n{log}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Kills it without a chance to do anything, and starts it again.
+    pub(crate) fn kill_and_restart(&mut self, more: &str) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = Self::spawn(self.dir.path(), more);
+        self.wait_ready();
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Runs virsh, connected to it.
+    pub(crate) fn virsh(&self, args: &[&str]) -> Output {
+        virsh_at(
+            &format!("qemu+unix:///system?socket={}", self.socket().display()),
+            args,
+        )
+    }
+
+    /// What virsh printed, which must have succeeded.
+    pub(crate) fn virsh_ok(&self, args: &[&str]) -> String {
+        let output = self.virsh(args);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "virsh {args:?}: {out}{err}\n{}",
+            self.log()
+        );
+        out
+    }
+
+    /// What virsh complained of, which must have failed.
+    pub(crate) fn virsh_fails(&self, args: &[&str]) -> String {
+        let output = self.virsh(args);
+        let out = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "virsh {args:?}: {out}\n{}",
+            self.log()
+        );
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// Runs virsh, connected to `uri`.
+pub(crate) fn virsh_at(uri: &str, args: &[&str]) -> Output {
+    Command::new("timeout")
+        .args(["60", "virsh", "-c", uri])
+        .args(args)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Whether there is a virsh.
+pub(crate) fn virsh() -> Result<(), Skip> {
+    let version = Command::new("virsh").arg("--version").output();
+    match version {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err(Skip("no virsh; apt-get install libvirt-clients".into())),
+    }
+}
+
+/// A client that may send anything.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: UnixStream,
+    frames: FrameReader,
+    serial: u32,
+    /// Events that came while something else was waited for.
+    pub(crate) events: Vec<Message>,
+}
+
+impl Client {
+    pub(crate) fn connect(path: &Path) -> Self {
+        let socket = UnixStream::connect(path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            socket,
+            frames: FrameReader::default(),
+            serial: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// One that has opened the driver.
+    pub(crate) fn open(daemon: &Daemon) -> Self {
+        let mut client = Self::connect(&daemon.socket());
+        client.call::<Open>(&open_args(0)).unwrap();
+        client
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).unwrap();
+    }
+
+    /// Sends what the daemon takes; whether it took all.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.socket.write_all(bytes).is_ok()
+    }
+
+    pub(crate) fn send_message(&mut self, message: &Message) {
+        self.send(&message.encode().unwrap());
+    }
+
+    /// The next message; `None` when the connection was closed.
+    pub(crate) fn receive(&mut self) -> Option<Message> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(message) = self.frames.next_message().unwrap() {
+                return Some(message);
+            }
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(count) => self.frames.push(&buffer[..count]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("nothing came: {error}"),
+            }
+        }
+    }
+
+    /// The next answer; events are put aside.
+    pub(crate) fn reply(&mut self) -> Option<Message> {
+        loop {
+            let message = self.receive()?;
+            if message.header.kind == Kind::Reply {
+                return Some(message);
+            }
+            self.events.push(message);
+        }
+    }
+
+    /// A call and its answer.
+    pub(crate) fn call<P: Procedure>(&mut self, args: &P::Args) -> Result<P::Reply, Error> {
+        let serial = self.serial;
+        self.serial += 1;
+        self.send_message(&Message::call::<P>(serial, args));
+        let reply = self.reply().expect("an answer");
+        assert_eq!(reply.header.serial, serial);
+        result::<P>(&reply)
+    }
+
+    /// Nothing more will be sent.
+    pub(crate) fn finish_sending(&mut self) {
+        self.socket.shutdown(Shutdown::Write).unwrap();
+    }
+}
+
+/// What an answer to `P` says.
+pub(crate) fn result<P: Procedure>(reply: &Message) -> Result<P::Reply, Error> {
+    match reply.header.status {
+        Status::Ok => Ok(reply.decode().unwrap()),
+        _ => Err(reply.decode().unwrap()),
+    }
+}
+
+pub(crate) fn open_args(flags: u32) -> OpenArgs {
+    OpenArgs {
+        name: Some("qemu:///system".into()),
+        flags,
+    }
+}
+
+/// Code and domain of an error, and its message.
+pub(crate) fn parts(error: &Error) -> (i32, i32, &str) {
+    (error.code.number(), error.domain.number(), error.message())
+}
