@@ -18,6 +18,7 @@ mod fingerprint_index;
 mod qemu;
 mod rpc;
 mod user;
+mod v3;
 mod values;
 mod wire;
 mod xbzrle;
@@ -27,6 +28,7 @@ pub use fingerprint_index::fingerprint_index;
 pub use qemu::{monitor_line, ramblock_listing, return_path};
 pub use rpc::rpc_stream;
 pub use user::{control_request, trace};
+pub use v3::{domain_xml, migration_cookie, migration_params};
 pub use values::option_value;
 pub use wire::{agent_message, frame_reader, hello, message, pages_body};
 pub use xbzrle::{xbzrle_decode, xbzrle_encode};
@@ -41,7 +43,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 21] = [
     Target {
         name: "agent_message",
         run: agent_message,
@@ -113,5 +115,17 @@ pub const TARGETS: [Target; 18] = [
     Target {
         name: "xbzrle_encode",
         run: xbzrle_encode,
+    },
+    Target {
+        name: "domain_xml",
+        run: domain_xml,
+    },
+    Target {
+        name: "migration_cookie",
+        run: migration_cookie,
+    },
+    Target {
+        name: "migration_params",
+        run: migration_params,
     },
 ];

@@ -157,4 +157,7 @@ smoke_tests! {
     trace,
     xbzrle_decode,
     xbzrle_encode,
+    domain_xml,
+    migration_cookie,
+    migration_params,
 }

@@ -88,10 +88,13 @@ impl Chardev {
                 path: path.ok_or_else(|| missing("/@path"))?,
                 append: source.read("append", on_off)?,
             },
-            "unix" => Self::Unix {
-                path,
-                listen: source.read("mode", listens)?.unwrap_or(true),
-            },
+            "unix" => {
+                let listen = source.read("mode", listens)?.unwrap_or(true);
+                if path.is_none() && !listen {
+                    return Err(missing("/@path"));
+                }
+                Self::Unix { path, listen }
+            }
             "tcp" => Self::Tcp {
                 host: source.required("host")?.to_owned(),
                 port: source.required("service")?.to_owned(),

@@ -128,7 +128,7 @@ impl Default for Cpu {
 }
 
 impl Cpu {
-    pub(super) fn read(mut element: Element<'_>) -> Result<Self, Malformed> {
+    pub(crate) fn read(mut element: Element<'_>) -> Result<Self, Malformed> {
         let mode = element.read("mode", CpuMode::from_word)?;
         let matching = element.read("match", CpuMatch::from_word)?;
         let check = element.read("check", CpuCheck::from_word)?;
@@ -159,7 +159,7 @@ impl Cpu {
         })
     }
 
-    pub(super) fn write(&self, w: &mut Writer) {
+    pub(crate) fn write(&self, w: &mut Writer) {
         w.element("cpu")
             .attribute("mode", self.mode)
             .attribute_of("match", self.matching)

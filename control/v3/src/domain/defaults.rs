@@ -25,11 +25,11 @@ pub(super) fn complete(domain: &mut Domain) -> Result<(), DomainError> {
             interface.mac = Mac::of(domain.uuid, at);
         }
     }
-    for kind in [InputKind::Mouse, InputKind::Keyboard] {
-        if !domain.devices.inputs.contains(&Input::ps2(kind)) {
-            domain.devices.inputs.push(Input::ps2(kind));
-        }
-    }
+    // These two are last: what a migration does not tell is added there.
+    let inputs = &mut domain.devices.inputs;
+    let own = [InputKind::Mouse, InputKind::Keyboard].map(Input::ps2);
+    inputs.retain(|input| !own.contains(input));
+    inputs.extend(own);
     if !domain.devices.graphics.is_empty() && domain.devices.videos.is_empty() {
         let video = Video {
             kind: VideoKind::Vga,
@@ -122,6 +122,10 @@ fn controllers(domain: &mut Domain, chipset: Chipset) {
             None => devices.controllers.push(controller),
         }
     }
+    // In one order, whichever of them a text leaves out.
+    devices
+        .controllers
+        .sort_by_key(|controller| (controller.kind, controller.index));
 }
 
 const fn new(kind: ControllerKind) -> Controller {

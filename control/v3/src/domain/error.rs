@@ -1,4 +1,6 @@
-//! Why a description was refused, with the numbers that libvirt's clients know.
+//! Why a description was refused; clients get it with libvirt's numbers.
+
+use pagelift_rpc::error::{Error, ErrorCode, ErrorDomain};
 
 use crate::xml::{Malformed, Syntax};
 
@@ -17,24 +19,31 @@ pub enum DomainError {
     Unsupported(String),
 }
 
-/// libvirt's error domain for descriptions of guests.
-const FROM_DOMAIN: i32 = 20;
-
 impl DomainError {
-    /// libvirt's code: 35 for what is no XML, 27 for the impossible, 67 for the unsupported.
+    /// The code that clients know.
     #[must_use]
     pub const fn code(&self) -> i32 {
         match self {
-            Self::Syntax(_) => 35,
-            Self::Xml(_) => 27,
-            Self::Unsupported(_) => 67,
+            Self::Syntax(_) => ErrorCode::XmlDetail.number(),
+            Self::Xml(_) => ErrorCode::XmlError.number(),
+            Self::Unsupported(_) => ErrorCode::ConfigUnsupported.number(),
         }
     }
 
-    /// libvirt's error domain: that of descriptions.
+    /// The part of the system that clients know.
     #[must_use]
     pub const fn domain(&self) -> i32 {
-        FROM_DOMAIN
+        ErrorDomain::DomainConfig.number()
+    }
+}
+
+impl From<DomainError> for Error {
+    fn from(error: DomainError) -> Self {
+        let code = ErrorCode::from_number(error.code());
+        let (DomainError::Syntax(detail)
+        | DomainError::Xml(detail)
+        | DomainError::Unsupported(detail)) = error;
+        Self::new(code, ErrorDomain::DomainConfig, detail)
     }
 }
 

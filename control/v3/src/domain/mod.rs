@@ -21,12 +21,13 @@ mod memory;
 mod os;
 mod read;
 mod units;
-mod uuid;
-mod words;
+pub(crate) mod words;
 mod write;
 
 #[cfg(test)]
 mod tests;
+
+pub use pagelift_rpc::types::Uuid;
 
 pub use abi::{check_abi, differences};
 pub use address::{Address, Pci};
@@ -41,7 +42,6 @@ pub use os::{
     Boot, Chipset, Clock, ClockOffset, Features, Lifecycle, Os, TickPolicy, Timer, TimerName,
 };
 pub use units::KiB;
-pub use uuid::Uuid;
 pub use write::Flavour;
 
 /// A guest: what it is, what it is made of, and, while it runs, what it got.

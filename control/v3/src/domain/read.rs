@@ -29,9 +29,10 @@ fn read(root: &mut Element<'_>, fresh: Option<Uuid>) -> Result<Domain, Malformed
     let missing = |what: &str| Malformed::Missing(format!("/domain/{what}"));
     let name = root.text_of("name")?.ok_or_else(|| missing("name"))?;
     let uuid = match root.text_of("uuid")? {
-        Some(text) => {
-            Uuid::parse(&text).ok_or_else(|| Malformed::Invalid("/domain/uuid".into(), text))?
-        }
+        Some(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| Malformed::Invalid("/domain/uuid".into(), text))?,
         None => fresh.ok_or_else(|| missing("uuid"))?,
     };
     let title = root.text_of("title")?;
@@ -155,6 +156,20 @@ fn check(domain: &Domain) -> Result<(), DomainError> {
                 "target '{}' duplicated",
                 disk.target
             )));
+        }
+    }
+    let twice =
+        |what: &str, name: String| Err(DomainError::Xml(format!("{what} '{name}' duplicated")));
+    let controllers = &domain.devices.controllers;
+    for pair in controllers.windows(2) {
+        if (pair[0].kind, pair[0].index) == (pair[1].kind, pair[1].index) {
+            return twice("controller", pair[1].alias());
+        }
+    }
+    let serials = &domain.devices.serials;
+    for (at, serial) in serials.iter().enumerate() {
+        if serials[..at].iter().any(|other| other.port == serial.port) {
+            return twice("serial port", serial.alias());
         }
     }
     Ok(())

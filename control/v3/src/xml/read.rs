@@ -3,7 +3,7 @@
 //! A description that says more than the reader understands must not be half obeyed: a device that is
 //! dropped in silence is another machine. [`Element::finish`] therefore refuses leftovers by their path.
 
-use roxmltree::{Document, Node, ParsingOptions};
+use roxmltree::{Attribute, Document, Node, ParsingOptions};
 
 /// The most nodes that a document may have: a guest with a thousand disks needs a tenth of it.
 const NODES_MAX: u32 = 100_000;
@@ -84,7 +84,9 @@ impl<'a> Element<'a> {
     }
 
     fn new(node: Node<'a, 'a>, path: String) -> Self {
-        let attributes = node.attributes().map(|a| (a.name(), a.value())).collect();
+        // No attribute in a namespace means anything here: under its bare name it would.
+        let name = |a: &Attribute<'a, 'a>| a.namespace().map_or_else(|| a.name(), |_| "xmlns:*");
+        let attributes = node.attributes().map(|a| (name(&a), a.value())).collect();
         let children = node.children().filter(Node::is_element).collect();
         Self {
             node,
@@ -202,6 +204,11 @@ impl<'a> Element<'a> {
             .filter(Node::is_text)
             .filter_map(|n| n.text())
             .collect()
+    }
+
+    /// The element as it stands in the text of its document.
+    pub(crate) fn text_in(&self, document: &'a str) -> &'a str {
+        &document[self.node.range()]
     }
 
     /// The element is not what the reader supports.

@@ -39,6 +39,12 @@ impl Writer {
         }
     }
 
+    /// Elements that are a text already, made for this indent.
+    pub(crate) fn elements(&mut self, text: impl FnOnce(usize) -> String) {
+        let text = text(self.indent);
+        self.out.push_str(&text);
+    }
+
     /// The whole text.
     pub(crate) fn finish(self) -> String {
         self.out
@@ -57,7 +63,7 @@ impl Writer {
                     let _ = write!(self.out, "&#{};", u32::from(c));
                 }
                 // XML has no way to write other control characters.
-                c if c.is_control() => {}
+                c if c < ' ' || matches!(c, '\u{fffe}' | '\u{ffff}') => {}
                 c => self.out.push(c),
             }
         }

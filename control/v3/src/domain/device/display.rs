@@ -194,8 +194,10 @@ impl Video {
         let own = matches!(kind, VideoKind::Vga | VideoKind::Cirrus);
         Ok(Self {
             kind,
-            vram: vram.or_else(|| own.then_some(16384)),
-            heads,
+            vram: vram
+                .or_else(|| own.then_some(16384))
+                .filter(|_| kind != VideoKind::None),
+            heads: if kind == VideoKind::None { 1 } else { heads },
             address,
         })
     }

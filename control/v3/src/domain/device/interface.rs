@@ -120,7 +120,7 @@ impl Interface {
             child.finish()?;
         }
         let kind = match (word, bridge) {
-            ("user", None) => InterfaceKind::User,
+            ("user", None) if target.is_none() => InterfaceKind::User,
             ("bridge", Some(bridge)) => InterfaceKind::Bridge { bridge, target },
             ("bridge", None) => {
                 return Err(Malformed::Missing(format!(
