@@ -8,21 +8,29 @@
 //! | module | is |
 //! |---|---|
 //! | `tcp` | blocking TCP sockets: `tcp://host:port` |
+//! | `socket` | sockets within one machine: `unix:`, `vsock:` |
+//! | `byte_stream` | a byte stream that somebody has given: `fd:`, `exec:`, `stdio:` |
+//! | `mux` | several connections over one byte stream |
 //! | `tls` | TLS 1.3 over another transport, see [`Security`] |
 //! | `paced` | a cap on the rate of any link, see [`Paced`] |
 //! | `sim` | a simulated network under virtual time, with the feature `sim`: for tests |
 
 #![cfg(target_os = "linux")]
 
+mod byte_stream;
 mod endpoint;
+mod mux;
 mod paced;
 mod security;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod socket;
+mod socket_file;
 mod tcp;
 mod tls;
 
-pub use endpoint::{Endpoint, EndpointError};
+pub use endpoint::{Dscp, Endpoint, EndpointError, TcpAddress, link_through};
 pub use paced::Paced;
 pub use security::Security;
+pub use socket_file::{SocketFileError, listen_privately};
 pub use tls::{AllowedPeer, Certificates, CertificatesError, Token, TokenError};

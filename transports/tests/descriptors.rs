@@ -11,7 +11,7 @@ use pagelift_engine::guest::{self, SourceGuest, TargetGuest};
 use pagelift_engine::memory::FileMemory;
 use pagelift_engine::units::PageCount;
 use pagelift_engine::{GuestRam, Incoming, Outgoing};
-use pagelift_transports::Endpoint;
+use pagelift_transports::{Endpoint, TcpAddress};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 struct Guest;
@@ -55,7 +55,9 @@ fn a_lack_of_descriptors_ends_nothing() {
     let any: Endpoint = "tcp://127.0.0.1:0".parse().unwrap();
     let incoming = Incoming::new(any.listen().unwrap(), memory(), Guest);
     let address: Endpoint = incoming.address().parse().unwrap();
-    let Endpoint::Tcp { host, port } = &address;
+    let Endpoint::Tcp(TcpAddress { host, port, .. }) = &address else {
+        panic!("{address} is not TCP");
+    };
     let job = incoming.start().unwrap();
     let ram = GuestRam::new(memory(), Box::new(ManualTracker::new(PageCount(16))));
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pagelift_engine::dirty::ManualTracker;
 use pagelift_engine::memory::ReadPages;
 use pagelift_engine::pipeline::process_cpu;
@@ -18,7 +18,7 @@ use pagelift_engine::units::ByteCount;
 use pagelift_engine::{
     CompressSetting, DedupSetting, DeltaCacheSize, Ended, GuestRam, Incoming, Outgoing, Report,
 };
-use pagelift_transports::{Endpoint, Security};
+use pagelift_transports::{Endpoint, Security, TcpAddress};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
@@ -125,7 +125,9 @@ fn sent(report: &Report, source_cpu: Duration) -> Sent {
 fn target(path: &Path, host: Ipv4Addr) -> Result<()> {
     let memory = Arc::new(guest::memory(path)?);
     let listener = endpoint(host, 0).listen_with(&Security::Insecure)?;
-    let Endpoint::Tcp { port, .. } = listener.address().parse()?;
+    let Endpoint::Tcp(TcpAddress { port, .. }) = listener.address().parse()? else {
+        bail!("{} is not TCP", listener.address());
+    };
     say(&Listening { port })?;
     let job = Incoming::new(listener, memory, Local::default()).start()?;
     job.wait().result?;
@@ -133,10 +135,7 @@ fn target(path: &Path, host: Ipv4Addr) -> Result<()> {
 }
 
 fn endpoint(host: Ipv4Addr, port: u16) -> Endpoint {
-    Endpoint::Tcp {
-        host: host.to_string(),
-        port,
-    }
+    Endpoint::Tcp(TcpAddress::new(host.to_string(), port))
 }
 
 fn say(what: &impl Serialize) -> Result<()> {

@@ -1,10 +1,14 @@
 //! Opening TCP connections.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pagelift_engine::transport::{Connection, Link, Role};
+
+use super::path::Path;
+use crate::endpoint::TcpAddress;
 
 /// How long a connection attempt to one address may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -13,41 +17,64 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct TcpLink {
     addresses: Vec<SocketAddr>,
+    path: Path,
+    /// The address that answered last: what does not answer costs its time once.
+    first: AtomicUsize,
 }
 
 impl TcpLink {
-    /// Looks up `host`; connections are made later.
+    /// Looks up the host; connections are made later.
     ///
     /// # Errors
-    /// When the name has no address.
-    pub(crate) fn resolve(host: &str, port: u16) -> io::Result<Self> {
-        let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+    /// When the name has no address, or this host is not as the options say.
+    pub(crate) fn resolve(address: &TcpAddress) -> io::Result<Self> {
+        let host = address.host.as_str();
+        let addresses: Vec<_> = (host, address.port).to_socket_addrs()?.collect();
         if addresses.is_empty() {
             return Err(io::Error::other("the name has no address"));
         }
-        Ok(Self { addresses })
+        Ok(Self {
+            addresses,
+            path: Path::new(address)?,
+            first: AtomicUsize::new(0),
+        })
     }
 
     /// Whether every address is one of this host alone.
     pub(crate) fn is_local(&self) -> bool {
         self.addresses.iter().all(super::is_local)
     }
+
+    fn connect_to(&self, address: SocketAddr) -> io::Result<Connection> {
+        let socket = self.path.socket(&address)?;
+        self.path.bind_source(&socket, &address)?;
+        socket.connect_timeout(&address.into(), CONNECT_TIMEOUT)?;
+        super::connection(socket.into(), address)
+    }
 }
 
 impl Link for TcpLink {
-    /// Tries the addresses in turn. All roles are served alike.
+    /// Tries the addresses in turn, beginning with the one that answered last. All roles are served
+    /// alike.
     fn connect(&self, _: Role) -> io::Result<Connection> {
-        let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-        for address in &self.addresses {
-            match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
-                Ok(stream) => return super::connection(stream, *address),
+        let first = self.first.load(Ordering::Relaxed);
+        let mut failures = Vec::new();
+        let mut kind = io::ErrorKind::AddrNotAvailable;
+        for at in 0..self.addresses.len() {
+            let at = (first + at) % self.addresses.len();
+            let address = self.addresses[at];
+            match self.connect_to(address) {
+                Ok(connection) => {
+                    self.first.store(at, Ordering::Relaxed);
+                    return Ok(connection);
+                }
                 Err(error) => {
-                    let advice = advice(error.kind());
-                    last = io::Error::new(error.kind(), format!("{address}: {error}; {advice}"));
+                    kind = error.kind();
+                    failures.push(format!("{address}: {error}; {}", advice(kind)));
                 }
             }
         }
-        Err(last)
+        Err(io::Error::new(kind, failures.join(", and ")))
     }
 }
 

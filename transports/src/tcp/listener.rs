@@ -1,12 +1,15 @@
 //! Accepting TCP connections.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
 use pagelift_engine::transport::{Connection, Listener};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+
+use super::path::Path;
+use crate::endpoint::TcpAddress;
 
 /// A listening TCP socket.
 #[derive(Debug)]
@@ -16,17 +19,25 @@ pub(crate) struct TcpServer {
 }
 
 impl TcpServer {
-    /// Listens on the first address of `host` that can be bound; port 0 lets the kernel choose.
+    /// Listens on the first address of the host that can be bound; port 0 lets the kernel choose.
     ///
     /// # Errors
     /// When none can be bound.
-    pub(crate) fn bind(host: &str, port: u16) -> io::Result<Self> {
-        let listener = TcpListener::bind((host, port))?;
-        listener.set_nonblocking(true)?;
-        Ok(Self {
-            address: listener.local_addr()?,
-            listener,
-        })
+    pub(crate) fn bind(address: &TcpAddress) -> io::Result<Self> {
+        let path = Path::new(address)?;
+        let mut last = io::Error::other("the name has no address");
+        for at in (address.host.as_str(), address.port).to_socket_addrs()? {
+            match path.listen(at) {
+                Ok(listener) => {
+                    return Ok(Self {
+                        address: listener.local_addr()?,
+                        listener,
+                    });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// Whether it can be reached from this host alone.

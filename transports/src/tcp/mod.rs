@@ -10,6 +10,7 @@ mod buffers;
 mod info;
 mod link;
 mod listener;
+mod path;
 mod send;
 mod stream;
 

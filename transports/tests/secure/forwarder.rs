@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use pagelift_transports::Endpoint;
+use pagelift_transports::{Endpoint, TcpAddress};
 
 /// What went over one connection.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +77,8 @@ fn pass(mut from: TcpStream, mut to: TcpStream, mut keep: impl FnMut(&[u8])) {
 }
 
 pub(crate) fn socket_address(endpoint: &Endpoint) -> SocketAddr {
-    let Endpoint::Tcp { host, port } = endpoint;
+    let Endpoint::Tcp(TcpAddress { host, port, .. }) = endpoint else {
+        panic!("{endpoint} is not TCP");
+    };
     format!("{host}:{port}").parse().unwrap()
 }

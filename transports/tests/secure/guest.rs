@@ -10,6 +10,7 @@ use pagelift_engine::guest::{self, SourceGuest, TargetGuest};
 use pagelift_engine::memory::{FileMemory, GuestMemory, ReadPages};
 use pagelift_engine::migration::{Failure, Report};
 use pagelift_engine::pipeline::Received;
+use pagelift_engine::transport::RateCapped;
 use pagelift_engine::units::{PageCount, PageIndex, PageRange};
 use pagelift_engine::{GuestRam, Incoming, Job, Outgoing};
 use pagelift_transports::{Endpoint, Security};
@@ -83,7 +84,12 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     pub(crate) fn new(security: &Security) -> Self {
-        let here: Endpoint = "tcp://127.0.0.1:0".parse().unwrap();
+        Self::at("tcp://127.0.0.1:0", security)
+    }
+
+    /// One that waits at `here`.
+    pub(crate) fn at(here: &str, security: &Security) -> Self {
+        let here: Endpoint = here.parse().unwrap();
         let memory = Arc::new(memory(PAGES));
         let incoming = Incoming::new(
             here.listen_with(security).unwrap(),
@@ -123,13 +129,18 @@ pub(crate) fn send(target: &Endpoint, security: &Security) -> Result<Report, Fai
 
 /// A guest of `pages` pages that is to leave.
 pub(crate) fn outgoing(pages: u64, target: &Endpoint, security: &Security) -> Outgoing<Here> {
+    outgoing_over(pages, target.connect_with(security).unwrap())
+}
+
+/// The same, over `link`.
+pub(crate) fn outgoing_over(pages: u64, link: Box<dyn RateCapped>) -> Outgoing<Here> {
     let memory = memory(pages);
     for number in 0..pages {
         memory.write(PageIndex(number), &page(number)).unwrap();
     }
     let tracker = ManualTracker::new(PageCount(pages));
     let ram = GuestRam::new(Arc::new(memory), Box::new(tracker));
-    Outgoing::new(target.connect_with(security).unwrap(), ram, Here)
+    Outgoing::new(link, ram, Here)
         .channels(3)
         // However busy the machine is.
         .downtime(Duration::from_secs(60))
