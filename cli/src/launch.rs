@@ -21,6 +21,9 @@ pub struct RunOptions {
     /// `pagelift-receive --base` takes from them what has not changed
     #[arg(long, value_name = "DIR")]
     ram_dir: Option<PathBuf>,
+    /// Leave the session of the program that starts it, so that QEMU goes on when that ends
+    #[arg(long, hide = true)]
+    detach: bool,
     /// QEMU and its options
     #[arg(last = true, required = true, value_name = "QEMU")]
     command: Vec<OsString>,
@@ -36,11 +39,24 @@ pub fn run(options: RunOptions) -> Result<std::convert::Infallible> {
         Some(agent) => agent,
         None => find_agent()?,
     };
+    if options.detach {
+        rustix::process::setsid().context("leaving the session")?;
+    }
     Ok(command_line::run(
         options.command,
         &agent,
         options.ram_dir.as_deref(),
     )?)
+}
+
+/// The program that has `pagelift run`: beside this one.
+///
+/// # Errors
+/// When this program is in no folder.
+pub(crate) fn pagelift() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let folder = program.parent().context("this program is in no folder")?;
+    Ok(folder.join("pagelift"))
 }
 
 /// The agent, where it is built or installed.

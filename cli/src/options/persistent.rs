@@ -1,5 +1,6 @@
 //! The option for persistent memory; the same option on both sides.
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use pagelift_control::driver::qemu::PersistentMemory;
 
@@ -29,6 +30,13 @@ enum PersistentMemoryName {
 }
 
 impl PersistentOptions {
+    /// The same for a program on the other side.
+    pub fn words(self) -> Vec<String> {
+        let name = self.persistent_memory.to_possible_value();
+        let word = |name: PossibleValue| format!("--persistent-memory={}", name.get_name());
+        name.map(word).into_iter().collect()
+    }
+
     /// What is chosen.
     pub fn chosen(self) -> PersistentMemory {
         match self.persistent_memory {

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use pagelift_control::driver::Side;
 use pagelift_control::driver::qemu::direct::DirectQemu;
 use pagelift_control::failpoints;
 use pagelift_control::job::{IncomingError, json as objects, prepare_incoming};
 use pagelift_control::qmp::Address;
+use pagelift_control::remote::Arrival;
 use pagelift_engine::migration::{GuestLocation, IN_DOUBT};
 use pagelift_engine::pipeline::{Controls, Received, Settings, process_cpu};
 use pagelift_engine::units::{ByteCount, PageCount};
@@ -17,6 +18,7 @@ use pagelift_transports::{Endpoint, Token};
 use serde_json::{Value, json};
 
 use crate::exit::{self, ExitCode};
+use crate::launch;
 use crate::logging::LogOptions;
 use crate::options::{PersistentOptions, SecurityOptions};
 use crate::own_process;
@@ -30,11 +32,17 @@ use crate::watch::watch;
 #[command(name = "pagelift-receive", version)]
 pub struct ReceiveCommand {
     /// QEMU's monitor: the path of a -qmp unix socket that nobody else uses
-    #[arg(long, value_name = "PATH")]
-    qmp: Address,
-    /// Where to wait for the source: tcp://HOST:PORT; port 0 picks one, which is printed. If others
-    /// than this host can reach it, and nothing else is said, a token is made for this move, and the
-    /// command for the source is printed with it
+    #[arg(long, value_name = "PATH", required_unless_present = "start")]
+    qmp: Option<Address>,
+    /// Start the QEMU that the source asks for, which is known by who has started this program:
+    /// `pagelift-send --to ssh://...` does. Takes --listen stdio:
+    #[arg(long, conflicts_with_all = ["qmp", "tls_dir", "token_file", "new_token"])]
+    start: bool,
+    /// Where to wait for the source: tcp://HOST:PORT, with ?bind=WHERE and &dscp=CLASS behind it if
+    /// wanted; port 0 picks one, which is printed. Or unix:PATH, vsock:any:PORT, fd:N (a connected
+    /// socket), exec:COMMAND, stdio: (the report goes to standard error then). If others than this
+    /// host can reach it, and nothing else is said, a token is made for this move, and the command for
+    /// the source is printed with it
     #[arg(long, value_name = "URI")]
     listen: Endpoint,
     /// How to know the source
@@ -62,20 +70,42 @@ impl ReceiveCommand {
     /// Takes a guest. What goes wrong is reported.
     pub fn run(self) -> ExitCode {
         self.log.start();
-        own_process::prepare();
         let output = self.output.clone();
-        let ended = self.receive();
+        let ended = self.with_qemu();
         ended.unwrap_or_else(|error| output.not_begun(&error))
+    }
+
+    /// With the QEMU that was named, or one that is started.
+    fn with_qemu(self) -> Result<ExitCode> {
+        let Some(qmp) = self.qmp.clone() else {
+            if self.listen != Endpoint::Stdio {
+                bail!("--start takes --listen stdio:");
+            }
+            // QEMU does not get the limits of this process.
+            let arrival = Arrival::begin(&launch::pagelift()?)?;
+            own_process::prepare();
+            let (qmp, pid) = (arrival.qmp(), arrival.pid());
+            let ended = self.receive(&qmp)?;
+            if let ExitCode::Completed | ExitCode::Unknown = ended {
+                print::note(format_args!(
+                    "the guest's QEMU is process {pid}, with a monitor at {qmp}"
+                ));
+                arrival.keep();
+            }
+            return Ok(ended);
+        };
+        own_process::prepare();
+        self.receive(&qmp)
     }
 
     /// # Errors
     /// When what the migration needs beside the guest could not be set up: nothing was begun.
-    fn receive(self) -> Result<ExitCode> {
+    fn receive(self, qmp: &Address) -> Result<ExitCode> {
         let cancel = exit::cancel_on_signal()?;
         failpoints::check_environment()?;
         let driver = DirectQemu {
             persistent_memory: self.persistent.chosen(),
-            ..DirectQemu::new(self.qmp.clone())
+            ..DirectQemu::new(qmp.clone())
         };
         let controls = Controls::new(Settings::default(), cancel);
         let is_wanted = self.new_token || !self.listen.is_local();
@@ -83,7 +113,7 @@ impl ReceiveCommand {
         let job = match prepare_incoming(&driver, &self.listen, &security, &self.base, controls) {
             Ok(job) => job,
             Err(IncomingError::Refused(error)) => {
-                let guest = super::place_of(&self.qmp);
+                let guest = super::place_of(qmp);
                 return Ok(self.output.not_started(error, guest, Side::Target));
             }
             Err(error) => return Err(error.into()),
@@ -139,7 +169,9 @@ fn invite(token: &Token, address: &str) {
     let address = ["tcp://0.0.0.0:", "tcp://[::]:"]
         .iter()
         .find_map(|any| address.strip_prefix(any))
-        .map_or_else(|| address.to_owned(), |port| format!("tcp://{host}:{port}"));
+        .map(|port| format!("tcp://{host}:{port}"))
+        .or_else(|| Some(format!("vsock:CID:{}", address.strip_prefix("vsock:any:")?)))
+        .unwrap_or_else(|| address.to_owned());
     print::note(format_args!(
         "on the source, with a token made for this move:\n  \
          PAGELIFT_TOKEN={} pagelift-send --qmp PATH --to {address}",

@@ -1,5 +1,7 @@
 //! `pagelift-send`: the guest of a running QEMU leaves.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -8,11 +10,13 @@ use pagelift_control::driver::LeavingGuest;
 use pagelift_control::driver::Side;
 use pagelift_control::driver::qemu::direct::DirectQemu;
 use pagelift_control::failpoints;
-use pagelift_control::job::{JobStatus, prepare_outgoing};
+use pagelift_control::job::{JobStatus, prepare_outgoing, prepare_outgoing_over};
 use pagelift_control::qmp::Address;
+use pagelift_control::remote::{SshLink, SshTarget};
 use pagelift_control::throttle::ThrottleBy;
 use pagelift_engine::Ended;
 use pagelift_engine::pipeline::process_cpu;
+use pagelift_engine::transport::RateCapped;
 use pagelift_engine::units::Rate;
 use pagelift_transports::Endpoint;
 
@@ -21,6 +25,7 @@ use crate::html::{Move, PageOptions};
 use crate::logging::LogOptions;
 use crate::options::{self, ConvergenceOptions, PersistentOptions, SecurityOptions};
 use crate::own_process;
+use crate::print;
 use crate::progress::Progress;
 use crate::report::{Extra, Output};
 use crate::watch::watch;
@@ -35,9 +40,17 @@ pub struct SendCommand {
     /// QEMU's monitor: the path of a -qmp unix socket that nobody else uses
     #[arg(long, value_name = "PATH")]
     qmp: Address,
-    /// The target: tcp://HOST:PORT
+    /// The target: tcp://HOST:PORT, with ?bind=WHERE (an interface, or an address of this host) and
+    /// &dscp=CLASS behind it if wanted; unix:PATH, vsock:CID:PORT, fd:N (a connected socket),
+    /// exec:COMMAND (a program that carries the bytes), stdio:. Or ssh://[USER@]HOST[:PORT], which
+    /// starts a QEMU and pagelift-receive there, with the same command line as here, and ends both if
+    /// the guest does not get there; behind it ?receive=PROGRAM, ?qemu=PROGRAM, ?dir=FOLDER to start
+    /// in, ?qmp=PATH of a QEMU that waits there already
     #[arg(long, value_name = "URI")]
-    to: Endpoint,
+    to: Destination,
+    /// The command for ssh://, with options of its own
+    #[arg(long, value_name = "COMMAND", default_value = "ssh")]
+    ssh: String,
     /// How to know the target
     #[command(flatten)]
     security: SecurityOptions,
@@ -83,6 +96,35 @@ pub struct SendCommand {
     page: PageOptions,
 }
 
+/// Where a guest goes.
+#[derive(Clone, Debug)]
+enum Destination {
+    /// To a receiver that waits there.
+    Endpoint(Endpoint),
+    /// To one that is started there.
+    Ssh(SshTarget),
+}
+
+impl FromStr for Destination {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match text.starts_with("ssh:") {
+            true => Self::Ssh(text.parse()?),
+            false => Self::Endpoint(text.parse()?),
+        })
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Endpoint(to) => to.fmt(f),
+            Self::Ssh(to) => to.fmt(f),
+        }
+    }
+}
+
 /// What throttles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ThrottleByName {
@@ -112,6 +154,22 @@ impl SendCommand {
         ended.unwrap_or_else(|error| output.not_begun(&error))
     }
 
+    /// Starts a receiver at `to`. What it prints is shown with the host's name.
+    ///
+    /// # Errors
+    /// When ssh does not get there, or something is missing there.
+    fn start_receiver(&self, to: &SshTarget) -> Result<Box<dyn RateCapped>> {
+        let ssh: Vec<_> = self.ssh.split_whitespace().map(Into::into).collect();
+        let (host, is_quiet) = (to.host.clone(), self.output.quiet);
+        let said = move |line: &str| {
+            if !is_quiet {
+                print::note(format_args!("{host}: {line}"));
+            }
+        };
+        let started = SshLink::start(to, &ssh, &self.qmp, &self.persistent.words(), said)?;
+        Ok(started.link)
+    }
+
     /// # Errors
     /// When what the migration needs beside the guest could not be set up: nothing was begun.
     fn migrate(self) -> Result<ExitCode> {
@@ -130,7 +188,14 @@ impl SendCommand {
             throttle_by: self.throttle_by.into(),
             ..DirectQemu::new(self.qmp.clone())
         };
-        let mut job = match prepare_outgoing(&driver, &self.to, &security, &shown) {
+        let prepared = match &self.to {
+            Destination::Endpoint(to) => prepare_outgoing(&driver, to, &security, &shown),
+            Destination::Ssh(to) => {
+                let link = self.start_receiver(to)?;
+                prepare_outgoing_over(&driver, link, &shown)
+            }
+        };
+        let mut job = match prepared {
             Ok(job) => job,
             Err(error) => {
                 let guest = super::place_of(&self.qmp);

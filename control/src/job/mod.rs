@@ -17,5 +17,5 @@ pub mod values;
 
 pub use bottleneck::Bottleneck;
 pub use incoming::{IncomingError, IncomingJob, prepare_incoming};
-pub use outgoing::{OutgoingJob, prepare_outgoing};
+pub use outgoing::{OutgoingJob, prepare_outgoing, prepare_outgoing_over};
 pub use status::JobStatus;

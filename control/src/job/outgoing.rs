@@ -2,6 +2,7 @@
 
 use pagelift_engine::guest::SourceGuest;
 use pagelift_engine::migration::{MigrationError, Report, SourceStatus};
+use pagelift_engine::transport::RateCapped;
 use pagelift_engine::{Job, Outgoing, StartError};
 use pagelift_transports::{Endpoint, Security};
 
@@ -41,6 +42,18 @@ pub fn prepare_outgoing<D: Driver>(
             what: "cannot go to the target",
             source,
         })?;
+    prepare_outgoing_over(driver, link, status)
+}
+
+/// The same, over `link`.
+///
+/// # Errors
+/// When the guest cannot be moved: it runs on here, as it was.
+pub fn prepare_outgoing_over<D: Driver>(
+    driver: &D,
+    link: Box<dyn RateCapped>,
+    status: &JobStatus,
+) -> Result<OutgoingJob<SourceOf<D>>, MigrationError> {
     let refused = |error: DriverError| match error {
         DriverError::Ended(error) => MigrationError::GuestEnded(error.to_string()),
         error => MigrationError::Guest(error.to_string()),

@@ -15,6 +15,7 @@ use std::process::Command;
 
 use super::files::MemoryFiles;
 use super::{CommandLineError, make_shareable};
+use crate::remote::RunCommand;
 
 /// The environment variable that names libraries to load first, ld.so(8).
 const PRELOAD: &str = "LD_PRELOAD";
@@ -74,6 +75,8 @@ pub fn run(
     agent_library: &Path,
     ram_dir: Option<&Path>,
 ) -> Result<Infallible, RunError> {
+    // For a target that is to be started in the same way.
+    let given = RunCommand::variable(&args, ram_dir);
     let (program, args) = args.split_first().ok_or(RunError::NoCommand)?;
     // The dynamic linker only warns of a library it does not find and goes on without.
     let agent = fs::canonicalize(agent_library).map_err(|source| RunError::NoAgent {
@@ -90,6 +93,7 @@ pub fn run(
     let source = Command::new(program)
         .args(&rewritten.args)
         .env(PRELOAD, preload)
+        .envs(given)
         .exec();
     Err(RunError::Exec {
         program: program.clone(),
