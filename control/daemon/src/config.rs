@@ -60,6 +60,8 @@ pub struct Config {
     pub keepalive: Keepalive,
     /// What this host is called.
     pub host: Host,
+    /// QEMU.
+    pub qemu: Qemu,
 }
 
 /// Directories.
@@ -202,6 +204,22 @@ pub struct Host {
     pub name: Option<String>,
     /// What tells it from other hosts. Default: made once, and kept in `paths.state`.
     pub uuid: Option<String>,
+}
+
+/// QEMU.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Qemu {
+    /// The program for guests whose description names none.
+    pub emulator: PathBuf,
+}
+
+impl Default for Qemu {
+    fn default() -> Self {
+        Self {
+            emulator: "/usr/bin/qemu-system-x86_64".into(),
+        }
+    }
 }
 
 impl Config {

@@ -10,12 +10,20 @@
 //! | [`server`] | listeners, connections, limits |
 //! | [`dispatch`] | from a procedure to what it does, and the rights that it needs |
 //! | [`session`] | what a connection is to the daemon: rights, events, what to undo when it ends |
+//! | [`guests`] | the guests of this host |
+//! | [`driver`] | hypervisors |
+//! | [`store`] | what outlives the daemon |
+//! | [`events`] | events on their way to clients |
 //! | [`host`] | what this host is like |
 //! | [`daemon`] | all of it together |
 
 pub mod config;
 pub mod daemon;
 pub mod dispatch;
+pub mod driver;
+pub mod events;
+pub mod guests;
 pub mod host;
 pub mod server;
 pub mod session;
+pub mod store;

@@ -119,13 +119,13 @@ fn one_daemon_a_socket() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("another daemon listens there"), "{text}");
+    assert!(text.contains("another pageliftd uses it"), "{text}");
     Client::open(&daemon).call::<Hostname>(&()).unwrap();
 }
 
 #[test]
 fn a_socket_that_was_left_behind_is_taken_over() {
     let mut daemon = Daemon::start("");
-    daemon.kill_and_restart("");
+    daemon.crash();
     Client::open(&daemon).call::<Hostname>(&()).unwrap();
 }

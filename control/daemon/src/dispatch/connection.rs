@@ -43,6 +43,8 @@ fn supports(caller: Caller<'_>, number: i32) -> Answer<i32> {
         number,
         feature::TYPED_PARAM_STRING
             | feature::KEEPALIVE
+            | feature::XML_MIGRATABLE
+            | feature::EVENT_CALLBACK
             | feature::CLOSE_CALLBACK
             | feature::NETWORK_UPDATE_ORDER
     )))

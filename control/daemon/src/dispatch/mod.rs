@@ -1,6 +1,8 @@
 //! From a message to what answers it: the procedure's function, and the rights that it needs.
 
 mod connection;
+mod domain;
+mod events;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -75,6 +77,8 @@ impl Dispatcher {
             entries: HashMap::new(),
         };
         connection::add(&mut dispatcher);
+        domain::add(&mut dispatcher);
+        events::add(&mut dispatcher);
         dispatcher
     }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -21,6 +22,9 @@ use crate::session::Peer;
 
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 64;
+
+/// How long a socket may still be open that no daemon listens at.
+const STALE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A client that has connected.
 #[derive(Debug)]
@@ -110,10 +114,17 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::other("another daemon listens there")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        Err(error) => Err(error),
+    // A child that a daemon was starting when it was killed has its sockets until it becomes QEMU.
+    let deadline = Instant::now() + STALE_PATIENCE;
+    loop {
+        match UnixStream::connect(path) {
+            Ok(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+            Ok(_) => return Err(io::Error::other("another daemon listens there")),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                return fs::remove_file(path);
+            }
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use pagelift_rpc::calls::{Open, OpenArgs, Procedure};
+use pagelift_rpc::calls::{AuthList, Open, OpenArgs, Procedure};
 use pagelift_rpc::error::Error;
 use pagelift_rpc::frame::FrameReader;
 use pagelift_rpc::message::{Kind, Message, Status};
@@ -54,9 +54,18 @@ impl Daemon {
             .unwrap()
     }
 
+    /// Waits until it answers. That it can be connected to says nothing: a child of a daemon that was
+    /// killed may have the socket.
     fn wait_ready(&self) {
+        let asked = Message::call::<AuthList>(0, &()).encode().unwrap();
         let deadline = Instant::now() + PATIENCE;
-        while UnixStream::connect(self.read_only_socket()).is_err() {
+        loop {
+            if let Ok(socket) = UnixStream::connect(self.read_only_socket()) {
+                let mut client = Client::of(socket);
+                if client.try_send(&asked) && client.receive().is_some() {
+                    return;
+                }
+            }
             assert!(Instant::now() < deadline, "not ready:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -107,14 +116,6 @@ impl Daemon {
         }
     }
 
-    /// Kills it without a chance to do anything, and starts it again.
-    pub(crate) fn kill_and_restart(&mut self, more: &str) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        self.child = Self::spawn(self.dir.path(), more);
-        self.wait_ready();
-    }
-
     /// The process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -155,10 +156,59 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// The processes of its guests.
+    pub(crate) fn qemus(&self) -> Vec<u32> {
+        let mark = self.dir.path().display().to_string();
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.contains("charmonitor") && line.contains(&mark)
+        })
+        .collect()
+    }
+
+    /// Writes a description into a file, for virsh.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    /// Kills it without a chance to do anything, and starts it again.
+    pub(crate) fn crash(&mut self) {
+        self.crash_while(|_| ());
+    }
+
+    /// As [`crash`](Self::crash), with something that happens while there is none.
+    pub(crate) fn crash_while(&mut self, meanwhile: impl FnOnce(&Self)) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        meanwhile(self);
+        self.child = Self::spawn(self.dir.path(), "");
+        self.wait_ready();
+    }
+
+    /// Kills the processes of its guests.
+    pub(crate) fn kill_qemus(&self) {
+        for pid in self.qemus() {
+            let _gone = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while !self.qemus().is_empty() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _gone = self.child.kill();
         let _status = self.child.wait();
+        self.kill_qemus();
     }
 }
 
@@ -171,6 +221,31 @@ pub(crate) fn virsh_at(uri: &str, args: &[&str]) -> Output {
         .stdin(Stdio::null())
         .output()
         .unwrap()
+}
+
+/// Whether there is a QEMU.
+pub(crate) fn qemu() -> Result<(), Skip> {
+    match Command::new("/usr/bin/qemu-system-x86_64")
+        .arg("--version")
+        .output()
+    {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err(Skip(
+            "no qemu-system-x86_64; apt-get install qemu-system-x86".into(),
+        )),
+    }
+}
+
+/// A guest that boots nothing: its firmware looks for a disk, for ever.
+pub(crate) fn guest_xml(name: &str, number: u8) -> String {
+    format!(
+        "<domain type='qemu'>\n  <name>{name}</name>\n\
+         <uuid>aaaaaaaa-0000-4000-8000-0000000000{number:02x}</uuid>\n\
+         <memory unit='KiB'>32768</memory>\n<vcpu>1</vcpu>\n\
+         <os><type arch='x86_64' machine='pc'>hvm</type></os>\n\
+         <features><acpi/></features>\n<on_crash>destroy</on_crash>\n\
+         <devices><serial type='null'><target port='0'/></serial></devices>\n</domain>\n"
+    )
 }
 
 /// Whether there is a virsh.
@@ -194,7 +269,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn connect(path: &Path) -> Self {
-        let socket = UnixStream::connect(path).unwrap();
+        Self::of(UnixStream::connect(path).unwrap())
+    }
+
+    fn of(socket: UnixStream) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
             socket,
@@ -256,7 +334,9 @@ impl Client {
         let serial = self.serial;
         self.serial += 1;
         self.send_message(&Message::call::<P>(serial, args));
-        let reply = self.reply().expect("an answer");
+        let reply = self
+            .reply()
+            .unwrap_or_else(|| panic!("no answer to {}", P::NUMBER));
         assert_eq!(reply.header.serial, serial);
         result::<P>(&reply)
     }

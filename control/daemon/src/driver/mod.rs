@@ -1,0 +1,3 @@
+//! Hypervisors.
+
+pub mod qemu;

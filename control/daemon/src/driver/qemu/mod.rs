@@ -1,0 +1,12 @@
+//! QEMU: a process for each guest, which the daemon starts, watches and finds again.
+//!
+//! A QEMU outlives the daemon: it is in a process group of its own, prints to a file, and has its
+//! monitor at a socket in a directory of its own, by which a daemon that comes back finds it.
+
+mod argv;
+mod machines;
+mod process;
+
+pub use argv::{Start, Unsupported, argv};
+pub use machines::Machines;
+pub use process::{Ended, Launch, Qemu, QemuError, end_leftover};

@@ -1,0 +1,356 @@
+//! Starting, ending and pausing guests, and what their QEMUs say.
+
+use std::fs;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use pagelift_control::qmp::{Event, QmpError};
+use pagelift_rpc::calls::state;
+use pagelift_rpc::error::Error;
+use pagelift_rpc::events::lifecycle;
+use pagelift_v3::domain::{Chardev, Domain};
+use serde_json::Value;
+use tracing::{error, info, warn};
+
+use super::{Active, Ending, Guest, Guests, Job, errors};
+use crate::driver::qemu::{Ended, Launch, Qemu, argv};
+
+/// How long the end of a process may take to be noticed.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How a guest is started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartFlags {
+    /// It stays paused.
+    pub paused: bool,
+}
+
+fn of_monitor(error: &QmpError) -> Error {
+    errors::internal(error)
+}
+
+impl Guests {
+    /// Starts a guest from its definition.
+    ///
+    /// # Errors
+    /// When it runs, has no definition, or does not start.
+    pub fn start(self: &Arc<Self>, guest: &Arc<Guest>, flags: StartFlags) -> Result<(), Error> {
+        let job = guest.begin("remoteDispatchDomainCreate")?;
+        let inner = guest.inner();
+        if inner.active.is_some() {
+            return Err(errors::invalid("domain is already running"));
+        }
+        let Some(domain) = inner.definition.clone() else {
+            return Err(errors::no_guest("the guest has ended, and was not defined"));
+        };
+        drop(inner);
+        self.boot(&job, domain, flags)
+    }
+
+    /// Starts a guest from `domain`, and forgets it when it ends.
+    ///
+    /// # Errors
+    /// When it runs, another has its name or UUID, or it does not start.
+    pub fn create(
+        self: &Arc<Self>,
+        domain: Domain,
+        flags: StartFlags,
+    ) -> Result<Arc<Guest>, Error> {
+        let job = self.claim(&domain, "remoteDispatchDomainCreateXML")?;
+        let guest = Arc::clone(job.guest());
+        let booted = self.boot(&job, domain, flags);
+        drop(job);
+        if booted.is_err() {
+            self.forget_if_gone(&guest);
+        }
+        booted.map(|()| guest)
+    }
+
+    /// Starts the guest of `job`, and lets it run.
+    fn boot(self: &Arc<Self>, job: &Job, domain: Domain, flags: StartFlags) -> Result<(), Error> {
+        let guest = job.guest();
+        let qemu = self.launch(job, domain, false)?;
+        let started = if flags.paused {
+            Ok(Value::Null)
+        } else {
+            qemu.execute("cont")
+        };
+        if let Err(error) = started {
+            self.end(job, Ending::Failed)?;
+            return Err(of_monitor(&error));
+        }
+        let mut inner = guest.inner();
+        inner.state = if flags.paused {
+            state::PAUSED_USER
+        } else {
+            state::RUNNING_BOOTED
+        };
+        let saved = guest.save(&inner);
+        drop(inner);
+        if saved.is_err() {
+            self.end(job, Ending::Failed)?;
+            return saved;
+        }
+        let events = &guest.shared.events;
+        let wire = guest.wire();
+        if !flags.paused {
+            events.lifecycle(&wire, lifecycle::RESUMED_UNPAUSED);
+        }
+        events.lifecycle(&wire, lifecycle::STARTED_BOOTED);
+        if flags.paused {
+            events.lifecycle(&wire, lifecycle::SUSPENDED_PAUSED);
+        }
+        Ok(())
+    }
+
+    /// Starts a process for the guest of `job`, whose vCPUs do not run yet; with `incoming` it waits for
+    /// the guest's state from elsewhere. When this fails, nothing of it is left.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn launch(
+        self: &Arc<Self>,
+        job: &Job,
+        mut domain: Domain,
+        incoming: bool,
+    ) -> Result<Arc<Qemu>, Error> {
+        let guest = job.guest();
+        let shared = &guest.shared;
+        let launch = Launch {
+            name: domain.name.clone(),
+            program: shared.emulator(&domain),
+            args: argv(&domain, &shared.start_of(guest.uuid(), incoming))
+                .map_err(errors::unbuildable)?,
+            environment: domain.command_line.environment.clone(),
+            start: shared.start_of(guest.uuid(), incoming),
+            log: shared
+                .config
+                .paths
+                .log
+                .join(format!("{}.log", guest.uuid())),
+        };
+        domain.started(shared.take_id(), None);
+        // Kept before there is a process, so that a daemon that comes back looks for it.
+        let mut inner = guest.inner();
+        let before = inner.state;
+        inner.state = state::PAUSED_STARTING_UP;
+        inner.active = Some(Active {
+            domain,
+            qemu: None,
+            ending: None,
+        });
+        let launched = guest.save(&inner).and_then(|()| {
+            drop(inner);
+            Qemu::launch(&launch).map_err(|error| errors::of_qemu(&error))
+        });
+        let mut inner = guest.inner();
+        let qemu = match launched {
+            Ok(qemu) => Arc::new(qemu),
+            Err(error) => {
+                inner.active = None;
+                inner.state = before;
+                if let Err(error) = guest.save(&inner) {
+                    warn!(%error, "a guest that did not start is still kept");
+                }
+                return Err(error);
+            }
+        };
+        if let Some(active) = &mut inner.active {
+            note_terminals(&mut active.domain, &qemu);
+            active.qemu = Some(Arc::clone(&qemu));
+        }
+        drop(inner);
+        self.watch(guest, &qemu);
+        Ok(qemu)
+    }
+
+    /// Follows a process until it has ended.
+    pub(super) fn watch(self: &Arc<Self>, guest: &Arc<Guest>, qemu: &Arc<Qemu>) {
+        let (guests, guest, qemu) = (Arc::clone(self), Arc::clone(guest), Arc::clone(qemu));
+        let run = move || {
+            let ended = qemu.watch(|event| guest.noted(event));
+            guests.ended(&guest, ended);
+        };
+        if let Err(error) = std::thread::Builder::new().name("guest".into()).spawn(run) {
+            error!(%error, "the end of a guest will not be noticed");
+        }
+    }
+
+    /// The process has ended.
+    fn ended(&self, guest: &Guest, ended: Ended) {
+        let wire = guest.wire();
+        let mut inner = guest.inner();
+        let ending = inner.active.take().and_then(|active| active.ending);
+        let (now, event) = match (ending, ended) {
+            (Some(Ending::Destroyed), _) => {
+                (state::SHUT_OFF_DESTROYED, lifecycle::STOPPED_DESTROYED)
+            }
+            (Some(Ending::Migrated), _) => (state::SHUT_OFF_MIGRATED, lifecycle::STOPPED_MIGRATED),
+            (Some(Ending::Failed), _) => (state::SHUT_OFF_FAILED, lifecycle::STOPPED_FAILED),
+            (Some(Ending::Shutdown), _) | (None, Ended::Shutdown) => {
+                (state::SHUT_OFF_SHUTDOWN, lifecycle::STOPPED_SHUTDOWN)
+            }
+            (None, Ended::Crashed) => (state::SHUT_OFF_CRASHED, lifecycle::STOPPED_CRASHED),
+        };
+        inner.state = now;
+        if let Err(error) = guest.save(&inner) {
+            error!(%error, name = inner.name, "the end of a guest is not kept");
+        }
+        info!(name = inner.name, state = ?now, "guest ended");
+        drop(inner);
+        let _not_there = fs::remove_dir_all(guest.shared.start_of(guest.uuid(), false).dir);
+        self.forget_if_gone(guest);
+        guest.changed.notify_all();
+        let id = pagelift_rpc::types::NO_ID;
+        guest
+            .shared
+            .events
+            .lifecycle(&pagelift_rpc::types::Domain { id, ..wire }, event);
+    }
+
+    /// Ends the process of the guest of `job`.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be ended.
+    pub fn end(&self, job: &Job, why: Ending) -> Result<(), Error> {
+        let guest = job.guest();
+        let mut inner = guest.inner();
+        let qemu = inner.qemu()?;
+        if let Some(active) = &mut inner.active {
+            active.ending = Some(why);
+        }
+        drop(inner);
+        qemu.end().map_err(errors::internal)?;
+        let inner = guest.inner();
+        let is_there = |inner: &mut super::Inner| inner.active.is_some();
+        let waited = guest
+            .changed
+            .wait_timeout_while(inner, END_PATIENCE, is_there);
+        let (inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if inner.active.is_some() {
+            return Err(errors::internal("the end of the guest was not noticed"));
+        }
+        Ok(())
+    }
+
+    /// Ends a guest at once.
+    ///
+    /// # Errors
+    /// When it does not run, or cannot be ended.
+    pub fn destroy(&self, guest: &Arc<Guest>) -> Result<(), Error> {
+        let job = guest.begin("remoteDispatchDomainDestroy")?;
+        self.end(&job, Ending::Destroyed)
+    }
+}
+
+impl Guest {
+    /// Asks the guest to shut down.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn shut_down(self: &Arc<Self>) -> Result<(), Error> {
+        let _job = self.begin("remoteDispatchDomainShutdown")?;
+        let qemu = self.inner().qemu()?;
+        let asked = qemu.execute("system_powerdown");
+        asked.map(drop).map_err(|error| of_monitor(&error))
+    }
+
+    /// Pauses the guest.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn suspend(self: &Arc<Self>) -> Result<(), Error> {
+        let _job = self.begin("remoteDispatchDomainSuspend")?;
+        let qemu = self.inner().qemu()?;
+        qemu.execute("stop").map_err(|error| of_monitor(&error))?;
+        self.turn(state::PAUSED_USER, lifecycle::SUSPENDED_PAUSED)
+    }
+
+    /// Lets the guest run on.
+    ///
+    /// # Errors
+    /// When it runs, or has ended.
+    pub fn resume(self: &Arc<Self>) -> Result<(), Error> {
+        let _job = self.begin("remoteDispatchDomainResume")?;
+        let inner = self.inner();
+        let qemu = inner.qemu()?;
+        if inner.state.0 == state::RUNNING_BOOTED.0 {
+            return Err(errors::invalid("domain is already running"));
+        }
+        drop(inner);
+        qemu.execute("cont").map_err(|error| of_monitor(&error))?;
+        self.turn(state::RUNNING_UNPAUSED, lifecycle::RESUMED_UNPAUSED)
+    }
+
+    /// The guest is now in `state`, of which `event` tells; unless it has ended.
+    fn turn(&self, state: (i32, i32), event: (i32, i32)) -> Result<(), Error> {
+        let mut inner = self.inner();
+        if inner.active.is_none() {
+            return Err(errors::not_running());
+        }
+        inner.state = state;
+        let saved = self.save(&inner);
+        drop(inner);
+        self.shared.events.lifecycle(&self.wire(), event);
+        saved
+    }
+
+    /// QEMU has said something.
+    fn noted(&self, event: &Event) {
+        let mut inner = self.inner();
+        let before = inner.state;
+        match event.name.as_str() {
+            "SHUTDOWN" => {
+                let by_guest = event.data.get("guest").and_then(Value::as_bool) == Some(true);
+                if let Some(active) = &mut inner.active
+                    && by_guest
+                {
+                    active.ending.get_or_insert(Ending::Shutdown);
+                }
+                drop(inner);
+                let detail = if by_guest {
+                    lifecycle::SHUTDOWN_GUEST
+                } else {
+                    lifecycle::SHUTDOWN_HOST
+                };
+                self.shared.events.lifecycle(&self.wire(), detail);
+                return;
+            }
+            // By another hand than the daemon's: that knows what it does before this is heard.
+            "STOP" if before.0 == state::RUNNING_BOOTED.0 => inner.state = state::PAUSED_UNKNOWN,
+            "RESUME" if before == state::PAUSED_UNKNOWN || before == state::PAUSED_IO_ERROR => {
+                inner.state = state::RUNNING_UNPAUSED;
+            }
+            "BLOCK_IO_ERROR" if event.text("action") == Some("stop") => {
+                inner.state = state::PAUSED_IO_ERROR;
+            }
+            _ => return,
+        }
+        if inner.state != before
+            && let Err(error) = self.save(&inner)
+        {
+            warn!(%error, name = inner.name, "the state of a guest is not kept");
+        }
+    }
+}
+
+/// Writes down which pseudo-terminals QEMU got.
+fn note_terminals(domain: &mut Domain, qemu: &Qemu) {
+    let serials = &mut domain.devices.serials;
+    if !serials
+        .iter()
+        .any(|serial| matches!(serial.backend, Chardev::Pty(_)))
+    {
+        return;
+    }
+    let chardevs = qemu.execute("query-chardev").unwrap_or_default();
+    for serial in serials {
+        let label = format!("char{}", serial.alias());
+        let mut all = chardevs.as_array().into_iter().flatten();
+        let own = all.find(|chardev| chardev["label"] == *label);
+        let path = own.and_then(|own| own["filename"].as_str()?.strip_prefix("pty:"));
+        if let Chardev::Pty(terminal) = &mut serial.backend {
+            *terminal = path.map(str::to_owned);
+        }
+    }
+}

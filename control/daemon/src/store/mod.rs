@@ -1,0 +1,177 @@
+//! What outlives the daemon: guests, in a database that survives a crash at any moment.
+//!
+//! One table, a record of JSON for each guest. A record is written before the daemon does what it says
+//! (a QEMU is started) or says what it did (an answer, an event), so that a daemon that is killed finds
+//! everything again that it has started.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize};
+
+const GUESTS: TableDefinition<'_, &str, &str> = TableDefinition::new("guests");
+
+/// How long a daemon that is ending may keep the database.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is kept of a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Its definition, if it has one, as XML.
+    pub definition: Option<String>,
+    /// Whether it is started with the daemon.
+    pub autostart: bool,
+    /// Its process, if it has one.
+    pub live: Option<LiveRecord>,
+    /// Its state and the reason.
+    pub state: (i32, i32),
+}
+
+/// What is kept of a guest's process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveRecord {
+    /// What runs, as XML.
+    pub xml: String,
+    /// The guest's number.
+    pub id: u32,
+    /// Whether somebody was told that it runs. If nobody was, it is ended when the daemon comes back.
+    pub announced: bool,
+}
+
+/// The database cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+pub struct StoreError {
+    path: PathBuf,
+    why: String,
+}
+
+/// The database.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    database: Database,
+}
+
+impl Store {
+    /// The database in `dir`, which is made if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be opened: another daemon may have it.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join("guests.redb");
+        let failed = |why: String| StoreError {
+            path: path.clone(),
+            why,
+        };
+        std::fs::create_dir_all(dir).map_err(|why| failed(why.to_string()))?;
+        let deadline = std::time::Instant::now() + LOCK_PATIENCE;
+        let database = loop {
+            match Database::create(&path) {
+                Ok(database) => break database,
+                Err(DatabaseError::DatabaseAlreadyOpen) if std::time::Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(DatabaseError::DatabaseAlreadyOpen) => {
+                    return Err(failed("another pageliftd uses it".into()));
+                }
+                Err(why) => return Err(failed(why.to_string())),
+            }
+        };
+        Ok(Self { path, database })
+    }
+
+    fn failed(&self, why: impl Into<redb::Error>) -> StoreError {
+        StoreError {
+            path: self.path.clone(),
+            why: why.into().to_string(),
+        }
+    }
+
+    /// All guests, by UUID.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or a record is none.
+    pub fn all(&self) -> Result<Vec<(String, Record)>, StoreError> {
+        let transaction = self.database.begin_read().map_err(|e| self.failed(e))?;
+        let table = match transaction.open_table(GUESTS) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(self.failed(error)),
+        };
+        let mut guests = Vec::new();
+        for row in table.iter().map_err(|e| self.failed(e))? {
+            let (uuid, text) = row.map_err(|e| self.failed(e))?;
+            let record = serde_json::from_str(text.value()).map_err(|why| StoreError {
+                path: self.path.clone(),
+                why: format!("guest {}: {why}", uuid.value()),
+            })?;
+            guests.push((uuid.value().to_owned(), record));
+        }
+        Ok(guests)
+    }
+
+    /// Keeps `record` of the guest `uuid`. It is on the disk when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, uuid: &str, record: &Record) -> Result<(), StoreError> {
+        let text = serde_json::to_string(record).map_err(|why| StoreError {
+            path: self.path.clone(),
+            why: why.to_string(),
+        })?;
+        self.change(|table| table.insert(uuid, &*text).map(drop))
+    }
+
+    /// Forgets the guest `uuid`.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn remove(&self, uuid: &str) -> Result<(), StoreError> {
+        self.change(|table| table.remove(uuid).map(drop))
+    }
+
+    fn change(
+        &self,
+        change: impl FnOnce(&mut redb::Table<'_, &str, &str>) -> Result<(), redb::StorageError>,
+    ) -> Result<(), StoreError> {
+        let transaction = self.database.begin_write().map_err(|e| self.failed(e))?;
+        {
+            let mut table = transaction.open_table(GUESTS).map_err(|e| self.failed(e))?;
+            change(&mut table).map_err(|e| self.failed(e))?;
+        }
+        transaction.commit().map_err(|e| self.failed(e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_there_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Record {
+            definition: Some("<domain/>".into()),
+            state: (1, 1),
+            live: Some(LiveRecord {
+                xml: "<domain id='3'/>".into(),
+                id: 3,
+                announced: true,
+            }),
+            ..Record::default()
+        };
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.all().unwrap(), []);
+        store.put("a", &Record::default()).unwrap();
+        store.put("a", &record).unwrap();
+        store.put("b", &record).unwrap();
+        store.remove("b").unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.all().unwrap(), [("a".to_owned(), record)]);
+    }
+}
