@@ -237,12 +237,12 @@ impl Workload {
             .div_ceil(per_thread)
     }
 
-    /// The kernel command line.
+    /// The kernel command line. Without `no_timer_check` a kernel that is emulated on a busy machine may
+    /// find its timer too slow, and panics.
     pub fn kernel_args(&self) -> String {
         let mut line = format!(
-            "console=ttyS0 panic=-1 quiet pl.fill={} pl.rate={} pl.compute={} pl.width={} \
-             pl.pattern={} \
-             pl.content={} pl.tick_ms={} pl.threads={} pl.check={} pl.seed={}",
+            "console=ttyS0 panic=-1 quiet no_timer_check pl.fill={} pl.rate={} pl.compute={} \
+             pl.width={} pl.pattern={} pl.content={} pl.tick_ms={} pl.threads={} pl.check={} pl.seed={}",
             self.fill_bytes,
             self.rate_bytes_per_s,
             u8::from(self.compute),
