@@ -185,7 +185,7 @@ fn all_reasons_are_told_at_once() {
 }
 
 #[test]
-fn pluggable_memory_is_refused_and_persistent_memory_is_no_ram() {
+fn private_pluggable_memory_is_refused_and_persistent_memory_is_no_ram() {
     if !has_qemu() {
         return;
     }
@@ -222,10 +222,46 @@ fn pluggable_memory_is_refused_and_persistent_memory_is_no_ram() {
     assert_eq!((disks.len(), disks[0].bytes), (1, 4 << 20));
     assert_refused(
         &preflight::source(&qmp, &guest, false).unwrap(),
-        &[
-            "memory backend more is memory-backend-ram with share=off",
-            "device vm0 (virtio-mem-pci) cannot be tracked",
-        ],
+        &["memory backend more is memory-backend-ram with share=off"],
+    );
+}
+
+#[test]
+fn a_read_only_backend_is_no_ram_but_may_be_a_disk() {
+    if !has_qemu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| {
+        let path = folder.path().join(name);
+        File::create(&path).unwrap().set_len(4 << 20).unwrap();
+        let path = path.display();
+        format!("memory-backend-file,id={name},size=4M,mem-path={path},readonly=on,share=on")
+    };
+    let qemu = TestQemu::start(&[
+        "-machine",
+        "nvdimm=on",
+        "-m",
+        "64,slots=2,maxmem=1G",
+        "-object",
+        &file("disk0"),
+        "-device",
+        "nvdimm,memdev=disk0,id=nv0,unarmed=on",
+        "-object",
+        &file("rom0"),
+        "-device",
+        "pc-dimm,memdev=rom0,id=dimm0",
+    ]);
+    let (qmp, guest) = look(&qemu);
+    let disks = guest.open_persistent().unwrap();
+    assert_eq!((disks.len(), disks[0].name.as_str()), (1, "disk0"));
+    assert!(
+        disks[0].file.set_len(0).is_err(),
+        "it is open for reading only"
+    );
+    assert_refused(
+        &preflight::source(&qmp, &guest, false).unwrap(),
+        &["memory backend rom0 is read-only"],
     );
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::process::Pid;
 
 use crate::dirty::{
-    Combined, DirtyError, DirtySource, DiscardTracker, PagemapTracker, TrackedRange,
+    Combined, DirtyError, DirtySource, DiscardSwitch, DiscardTracker, PagemapTracker, TrackedRange,
 };
 use crate::memory::{
     FileMemory, GuestMemory, Layout, MapPages, MappedMemory, MemoryError, ReadPages, SharedMemory,
@@ -113,8 +113,8 @@ impl GuestRam {
     }
 
     /// As [`of_process`](Self::of_process), for a process that may discard pages of its RAM (free page
-    /// reporting, `MADV_REMOVE`, `fallocate`, `ftruncate`): they arrive as zeros. See
-    /// [`DiscardTracker`] for what that costs.
+    /// reporting, `MADV_REMOVE`, `fallocate`, `ftruncate`): they arrive as zeros, once `switch` is on.
+    /// See [`DiscardTracker`] for what that costs.
     ///
     /// # Errors
     /// As there; not for memory of huge pages, whose holes cannot be told.
@@ -126,12 +126,13 @@ impl GuestRam {
         uffd: Userfaultfd,
         memory: FileMemory,
         addresses: &[u64],
+        switch: DiscardSwitch,
     ) -> Result<Self, RamError> {
         uffd.enable_async_write_protect()
             .map_err(DirtyError::from)?;
         let ranges = tracked(memory.layout(), addresses.iter().copied());
         let memory = Arc::new(memory);
-        let discards = DiscardTracker::new(Some(pid), Arc::clone(&memory), ranges.clone())?;
+        let discards = DiscardTracker::new(Some(pid), Arc::clone(&memory), ranges.clone(), switch)?;
         let written = PagemapTracker::new(Some(pid), uffd, ranges)?;
         // Holes are looked for after what was written is known.
         let dirty = Combined::new(Box::new(written), Box::new(discards));

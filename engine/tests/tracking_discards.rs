@@ -6,14 +6,14 @@ mod support;
 
 use std::os::unix::fs::FileExt;
 
-use pagelift_engine::dirty::DirtySource;
+use pagelift_engine::dirty::{DirtySource, DiscardSwitch};
 use pagelift_engine::memory::{FileMemory, PageBitmap};
 use pagelift_engine::ram::GuestRam;
 use pagelift_engine::sys::Userfaultfd;
-use pagelift_engine::units::{PAGE_BYTES, PageCount};
+use pagelift_engine::units::{PAGE_BYTES, PageCount, PageRange};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate};
 use rustix::mm::{Advice, madvise};
-use support::{Mapping, memfd};
+use support::{HUGE_BYTES, HugePages, Mapping, harvest, memfd, tracker};
 
 const PAGES: u64 = 64;
 const PAGE: u64 = PAGE_BYTES as u64;
@@ -40,7 +40,8 @@ fn discards_of_any_kind_are_reported_once() {
     };
     let memory = FileMemory::whole(file.try_clone().unwrap()).unwrap();
     let this = rustix::process::getpid();
-    let made = GuestRam::of_discarding_process(this, uffd, memory, &[mapping.address()]);
+    let (addresses, switch) = ([mapping.address()], DiscardSwitch::default());
+    let made = GuestRam::of_discarding_process(this, uffd, memory, &addresses, switch.clone());
     let mut ram = made.unwrap();
     let dirty = ram.dirty();
     dirty.arm().unwrap();
@@ -49,6 +50,10 @@ fn discards_of_any_kind_are_reported_once() {
     assert_eq!(harvested(dirty), []);
 
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&file, punch, 20 * PAGE, PAGE).unwrap();
+    assert_eq!(harvested(dirty), [], "it is not looked for");
+    switch.turn_on();
+    assert_eq!(harvested(dirty), [(20, 1)]);
     fallocate(&file, punch, 3 * PAGE, 2 * PAGE).unwrap();
     // What holds nothing already is no news.
     fallocate(&file, punch, 40 * PAGE, PAGE).unwrap();
@@ -81,4 +86,38 @@ fn discards_of_any_kind_are_reported_once() {
         file.read_exact_at(&mut content, page * PAGE).unwrap();
         assert!(content.iter().all(|byte| *byte == 0), "page {page}");
     }
+}
+
+/// Of huge pages a discard is not reported, and the file knows no holes. What is written to such a page
+/// afterwards is: it is not lost on a guest that expects nothing of a page that it gave up.
+#[test]
+fn a_huge_page_is_reported_when_it_is_written_after_a_discard() {
+    const HUGE_PAGES: u64 = 4;
+    const EACH: u64 = (HUGE_BYTES / PAGE_BYTES) as u64;
+    let Some(_pool) = HugePages::reserve(HUGE_PAGES as usize) else {
+        return;
+    };
+    let Ok(file) = memfd(HUGE_PAGES * EACH, MemfdFlags::HUGETLB) else {
+        eprintln!("SKIP: no memfd of huge pages");
+        return;
+    };
+    let mapping = Mapping::of_file(&file, HUGE_PAGES * EACH).unwrap();
+    for page in 0..3 {
+        mapping.write(page * EACH, 7);
+    }
+    let all = PageRange::new(0, HUGE_PAGES * EACH);
+    let Some(mut tracker) = tracker(vec![mapping.tracked(0, all)]) else {
+        return;
+    };
+    let mut harvested = || harvest(&mut tracker, all.count.0);
+    harvested();
+    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(&file, punch, HUGE_BYTES as u64, HUGE_BYTES as u64).unwrap();
+    let removed = PageRange::new(2 * EACH, EACH);
+    mapping.advise(removed, Advice::LinuxRemove).unwrap();
+    assert_eq!(harvested(), []);
+    for page in [1, 2, 3] {
+        mapping.write(page * EACH, 8);
+    }
+    assert_eq!(harvested(), [PageRange::new(EACH, 3 * EACH)]);
 }

@@ -1,12 +1,13 @@
 //! Pages that QEMU discards on the way: they arrive as zeros, whatever was sent of them before.
 
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use pagelift_tests::{Bed, Programs, Qemu, Ticks, Workload, guest_images, require};
+use anyhow::{Context, Result, ensure};
+use pagelift_tests::{Bed, Ctl, PATIENCE, Programs, Qemu, Ticks, Workload, guest_images, require};
 use rustix::fs::{FallocateFlags, fallocate};
+use serde_json::json;
 
 const MIB: u64 = 1 << 20;
 
@@ -67,9 +68,9 @@ fn a_page_that_is_given_back_after_it_was_sent_arrives_as_zeros() -> Result<()> 
     send.wait_stderr(|text| text.contains("round 1 ").then_some(()))?;
     let there = ram_file(dirs[1].path())?;
     let mut arrived = [0; 4096];
-    let deadline = std::time::Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while arrived == [0; 4096] {
-        assert!(std::time::Instant::now() < deadline, "it is not sent");
+        assert!(Instant::now() < deadline, "it is not sent");
         std::thread::sleep(Duration::from_millis(10));
         there.read_exact_at(&mut arrived, DISCARDED.end - 4096)?;
     }
@@ -119,6 +120,73 @@ fn a_guest_with_a_balloon_moves() -> Result<()> {
         assert_eq!(target.verify()?.bad, 0);
         Ticks::check(&workload, &[source.log(), target.log()])?;
     }
+    bed.finish();
+    Ok(())
+}
+
+/// Waits until `wanted` holds.
+fn wait_until(what: &str, mut wanted: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !wanted()? {
+        ensure!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Bytes that a file holds.
+fn held_bytes(file: &std::fs::File) -> Result<u64> {
+    Ok(file.metadata()?.blocks() * 512)
+}
+
+/// A balloon that nobody uses before the move: free pages of its guest hold something, and have been
+/// sent when it takes them. The guest clears no page that it gives to the balloon.
+#[test]
+fn what_a_balloon_takes_in_mid_move_is_given_back_on_the_target_too() -> Result<()> {
+    let images = require!(guest_images());
+    let bed = Bed::new()?;
+    let programs = Programs::built()?;
+    let workload = Workload {
+        memory_mib: 160,
+        fill_bytes: 16 * MIB,
+        // More than the link carries at first, so that the move does not end before it is to.
+        rate_bytes_per_s: 32 * MIB,
+        ..Workload::default()
+    };
+    let dirs = [bed.shm_dir("home")?, bed.shm_dir("away")?];
+    let append = format!("{} virtio junk init_on_alloc=0 ", workload.kernel_args());
+    let machine = Qemu::builder(&bed, &images).workload(&workload);
+    let machine = machine.args(["-append", &append, "-device", "virtio-balloon-pci,id=b0"]);
+    let source = programs.wrap_keeping(machine.clone(), dirs[0].path());
+    let source = source.start("source")?;
+    let target = programs.wrap_keeping(machine, dirs[1].path());
+    let target = target.waiting().start("target")?;
+    source.wait_ready()?;
+    let [here, there] = [ram_file(dirs[0].path())?, ram_file(dirs[1].path())?];
+
+    let ctl = Ctl::new(&bed, bed.dir().join("control"));
+    let control = format!("--control={}", ctl.socket().display());
+    let (receive, uri) = programs.receive(&bed, &target)?;
+    let slow = ["--bandwidth=80Mbit/s", "--compress=none", "--policy=none"];
+    let options = [&slow[..], &["--verify", &control]].concat();
+    let send = programs.send(&bed, &source, &uri, &options)?;
+    wait_until("it is sent", || Ok(held_bytes(&there)? > 72 * MIB))?;
+    let held = held_bytes(&here)?;
+    source.execute("balloon", json!({ "value": 112 * MIB }))?;
+    wait_until("it is inflated", || {
+        let balloon = source.execute("query-balloon", json!({}))?;
+        Ok(balloon["actual"] == 112 * MIB)
+    })?;
+    ctl.set(&["bandwidth=none", "downtime=2s"])?;
+    let sent = send.wait()?;
+    assert_eq!(sent.code(), 0, "{sent:?}");
+    assert_eq!(receive.wait()?.code(), 0);
+    let [left, arrived] = [held_bytes(&here)?, held_bytes(&there)?];
+    assert!(left < held - 16 * MIB, "{left} bytes are left of {held}");
+    assert!(arrived < left + 8 * MIB, "{arrived} bytes for {left}");
+    assert_eq!(target.verify()?.bad, 0);
+    Ticks::check(&workload, &[source.log(), target.log()])?;
+    drop((source, target, dirs));
     bed.finish();
     Ok(())
 }

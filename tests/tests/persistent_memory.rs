@@ -187,3 +187,67 @@ fn persistent_memory_is_copied_into_empty_files_on_demand() -> Result<()> {
     bed.finish();
     Ok(())
 }
+
+/// A guest that can only read its NVDIMM, beside a disk of memory that it can write.
+#[test]
+fn what_a_guest_can_only_read_is_never_copied() -> Result<()> {
+    let images = require!(guest_images());
+    let bed = Bed::new()?;
+    let programs = Programs::built()?.with_token();
+    let (here, there) = (
+        Disks::filled(&bed, "here", 1)?,
+        Disks::empty(&bed, "there")?,
+    );
+    let before = here.content()?;
+    let machine = |read_only: &Path, written: &Path| {
+        let object = |id: &str, path: &Path, more: &str| {
+            let path = path.display();
+            format!("memory-backend-file,id={id},size={SIZE},mem-path={path}{more}")
+        };
+        let memory = format!("{}M,slots=2,maxmem=1G", small().memory_mib);
+        let machine = Qemu::builder(&bed, &images).workload(&small());
+        programs.wrap(machine).args([
+            "-machine",
+            "nvdimm=on",
+            "-m",
+            &memory,
+            "-object",
+            &object("nv0", read_only, ",readonly=on"),
+            "-device",
+            "nvdimm,id=dimm0,memdev=nv0,unarmed=on",
+            "-object",
+            &object("pm0", written, ",share=on"),
+            "-device",
+            "virtio-pmem-pci,id=disk0,memdev=pm0",
+        ])
+    };
+    let source = machine(&here.0, &here.1).start("source")?;
+    source.wait_ticks(2)?;
+    let copy = ["--persistent-memory", "copy"];
+
+    let other = machine(&there.0, &there.1).waiting().start("other")?;
+    let (receive, uri) = programs.receive_with(&bed, &other, &copy.map(OsStr::new))?;
+    let sent = programs.send(&bed, &source, &uri, &copy)?.wait()?;
+    let words = [
+        "persistent memory nv0: it is a disk",
+        "unless it is read-only",
+    ];
+    assert_refused(&sent, &words)?;
+    assert_refused(&receive.wait()?, &words)?;
+    drop(other);
+
+    let target = machine(&here.0, &there.1).waiting().start("target")?;
+    let send = [copy[0], copy[1], "--verify", "--downtime=2s"];
+    let moved = programs.migrate_with(&bed, &source, &target, &send, &copy.map(OsStr::new))?;
+    check_completed(&moved.sent.json()?, small().memory_mib * MIB + SIZE);
+    target.wait_ticks(2)?;
+    assert_eq!(target.verify()?.bad, 0);
+    assert!(
+        here.content()? == before,
+        "the source's disks are as they were"
+    );
+    assert!(fs::read(&there.1)? == before[1], "the other has arrived");
+    drop((source, target));
+    bed.finish();
+    Ok(())
+}

@@ -23,7 +23,7 @@ mod private;
 pub use clearing::ClearMarks;
 pub(crate) use clearing::ClearedPages;
 pub use combined::Combined;
-pub use discards::DiscardTracker;
+pub use discards::{DiscardSwitch, DiscardTracker};
 pub use kvm_log::{KvmLog, LoggedSlot};
 pub use kvm_rings::{KvmRingTracker, KvmRings};
 pub use manual::{DirtyMarker, ManualTracker, VcpuMarker};

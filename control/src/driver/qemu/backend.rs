@@ -36,9 +36,9 @@ impl Backend {
 
     /// Whether QEMU's `x-ignore-shared` leaves it alone, in every version that has it.
     ///
-    /// Since 8.1 only `memory-backend-file` with `share=on` qualifies.
-    pub fn is_shared_file(&self) -> bool {
-        self.kind == "memory-backend-file" && self.share && !self.readonly
+    /// Since 8.1 only `memory-backend-file` with `share=on` qualifies, read-only or not.
+    pub fn is_left_alone(&self) -> bool {
+        self.kind == "memory-backend-file" && self.share
     }
 }
 
@@ -90,6 +90,30 @@ pub fn list(qmp: &Qmp) -> Result<Vec<Backend>, QmpError> {
     }
     backends.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(backends)
+}
+
+/// Where QEMU keeps its devices: with an id, without one, and made by the board or by -drive.
+const CONTAINERS: [&str; 3] = [
+    "/machine/peripheral",
+    "/machine/peripheral-anon",
+    "/machine/unattached",
+];
+
+/// QOM path and type of the devices whose type `wanted` accepts.
+///
+/// # Errors
+/// As QMP's.
+pub fn of_type(
+    qmp: &Qmp,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<(String, String)>, QmpError> {
+    let mut found = Vec::new();
+    for container in CONTAINERS {
+        let devices = children(qmp, container)?.into_iter();
+        let devices = devices.filter(|(_, kind)| wanted(kind));
+        found.extend(devices.map(|(name, kind)| (format!("{container}/{name}"), kind)));
+    }
+    Ok(found)
 }
 
 /// Name and type of the objects below a QOM path.

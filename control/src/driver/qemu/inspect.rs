@@ -11,7 +11,8 @@ use pagelift_engine::wire::GuestProperty;
 use serde_json::{Value, json};
 
 use super::backend::{self, Backend};
-use super::{guest_abi, maps, ramblock};
+use super::maps::{self, Access};
+use super::{guest_abi, held, ramblock};
 use crate::qmp::{Qmp, QmpError};
 
 /// A version of QEMU.
@@ -200,13 +201,18 @@ impl Guest {
         let process = |what: String| move |source| InspectError::Process { pid, what, source };
         let mappings = maps::read(pid).map_err(process("its memory map".into()))?;
         let open = |block: &ramblock::Listed| {
-            let range = maps::find(&mappings, block.address, block.used_bytes);
+            let range = maps::find(
+                &mappings,
+                block.address,
+                block.used_bytes,
+                Access::ReadWrite,
+            );
             let range = range.ok_or_else(|| InspectError::NotMapped {
                 block: block.name.clone(),
                 pid,
                 address: block.address,
             })?;
-            let file = maps::open(pid, &range.mapping).map_err(process(format!(
+            let file = held::open(pid, &range.mapping).map_err(process(format!(
                 "block {} ({})",
                 block.name, range.mapping.name
             )))?;

@@ -22,6 +22,7 @@ pub mod command_line;
 pub mod direct;
 mod disks;
 mod guest_abi;
+pub mod held;
 pub mod inspect;
 pub mod maps;
 pub mod migration;

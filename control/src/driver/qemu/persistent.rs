@@ -2,9 +2,10 @@
 //!
 //! The guest keeps data in it as on a disk, and it outlives the guest. So it is treated as a disk is:
 //! both sides must have the same file, which is left alone; or else it is copied, but only on
-//! demand, and only into a file that is empty.
+//! demand, and only into a file that is empty. What the guest can only read is never copied.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -15,8 +16,9 @@ use pagelift_engine::units::{PAGE_BYTES, PageRange};
 use pagelift_engine::wire::GuestProperty;
 
 use super::backend::Backend;
+use super::held;
 use super::inspect::{Guest, InspectError, RamBlock};
-use super::maps::{self, Mapping};
+use super::maps::{self, Access, Mapping};
 use crate::driver::Refusal;
 
 /// What is done about persistent memory.
@@ -68,12 +70,12 @@ impl Guest {
         let backends = self.backends.iter().filter(|b| self.is_persistent(b));
         let open = |backend: &Backend| {
             let mapping = self.mapping_of(backend, &mappings);
-            let mapping = mapping.ok_or_else(|| InspectError::NotMapped {
-                block: backend.id.clone(),
-                pid,
-                address: 0,
+            let mapping = mapping.ok_or_else(|| {
+                process(format!("persistent memory {}", backend.id))(io::Error::other(
+                    "the file of its mem-path is not mapped as a whole",
+                ))
             })?;
-            let file = maps::open(pid, mapping).map_err(process(format!(
+            let file = held::open(pid, mapping).map_err(process(format!(
                 "persistent memory {} ({})",
                 backend.id, mapping.name
             )))?;
@@ -98,9 +100,13 @@ impl Guest {
         let path = path.strip_prefix("/").unwrap_or(path);
         let file = std::fs::metadata(format!("/proc/{}/{from}/{}", self.pid, path.display()));
         let (device, inode) = file.ok().map(|file| (file.dev(), file.ino()))?;
+        let access = match backend.readonly {
+            true => Access::Read,
+            false => Access::ReadWrite,
+        };
         mappings.iter().find(|mapping| {
             (mapping.device, mapping.inode) == (device, inode)
-                && maps::find(mappings, mapping.start, backend.bytes).is_some()
+                && maps::find(mappings, mapping.start, backend.bytes, access).is_some()
         })
     }
 }
@@ -138,7 +144,9 @@ impl GuestFiles {
                 what: format!("persistent memory {}", block.name),
                 source,
             };
-            if how == PersistentMemory::Copy {
+            let backend = guest.backends.iter().find(|b| b.id == block.backend_id);
+            let is_read_only = backend.is_some_and(|backend| backend.readonly);
+            if how == PersistentMemory::Copy && !is_read_only {
                 files.copied.push(block.file.try_clone().map_err(process)?);
                 files.moved.push(block);
                 continue;

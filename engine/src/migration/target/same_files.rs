@@ -95,8 +95,8 @@ pub(super) fn compare_persistent(hello: &Hello, here: &[PersistentFile]) -> Vec<
             )),
             Some(Sameness::Different) => Some(format!(
                 "persistent memory {name}: it is a disk, and the target has another file than the \
-                 source; give both the same file, or say --persistent-memory copy on both sides \
-                 and give the target an empty file"
+                 source; give both the same file, or, unless it is read-only, say \
+                 --persistent-memory copy on both sides and give the target an empty file"
             )),
             None => Some(one_sided(name, "target")),
         });

@@ -44,11 +44,14 @@ pub(super) fn rewrite(value: &str, host: &mut impl Host) -> Result<Rewrite, Comm
             let needs_sharing = !properties.is_on("share");
             if needs_sharing {
                 properties.set_on("share");
-                warning = Some(format!(
-                    "memory backend {id}: share=on was added, so that what the guest writes \
-                     now goes to the file {}",
-                    properties.get("mem-path").unwrap_or_default()
-                ));
+                // Of what the guest can only read that changes nothing.
+                warning = (!properties.is_on("readonly")).then(|| {
+                    format!(
+                        "memory backend {id}: share=on was added, so that what the guest writes \
+                         now goes to the file {}",
+                        properties.get("mem-path").unwrap_or_default()
+                    )
+                });
             }
             needs_sharing
         }
@@ -90,14 +93,21 @@ pub(super) fn refuse_unwritable(properties: &Properties, id: &str) -> Result<(),
             remedy: remedy.into(),
         })
     };
-    if properties.is_on("readonly") || properties.is_on("rom") {
+    let is_read_only = properties.is_on("readonly");
+    if is_read_only && properties.get("rom").as_deref() == Some("off") {
+        return refuse(
+            "its file is read-only, and what the guest writes is for itself alone",
+            "remove readonly=on, with a copy of the file, or run this guest without pagelift",
+        );
+    }
+    if !is_read_only && properties.is_on("rom") {
         return refuse(
             "it is read-only, so that its content could not be put in place on the target",
-            "remove readonly=on and rom=on, or run this guest without pagelift",
+            "say readonly=on as well, for a file that both hosts have, or remove rom=on",
         );
     }
     // Others get share=on; but what a guest has not been writing to its disk so far must not go there.
-    if properties.is_on("pmem") && !properties.is_on("share") {
+    if properties.is_on("pmem") && !properties.is_on("share") && !is_read_only {
         return refuse(
             "it is persistent memory whose content the guest changes for itself alone",
             "add share=on, so that the file has what the guest writes, or run this guest without \

@@ -7,11 +7,27 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use pagelift_engine::dirty::DiscardSwitch;
+
 use crate::driver::qemu::other_hands::{self, Devices};
+use crate::driver::qemu::preflight;
 use crate::qmp::{Qmp, QmpError};
 
-/// Time between two looks, each of which is four commands.
+/// Time between two looks, each of which is four commands, or seven.
 const PERIOD: Duration = Duration::from_millis(200);
+
+/// A balloon that nobody has used yet, as far as is known: discarded pages are not looked for.
+#[derive(Clone, Debug)]
+pub(super) struct UnusedBalloon(pub(super) DiscardSwitch);
+
+impl UnusedBalloon {
+    /// Has discarded pages be looked for if somebody uses it, or QEMU does not say.
+    pub(super) fn look(&self, qmp: &Qmp) {
+        if preflight::balloon_is_in_use(qmp).unwrap_or(true) {
+            self.0.turn_on();
+        }
+    }
+}
 
 /// Asks until it is dropped, which must be before a migration of ours begins.
 #[derive(Debug)]
@@ -19,22 +35,30 @@ pub(super) struct OtherHands {
     qmp: Qmp,
     devices: Devices,
     found: Arc<OnceLock<String>>,
+    balloon: Option<UnusedBalloon>,
     /// Dropped, the thread ends.
     _until: Sender<()>,
 }
 
 impl OtherHands {
-    /// Watches the guest behind `qmp`, which had `devices` when it was looked at.
+    /// Watches the guest behind `qmp`, which had `devices` when it was looked at, and its `balloon`.
     ///
     /// # Errors
     /// When no thread is to be had.
-    pub(super) fn watch(qmp: Qmp, devices: Devices) -> std::io::Result<Self> {
+    pub(super) fn watch(
+        qmp: Qmp,
+        devices: Devices,
+        balloon: Option<UnusedBalloon>,
+    ) -> std::io::Result<Self> {
         let found = Arc::new(OnceLock::new());
         let (until, dropped) = channel::<()>();
         let seen = Arc::clone(&found);
-        let (asked, before) = (qmp.clone(), devices.clone());
+        let (asked, before, inflated) = (qmp.clone(), devices.clone(), balloon.clone());
         let look = move || {
             while dropped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+                if let Some(balloon) = &inflated {
+                    balloon.look(&asked);
+                }
                 match other_hands::found(&asked, &before) {
                     Ok(Some(words)) => {
                         // The first is the one to tell.
@@ -54,6 +78,7 @@ impl OtherHands {
             qmp,
             devices,
             found,
+            balloon,
             _until: until,
         })
     }
@@ -64,6 +89,9 @@ impl OtherHands {
     /// # Errors
     /// As QMP's.
     pub(super) fn end(self) -> Result<Option<String>, QmpError> {
+        if let Some(balloon) = &self.balloon {
+            balloon.look(&self.qmp);
+        }
         match self.look() {
             Some(words) => Ok(Some(words)),
             None => other_hands::found(&self.qmp, &self.devices),
@@ -117,9 +145,9 @@ mod tests {
             scope.spawn(|| answer(&listener, &plugged));
             let qmp = Qmp::connect(&Address::Unix(path)).unwrap();
             let devices = Devices::list(&qmp).unwrap();
-            let hands = OtherHands::watch(qmp.clone(), devices.clone()).unwrap();
+            let hands = OtherHands::watch(qmp.clone(), devices.clone(), None).unwrap();
             assert_eq!(hands.end().unwrap(), None);
-            let hands = OtherHands::watch(qmp, devices).unwrap();
+            let hands = OtherHands::watch(qmp, devices, None).unwrap();
             plugged.store(true, Ordering::SeqCst);
             let words = hands.end().unwrap().unwrap();
             assert!(words.contains("d1 (pc-dimm) was plugged in"), "{words}");

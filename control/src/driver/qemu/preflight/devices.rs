@@ -5,27 +5,17 @@
 //! (vhost-user, ivshmem) nor hardware that writes to it (VFIO, vDPA), so such a page would arrive
 //! with old content.
 
-use serde_json::{Value, json};
-
 use crate::driver::Refusal;
 use crate::driver::qemu::backend;
-use crate::driver::qemu::inspect::Guest;
-use crate::driver::qemu::ramblock::Listed;
 use crate::qmp::{Qmp, QmpError};
 
-/// Where QEMU keeps its devices: with an id, without one, and made by the board or by -drive.
-const CONTAINERS: [&str; 3] = [
-    "/machine/peripheral",
-    "/machine/peripheral-anon",
-    "/machine/unattached",
-];
-
 /// Starts of type names, who writes behind QEMU's back, and the way out.
-const TYPES: [(&str, &str, &str); 8] = [
+const TYPES: [(&str, &str, &str); 7] = [
     (
         "ivshmem-",
-        "other processes write the memory it shares",
-        "unplug it before",
+        "other processes write the memory it shares, and QEMU takes no such guest whose memory is left \
+         to others (\"Mismatched GPAs\")",
+        "unplug it (device_del) before, and plug it in at the target",
     ),
     (
         "scsi-block",
@@ -57,11 +47,6 @@ const TYPES: [(&str, &str, &str); 8] = [
         "hardware writes guest memory",
         "use a device that QEMU itself runs",
     ),
-    (
-        "virtio-mem",
-        "it plugs and unplugs RAM while it is being copied",
-        "unplug it before",
-    ),
 ];
 
 /// As [`TYPES`], for the network back ends of `info network`.
@@ -73,18 +58,18 @@ const NETDEVS: [(&str, &str); 2] = [
     ("vhost-vdpa", "hardware writes guest memory"),
 ];
 
-pub(super) fn check(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
+pub(super) fn check(qmp: &Qmp) -> Result<Vec<Refusal>, QmpError> {
     let mut refusals = Vec::new();
-    for container in CONTAINERS {
-        for (name, kind) in backend::children(qmp, container)? {
-            refusals.extend(check_device(&name, &kind));
-        }
-    }
-    if let Some(name) = reports_free_pages(qmp)? {
-        refusals.extend(check_discards(&name, &guest.ram));
+    for (path, kind) in backend::of_type(qmp, |_| true)? {
+        refusals.extend(check_device(name_of(&path), &kind));
     }
     refusals.extend(check_network(&qmp.human("info network")?));
     Ok(refusals)
+}
+
+/// What a device is called by its path.
+pub(super) fn name_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 fn check_device(name: &str, kind: &str) -> Option<Refusal> {
@@ -92,43 +77,6 @@ fn check_device(name: &str, kind: &str) -> Option<Refusal> {
     Some(Refusal::new(
         format!("device {name} ({kind}) cannot be tracked: {reason}"),
         *remedy,
-    ))
-}
-
-/// The name of a balloon by which the guest reports free pages, if it has one. QEMU discards such
-/// pages: they become holes in the RAM file, and the guest may rely on their being zero.
-///
-/// # Errors
-/// As QMP's.
-pub fn reports_free_pages(qmp: &Qmp) -> Result<Option<String>, QmpError> {
-    for container in CONTAINERS {
-        for (name, kind) in backend::children(qmp, container)? {
-            if !kind.starts_with("virtio-balloon") {
-                continue;
-            }
-            let path = format!("{container}/{name}");
-            let arguments = json!({ "path": path, "property": "free-page-reporting" });
-            match qmp.execute("qom-get", arguments) {
-                Ok(Value::Bool(true)) => return Ok(Some(name)),
-                // A board's wrapper of the device may not have the property; the device itself does.
-                Ok(_) | Err(QmpError::Refused { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// Holes can be told in memory of ordinary pages only.
-fn check_discards(balloon: &str, ram: &[Listed]) -> Option<Refusal> {
-    let huge = ram.iter().find(|block| block.page_bytes > 4096)?;
-    Some(Refusal::new(
-        format!(
-            "device {balloon} reports free pages, and which of them were given back cannot be told \
-             in RAM block {} of huge pages",
-            huge.name
-        ),
-        "start the guest with free-page-reporting=off",
     ))
 }
 
@@ -168,25 +116,12 @@ mod tests {
             "virtio-net-pci",
             "virtio-balloon-pci",
             "vhost-vsock-pci",
+            "virtio-mem-pci",
             "scsi-hd",
             "VGA",
         ] {
             assert_eq!(check_device("d0", kind), None);
         }
-    }
-
-    #[test]
-    fn free_pages_may_be_reported_where_holes_can_be_told() {
-        let block = |page_bytes| Listed {
-            name: "pc.ram".into(),
-            page_bytes,
-            used_bytes: 1 << 30,
-            total_bytes: 1 << 30,
-            address: 0,
-        };
-        assert_eq!(check_discards("b0", &[block(4096)]), None);
-        let refusal = check_discards("b0", &[block(4096), block(2 << 20)]).unwrap();
-        assert!(refusal.reason.starts_with("device b0 reports free pages"));
     }
 
     #[test]

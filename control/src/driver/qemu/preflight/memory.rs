@@ -65,11 +65,12 @@ fn check_backend(backend: &Backend, device: Option<&str>) -> Option<Refusal> {
     } = backend;
     if backend.readonly {
         return Some(Refusal::new(
-            format!("memory backend {id} is read-only"),
-            "such memory is storage: share or copy it as you do with disks, and unplug it first",
+            format!("memory backend {id} is read-only, and its content can be put into no target"),
+            "such memory is storage: give it to an nvdimm device (unarmed=on) whose file both hosts \
+             have, or unplug it first",
         ));
     }
-    if backend.is_shared_file() {
+    if backend.is_left_alone() {
         return None;
     }
     let share = if *share { "on" } else { "off" };
@@ -85,8 +86,14 @@ fn check_backend(backend: &Backend, device: Option<&str>) -> Option<Refusal> {
         ),
     };
     Some(Refusal::new(
-        format!("memory backend {id} is {kind} with share={share}, which only QEMU can move"),
-        remedy,
+        format!(
+            "memory backend {id} is {kind} with share={share}, which only QEMU can move: of all memory it \
+             leaves to others that of memory-backend-file with share=on alone"
+        ),
+        format!(
+            "{remedy}; a guest that must go on as it is can be moved by QEMU itself to such a QEMU on \
+             this host (QMP 'migrate'), and on from there by pagelift"
+        ),
     ))
 }
 
@@ -99,7 +106,7 @@ fn check_persistent(backend: &Backend) -> Option<Refusal> {
         readonly,
         ..
     } = backend;
-    if backend.is_shared_file() {
+    if backend.is_left_alone() {
         return None;
     }
     let on = |flag: bool| if flag { "on" } else { "off" };
@@ -109,8 +116,7 @@ fn check_persistent(backend: &Backend) -> Option<Refusal> {
             on(*share),
             on(*readonly)
         ),
-        "such memory is moved only with memory-backend-file, share=on and readonly=off; else unplug it \
-         first",
+        "such memory is moved only with memory-backend-file and share=on; else unplug it first",
     ))
 }
 
@@ -172,8 +178,10 @@ mod tests {
         };
         assert!(check_backend(&readonly, None).is_some());
         let persistent = Backend { pmem: true, ..file };
-        assert_eq!(check_persistent(&persistent), None);
-        for unusable in [private, memfd, readonly] {
+        for usable in [persistent, readonly] {
+            assert_eq!(check_persistent(&usable), None);
+        }
+        for unusable in [private, memfd] {
             let refusal = check_persistent(&unusable).unwrap();
             assert!(refusal.reason.contains("persistent memory m0"));
         }

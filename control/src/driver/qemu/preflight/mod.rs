@@ -2,18 +2,16 @@
 //!
 //! What only the kernel can tell (userfaultfd, PAGEMAP_SCAN) is checked where it is used.
 //!
-//! What is let through on purpose: a guest that is paused (it arrives paused); virtio-balloon (a
-//! page the balloon takes becomes a hole in the RAM file, which tracking does not report, so the
-//! target may keep the page's old content; the guest has given the page up and expects nothing of
-//! it, but `--verify` may find it different); the kernel's vhost-net and vhost-vsock (they write
-//! guest memory through QEMU's page tables, as QEMU does). Pages that are reported as free arrive as
-//! zeros, on which a guest may rely: holes are looked for then (docs/decisions/079).
+//! What is let through on purpose: a guest that is paused or suspended (it arrives so); balloons and
+//! virtio-mem (what they discard arrives as zeros); the kernel's vhost-net and vhost-vsock (they write
+//! guest memory through QEMU's page tables, as QEMU does).
 
 mod devices;
+mod discards;
 mod disks;
 mod memory;
 
-pub use devices::reports_free_pages;
+pub use discards::{Discards, balloon_is_in_use, discards};
 
 use serde_json::Value;
 
@@ -29,7 +27,8 @@ use crate::qmp::{Qmp, QmpError};
 /// When QEMU does not answer.
 pub fn source(qmp: &Qmp, guest: &Guest, buffer_disks: bool) -> Result<Vec<Refusal>, QmpError> {
     let mut refusals = both(qmp, guest)?;
-    refusals.extend(devices::check(qmp, guest)?);
+    refusals.extend(devices::check(qmp)?);
+    refusals.extend(discards::check(qmp, guest)?);
     refusals.extend(disks::check(qmp, buffer_disks)?);
     refusals.extend(other_hands::block_jobs(qmp)?.into_iter().map(|job| {
         Refusal::new(

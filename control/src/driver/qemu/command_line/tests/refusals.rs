@@ -12,7 +12,7 @@ fn refusal(line: &str) -> String {
 fn what_cannot_be_shared_is_refused_with_reason_and_remedy() {
     let table = [
         (
-            "-object memory-backend-file,id=m,readonly=on,share=on",
+            "-object memory-backend-file,id=m,readonly=on,rom=off",
             &["memory backend m", "read-only", "remove readonly=on"][..],
         ),
         (

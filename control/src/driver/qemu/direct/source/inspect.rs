@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use pagelift_agent_protocol::{JournalPhase, NO_SESSION};
-use pagelift_engine::dirty::DirtyError;
+use pagelift_engine::dirty::{DirtyError, DiscardSwitch};
 use pagelift_engine::memory::{FileMemory, PersistentFile};
 use pagelift_engine::ram::GuestRam;
 use pagelift_engine::sys::{PagemapScan, Userfaultfd};
@@ -23,10 +23,11 @@ use crate::driver::qemu::direct::error::DirectError;
 use crate::driver::qemu::direct::hand_over::{AgentJournal, StopLease};
 use crate::driver::qemu::direct::memory;
 use crate::driver::qemu::direct::options::DirectQemu;
-use crate::driver::qemu::direct::other_hands::OtherHands;
+use crate::driver::qemu::direct::other_hands::{OtherHands, UnusedBalloon};
 use crate::driver::qemu::direct::watch::ProcessWatch;
 use crate::driver::qemu::other_hands::Devices;
 use crate::driver::qemu::persistent::GuestFiles;
+use crate::driver::qemu::preflight::Discards;
 use crate::driver::qemu::run_state::goes_on;
 use crate::driver::qemu::source::SourceQemu;
 use crate::driver::qemu::{PersistentMemory, QemuMigrationError, preflight, vcpu_threads};
@@ -132,9 +133,20 @@ impl InspectedQemuSource {
             // It was seen to run here. The agent takes no new migration over an open promise.
             agent.record(NO_SESSION, JournalPhase::Kept, &self.qmp_path)?;
         }
-        let discards = preflight::reports_free_pages(self.source.qmp())?.is_some();
-        let ram = tracked(&mut agent, self.memory, &self.addresses, discards)?;
         let qmp = self.source.qmp().clone();
+        let discards = preflight::discards(&qmp, self.source.guest())?;
+        let (switch, balloon) = match discards {
+            Discards::Never => (None, None),
+            Discards::Always => (Some(DiscardSwitch::on()), None),
+            Discards::ByBalloon => {
+                let switch = DiscardSwitch::default();
+                (Some(switch.clone()), Some(UnusedBalloon(switch)))
+            }
+        };
+        if let Some(balloon) = &balloon {
+            balloon.look(&qmp);
+        }
+        let ram = tracked(&mut agent, self.memory, &self.addresses, switch)?;
         let planned = self.source.plan(self.buffer_disks)?;
         // Before anything is changed, so that a sender that is killed at any moment leaves QEMU's
         // disks as they were. Its settings are changed later, and known to the agent before.
@@ -161,7 +173,9 @@ impl InspectedQemuSource {
             agent,
             watch: self.watch,
             disk_errors: self.disk_errors,
-            other_hands: Some(OtherHands::watch(qmp, self.devices).map_err(DirectError::Gone)?),
+            other_hands: Some(
+                OtherHands::watch(qmp, self.devices, balloon).map_err(DirectError::Gone)?,
+            ),
             step: Step::Prepared(prepared),
             was_running: false,
             channel: None,
@@ -198,18 +212,18 @@ impl InspectedSource for InspectedQemuSource {
 }
 
 /// `memory`, which QEMU has at `addresses`, with what QEMU's process writes to it tracked,
-/// and, if it `discards` memory, that too.
+/// and, once `discards` is on, the pages that it discards.
 fn tracked(
     agent: &mut AgentClient,
     memory: FileMemory,
     addresses: &[u64],
-    discards: bool,
+    discards: Option<DiscardSwitch>,
 ) -> Result<GuestRam, DirectError> {
     let uffd = Userfaultfd::from_fd(agent.userfaultfd()?.fd);
     let pid = i32::try_from(agent.pid()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| DirectError::Gone(std::io::ErrorKind::NotFound.into()))?;
     Ok(match discards {
-        true => GuestRam::of_discarding_process(pid, uffd, memory, addresses)?,
-        false => GuestRam::of_process(pid, uffd, memory, addresses)?,
+        Some(switch) => GuestRam::of_discarding_process(pid, uffd, memory, addresses, switch)?,
+        None => GuestRam::of_process(pid, uffd, memory, addresses)?,
     })
 }
