@@ -11,6 +11,7 @@
 //! | `socket` | sockets within one machine: `unix:`, `vsock:` |
 //! | `byte_stream` | a byte stream that somebody has given: `fd:`, `exec:`, `stdio:` |
 //! | `mux` | several connections over one byte stream |
+//! | `rdma` | pages written by the network card, beside one of these: `rdma://host:port` |
 //! | `tls` | TLS 1.3 over another transport, see [`Security`] |
 //! | `paced` | a cap on the rate of any link, see [`Paced`] |
 //! | `sim` | a simulated network under virtual time, with the feature `sim`: for tests |
@@ -21,6 +22,7 @@ mod byte_stream;
 mod endpoint;
 mod mux;
 mod paced;
+mod rdma;
 mod security;
 #[cfg(feature = "sim")]
 pub mod sim;

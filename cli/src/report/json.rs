@@ -41,6 +41,7 @@ pub fn completed(report: &Report, extra: &Extra) -> Value {
             "skipped": report.pages.skipped,
             "zero": report.pages.zero,
             "raw": report.pages.raw,
+            "placed": report.pages.placed,
             "delta": report.pages.delta,
             "unchanged": report.pages.unchanged,
             "fill": report.pages.same_filled,

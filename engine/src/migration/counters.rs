@@ -17,6 +17,8 @@ pub struct SentFrame {
     pub same_filled: u64,
     /// Pages sent as they are.
     pub raw: u64,
+    /// Those of them that the transport has placed by itself.
+    pub placed: u64,
     /// Pages sent as what changed in them.
     pub delta: u64,
     /// Pages sent in blocks of LZ4.
@@ -64,6 +66,8 @@ pub struct PagesSent {
     pub same_filled: u64,
     /// Sent as they are.
     pub raw: u64,
+    /// Those of them that the transport has put into the target's memory by itself.
+    pub placed: u64,
     /// Sent as what changed in them.
     pub delta: u64,
     /// Sent in blocks of LZ4.
@@ -88,6 +92,7 @@ impl PagesSent {
         self.zero += frame.zero;
         self.same_filled += frame.same_filled;
         self.raw += frame.raw;
+        self.placed += frame.placed;
         self.delta += frame.delta;
         self.lz4 += frame.lz4;
         self.zstd += frame.zstd;
@@ -151,6 +156,7 @@ mod tests {
             zero: 50,
             same_filled: 1,
             raw: 2,
+            placed: 0,
             delta: 3,
             lz4: 4,
             zstd: 0,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
 
-use super::{Peer, SendHalf};
+use super::{Expose, Peer, SendHalf};
 
 /// One connection between source and target.
 ///
@@ -19,6 +19,9 @@ pub struct Connection {
     pub closer: Closer,
     /// Who is at the other end.
     pub peer: Peer,
+    /// On the target: lets the source write memory by this connection. `None` where the transport only
+    /// carries bytes.
+    pub one_sided: Option<Box<dyn Expose>>,
 }
 
 impl fmt::Debug for Connection {

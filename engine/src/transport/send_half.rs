@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use bytes::{Bytes, BytesMut};
 
 use super::SendStats;
+use crate::units::{PageIndex, PageRange};
 
 /// Bytes of a buffer that [`SendHalf::lend`] lends: a frame of the longest body, and a page to place
 /// the content of pages where the kernel copies quickly.
@@ -44,6 +45,32 @@ pub trait SendHalf: Send {
 
     /// How sending goes. May cost a few system calls.
     fn stats(&mut self) -> SendStats;
+
+    /// Whether the transport puts pages into the target's memory by itself.
+    fn is_one_sided(&self) -> bool {
+        false
+    }
+
+    /// Whether [`place`](Self::place) can put the pages of `runs` into the target's memory now. May wait
+    /// until the target has made them accessible.
+    ///
+    /// # Errors
+    /// When the connection is lost, or the target cannot make them accessible; the error says why.
+    fn can_place(&mut self, runs: &[PageRange]) -> io::Result<bool> {
+        let _ = runs;
+        Ok(false)
+    }
+
+    /// Puts `pages`, of a buffer that was lent and in the order of the guest's pages, into the target's
+    /// memory from page `first` on. They [can](Self::can_place) be placed, and are there when what is sent
+    /// afterwards arrives.
+    ///
+    /// # Errors
+    /// When the connection is lost.
+    fn place(&mut self, first: PageIndex, pages: Bytes) -> io::Result<()> {
+        let _ = (first, pages);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 impl<S: SendHalf + ?Sized> SendHalf for Box<S> {
@@ -61,6 +88,18 @@ impl<S: SendHalf + ?Sized> SendHalf for Box<S> {
 
     fn stats(&mut self) -> SendStats {
         (**self).stats()
+    }
+
+    fn is_one_sided(&self) -> bool {
+        (**self).is_one_sided()
+    }
+
+    fn can_place(&mut self, runs: &[PageRange]) -> io::Result<bool> {
+        (**self).can_place(runs)
+    }
+
+    fn place(&mut self, first: PageIndex, pages: Bytes) -> io::Result<()> {
+        (**self).place(first, pages)
     }
 }
 

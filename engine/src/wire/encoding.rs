@@ -6,8 +6,6 @@ use crate::codec::{BlockFormat, Codec, CompressSetting, SAME_FILLED_BYTES};
 use crate::units::PAGE_BYTES;
 
 /// How the pages of a run are carried.
-///
-/// The number 8 is kept free for another way to refer to what the target has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Encoding {
@@ -29,10 +27,13 @@ pub enum Encoding {
     /// The data is a [`Reference`](super::Reference) to content that the target has. Whether it
     /// takes any is said apart from the [encodings](Encodings) that it reads.
     Reference = 7,
+    /// The transport has put the pages into the target's memory before; there is no data. Only on a
+    /// connection that can, which is why it is not among the [encodings](Encodings) that a side reads.
+    Placed = 8,
 }
 
 impl Encoding {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Zero,
         Self::Raw,
         Self::Delta,
@@ -41,6 +42,7 @@ impl Encoding {
         Self::Zstd,
         Self::More,
         Self::Reference,
+        Self::Placed,
     ];
 
     pub(super) fn from_wire(value: u16) -> Result<Self, WireError> {
@@ -61,7 +63,7 @@ impl Encoding {
     pub(super) fn fits(self, pages: u64, bytes: u64) -> bool {
         let content = pages * PAGE_BYTES as u64;
         match self {
-            Self::Zero | Self::More => bytes == 0,
+            Self::Zero | Self::More | Self::Placed => bytes == 0,
             Self::Raw => bytes == content,
             Self::Delta => pages == 1 && (1..=content).contains(&bytes),
             Self::SameFilled => bytes == SAME_FILLED_BYTES as u64,
@@ -160,7 +162,7 @@ mod tests {
             assert_eq!(encoding as u16, number);
             assert_eq!(Encoding::from_wire(number), Ok(encoding));
         }
-        assert!(Encoding::from_wire(8).is_err());
+        assert!(Encoding::from_wire(9).is_err());
     }
 
     #[test]

@@ -123,6 +123,12 @@ impl<'a> PagesBody<'a> {
         Ok(Self { round, runs, data })
     }
 
+    /// Bytes of the pages that the transport has placed before.
+    pub fn placed_bytes(&self) -> u64 {
+        let placed = self.runs().filter(|run| run.encoding == Encoding::Placed);
+        placed.map(|run| run.range.bytes().0).sum()
+    }
+
     /// The runs, in the order they were written.
     pub fn runs(&self) -> impl Iterator<Item = PageRun<'a>> {
         let (mut records, mut data) = (self.runs, self.data);

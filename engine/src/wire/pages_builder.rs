@@ -67,6 +67,11 @@ impl PagesBuilder {
         self.grow(range, Encoding::Raw);
     }
 
+    /// Adds a page that the transport places.
+    pub fn add_placed(&mut self, page: PageIndex) {
+        self.grow(one(page), Encoding::Placed);
+    }
+
     /// Adds pages that are packed together to `bytes` bytes.
     ///
     /// # Panics

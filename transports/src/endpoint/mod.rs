@@ -5,6 +5,7 @@
 //! | text | is |
 //! |---|---|
 //! | `tcp://HOST:PORT` | TCP; see [`TcpAddress`] for what may follow |
+//! | `rdma://HOST:PORT` | TCP for control, and pages by RDMA; `?pin-all` may follow, beside TCP's |
 //! | `unix:PATH` | a unix socket, for one user |
 //! | `vsock:CID:PORT` | a socket between a host and its virtual machines |
 //! | `fd:N` | a connected socket that this process was given |
@@ -29,6 +30,7 @@ pub use tcp_address::{Dscp, TcpAddress};
 use crate::byte_stream::ByteStream;
 use crate::mux::{MuxLink, MuxListener};
 use crate::paced::Paced;
+use crate::rdma::{RdmaLink, RdmaListener};
 use crate::security::Security;
 use crate::socket::{Owner, SocketAddress, SocketLink, SocketServer};
 use crate::tcp::{TcpLink, TcpServer};
@@ -40,6 +42,14 @@ use crate::tls::{TlsLink, TlsListener};
 pub enum Endpoint {
     /// TCP.
     Tcp(TcpAddress),
+    /// Control over TCP, and pages by RDMA.
+    Rdma {
+        /// The address, of an interface that has an RDMA device.
+        tcp: TcpAddress,
+        /// Whether the target pins all memory of the guest before the first page comes. It does so if
+        /// either side asks for it.
+        pin_all: bool,
+    },
     /// A unix socket at this path. A listener makes it, for its own user.
     Unix(PathBuf),
     /// A socket between a host and its virtual machines, vsock(7).
@@ -69,7 +79,14 @@ pub fn link_through(
     security: &Security,
 ) -> io::Result<Box<dyn RateCapped>> {
     let bytes = ByteStream::of_child(child, name.to_owned())?;
-    linked(MuxLink::over(bytes)?, name, security)
+    linked(MuxLink::over(bytes)?, name, security, Pages::InFrames)
+}
+
+/// How pages go over.
+#[derive(Clone, Copy, Debug)]
+enum Pages {
+    InFrames,
+    ByRdma { pin_all: bool },
 }
 
 impl Endpoint {
@@ -88,22 +105,24 @@ impl Endpoint {
     /// When the address leads nowhere, or beyond this host where `security` does not allow that, or the
     /// certificates cannot be used. The error names the reason and the way out.
     pub fn connect_with(&self, security: &Security) -> io::Result<Box<dyn RateCapped>> {
-        if let Self::Tcp(address) = self {
+        if let Some((address, pages)) = self.tcp() {
             let advice = "check the name, or write a numeric address";
             let link = TcpLink::resolve(address).map_err(|error| self.failed(&error, advice))?;
             if matches!(security, Security::LocalOnly) && !link.is_local() {
                 return Err(self.beyond_this_host());
             }
-            return linked(link, &address.host, security);
+            return linked(link, &address.host, security, pages);
         }
         let name = self.to_string();
         if let Some(address) = self.socket_address() {
             if matches!(security, Security::LocalOnly) && !address.is_local() {
                 return Err(self.beyond_this_host());
             }
-            return linked(SocketLink::new(address, owner(security)), &name, security);
+            let link = SocketLink::new(address, owner(security));
+            return linked(link, &name, security, Pages::InFrames);
         }
-        linked(MuxLink::over(self.byte_stream()?)?, &name, security)
+        let link = MuxLink::over(self.byte_stream()?)?;
+        linked(link, &name, security, Pages::InFrames)
     }
 
     /// Listens at this address of this host, in clear, which [`Security::LocalOnly`] allows.
@@ -121,12 +140,12 @@ impl Endpoint {
     /// that, or the certificates cannot be used. The error names the reason and the way out.
     pub fn listen_with(&self, security: &Security) -> io::Result<Box<dyn Listener>> {
         let failed = |error: io::Error| self.failed(&error, listen_advice(error.kind()));
-        if let Self::Tcp(address) = self {
+        if let Some((address, pages)) = self.tcp() {
             let listener = TcpServer::bind(address).map_err(failed)?;
             if matches!(security, Security::LocalOnly) && !listener.is_local() {
                 return Err(self.beyond_this_host());
             }
-            return listening(listener, security);
+            return listening(listener, security, pages);
         }
         if let Some(address) = self.socket_address() {
             if matches!(security, Security::LocalOnly) && !address.is_local() {
@@ -137,20 +156,42 @@ impl Endpoint {
                 Self::Unix(_) => io::Error::new(error.kind(), format!("{self}: {error}")),
                 _ => failed(error),
             })?;
-            return listening(listener, security);
+            return listening(listener, security, Pages::InFrames);
         }
-        listening(MuxListener::over(self.byte_stream()?)?, security)
+        let listener = MuxListener::over(self.byte_stream()?)?;
+        listening(listener, security, Pages::InFrames)
     }
 
     /// Whether only this host can reach the address, or whom it was given to; `false` where that cannot
     /// be known.
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Tcp(address) => TcpLink::resolve(address).is_ok_and(|link| link.is_local()),
+            Self::Tcp(address) | Self::Rdma { tcp: address, .. } => {
+                TcpLink::resolve(address).is_ok_and(|link| link.is_local())
+            }
             Self::Fd(_) | Self::Exec(_) | Self::Stdio => true,
             Self::Unix(_) | Self::Vsock { .. } => self
                 .socket_address()
                 .is_some_and(|address| address.is_local()),
+        }
+    }
+
+    /// The same, with all memory of the guest pinned by the target before the first page comes; if it is
+    /// one of RDMA.
+    #[must_use]
+    pub fn pinning_all(mut self) -> Self {
+        if let Self::Rdma { pin_all, .. } = &mut self {
+            *pin_all = true;
+        }
+        self
+    }
+
+    /// The address of TCP that connections are made to, and how pages go.
+    fn tcp(&self) -> Option<(&TcpAddress, Pages)> {
+        match self {
+            Self::Tcp(address) => Some((address, Pages::InFrames)),
+            Self::Rdma { tcp, pin_all } => Some((tcp, Pages::ByRdma { pin_all: *pin_all })),
+            _ => None,
         }
     }
 
@@ -194,15 +235,22 @@ fn linked<L: Link + 'static>(
     link: L,
     host: &str,
     security: &Security,
+    pages: Pages,
 ) -> io::Result<Box<dyn RateCapped>> {
-    Ok(match security {
-        Security::LocalOnly | Security::Insecure => Box::new(Paced::new(link)),
-        Security::Token(token) => Box::new(Paced::new(TlsLink::by_token(link, token)?)),
-        Security::Certificates(certificates) => Box::new(Paced::new(TlsLink::by_certificates(
-            link,
-            host,
-            certificates,
-        )?)),
+    match security {
+        Security::LocalOnly | Security::Insecure => capped(link, pages),
+        Security::Token(token) => capped(TlsLink::by_token(link, token)?, pages),
+        Security::Certificates(certificates) => {
+            capped(TlsLink::by_certificates(link, host, certificates)?, pages)
+        }
+    }
+}
+
+/// A link that is as secure as it must be.
+fn capped<L: Link + 'static>(link: L, pages: Pages) -> io::Result<Box<dyn RateCapped>> {
+    Ok(match pages {
+        Pages::InFrames => Box::new(Paced::new(link)),
+        Pages::ByRdma { pin_all } => Box::new(Paced::new(RdmaLink::new(link, pin_all)?)),
     })
 }
 
@@ -210,13 +258,22 @@ fn linked<L: Link + 'static>(
 fn listening<L: Listener + 'static>(
     listener: L,
     security: &Security,
+    pages: Pages,
 ) -> io::Result<Box<dyn Listener>> {
-    Ok(match security {
-        Security::LocalOnly | Security::Insecure => Box::new(listener),
-        Security::Token(token) => Box::new(TlsListener::by_token(listener, token)?),
+    match security {
+        Security::LocalOnly | Security::Insecure => boxed(listener, pages),
+        Security::Token(token) => boxed(TlsListener::by_token(listener, token)?, pages),
         Security::Certificates(certificates) => {
-            Box::new(TlsListener::by_certificates(listener, certificates)?)
+            boxed(TlsListener::by_certificates(listener, certificates)?, pages)
         }
+    }
+}
+
+/// A listener that is as secure as it must be.
+fn boxed<L: Listener + 'static>(listener: L, pages: Pages) -> io::Result<Box<dyn Listener>> {
+    Ok(match pages {
+        Pages::InFrames => Box::new(listener),
+        Pages::ByRdma { pin_all } => Box::new(RdmaListener::new(listener, pin_all)?),
     })
 }
 

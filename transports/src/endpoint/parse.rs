@@ -21,8 +21,8 @@ pub enum EndpointError {
     },
     /// The kind of transport is not there.
     #[error(
-        "{scheme}:// is not supported by this version; use tcp://HOST:PORT, unix:PATH, vsock:CID:PORT, \
-         fd:N, exec:COMMAND or stdio:"
+        "{scheme}:// is not supported by this version; use tcp://HOST:PORT, rdma://HOST:PORT, unix:PATH, \
+         vsock:CID:PORT, fd:N, exec:COMMAND or stdio:"
     )]
     Unsupported {
         /// The kind.
@@ -43,6 +43,7 @@ impl FromStr for Endpoint {
         let plain = rest.strip_prefix("//").unwrap_or(rest);
         match (scheme, plain) {
             ("tcp", _) if rest.starts_with("//") => tcp(text, plain).map(Self::Tcp),
+            ("rdma", _) if rest.starts_with("//") => rdma(text, plain),
             ("unix", "") => Err(wrong("write unix:PATH")),
             // A path may begin with two slashes; what is behind those of a URI is absolute.
             ("unix", path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
@@ -74,6 +75,19 @@ impl FromStr for Endpoint {
             _ => Err(malformed()),
         }
     }
+}
+
+/// `rest` is what follows `rdma://` in `text`: an address of TCP with an option more.
+fn rdma(text: &str, rest: &str) -> Result<Endpoint, EndpointError> {
+    let (place, options) = rest.split_once('?').unwrap_or((rest, ""));
+    let is_own = |option: &&str| *option == "pin-all";
+    let pin_all = options.split('&').any(|option| is_own(&option));
+    let others: Vec<&str> = options
+        .split('&')
+        .filter(|option| !is_own(option))
+        .collect();
+    let tcp = tcp(text, &format!("{place}?{}", others.join("&")))?;
+    Ok(Endpoint::Rdma { tcp, pin_all })
 }
 
 /// `rest` is what follows `tcp://` in `text`.
@@ -120,6 +134,15 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
+            Self::Rdma { tcp, pin_all } => {
+                let address = tcp.to_string();
+                let rest = address.strip_prefix("tcp").unwrap_or(&address);
+                let mark = if rest.contains('?') { '&' } else { '?' };
+                match pin_all {
+                    true => write!(f, "rdma{rest}{mark}pin-all"),
+                    false => write!(f, "rdma{rest}"),
+                }
+            }
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
             Self::Vsock {
                 cid: u32::MAX,

@@ -12,6 +12,9 @@ fn endpoints_read_back_as_written() {
         "tcp://host.example:1",
         "tcp://[fe80::1%eth0]:7000?bind=eth0&dscp=46",
         "tcp://host.example:1?dscp=0",
+        "rdma://10.0.0.1:7000",
+        "rdma://[fd00::1]:7000?pin-all",
+        "rdma://target:7000?dscp=46&pin-all",
         "unix:/run/pagelift/target",
         "unix:target",
         "vsock:2:7000",
@@ -52,6 +55,8 @@ fn what_is_wrong_in_an_address_is_said() {
         ("tcp://a:1?dscp=64", "af11"),
         ("tcp://a:1?tos=1", "bind=WHERE"),
         ("tcp://a:1?bind=", "bind=WHERE"),
+        ("tcp://a:1?pin-all", "bind=WHERE"),
+        ("rdma://a:1?all", "bind=WHERE"),
     ] {
         let error = text.parse::<Endpoint>().unwrap_err();
         assert!(matches!(error, EndpointError::Wrong { .. }), "{error:?}");
@@ -79,11 +84,11 @@ fn what_is_no_endpoint_is_refused_with_an_example() {
             Err(EndpointError::Malformed(text.into()))
         );
     }
-    let rdma = "rdma://host:1".parse::<Endpoint>();
+    let quic = "quic://host:1".parse::<Endpoint>();
     assert_eq!(
-        rdma,
+        quic,
         Err(EndpointError::Unsupported {
-            scheme: "rdma".into()
+            scheme: "quic".into()
         })
     );
 }

@@ -132,6 +132,7 @@ pub(super) fn connection(
         }),
         closer: Closer::new(move || closing.close(&closed)),
         peer: Peer::unauthenticated(session.name()),
+        one_sided: None,
     }
 }
 

@@ -49,6 +49,7 @@ impl<L: Link> Link for Paced<L> {
             rx,
             closer,
             peer,
+            one_sided,
         } = self.link.connect(role)?;
         let gate = Gate::new(&self.cap);
         Ok(Connection {
@@ -59,6 +60,7 @@ impl<L: Link> Link for Paced<L> {
                 gate.close();
             }),
             peer,
+            one_sided,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use pagelift_engine::transport::{SendHalf, SendQueue, SendStats};
+use pagelift_engine::units::{PAGE_BYTES, PageIndex, PageRange};
 
 use super::cap::Gate;
 
@@ -38,6 +39,31 @@ impl SendHalf for PacedHalf {
             return Ok(());
         }
         self.inner.send(bytes)
+    }
+
+    fn is_one_sided(&self) -> bool {
+        self.inner.is_one_sided()
+    }
+
+    fn can_place(&mut self, runs: &[PageRange]) -> io::Result<bool> {
+        self.inner.can_place(runs)
+    }
+
+    fn place(&mut self, mut first: PageIndex, mut pages: Bytes) -> io::Result<()> {
+        while let Some(most) = self.gate.slice_bytes()
+            && !pages.is_empty()
+        {
+            let most = (most - most % PAGE_BYTES).max(PAGE_BYTES);
+            let slice = pages.split_to(most.min(pages.len()));
+            self.gate.wait_for(slice.len());
+            let next = PageIndex(first.0 + (slice.len() / PAGE_BYTES) as u64);
+            self.inner
+                .place(std::mem::replace(&mut first, next), slice)?;
+        }
+        if pages.is_empty() {
+            return Ok(());
+        }
+        self.inner.place(first, pages)
     }
 
     fn give_back(&mut self, buffer: Bytes) {

@@ -32,6 +32,7 @@ impl Link for Kept {
             rx: Box::new(io::empty()),
             closer: Closer::new(move || closed.store(true, Ordering::Release)),
             peer: Peer::unauthenticated("nobody"),
+            one_sided: None,
         })
     }
 }

@@ -19,6 +19,7 @@ fn connected() -> (SimClock, SimNetwork, Connection, Connection) {
         jitter: Duration::from_millis(3),
         buffer_bytes: 1000,
         piece_bytes: 100,
+        one_sided: false,
     };
     let network = SimNetwork::new(config, clock.clone(), SimRng::new(1));
     let near = network.link().connect(Role::Control).unwrap();

@@ -78,6 +78,7 @@ fn connection(socket: Socket, address: &SocketAddress, owner: Owner) -> io::Resu
             let _ = closing.socket().shutdown(Shutdown::Both);
         }),
         peer: Peer::unauthenticated(name),
+        one_sided: None,
     })
 }
 

@@ -63,5 +63,6 @@ fn connection(stream: TcpStream, address: SocketAddr) -> io::Result<Connection> 
             let _ = closing.socket().shutdown(Shutdown::Both);
         }),
         peer: Peer::unauthenticated(address.to_string()),
+        one_sided: None,
     })
 }

@@ -139,6 +139,7 @@ impl From<Wrapped> for Connection {
             rx: Box::new(wrapped.rx),
             closer: wrapped.closer,
             peer: wrapped.peer,
+            one_sided: None,
         }
     }
 }

@@ -81,6 +81,7 @@ impl Link for Jammed {
                 closer.close();
             }),
             peer: connection.peer,
+            one_sided: connection.one_sided,
         })
     }
 }

@@ -40,6 +40,8 @@ impl Plan {
             piece_bytes: rng
                 .pick(&[1500, 16 << 10, 256 << 10])
                 .max(rate.0 as usize / 10_000),
+            // Numbers of its own, so that all else is as it would be without.
+            one_sided: SimRng::new(seed.rotate_left(32) ^ 0x7264_6d61).one_in(4),
         };
         let pages_per_s = rate.0 as f64 / PAGE_BYTES as f64;
         let transfer = Duration::from_secs_f64(pages as f64 / pages_per_s) + latency * 12;

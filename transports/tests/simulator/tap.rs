@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use pagelift_engine::transport::{
     Connection, Link, Listener, RateCapped, Role, SendHalf, SendStats,
 };
-use pagelift_engine::units::Rate;
+use pagelift_engine::units::{PageIndex, PageRange, Rate};
 use pagelift_engine::wire::{FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE};
 use pagelift_transports::sim::{ConnectionId, SimLink, SimListener, SimNetwork};
 
@@ -116,6 +116,18 @@ impl SendHalf for TapWriter {
     fn stats(&mut self) -> SendStats {
         self.inner.stats()
     }
+
+    fn is_one_sided(&self) -> bool {
+        self.inner.is_one_sided()
+    }
+
+    fn can_place(&mut self, runs: &[PageRange]) -> io::Result<bool> {
+        self.inner.can_place(runs)
+    }
+
+    fn place(&mut self, first: PageIndex, pages: Bytes) -> io::Result<()> {
+        self.inner.place(first, pages)
+    }
 }
 
 struct TapReader {
@@ -155,6 +167,7 @@ fn tapped(watcher: &Arc<Watcher>, side: Side, id: ConnectionId, plain: Connectio
         }),
         closer: plain.closer,
         peer: plain.peer,
+        one_sided: plain.one_sided,
     }
 }
 

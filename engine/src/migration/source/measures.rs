@@ -97,6 +97,11 @@ impl Measures {
         self.rounds.end(handed_out);
     }
 
+    /// Whether the target has placed every round that was sent.
+    pub(super) fn all_rounds_placed(&self) -> bool {
+        self.rounds.is_empty()
+    }
+
     /// The target has placed something; `frames` says how many of each channel it has by now.
     pub(super) fn placed<I: Iterator<Item = u64>>(
         &mut self,

@@ -136,6 +136,12 @@ impl Source {
         Work::RoundEnd(batch.round)
     }
 
+    /// Whether the target has placed all pages of all rounds before the one under way. Only then may pages
+    /// of this round be written to its memory without it: the barrier between rounds, on this side.
+    pub fn earlier_rounds_placed(&self) -> bool {
+        self.measures.all_rounds_placed()
+    }
+
     /// Work of data channel number `channel` is on the wire.
     pub fn sent(&mut self, channel: u16, frame: SentFrame) {
         self.channels.sent(channel, &frame);

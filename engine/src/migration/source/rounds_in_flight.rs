@@ -91,6 +91,11 @@ impl RoundsInFlight {
         })
     }
 
+    /// Whether every round that was sent is all placed.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sent.is_empty()
+    }
+
     /// The last round, as if what is under way of it arrives within `rest`.
     pub(super) fn expected(&self, now: Instant, rest: Duration) -> Option<RoundSent> {
         let last = self.sent.back()?;
@@ -123,6 +128,7 @@ mod tests {
             rounds.end(frames.into_iter());
         }
         assert!(rounds.placed(at_ms(20), [3, 1].into_iter()).is_none());
+        assert!(!rounds.is_empty());
         let first = rounds.placed(at_ms(30), [4, 2].into_iter()).unwrap();
         assert_eq!(first.time, Duration::from_millis(30));
         assert_eq!((first.pages, first.zero), (PageCount(10), PageCount(2)));
@@ -131,6 +137,7 @@ mod tests {
         let second = rounds.placed(at_ms(50), [5, 5].into_iter()).unwrap();
         assert_eq!(second.time, Duration::from_millis(20), "since the first");
         assert!(rounds.expected(at_ms(60), Duration::ZERO).is_none());
+        assert!(rounds.is_empty());
         assert_eq!(rounds.page_bytes(), Some(100.0));
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::cpu_limiter::CpuLimiter;
 use super::deltas::Deltas;
-use super::encode::{DedupEncoder, Packer, PageEncoder};
+use super::encode::{DedupEncoder, Packer, PageEncoder, PlacedRun};
 use super::send_samples::{FrameTime, Progress, SendSamples};
-use crate::codec::CompressSetting;
 use crate::codec::dedup::DedupSetting;
 use crate::codec::select::CpuLimit;
+use crate::codec::{Codec, CompressSetting};
 use crate::memory::ReadPages;
 use crate::migration::{Batch, HEARTBEAT, MigrationError, SentFrame, Source, StageTime, Work};
 use crate::pipeline::Step;
@@ -17,7 +17,7 @@ use crate::pipeline::disconnect_grace::DisconnectGrace;
 use crate::pipeline::shared::Shared;
 use crate::transport::{BindingProof, SendHalf};
 use crate::units::{ByteCount, Instant};
-use crate::wire::{FrameType, FrameWriter, Join, Message};
+use crate::wire::{FrameBuffer, FrameType, FrameWriter, Join, MAX_FRAME_PAGES, Message};
 
 /// How the pages of a migration are packed.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +42,10 @@ pub struct SourceChannel {
     writer: FrameWriter<Box<dyn SendHalf>>,
     encoder: PageEncoder,
     batch: Batch,
+    /// Whether raw pages go past the target's processors where they can.
+    is_one_sided: bool,
+    /// Pages of the batch that do.
+    placed: Vec<PlacedRun>,
     /// Body of a message, allocated once.
     body: Vec<u8>,
     cpu_limiter: CpuLimiter,
@@ -73,6 +77,14 @@ impl SourceChannel {
         packing: &Packing,
         proof: Option<BindingProof>,
     ) -> Result<Self, MigrationError> {
+        // Nothing is cheaper than a page that nobody packs and nobody copies. But a codec that somebody
+        // has named is used.
+        let wants_raw = matches!(
+            packing.compress,
+            CompressSetting::Auto | CompressSetting::Fixed(Codec::Raw)
+        );
+        let is_one_sided = wants_raw && tx.is_one_sided();
+        let deltas = packing.deltas.clone().filter(|_| !is_one_sided);
         let mut writer = FrameWriter::new(tx);
         let session = shared.look(Source::session);
         let join = Message::Join(Join {
@@ -86,7 +98,7 @@ impl SourceChannel {
         let packer = Packer::new(packing.compress, workers, limit, reads);
         let dedup = shared.look(Source::dedup);
         let dedup_encoder = dedup.map(|own| DedupEncoder::new(own, packing.dedup));
-        let encoder = PageEncoder::new(packing.deltas.clone(), packer, reads);
+        let encoder = PageEncoder::new(deltas, packer, reads);
         Ok(Self {
             shared,
             memory,
@@ -94,6 +106,8 @@ impl SourceChannel {
             writer,
             encoder: encoder.with_dedup(dedup_encoder),
             batch: Batch::default(),
+            is_one_sided,
+            placed: Vec::with_capacity(if is_one_sided { MAX_FRAME_PAGES } else { 0 }),
             body: Vec::new(),
             cpu_limiter: CpuLimiter::new(limit, workers),
             samples: SendSamples::new(),
@@ -169,13 +183,31 @@ impl SourceChannel {
     fn send_pages(&mut self) -> Result<SentFrame, MigrationError> {
         let shared = Arc::clone(&self.shared);
         let clock = shared.clock();
+        // Until the barrier is passed pages may go as frames: the target keeps these back.
+        let places = self.is_one_sided
+            && shared.look(Source::earlier_rounds_placed)
+            && self.writer.can_place(&self.batch.runs).map_err(lost)?;
         let (begun_at, begun) = (clock.now(), clock.thread_cpu());
         let mut buffer = self.writer.begin().map_err(lost)?;
-        let encoded = self
-            .encoder
-            .encode(&self.batch, &*self.memory, clock, &mut buffer)?;
+        let mut pages = None;
+        let encoded = match places {
+            true => {
+                let pages = pages.insert(self.writer.begin().map_err(lost)?);
+                self.encoder.encode_placing(
+                    &self.batch,
+                    &*self.memory,
+                    clock,
+                    pages,
+                    &mut buffer,
+                    &mut self.placed,
+                )?
+            }
+            false => self
+                .encoder
+                .encode(&self.batch, &*self.memory, clock, &mut buffer)?,
+        };
         let (encoded_at, encoded_cpu) = (clock.now(), clock.thread_cpu());
-        let bytes = self.writer.send(FrameType::Pages, buffer).map_err(lost)?;
+        let bytes = self.send_frame(pages, buffer).map_err(lost)?;
         let mut frame = SentFrame {
             bytes: ByteCount(bytes),
             ..encoded
@@ -215,6 +247,19 @@ impl SourceChannel {
             self.encoder.packer().observe(sample);
         }
         Ok(frame)
+    }
+}
+
+impl SourceChannel {
+    /// Has the transport place what is to be placed of `pages`, and sends the frame that says so. Returns
+    /// the bytes that both took on the wire.
+    fn send_frame(&mut self, pages: Option<FrameBuffer>, frame: FrameBuffer) -> io::Result<u64> {
+        let mut placed_bytes = 0;
+        if let Some(pages) = pages {
+            self.writer.place(pages, &self.placed)?;
+            placed_bytes = self.placed.iter().map(|(range, _)| range.bytes().0).sum();
+        }
+        Ok(placed_bytes + self.writer.send(FrameType::Pages, frame)?)
     }
 }
 

@@ -19,13 +19,14 @@ use tracing::{debug, info, warn};
 use super::base_pages::BasePages;
 use super::channel::TargetChannel;
 use super::connections::Connections;
-use crate::memory::GuestMemory;
+use super::fences::Fences;
+use crate::memory::{GuestMemory, InPlaceMemory};
 use crate::migration::{MigrationError, Target};
 use crate::pipeline::Step;
 use crate::pipeline::binding::{Opening, belongs};
 use crate::pipeline::control::ControlReader;
 use crate::pipeline::shared::Shared;
-use crate::transport::{BindingProof, ChannelBinding, Connection, Peer, SendHalf};
+use crate::transport::{BindingProof, ChannelBinding, Connection, Expose, Peer, SendHalf};
 use crate::wire::{
     FrameReader, FrameWriter, Hello, Join, Message, ReadOutcome, Reattach, Refuse, SessionId,
     StateChunk,
@@ -44,6 +45,7 @@ pub struct Acceptor {
     memory: Arc<dyn GuestMemory>,
     base_pages: Arc<BasePages>,
     state: Sender<StateChunk>,
+    fences: Arc<Fences>,
     connections: Mutex<Connections>,
     /// The source has introduced itself, of which there is only one: what ties its first control
     /// connection to it, where the transport authenticates.
@@ -60,18 +62,21 @@ impl std::fmt::Debug for Acceptor {
 }
 
 impl Acceptor {
-    /// Nothing has come in yet. Pages go to `memory`, device state to `state`.
+    /// Nothing has come in yet. Pages go to `memory`, device state to `state`; one-sided sources are kept
+    /// out by `fences`.
     pub(super) fn new(
         shared: Arc<Shared<Target>>,
         memory: Arc<dyn GuestMemory>,
         base_pages: Arc<BasePages>,
         state: Sender<StateChunk>,
+        fences: Arc<Fences>,
     ) -> Self {
         Self {
             shared,
             memory,
             base_pages,
             state,
+            fences,
             connections: Mutex::default(),
             source: OnceLock::new(),
             misfits: AtomicU32::new(0),
@@ -90,6 +95,7 @@ impl Acceptor {
             rx,
             closer,
             peer,
+            one_sided,
         } = connection;
         let now = self.shared.now();
         let mut connections = self.connections();
@@ -107,6 +113,7 @@ impl Acceptor {
                 tx,
                 reader: FrameReader::limited(rx, FIRST_FRAME_BYTES),
                 peer,
+                one_sided,
             },
         })
     }
@@ -224,6 +231,7 @@ enum Stage {
         tx: Box<dyn SendHalf>,
         reader: FrameReader<Box<dyn Read + Send>>,
         peer: Peer,
+        one_sided: Option<Box<dyn Expose>>,
     },
     Control(ControlReader<Target>),
     Data(Box<TargetChannel>),
@@ -281,7 +289,13 @@ impl TargetWorker {
 
     /// The first message says what the connection is for.
     fn introduced(&mut self, message: Message) -> Step {
-        let Stage::New { tx, reader, peer } = std::mem::replace(&mut self.stage, Stage::Over)
+        let stage = std::mem::replace(&mut self.stage, Stage::Over);
+        let Stage::New {
+            tx,
+            reader,
+            peer,
+            one_sided,
+        } = stage
         else {
             return Step::Done;
         };
@@ -332,13 +346,23 @@ impl TargetWorker {
                     shared.fail(error);
                     return Step::Done;
                 }
-                self.stage = Stage::Data(Box::new(TargetChannel::new(
-                    Arc::clone(shared),
-                    Arc::clone(&acceptor.memory),
-                    Arc::clone(&acceptor.base_pages),
-                    channel,
-                    reader,
-                )));
+                let is_one_sided = one_sided.is_some();
+                let mut memory = Arc::clone(&acceptor.memory);
+                if let Some(connection) = one_sided {
+                    // The memory has been cleared by now.
+                    if let Err(error) = acceptor.fences.expose(connection, Arc::clone(&memory)) {
+                        shared.fail(error);
+                        return Step::Done;
+                    }
+                    memory = Arc::new(InPlaceMemory(memory));
+                }
+                let base_pages = Arc::clone(&acceptor.base_pages);
+                let shared = Arc::clone(shared);
+                let mut data = TargetChannel::new(shared, memory, base_pages, channel, reader);
+                if is_one_sided {
+                    data = data.one_sided();
+                }
+                self.stage = Stage::Data(Box::new(data));
             }
             message => {
                 let why = format!("{:?} does not belong to the migration", message.kind());

@@ -72,6 +72,13 @@ impl TargetChannel {
         }
     }
 
+    /// The same, for a connection by which the source writes memory itself.
+    #[must_use]
+    pub(super) fn one_sided(mut self) -> Self {
+        self.placer.expect_placed();
+        self
+    }
+
     /// The machine that the channel serves.
     pub fn shared(&self) -> &Arc<Shared<Target>> {
         &self.shared
@@ -142,6 +149,7 @@ impl TargetChannel {
 
     fn place(&mut self, bytes: ByteCount) -> Result<bool, MigrationError> {
         let body = PagesBody::decode(self.reader.body())?;
+        let bytes = bytes + ByteCount(body.placed_bytes());
         self.shared
             .look(|target| target.admit(self.number, &body))?;
         self.missing.clear();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use tracing::warn;
 
+use super::fences::Fences;
 use crate::guest::{
     DeviceChannel, GuestError, Promise, StateFlow, StateReader, TargetGuest, Waker, state_queue,
 };
@@ -25,6 +26,7 @@ pub struct TargetDriver<'a> {
     memory: Arc<dyn GuestMemory>,
     guest: &'a mut dyn TargetGuest,
     digest_threads: usize,
+    fences: Arc<Fences>,
     /// Device state for a guest that reads it.
     state: Option<Receiver<StateChunk>>,
     loading: bool,
@@ -39,15 +41,16 @@ impl std::fmt::Debug for TargetDriver<'_> {
 }
 
 impl<'a> TargetDriver<'a> {
-    /// Drives `shared`. Also returns where the control reader puts the guest's device state.
+    /// Drives `shared`; closes `fences` before the guest touches its memory. Also returns where the control reader puts the guest's device state.
     ///
     /// # Errors
     /// When the guest cannot be taken in.
-    pub fn new(
+    pub(super) fn new(
         shared: Arc<Shared<Target>>,
         memory: Arc<dyn GuestMemory>,
         guest: &'a mut dyn TargetGuest,
         digest_threads: usize,
+        fences: Arc<Fences>,
     ) -> Result<(Self, Sender<StateChunk>), MigrationError> {
         let (state, incoming) = state_queue();
         let wake = Arc::clone(&shared);
@@ -64,6 +67,7 @@ impl<'a> TargetDriver<'a> {
                 memory,
                 guest,
                 digest_threads,
+                fences,
                 state: (flow == StateFlow::Written).then_some(incoming),
                 loading: false,
                 marks: Vec::new(),
@@ -99,14 +103,18 @@ impl<'a> TargetDriver<'a> {
                 self.shared.with(|target| target.prepared(now));
             }
             TargetStep::Digest => {
+                self.fences.close()?;
                 let digest = digest_memory(&*self.memory, self.digest_threads)?.value();
                 let now = self.shared.now();
                 self.shared.with(|target| target.digested(now, digest));
             }
-            TargetStep::Load => match self.state.take() {
-                Some(state) => self.load_devices(state)?,
-                None => self.loading = true,
-            },
+            TargetStep::Load => {
+                self.fences.close()?;
+                match self.state.take() {
+                    Some(state) => self.load_devices(state)?,
+                    None => self.loading = true,
+                }
+            }
             TargetStep::Run(granted) => {
                 if let Err(error) = self.record(Promise::Granted) {
                     // It is this side's guest all the same.
@@ -228,6 +236,10 @@ impl<'a> TargetDriver<'a> {
     /// Ends the migration because of `error`: tells the source, and lets go of the guest unless
     /// it was granted already.
     pub fn fail(&mut self, error: MigrationError) -> Failure {
+        // Whatever becomes of the memory, the source writes to it no more.
+        if let Err(error) = self.fences.close() {
+            warn!(%error, "the memory must not be used again");
+        }
         // Before the source hears of it, and perhaps tries again.
         self.marks.clear();
         let guest = self.shared.look(Target::guest_location);

@@ -10,6 +10,7 @@ mod channel;
 mod connections;
 pub(super) mod dedup;
 mod driver;
+mod fences;
 mod fingerprints;
 pub(super) mod placer;
 mod session;

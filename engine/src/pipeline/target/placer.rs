@@ -21,6 +21,8 @@ const BATCH_PAGES: usize = 16;
 /// Decodes and places for one channel, in buffers that are allocated once.
 pub(in crate::pipeline) struct Placer {
     memory: Arc<dyn GuestMemory>,
+    /// Whether the transport may have placed pages before their frame comes.
+    is_one_sided: bool,
     /// What references are found with, if there may be any.
     dedup: Option<DedupReader>,
     decoder: BlockDecoder,
@@ -45,6 +47,7 @@ impl Placer {
         dedup: Option<DedupReader>,
     ) -> Self {
         Self {
+            is_one_sided: false,
             dedup,
             memory,
             decoder: BlockDecoder::new(),
@@ -52,6 +55,11 @@ impl Placer {
             block_at: 0,
             since: Instant::default(),
         }
+    }
+
+    /// The transport places pages by itself.
+    pub(super) fn expect_placed(&mut self) {
+        self.is_one_sided = true;
     }
 
     /// Places the pages of a checked frame; says what its stages took. Adds to `missing` those
@@ -78,6 +86,11 @@ impl Placer {
                 Encoding::Lz4 => self.unpack(BlockFormat::Lz4, &run, &mut stages, clock)?,
                 Encoding::Zstd => self.unpack(BlockFormat::Zstd, &run, &mut stages, clock)?,
                 Encoding::More => self.place_more(range)?,
+                Encoding::Placed if self.is_one_sided => {}
+                Encoding::Placed => {
+                    let what = "pages that the transport has placed, which it cannot";
+                    return Err(MigrationError::PeerMisbehaved(what.into()));
+                }
                 Encoding::Reference => {
                     let dedup = self.dedup.as_mut();
                     let found = dedup.map(|own| own.find(&run, &*self.memory));

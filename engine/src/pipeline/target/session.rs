@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::acceptor::Acceptor;
 use super::base_pages::BasePages;
 use super::driver::TargetDriver;
+use super::fences::Fences;
 use crate::guest::TargetGuest;
 use crate::memory::GuestMemory;
 use crate::migration::{Failure, GuestLocation, IN_DOUBT, Target};
@@ -44,18 +45,20 @@ impl<'a> TargetSession<'a> {
         cancel: CancelToken,
         digest_threads: usize,
     ) -> Result<Self, Failure> {
+        let fences = Arc::new(Fences::default());
         let driver = TargetDriver::new(
             Arc::clone(&shared),
             Arc::clone(&memory),
             guest,
             digest_threads,
+            Arc::clone(&fences),
         );
         let (driver, state) = driver.map_err(|error| Failure {
             error,
             guest: GuestLocation::Source,
         })?;
         Ok(Self {
-            acceptor: Arc::new(Acceptor::new(shared, memory, base_pages, state)),
+            acceptor: Arc::new(Acceptor::new(shared, memory, base_pages, state, fences)),
             driver,
             cancel,
             lingers_until: None,

@@ -61,6 +61,12 @@ impl FrameBuffer {
         &mut self.memory[self.pages_at..self.pages_at + PAGES_BYTES]
     }
 
+    /// The memory, for the transport to place pages from: byte 0 of the [pages](Self::pages) is at the
+    /// offset that comes with it.
+    pub(super) fn into_pages(self) -> (bytes::Bytes, usize) {
+        (self.memory.freeze(), self.pages_at)
+    }
+
     /// Makes the body of `head`, the first `kept` bytes of the [pages](Self::pages), and `tail`.
     ///
     /// # Panics

@@ -4,6 +4,7 @@ use std::io;
 
 use super::{FrameBuffer, FrameHeader, FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE, crc32c};
 use crate::transport::{SendHalf, SendStats};
+use crate::units::PageRange;
 
 /// Writes frames to a connection, beginning with the preface.
 #[derive(Debug)]
@@ -72,6 +73,31 @@ impl<S: SendHalf> FrameWriter<S> {
         let mut frame = self.begin()?;
         frame.copy_body(body);
         self.send(kind, frame)
+    }
+
+    /// Whether the transport can put these pages into the target's memory by itself now; see
+    /// [`SendHalf::can_place`].
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub fn can_place(&mut self, runs: &[PageRange]) -> io::Result<bool> {
+        self.half.can_place(runs)
+    }
+
+    /// Has the transport put pages into the target's memory, before the frame that is sent next: those of
+    /// each range, whose content is in the [pages](FrameBuffer::pages) of `buffer` from that byte on.
+    ///
+    /// # Errors
+    /// Those of the connection, which is then unusable.
+    pub fn place(&mut self, buffer: FrameBuffer, ranges: &[(PageRange, usize)]) -> io::Result<()> {
+        let (memory, pages_at) = buffer.into_pages();
+        for (range, at) in ranges {
+            let start = pages_at + at;
+            let pages = memory.slice(start..start + range.len_bytes());
+            self.half.place(range.first, pages)?;
+        }
+        self.half.give_back(memory);
+        Ok(())
     }
 
     /// How sending goes.

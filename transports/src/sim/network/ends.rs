@@ -8,7 +8,7 @@ use pagelift_engine::pipeline::Clock;
 use pagelift_engine::transport::{
     Connection, Link, Listener, RateCapped, Role, SendHalf, SendQueue, SendStats, WriteHalf,
 };
-use pagelift_engine::units::Rate;
+use pagelift_engine::units::{PageIndex, PageRange, Rate};
 
 use super::{ConnectionId, Direction, SimNetwork};
 
@@ -86,6 +86,21 @@ impl SendHalf for SimHalf {
 
     fn give_back(&mut self, buffer: Bytes) {
         self.0.give_back(buffer);
+    }
+
+    fn is_one_sided(&self) -> bool {
+        self.0.get_ref().network.lock().config.one_sided
+    }
+
+    /// Once the target has taken the connection in; until then pages go as frames.
+    fn can_place(&mut self, _: &[PageRange]) -> io::Result<bool> {
+        let stream = self.0.get_ref();
+        Ok(stream.network.is_exposed(stream.id))
+    }
+
+    fn place(&mut self, first: PageIndex, pages: Bytes) -> io::Result<()> {
+        let stream = self.0.get_ref();
+        stream.network.place(stream.id, first, &pages)
     }
 
     fn stats(&mut self) -> SendStats {

@@ -1,6 +1,7 @@
 //! Connections between two simulated sides, and what can go wrong with them.
 
 mod ends;
+mod one_sided;
 
 pub use ends::{SimLink, SimListener};
 
@@ -11,11 +12,12 @@ use std::time::Duration;
 
 use pagelift_engine::pipeline::Clock;
 use pagelift_engine::transport::{
-    ChannelBinding, Closer, Connection, Peer, PeerIdentity, WriteHalf,
+    ChannelBinding, Closer, Connection, Expose, Peer, PeerIdentity, WriteHalf,
 };
 use pagelift_engine::units::{ByteCount, Instant, Rate};
 
 use self::ends::{SimHalf, SimStream};
+use self::one_sided::{Exposed, SimExposure};
 use super::pipe::Pipe;
 use super::{SimClock, SimRng};
 
@@ -32,6 +34,8 @@ pub struct NetworkConfig {
     pub buffer_bytes: u64,
     /// Bytes that arrive together at most: larger writes arrive in pieces.
     pub piece_bytes: usize,
+    /// Whether pages can be placed in the target's memory past the target.
+    pub one_sided: bool,
 }
 
 /// The way bytes go.
@@ -88,6 +92,7 @@ impl Net {
 struct Wire {
     pipes: [Pipe; 2],
     latency: Duration,
+    exposed: Exposed,
 }
 
 impl SimNetwork {
@@ -214,6 +219,7 @@ impl SimNetwork {
         net.connections.push(Wire {
             pipes: Default::default(),
             latency,
+            exposed: Exposed::default(),
         });
         let last = net.arriving.back().map_or(now, |(at, _)| *at);
         net.arriving.push_back((now.after(latency).max(last), id));
@@ -240,11 +246,16 @@ impl SimNetwork {
             direction,
         };
         let network = self.clone();
+        let is_one_sided = self.lock().config.one_sided;
         Connection {
             tx: Box::new(SimHalf(WriteHalf::new(half(direction)))),
             rx: Box::new(half(direction.back())),
             closer: Closer::new(move || network.close(id, direction)),
             peer: peer(id, direction),
+            one_sided: (is_one_sided && direction == Direction::ToSource).then(|| {
+                let network = self.clone();
+                Box::new(SimExposure { network, id }) as Box<dyn Expose>
+            }),
         }
     }
 

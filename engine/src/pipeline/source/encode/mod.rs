@@ -12,6 +12,7 @@ mod dedup;
 mod dedup_gate;
 mod gather;
 mod packer;
+mod placing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::codec::{BlockFormat, SameFilled, is_zero};
 use crate::memory::{MemoryError, ReadPages};
 use crate::migration::{Batch, SentFrame};
 use crate::pipeline::clock::Clock;
-use crate::units::{PAGE_BYTES, PageIndex};
+use crate::units::{PAGE_BYTES, PageIndex, PageRange};
 use crate::wire::{Encoding, Encodings, FrameBuffer, PagesBuilder};
 pub(super) use dedup::DedupEncoder;
 use gather::Gathered;
@@ -33,6 +34,9 @@ const FIRST_ROUND: u32 = 1;
 
 /// Longest delta where pages can be packed as well: what saves less is better packed.
 const WORTHY_DELTA: usize = PAGE_BYTES / 2;
+
+/// Pages that the transport places by itself, and where their content is.
+pub(super) type PlacedRun = (PageRange, usize);
 
 /// A frame's worth of buffers, allocated once.
 #[derive(Debug)]
