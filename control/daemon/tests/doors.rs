@@ -10,17 +10,32 @@ use std::process::Command;
 use pagelift_rpc::calls::{Hostname, Open};
 use pagelift_tests::require;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use support::{Client, Daemon, open_args, virsh, virsh_at};
+use support::{Client, Daemon, open_args, qemu, virsh, virsh_at};
 
 #[test]
 fn virsh_connects_and_asks() {
     require!(virsh());
     let daemon = Daemon::start("[host]\nname = \"here\"");
     assert_eq!(daemon.virsh_ok(&["hostname"]).trim(), "here");
-    let version = daemon.virsh_ok(&["nodeinfo"]);
-    assert!(version.contains("CPU(s):"), "{version}");
+    let node = daemon.virsh_ok(&["nodeinfo"]);
+    assert!(node.contains("CPU(s):"), "{node}");
     let uri = daemon.virsh_ok(&["uri"]);
     assert!(uri.starts_with("qemu+unix:///system"), "{uri}");
+}
+
+#[test]
+fn virsh_asks_for_versions_and_capabilities() {
+    require!(virsh());
+    require!(qemu());
+    let daemon = Daemon::start("");
+    let version = daemon.virsh_ok(&["version"]);
+    assert!(version.contains("Using API: QEMU"), "{version}");
+    assert!(version.contains("Running hypervisor: QEMU "), "{version}");
+    let capabilities = daemon.virsh_ok(&["capabilities"]);
+    assert!(
+        capabilities.contains("<domain type='qemu'/>"),
+        "{capabilities}"
+    );
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What stock clients and daemons sent each other: everything decodes, and encodes to the same bytes.
 //!
 //! `recorded/*.hex` has a message a line: who sent it (`c` a client, `s` a daemon) and its bytes in
-//! hexadecimal. Pieces of streams are cut to their header there. `virsh` 11.3.0 and `libvirtd` 11.3.0.
+//! hexadecimal. The files `basic-*` are whole; in the others a message is left out that differs from an
+//! earlier one in nothing but its serial number. Pieces of streams are cut to their header. `virsh` 11.3.0
+//! and `libvirtd` 11.3.0.
 
 use std::collections::BTreeSet;
 use std::fs;

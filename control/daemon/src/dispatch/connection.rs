@@ -1,12 +1,17 @@
 //! Calls about the connection and the host.
 
+use std::path::Path;
+
 use pagelift_rpc::calls::{
-    AuthList, Close, GetNodeInfo, Hostname, LibVersion, OPEN_READ_ONLY, Open, OpenArgs,
-    RegisterCloseCallback, SupportsFeature, Type, UnregisterCloseCallback, Uri, feature,
+    AuthList, Capabilities, Close, GetNodeInfo, Hostname, LibVersion, OPEN_READ_ONLY, Open,
+    OpenArgs, RegisterCloseCallback, SupportsFeature, Type, UnregisterCloseCallback, Uri, Version,
+    feature,
 };
 use pagelift_rpc::error::{Error, ErrorCode, ErrorDomain};
 
 use super::{Answer, Caller, Dispatcher, Needs, not_open};
+use crate::driver::qemu;
+use crate::guests::errors;
 use crate::host;
 
 /// libvirt's version whose behaviour this is: what clients ask for the library's version.
@@ -23,6 +28,8 @@ pub(super) fn add(on: &mut Dispatcher) {
     on.on::<Open>(Needs::Connection, open);
     on.on::<Close>(Needs::Connection, |_, ()| Ok(()));
     on.on::<Type>(Needs::Open, |_, ()| Ok("QEMU".into()));
+    on.on::<Version>(Needs::Open, hypervisor_version);
+    on.on::<Capabilities>(Needs::Open, |caller, ()| Ok(capabilities(caller)));
     on.on::<LibVersion>(Needs::Open, |_, ()| Ok(LIBRARY_VERSION));
     on.on::<Hostname>(Needs::Open, |caller, ()| {
         Ok(caller.daemon.host().name.clone())
@@ -48,6 +55,33 @@ fn supports(caller: Caller<'_>, number: i32) -> Answer<i32> {
             | feature::CLOSE_CALLBACK
             | feature::NETWORK_UPDATE_ORDER
     )))
+}
+
+fn hypervisor_version(caller: Caller<'_>, (): ()) -> Answer<u64> {
+    let emulator = caller.daemon.config().qemu.emulator.display().to_string();
+    let version = qemu::version(&emulator);
+    version.ok_or_else(|| errors::internal(format!("{emulator} does not say its version")))
+}
+
+/// What the host and its guests can be.
+fn capabilities(caller: Caller<'_>) -> String {
+    let uuid = caller.daemon.host().uuid;
+    let emulator = plain(&caller.daemon.config().qemu.emulator.display().to_string());
+    let kvm = if Path::new("/dev/kvm").exists() {
+        "      <domain type='kvm'/>\n"
+    } else {
+        ""
+    };
+    format!(
+        "<capabilities>\n\n  <host>\n    <uuid>{uuid}</uuid>\n    <cpu>\n      <arch>x86_64</arch>\n    </cpu>\n  </host>\n\n  <guest>\n    <os_type>hvm</os_type>\n    <arch name='x86_64'>\n      \
+         <wordsize>64</wordsize>\n      <emulator>{emulator}</emulator>\n      \
+         <domain type='qemu'/>\n{kvm}    </arch>\n  </guest>\n\n</capabilities>\n"
+    )
+}
+
+/// A text as XML has it.
+fn plain(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 fn open(caller: Caller<'_>, args: OpenArgs) -> Answer<()> {

@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use pagelift_rpc::calls::{AuthList, Open, OpenArgs, Procedure};
+use pagelift_rpc::calls::{
+    AuthList, DomainCreate, DomainDefineXml, DomainLookupByUuid, Open, OpenArgs, Procedure,
+};
 use pagelift_rpc::error::Error;
 use pagelift_rpc::frame::FrameReader;
 use pagelift_rpc::message::{Kind, Message, Status};
+use pagelift_rpc::types::Domain;
 use pagelift_tests::{PATIENCE, Skip};
 use tempfile::TempDir;
 
@@ -140,6 +143,14 @@ impl Daemon {
             self.log()
         );
         out
+    }
+
+    /// Defines and starts a guest, without virsh; its name.
+    pub(crate) fn start_guest(&self, xml: &str) -> Domain {
+        let mut client = Client::open(self);
+        let domain = client.call::<DomainDefineXml>(&xml.to_owned()).unwrap();
+        client.call::<DomainCreate>(&domain).unwrap();
+        client.call::<DomainLookupByUuid>(&domain.uuid).unwrap()
     }
 
     /// What virsh complained of, which must have failed.

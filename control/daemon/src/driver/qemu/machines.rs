@@ -1,10 +1,31 @@
-//! What machine types without a version stand for, as QEMU says it.
+//! What a QEMU program says of itself: its version, and what machine types without one stand for.
 
 use std::collections::HashMap;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-/// Answers of QEMUs, which are asked once each.
+/// What `--version` of the program `emulator` says, as major * 1000000 + minor * 1000 + micro; `None` if it
+/// cannot be asked.
+pub fn version(emulator: &str) -> Option<u64> {
+    let output = Command::new(emulator)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    version_of(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn version_of(text: &str) -> Option<u64> {
+    let (_, rest) = text.split_once("version ")?;
+    let mut parts = rest
+        .split(|char: char| !char.is_ascii_digit())
+        .map(str::parse);
+    let mut part = || parts.next()?.ok();
+    let (major, minor, micro): (u64, u64, u64) = (part()?, part()?, part()?);
+    Some(major * 1_000_000 + minor * 1000 + micro)
+}
+
+/// Answers of QEMUs about their machine types; each is asked once.
 #[derive(Debug, Default)]
 pub struct Machines {
     known: Mutex<HashMap<String, HashMap<String, String>>>,
@@ -41,6 +62,13 @@ fn aliases(help: &str) -> HashMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn versions() {
+        let text = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright";
+        assert_eq!(version_of(text), Some(10_000_002));
+        assert_eq!(version_of("QEMU"), None);
+    }
 
     #[test]
     fn other_names() {

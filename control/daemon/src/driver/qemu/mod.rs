@@ -4,9 +4,13 @@
 //! monitor at a socket in a directory of its own, by which a daemon that comes back finds it.
 
 mod argv;
+mod error;
+mod leftover;
 mod machines;
 mod process;
 
 pub use argv::{Start, Unsupported, argv};
-pub use machines::Machines;
-pub use process::{Ended, Launch, Qemu, QemuError, end_leftover};
+pub use error::QemuError;
+pub use leftover::end_leftover;
+pub use machines::{Machines, version};
+pub use process::{Ended, Launch, Qemu};

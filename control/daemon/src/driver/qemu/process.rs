@@ -13,45 +13,17 @@ use pagelift_control::qmp::{Address, Event, Qmp, QmpError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
-use tracing::warn;
 
-use super::Start;
+use super::{QemuError, Start};
 
 /// How long a QEMU may take to listen at its monitor.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 /// How long one that was asked to quit may take.
 const QUIT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long one that was killed may take: it may wait for a disk.
-const KILL_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const KILL_PATIENCE: Duration = Duration::from_secs(30);
 /// How much of what it printed is quoted, in bytes.
 const QUOTED_BYTES: u64 = 2000;
-
-/// Why a QEMU cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum QemuError {
-    /// It cannot be started.
-    #[error("cannot start {program}: {source}")]
-    Start {
-        /// The program.
-        program: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// It ended at once.
-    #[error("QEMU unexpectedly closed the monitor (vm='{name}'): {said}")]
-    Ended {
-        /// The guest.
-        name: String,
-        /// What it printed.
-        said: String,
-    },
-    /// Its monitor.
-    #[error(transparent)]
-    Monitor(#[from] QmpError),
-    /// Its process.
-    #[error("the process of the guest: {0}")]
-    Process(#[from] io::Error),
-}
 
 /// What a QEMU is started with.
 #[derive(Clone, Debug)]
@@ -285,7 +257,7 @@ impl Drop for Starting {
 }
 
 /// Waits until `process` has ended; whether it has.
-fn has_ended(process: &OwnedFd, patience: Duration) -> io::Result<bool> {
+pub(super) fn has_ended(process: &OwnedFd, patience: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + patience;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -302,39 +274,8 @@ fn has_ended(process: &OwnedFd, patience: Duration) -> io::Result<bool> {
     }
 }
 
-fn open_process(pid: u32) -> io::Result<OwnedFd> {
+pub(super) fn open_process(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or(io::ErrorKind::NotFound)?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
-}
-
-/// Kills every process that was started with the monitor of `start`, and waits for its end: a daemon
-/// that was killed while it started a QEMU has left it behind, with a monitor that may not listen yet.
-///
-/// All of them have their own command line by now: a child that has not become QEMU yet still has the
-/// killed daemon's lock on the store, without which nobody comes here.
-pub fn end_leftover(start: &Start) {
-    let monitor = format!("socket,id=charmonitor,path={},", start.monitor().display());
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        // Held before its command line is read, so that it is the same process that is killed.
-        let Ok(process) = open_process(pid) else {
-            continue;
-        };
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let mut args = line.split(|byte| *byte == 0);
-        if args.any(|arg| arg.starts_with(monitor.as_bytes())) {
-            let _already_gone = pidfd_send_signal(&process, Signal::KILL);
-            let ended = has_ended(&process, KILL_PATIENCE);
-            if !ended.unwrap_or(false) {
-                warn!(pid, "a process that was left behind does not end");
-            }
-        }
-    }
 }
