@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 
@@ -143,4 +144,21 @@ fn a_socket_that_was_left_behind_is_taken_over() {
     let mut daemon = Daemon::start("");
     daemon.crash();
     Client::open(&daemon).call::<Hostname>(&()).unwrap();
+}
+
+#[test]
+fn the_service_manager_hears_when_it_is_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&place).unwrap();
+    socket
+        .set_read_timeout(Some(pagelift_tests::PATIENCE))
+        .unwrap();
+    let daemon = Daemon::start_with("", &[("NOTIFY_SOCKET", &place)]);
+    let mut said = [0; 64];
+    let length = socket.recv(&mut said).unwrap();
+    assert_eq!(&said[..length], b"READY=1");
+    daemon.terminate();
+    let length = socket.recv(&mut said).unwrap();
+    assert_eq!(&said[..length], b"STOPPING=1");
 }

@@ -1,5 +1,8 @@
 //! Manages guests, and answers libvirt's RPC.
 
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,7 +13,7 @@ use pageliftd::daemon::Daemon;
 use pageliftd::server::Server;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tracing::info;
+use tracing::{info, warn};
 
 /// Manages guests, and answers libvirt's RPC.
 #[derive(Debug, Parser)]
@@ -45,7 +48,25 @@ fn main() -> Result<()> {
     for place in server.places() {
         info!("listens at {place}");
     }
+    notify("READY=1");
     signals.forever().next();
+    notify("STOPPING=1");
     info!("ends; guests run on");
     Ok(())
+}
+
+/// Says something to the service manager, if there is one that listens (sd_notify(3)).
+fn notify(state: &str) {
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&name),
+    };
+    let sent = address
+        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = sent {
+        warn!(%error, "cannot tell the service manager");
+    }
 }

@@ -4,6 +4,8 @@
 //! (a QEMU is started) or says what it did (an answer, an event), so that a daemon that is killed finds
 //! everything again that it has started.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +16,14 @@ const GUESTS: TableDefinition<'_, &str, &str> = TableDefinition::new("guests");
 
 /// How long a daemon that is ending may keep the database.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Makes a directory that is nobody's but this user's, if it is not there.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn private_dir(dir: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
 
 /// What is kept of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +77,7 @@ impl Store {
             path: path.clone(),
             why,
         };
-        std::fs::create_dir_all(dir).map_err(|why| failed(why.to_string()))?;
+        private_dir(dir).map_err(|why| failed(why.to_string()))?;
         let deadline = std::time::Instant::now() + LOCK_PATIENCE;
         let database = loop {
             match Database::create(&path) {

@@ -29,14 +29,19 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// One with `more` in its configuration.
     pub(crate) fn start(more: &str) -> Self {
+        Self::start_with(more, &[])
+    }
+
+    /// As [`start`](Self::start), with more in its environment.
+    pub(crate) fn start_with(more: &str, environment: &[(&str, &Path)]) -> Self {
         let dir = tempfile::Builder::new().prefix("plt-").tempdir().unwrap();
-        let child = Self::spawn(dir.path(), more);
+        let child = Self::spawn(dir.path(), more, environment);
         let daemon = Self { dir, child };
         daemon.wait_ready();
         daemon
     }
 
-    fn spawn(dir: &Path, more: &str) -> Child {
+    fn spawn(dir: &Path, more: &str, environment: &[(&str, &Path)]) -> Child {
         let at = dir.display();
         let config = format!(
             "[paths]\nstate = \"{at}/state\"\nrun = \"{at}/run\"\nlog = \"{at}/log\"\n\n{more}\n"
@@ -50,6 +55,7 @@ impl Daemon {
         Command::new(env!("CARGO_BIN_EXE_pageliftd"))
             .arg("--config")
             .arg(dir.join("pageliftd.toml"))
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -198,8 +204,16 @@ impl Daemon {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         meanwhile(self);
-        self.child = Self::spawn(self.dir.path(), "");
+        self.child = Self::spawn(self.dir.path(), "", &[]);
         self.wait_ready();
+    }
+
+    /// Asks it to end.
+    pub(crate) fn terminate(&self) {
+        let asked = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status();
+        assert!(asked.unwrap().success());
     }
 
     /// Kills the processes of its guests.

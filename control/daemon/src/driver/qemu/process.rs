@@ -10,11 +10,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pagelift_control::qmp::{Address, Event, Qmp, QmpError};
+use pagelift_engine::plain_text;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 
 use super::{QemuError, Start};
+use crate::store::private_dir;
 
 /// How long a QEMU may take to listen at its monitor.
 const START_PATIENCE: Duration = Duration::from_secs(30);
@@ -69,9 +71,9 @@ impl Qemu {
     pub fn launch(launch: &Launch) -> Result<Self, QemuError> {
         let Launch { start, log, .. } = launch;
         let monitor = start.monitor();
-        fs::create_dir_all(&start.dir)?;
+        private_dir(&start.dir)?;
         if let Some(dir) = log.parent() {
-            fs::create_dir_all(dir)?;
+            private_dir(dir)?;
         }
         let _not_there = fs::remove_file(&monitor);
         let mut log = File::options()
@@ -104,7 +106,7 @@ impl Qemu {
                 log.take(QUOTED_BYTES).read_to_end(&mut said)?;
                 return Err(QemuError::Ended {
                     name: launch.name.clone(),
-                    said: String::from_utf8_lossy(&said).trim_end().to_owned(),
+                    said: plain_text::lines(String::from_utf8_lossy(&said).trim_end()),
                 });
             }
         };
