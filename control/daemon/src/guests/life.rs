@@ -8,6 +8,7 @@ use pagelift_control::qmp::{Event, QmpError};
 use pagelift_rpc::calls::state;
 use pagelift_rpc::error::Error;
 use pagelift_rpc::events::lifecycle;
+use pagelift_rpc::types::{Domain as Wire, NO_ID};
 use pagelift_v3::domain::{Chardev, Domain};
 use serde_json::Value;
 use tracing::{error, info, warn};
@@ -176,9 +177,15 @@ impl Guests {
         }
     }
 
-    /// The process has ended.
+    /// The process has ended. Whoever sees that it has sees all of it: no socket is left, a guest that was
+    /// not defined is gone, and the event is on its way.
     fn ended(&self, guest: &Guest, ended: Ended) {
-        let wire = guest.wire();
+        let wire = Wire {
+            id: NO_ID,
+            ..guest.wire()
+        };
+        let _not_there = fs::remove_dir_all(guest.shared.start_of(guest.uuid(), false).dir);
+        let mut all = self.all();
         let mut inner = guest.inner();
         let ending = inner.active.take().and_then(|active| active.ending);
         let (now, event) = match (ending, ended) {
@@ -197,15 +204,13 @@ impl Guests {
             error!(%error, name = inner.name, "the end of a guest is not kept");
         }
         info!(name = inner.name, state = ?now, "guest ended");
+        if inner.is_gone() {
+            all.remove(&guest.uuid());
+        }
+        guest.shared.events.lifecycle(&wire, event);
         drop(inner);
-        let _not_there = fs::remove_dir_all(guest.shared.start_of(guest.uuid(), false).dir);
-        self.forget_if_gone(guest);
+        drop(all);
         guest.changed.notify_all();
-        let id = pagelift_rpc::types::NO_ID;
-        guest
-            .shared
-            .events
-            .lifecycle(&pagelift_rpc::types::Domain { id, ..wire }, event);
     }
 
     /// Ends the process of the guest of `job`.

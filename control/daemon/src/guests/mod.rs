@@ -228,8 +228,15 @@ impl Guests {
     /// # Errors
     /// When another guest has its name or UUID, or it runs.
     pub fn claim(&self, domain: &Domain, what: &'static str) -> Result<Job, Error> {
-        let guest = self.room_for(&mut self.all(), domain)?;
-        let job = guest.begin(what)?;
+        let (guest, job) = loop {
+            let guest = self.room_for(&mut self.all(), domain)?;
+            let job = guest.begin(what)?;
+            // It may have ended, and be another's now, while this waited for its job.
+            let now = self.all().get(&guest.uuid()).cloned();
+            if now.is_some_and(|now| Arc::ptr_eq(&now, &guest)) {
+                break (guest, job);
+            }
+        };
         if guest.inner().active.is_some() {
             let detail = format!("domain '{}' is already active", domain.name);
             return Err(errors::invalid_here(detail));
