@@ -83,69 +83,60 @@ pub fn settle(options: &SettleOptions) -> Result<ExitCode> {
         return Ok(ExitCode::Completed);
     }
     let peer = options.peer.or_else(|| other.as_ref().map(Side::word));
-    let (owner, one_is_source) = match decide(&one.word(), peer.as_ref()) {
-        Ok(decided) => decided,
-        Err(Undecided::AskOther) => {
-            let why = format!(
-                "this side alone does not know; with its QEMU on this host, add --to MONITOR, or on \
-                 its own host run\n  pagelift settle --qmp MONITOR --peer {}",
-                one.word()
-            );
-            say(options, &one, "unknown", &why);
-            return Ok(ExitCode::Unknown);
-        }
+    let decision = match decide(&one.word(), peer.as_ref()) {
+        Ok(decision) => decision,
         Err(undecided) => {
-            let why = format!(
-                "{undecided}. Once that is sure: pagelift settle --fenced --qmp MONITOR, with the \
-                 one that is to run it"
-            );
-            say(options, &one, "unknown", &why);
+            say(options, &one, "unknown", &way_out(&undecided, &one));
             return Ok(ExitCode::Unknown);
         }
     };
-    let (source, target) = match one_is_source {
-        true => (Some(&mut one), other.as_mut()),
-        false => (other.as_mut(), Some(&mut one)),
-    };
-    let runs = carry_out(owner, source, target)?;
-    let place = match owner {
+    let place = match decision.owner {
         Owner::Source => "source",
         Owner::Target => "target",
     };
-    let runs = match runs {
-        true => format!("the guest runs on the {place}"),
-        false => format!(
+    let is_ones = (decision.owner == Owner::Source) == decision.one_is_source;
+    let owner_is_here = is_ones || other.is_some();
+    let carried = decision.carry_out(&mut one, other.as_mut())?;
+    let mut words = match (carried.runs, owner_is_here) {
+        (true, _) => format!("the guest runs on the {place}"),
+        (false, true) => format!("the guest is the {place}'s"),
+        (false, false) => format!(
             "the guest is the {place}'s; on its host run\n  pagelift settle --qmp MONITOR --peer {}",
             one.word()
         ),
     };
-    say(options, &one, place, &runs);
+    for monitor in carried.left_alone {
+        words += &format!(
+            "; the QEMU at {} has no record of this migration, and was left as it is",
+            monitor.display()
+        );
+    }
+    say(options, &one, place, &words);
     Ok(ExitCode::Completed)
 }
 
-/// Has the owner run the guest, as far as the sides are here; whether it does. Never both could run
-/// it: a target is ended before its source goes on.
-fn carry_out(owner: Owner, source: Option<&mut Side>, target: Option<&mut Side>) -> Result<bool> {
-    match (owner, source, target) {
-        (Owner::Source, source, target) => {
-            target.map(Side::end).transpose()?;
-            Ok(source.map(Side::keep).transpose()?.is_some())
+/// Why it is not decided, and what can be done about that. `one` is the side that was asked first.
+fn way_out(undecided: &Undecided, one: &Side) -> String {
+    let fenced = match undecided {
+        Undecided::AskOther => {
+            return format!(
+                "this side alone does not know; with its QEMU on this host, add --to MONITOR, or on \
+                 its own host run\n  pagelift settle --qmp MONITOR --peer {}",
+                one.word()
+            );
         }
-        (Owner::Target, Some(source), target) => {
-            source.let_go()?;
-            let Some(target) = target else {
-                return Ok(false);
-            };
-            target.take_over()?;
-            source.release()?;
-            Ok(true)
-        }
-        (Owner::Target, None, Some(target)) => {
-            target.take_over()?;
-            Ok(true)
-        }
-        (Owner::Target, None, None) => Ok(false),
-    }
+        Undecided::Unsettled(unsettled) => unsettled.once_fenced(),
+        Undecided::NothingRecorded | Undecided::SameRole(_) => None,
+    };
+    let place = match fenced {
+        Some(Owner::Source) => "source",
+        Some(Owner::Target) => "target",
+        None => return undecided.to_string(),
+    };
+    format!(
+        "{undecided}. Once that is sure: pagelift settle --fenced --qmp MONITOR, with the {place}'s monitor, \
+         on its host"
+    )
 }
 
 fn say(options: &SettleOptions, side: &Side, owner: &str, words: &str) {

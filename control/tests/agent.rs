@@ -22,6 +22,7 @@ use pagelift_control::driver::qemu::SourceQemu;
 use pagelift_control::qmp::{Address, Qmp};
 
 mod agent_hand_over;
+mod agent_settle;
 mod agent_support;
 
 #[test]

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use pagelift_agent_protocol::{DOUBT_DRIVE, JournalPhase, NO_SESSION};
+use pagelift_engine::wire::SessionId;
 use serde_json::{Value, json};
 
 use super::look::{LookError, Qemu, Side};
@@ -16,38 +17,61 @@ use crate::qmp::QmpError;
 /// How long a QEMU that was told to end may take.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
-impl Side {
-    /// The guest is the source's and this is the source: it goes on here.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub fn keep(&mut self) -> Result<(), LookError> {
-        self.run(&[JournalPhase::Kept])
-    }
+/// A QEMU whose journal speaks of the migration that is settled. There is no other way to act on one.
+#[derive(Debug)]
+pub(super) struct Party<'a>(&'a mut Side);
 
-    /// The guest is the target's and this is the target: it goes on here.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub fn take_over(&mut self) -> Result<(), LookError> {
-        self.run(&[JournalPhase::Granted])?;
-        self.record_as(JournalPhase::Running)
+impl Side {
+    /// This side as one of the migration `session`, if it has a record of that.
+    pub(super) fn party(&mut self, session: SessionId) -> Option<Party<'_>> {
+        self.is_of(session).then_some(Party(self))
     }
 
     /// A person knows that the other side does not run the guest and never will: it goes on here,
     /// whatever was promised.
     ///
     /// # Errors
-    /// When it does not.
+    /// When there is no QEMU, or no record that could be in doubt, or the guest does not go on.
     pub fn run_fenced(&mut self) -> Result<(), LookError> {
-        if let Some(qemu) = &mut self.qemu
-            && let Some(record) = &mut qemu.record
-            && record.phase.is_sources()
-        {
-            // Another story begins: the promise of this one is void, by that person's word.
-            record.session = NO_SESSION;
+        if self.qemu.is_none() {
+            return Err(LookError::Gone);
         }
-        self.run(&[JournalPhase::Kept, JournalPhase::Granted])
+        let record = self.record().ok_or(LookError::NothingRecorded)?;
+        let party = Party(self);
+        match record.phase.is_sources() {
+            true => party.keep(),
+            false => party.take_over(),
+        }
+    }
+}
+
+impl Party<'_> {
+    /// The guest is the source's and this is the source: it goes on here.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(super) fn keep(mut self) -> Result<(), LookError> {
+        let record = self.qemu()?.record;
+        if record.is_some_and(|record| record.phase.is_open()) {
+            // Another story begins: the promise of this one is void, by what the target shows or by a
+            // person's word.
+            return self.run(NO_SESSION, JournalPhase::Kept);
+        }
+        let session = record.map_or(NO_SESSION, |record| record.session);
+        self.run(session, JournalPhase::Kept)
+    }
+
+    /// The guest is the target's and this is the target: it goes on here.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub(super) fn take_over(mut self) -> Result<(), LookError> {
+        let record = self.qemu()?.record.ok_or(LookError::NothingRecorded)?;
+        if record.phase == JournalPhase::Running {
+            return self.run(record.session, JournalPhase::Running);
+        }
+        self.run(record.session, JournalPhase::Granted)?;
+        self.record_as(record.session, JournalPhase::Running)
     }
 
     /// The guest is the source's and this is the target: its QEMU is ended, since it cannot take
@@ -55,9 +79,9 @@ impl Side {
     ///
     /// # Errors
     /// When it does not end.
-    pub fn end(&mut self) -> Result<(), LookError> {
-        self.record_as(JournalPhase::Abandoned)?;
-        let Some(qemu) = self.qemu.take() else {
+    pub(super) fn end(mut self) -> Result<(), LookError> {
+        self.record(JournalPhase::Abandoned)?;
+        let Some(qemu) = self.0.qemu.take() else {
             return Ok(());
         };
         let mut events = qemu.qmp.events();
@@ -76,12 +100,9 @@ impl Side {
     ///
     /// # Errors
     /// When QEMU does not answer.
-    pub fn let_go(&mut self) -> Result<(), LookError> {
-        let Some(qemu) = &self.qemu else {
-            return Ok(());
-        };
+    pub(super) fn let_go(&mut self) -> Result<(), LookError> {
         let arguments = json!({ "active": false });
-        match qemu.qmp.execute("blockdev-set-active", arguments) {
+        match self.qemu()?.qmp.execute("blockdev-set-active", arguments) {
             // A QEMU that does not know the command has no drives that are not active.
             Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
             Err(error) => Err(error.into()),
@@ -92,16 +113,14 @@ impl Side {
     ///
     /// # Errors
     /// When that cannot be recorded.
-    pub fn release(&mut self) -> Result<(), LookError> {
-        self.record_as(JournalPhase::Released)
+    pub(super) fn release(mut self) -> Result<(), LookError> {
+        self.record(JournalPhase::Released)
     }
 
-    /// Lets the guest go on, after that one of `phases` which is this side's was recorded.
-    fn run(&mut self, phases: &[JournalPhase]) -> Result<(), LookError> {
-        for phase in phases {
-            self.record_as(*phase)?;
-        }
-        let qemu = self.qemu.as_mut().ok_or(LookError::Gone)?;
+    /// Lets the guest go on, after `phase` of `session` was recorded.
+    fn run(&mut self, session: u128, phase: JournalPhase) -> Result<(), LookError> {
+        self.record_as(session, phase)?;
+        let qemu = self.qemu()?;
         if qemu.run_state == "finish-migrate" {
             qemu.qmp.execute("migrate_cancel", Value::Null)?;
         }
@@ -116,21 +135,22 @@ impl Side {
         }
     }
 
-    /// Records `phase`, if it is one of this side's role and was not recorded already.
-    fn record_as(&mut self, phase: JournalPhase) -> Result<(), LookError> {
-        let Some(qemu) = &mut self.qemu else {
-            return Ok(());
-        };
-        let (Some(agent), Some(record)) = (&mut qemu.agent, &mut qemu.record) else {
-            return Ok(());
-        };
-        let is_own = record.phase.is_sources() == phase.is_sources();
-        // A target that runs the guest has been granted it.
-        let is_past = record.phase == JournalPhase::Running && phase == JournalPhase::Granted;
-        if is_own && !is_past {
-            agent.record(record.session, phase, &self.qmp_path)?;
-            record.phase = phase;
-        }
+    fn qemu(&mut self) -> Result<&mut Qemu, LookError> {
+        self.0.qemu.as_mut().ok_or(LookError::Gone)
+    }
+
+    /// Records `phase` of the migration that was recorded last.
+    fn record(&mut self, phase: JournalPhase) -> Result<(), LookError> {
+        let record = self.qemu()?.record.ok_or(LookError::NothingRecorded)?;
+        self.record_as(record.session, phase)
+    }
+
+    fn record_as(&mut self, session: u128, phase: JournalPhase) -> Result<(), LookError> {
+        let path = self.0.qmp_path.clone();
+        let qemu = self.qemu()?;
+        let agent = qemu.agent.as_mut().ok_or(LookError::NothingRecorded)?;
+        agent.record(session, phase, &path)?;
+        qemu.record = agent.journal()?;
         Ok(())
     }
 }

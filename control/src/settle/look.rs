@@ -1,12 +1,12 @@
 //! Asking one QEMU what it shows, and its agent what was promised.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pagelift_agent_protocol::{JournalEntry, JournalPhase};
 use pagelift_engine::migration::settle::Observed;
 use pagelift_engine::wire::SessionId;
 
-use super::Word;
+use super::{NOTHING_RECORDED, Word};
 use crate::agent_client::{AgentClient, AgentError};
 use crate::driver::qemu::QemuMigrationError;
 use crate::driver::qemu::inspect::run_state;
@@ -30,6 +30,9 @@ pub enum LookError {
     /// The guest was told to go on, and does not.
     #[error("the guest was told to go on, and its state is {0:?}")]
     DoesNotRun(String),
+    /// There is no doubt that a person's word could end.
+    #[error("{NOTHING_RECORDED}")]
+    NothingRecorded,
     /// Nobody can settle a QEMU that is not there.
     #[error("there is no QEMU that could run the guest")]
     Gone,
@@ -118,6 +121,17 @@ impl Side {
         }
     }
 
+    /// The monitor's path.
+    pub fn monitor(&self) -> &Path {
+        &self.qmp_path
+    }
+
+    /// Whether its journal speaks of the migration `session`.
+    pub fn is_of(&self, session: SessionId) -> bool {
+        self.record()
+            .is_some_and(|record| record.session == session.0)
+    }
+
     /// QEMU's process; `None` if it has ended.
     pub fn pid(&self) -> Option<u32> {
         self.qemu.as_ref().map(|qemu| qemu.pid)
@@ -142,7 +156,10 @@ impl Side {
     /// Where the guest is, as far as this side can say: `here`, `elsewhere` or `unknown`; and why.
     pub fn guest(&self) -> (&'static str, &'static str) {
         let Some(qemu) = &self.qemu else {
-            return ("elsewhere", "no QEMU listens on this monitor");
+            return (
+                "unknown",
+                "no QEMU listens on this monitor: it has ended, or was never there",
+            );
         };
         if self.word().observed == Observed::Running {
             return ("here", "QEMU runs it");

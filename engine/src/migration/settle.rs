@@ -60,12 +60,42 @@ pub enum Unsettled {
          it did not"
     )]
     TargetIsGone,
+    /// The target's hypervisor is there, and has no record of a guest that was handed over.
+    #[error(
+        "the guest was handed over, and the other hypervisor has no record of it: it is not the \
+         target, or it keeps no journal. In that case end the source's hypervisor, and let the guest go \
+         on there by hand"
+    )]
+    TargetHasNoRecord,
     /// Neither hypervisor is there.
-    #[error("neither hypervisor is there any more: the guest runs nowhere")]
+    #[error(
+        "neither hypervisor is there any more: the guest runs nowhere, and is to be started anew from \
+         its disks"
+    )]
     BothAreGone,
+    /// The source's hypervisor has ended, and the target has none of the guest.
+    #[error(
+        "the source's hypervisor has ended, and the target has not taken the guest: it runs nowhere, and \
+         is to be started anew from its disks"
+    )]
+    NeverArrived,
     /// The journals do not speak of the same migration.
-    #[error("the two do not speak of the same migration: these are not its two sides")]
+    #[error(
+        "the two do not speak of the same migration: these are not its two sides, and neither was touched"
+    )]
     Strangers,
+}
+
+impl Unsettled {
+    /// Whose the guest is once a person has made sure that the other side does not run it and never
+    /// will; `None` where nobody's word would end the doubt.
+    pub fn once_fenced(self) -> Option<Owner> {
+        match self {
+            Self::SourceIsGone => Some(Owner::Target),
+            Self::TargetIsGone => Some(Owner::Source),
+            _ => None,
+        }
+    }
 }
 
 /// Whose the guest is, by what is known of both sides.
@@ -107,8 +137,13 @@ pub fn settle(source: &Evidence, target: &Evidence) -> Result<Owner, Unsettled> 
             false => Owner::Source,
         }),
         (None, Some((_, Prepared))) => Err(Unsettled::Strangers),
-        (Some((_, promise)), _) if handed_over(promise) => Err(Unsettled::TargetIsGone),
-        _ if source.observed == Gone => Err(Unsettled::BothAreGone),
+        // It has bound itself not to run what it was given.
+        (Some(_), Some((_, Abandoned))) => Ok(Owner::Source),
+        (Some((_, promise)), _) if handed_over(promise) => Err(match target.observed {
+            Gone => Unsettled::TargetIsGone,
+            _ => Unsettled::TargetHasNoRecord,
+        }),
+        _ if source.observed == Gone => Err(Unsettled::NeverArrived),
         _ => Ok(Owner::Source),
     }
 }
@@ -139,7 +174,8 @@ mod tests {
             (Some(Moving), None, Ok(Owner::Source)),
             (Some(Moving), Some(Abandoned), Ok(Owner::Source)),
             (None, Some(Prepared), Err(Unsettled::Strangers)),
-            (Some(HandedOver), None, Err(Unsettled::TargetIsGone)),
+            (Some(HandedOver), Some(Abandoned), Ok(Owner::Source)),
+            (Some(HandedOver), None, Err(Unsettled::TargetHasNoRecord)),
         ] {
             let found = settle(&side(Stopped, source), &side(Stopped, target));
             assert_eq!(found, owner, "{source:?} {target:?}");
@@ -204,6 +240,11 @@ mod tests {
         let moving = side(Stopped, Some(Moving));
         assert_eq!(settle(&moving, &gone), Ok(Owner::Source));
         assert_eq!(settle(&gone, &gone), Err(Unsettled::BothAreGone));
+        let given = side(Stopped, Some(HandedOver));
+        assert_eq!(settle(&given, &gone), Err(Unsettled::TargetIsGone));
+        for left in [side(Stopped, Some(Abandoned)), side(Stopped, None)] {
+            assert_eq!(settle(&gone, &left), Err(Unsettled::NeverArrived));
+        }
         let other = Evidence {
             record: Some((SessionId(8), Prepared)),
             ..prepared
