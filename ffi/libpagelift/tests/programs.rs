@@ -90,4 +90,5 @@ cases! {
     a_callback_may_call_back_but_not_wait,
     a_migration_can_be_cancelled_at_any_time,
     a_job_that_is_freed_is_cancelled,
+    a_job_starts_whole_or_not_at_all,
 }

@@ -112,7 +112,7 @@ impl Body {
     /// Looks at how the job ended, if it has.
     fn ended<R>(&self, look: impl FnOnce(&Ended) -> R) -> Result<R, Fault> {
         let mut stage = self.stage();
-        let over = self.told.get().is_some_and(|told| told.events.has_ended());
+        let over = self.told.get().is_some_and(|events| events.has_ended());
         match std::mem::replace(&mut *stage, Stage::Between) {
             // Its thread has no more to do than to return.
             Stage::Running(job) if over => *stage = Stage::Ended(job.end()),
@@ -144,8 +144,8 @@ impl Body {
 pub unsafe extern "C" fn pagelift_job_wait(job: *mut Job, timeout_ms: i64) -> Code {
     let wait = |body: &Body| {
         body.not_inside()?;
-        if let Some(told) = body.told.get() {
-            told.events.wait_end(limit(timeout_ms));
+        if let Some(events) = body.told.get() {
+            events.wait_end(limit(timeout_ms));
         }
         body.ended(|ended| match ended {
             Ended::Completed(_) => Ok(()),

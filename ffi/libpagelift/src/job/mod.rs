@@ -23,7 +23,6 @@ pub use progress::{Phase, Progress};
 pub use watch::{Event, EventKind};
 
 use std::ffi::c_char;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pagelift_engine::Controls;
@@ -56,17 +55,10 @@ pub(crate) struct Body {
     stage: Mutex<Stage>,
     controls: Controls,
     /// What it tells, from its start on.
-    told: OnceLock<Told>,
+    told: OnceLock<Events>,
     caller: Arc<Caller>,
     /// Where the target listens.
     address: String,
-}
-
-/// What a job tells.
-pub(crate) struct Told {
-    events: Events,
-    /// Readable while an event waits.
-    fd: OwnedFd,
 }
 
 /// How far a job is.
@@ -93,7 +85,7 @@ impl Body {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn told(&self) -> Result<&Told, Fault> {
+    fn told(&self) -> Result<&Events, Fault> {
         let not_yet = || Fault::new(Code::Order, "the job has not been started");
         self.told.get().ok_or_else(not_yet)
     }

@@ -148,7 +148,7 @@ impl From<&TargetStatus> for Progress {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pagelift_job_progress(job: *const Job, progress: *mut Progress) -> Code {
     let look = |body: &Body| {
-        let now = body.told.get().and_then(|told| told.events.progress());
+        let now = body.told.get().and_then(|events| events.progress());
         // SAFETY: the caller's promise.
         unsafe { abi::write(progress, &now.unwrap_or(Progress::NOT_BEGUN)) }
     };

@@ -1,6 +1,5 @@
 //! Starting a job: what was set up becomes the engine's.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use pagelift_engine::transport::{Listener, RateCapped};
@@ -11,7 +10,7 @@ use pagelift_engine::{
 use super::end::{Ended, Numbers};
 use super::options::Chosen;
 use super::watch::Events;
-use super::{Body, Job, Stage, Told};
+use super::{Body, Job, Stage};
 use crate::call::Caller;
 use crate::error::{Code, Fault, Place, caught};
 use crate::guest::{Guest, OnProgress, SourceCallbacks, TargetCallbacks};
@@ -42,15 +41,15 @@ pub(crate) enum Side {
 /// A job of the engine's, of either side.
 pub(crate) trait Running: Send {
     /// What it tells.
-    fn told(&self) -> Result<Told, Fault>;
+    fn events(&self) -> Events;
 
     /// Waits for its end.
     fn end(self: Box<Self>) -> Ended;
 }
 
 impl Running for EngineJob<Guest<SourceCallbacks>, Report> {
-    fn told(&self) -> Result<Told, Fault> {
-        told(self, Events::Out(self.events().clone()))
+    fn events(&self) -> Events {
+        Events::Out(Self::events(self).clone())
     }
 
     fn end(self: Box<Self>) -> Ended {
@@ -59,19 +58,13 @@ impl Running for EngineJob<Guest<SourceCallbacks>, Report> {
 }
 
 impl Running for EngineJob<Guest<TargetCallbacks>, Received> {
-    fn told(&self) -> Result<Told, Fault> {
-        told(self, Events::In(self.events().clone()))
+    fn events(&self) -> Events {
+        Events::In(Self::events(self).clone())
     }
 
     fn end(self: Box<Self>) -> Ended {
         end(*self, |received| Numbers::from(&received))
     }
-}
-
-fn told(job: &impl AsFd, events: Events) -> Result<Told, Fault> {
-    let fd = job.as_fd().try_clone_to_owned();
-    let fd = fd.map_err(|error| Fault::new(Code::System, error))?;
-    Ok(Told { events, fd })
 }
 
 /// How a job of the engine's ended. A panic of it is an end as well, of which nobody knows where the
@@ -174,15 +167,12 @@ pub unsafe extern "C" fn pagelift_job_start(job: *mut Job) -> Code {
                 return Err(Fault::new(Code::Order, "the job was started before"));
             }
         };
-        let started = caught(|| {
-            let running = set_up.start(body)?;
-            let told = running.told()?;
-            // Nobody else sets it: the stage is locked.
-            let _ = body.told.set(told);
-            Ok(running)
-        });
-        match started {
+        match caught(|| set_up.start(body)) {
+            // From here on nothing fails: a job that runs, and is dropped, waits for its callbacks,
+            // and these may wait for the stage.
             Ok(running) => {
+                // Nobody else sets it: the stage is locked.
+                let _ = body.told.set(running.events());
                 *stage = Stage::Running(running);
                 Ok(())
             }

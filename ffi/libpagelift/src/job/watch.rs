@@ -1,6 +1,6 @@
 //! The events of a job that runs.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 use pagelift_engine::{
@@ -83,7 +83,7 @@ impl From<EngineEvent> for Event {
 
 /// What the job of either side tells.
 #[derive(Clone)]
-pub(super) enum Events {
+pub(crate) enum Events {
     Out(JobEvents<SourceStatus>),
     In(JobEvents<TargetStatus>),
 }
@@ -117,6 +117,14 @@ impl Events {
         }
     }
 
+    /// Readable while an event waits.
+    fn fd(&self) -> RawFd {
+        match self {
+            Self::Out(events) => events.as_fd().as_raw_fd(),
+            Self::In(events) => events.as_fd().as_raw_fd(),
+        }
+    }
+
     pub(super) fn progress(&self) -> Option<Progress> {
         match self {
             Self::Out(events) => events.status().as_ref().map(Progress::from),
@@ -142,7 +150,7 @@ pub(super) fn limit(timeout_ms: i64) -> Option<Duration> {
 pub unsafe extern "C" fn pagelift_job_fd(job: *const Job) -> i32 {
     let mut fd = -1;
     let look = |body: &Body| {
-        fd = body.told()?.fd.as_raw_fd();
+        fd = body.told()?.fd();
         Ok(())
     };
     // SAFETY: the caller's promise.
@@ -163,7 +171,7 @@ pub unsafe extern "C" fn pagelift_job_fd(job: *const Job) -> i32 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pagelift_job_next_event(job: *const Job, event: *mut Event) -> Code {
     // SAFETY: the caller's promise.
-    unsafe { take(job, event, |body| Ok(body.told()?.events.next())) }
+    unsafe { take(job, event, |body| Ok(body.told()?.next())) }
 }
 
 /// Waits for the next event for at most `timeout_ms` milliseconds, forever if that is less than 0, and
@@ -186,7 +194,7 @@ pub unsafe extern "C" fn pagelift_job_wait_event(
 ) -> Code {
     let wait = |body: &Body| {
         body.not_inside()?;
-        Ok(body.told()?.events.wait(limit(timeout_ms)))
+        Ok(body.told()?.wait(limit(timeout_ms)))
     };
     // SAFETY: the caller's promise.
     unsafe { take(job, event, wait) }

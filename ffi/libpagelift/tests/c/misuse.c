@@ -1,6 +1,8 @@
 // Bad use of the library: each case must get an error, and end the process in no other way.
 
 #include "pair.h"
+#include <errno.h>
+#include <sys/resource.h>
 
 static pagelift_error ram_error(const pagelift_ram *ram)
 {
@@ -600,6 +602,39 @@ static void a_job_that_is_freed_is_cancelled(void)
     CHECK(pair.target.ran == 0);
 }
 
+// A process whose descriptors are all taken, but for a few.
+static void a_job_starts_whole_or_not_at_all(void)
+{
+    const struct rlimit few = {.rlim_cur = 64, .rlim_max = 64};
+    CHECK(setrlimit(RLIMIT_NOFILE, &few) == 0);
+    for (size_t spare = 0; spare < 8; spare++) {
+        struct pair pair;
+        pair_make(&pair);
+        int taken[64];
+        size_t count = 0;
+        while ((taken[count] = dup(2)) >= 0)
+            count++;
+        CHECK(errno == EMFILE && count > spare);
+        for (size_t i = 0; i < spare; i++)
+            close(taken[--count]);
+        pagelift_code code = pagelift_job_start(pair.source.job);
+        if (code == PAGELIFT_CODE_OK) {
+            CHECK(pagelift_job_fd(pair.source.job) >= 0);
+        } else {
+            pagelift_error error = job_error(pair.source.job);
+            CHECK(error.code == code && error.place == PAGELIFT_PLACE_SOURCE);
+            // Nothing ran that had to be ended.
+            CHECK(pair.source.finished == 0 && pair.source.progressed == 0);
+            CHECK(pagelift_job_fd(pair.source.job) == -1);
+        }
+        CHECK(spare > 0 || code == PAGELIFT_CODE_SYSTEM);
+        CHECK(spare < 7 || code == PAGELIFT_CODE_OK);
+        while (count > 0)
+            close(taken[--count]);
+        pair_free(&pair);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct test_case cases[] = {
@@ -619,6 +654,7 @@ int main(int argc, char **argv)
         {"a_callback_may_call_back_but_not_wait", a_callback_may_call_back_but_not_wait},
         {"a_migration_can_be_cancelled_at_any_time", a_migration_can_be_cancelled_at_any_time},
         {"a_job_that_is_freed_is_cancelled", a_job_that_is_freed_is_cancelled},
+        {"a_job_starts_whole_or_not_at_all", a_job_starts_whole_or_not_at_all},
     };
     return run_case(cases, sizeof cases / sizeof *cases, argc, argv);
 }
