@@ -52,7 +52,7 @@ pub use phase::Phase;
 pub use report::{DedupReport, DowntimeParts, Report};
 pub use source::{Batch, DedupContext, Source, SourceConfig, SourceStatus, SourceStep, Work};
 pub use stages::{SourceStages, StageTime, TargetStages};
-pub use target::{FingerprintDemand, Target, TargetConfig, TargetStatus, TargetStep};
+pub use target::{FingerprintDemand, Misfit, Target, TargetConfig, TargetStatus, TargetStep};
 
 use std::time::Duration;
 

@@ -5,42 +5,42 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::misfit::Misfit;
 use super::types::TargetConfig;
 use crate::memory::Layout;
-use crate::plain_text;
 use crate::wire::{
     Encoding, Encodings, GuestProperty, Hello, OLDEST_VERSION, PropertyKind, VERSION,
 };
 
 /// Every reason why the guest of `hello` cannot come to a side that is like `here`.
-pub(super) fn incompatibilities(hello: &Hello, here: &TargetConfig) -> Vec<String> {
+pub(super) fn incompatibilities(hello: &Hello, here: &TargetConfig) -> Vec<Misfit> {
     let mut reasons = Vec::new();
     reasons.extend(version_difference(hello));
     reasons.extend(layout_difference(&hello.layout, &here.layout));
     reasons.extend(property_differences(&hello.properties, &here.properties));
     reasons.extend(detail_differences(&hello.properties, &here.properties));
     reasons.extend(unreadable(hello.needs.beyond(here.reads)));
-    // Names and values are the source's words.
     reasons
-        .iter()
-        .map(|reason| plain_text::line(reason))
-        .collect()
 }
 
 /// That the two sides have no version of the protocol in common.
-fn version_difference(hello: &Hello) -> Option<String> {
+fn version_difference(hello: &Hello) -> Option<Misfit> {
     if hello.common_version().is_some() {
         return None;
     }
     let (oldest, newest) = hello.versions;
-    Some(format!(
-        "protocol version: the source speaks {oldest} to {newest}, the target \
-         {OLDEST_VERSION} to {VERSION}; install versions of pagelift at most one apart"
+    let way_out = "install versions of pagelift at most one apart";
+    Some(Misfit::veiled(
+        &format!(
+            "protocol version: the source speaks {oldest} to {newest}, the target {OLDEST_VERSION} to \
+             {VERSION}; {way_out}"
+        ),
+        &format!("protocol version: the two sides have none in common; {way_out}"),
     ))
 }
 
 /// How the memory of the two sides differs, in words.
-fn layout_difference(source: &Layout, target: &Layout) -> Option<String> {
+fn layout_difference(source: &Layout, target: &Layout) -> Option<Misfit> {
     let describe = |layout: &Layout| {
         let regions = layout.regions().iter();
         regions
@@ -51,38 +51,41 @@ fn layout_difference(source: &Layout, target: &Layout) -> Option<String> {
     if source == target {
         return None;
     }
-    Some(format!(
-        "memory layout: source [{}], target [{}]; start the target with the same memory",
-        source.join(", "),
-        target.join(", ")
+    let way_out = "start the target with the same memory";
+    let (source, target) = (source.join(", "), target.join(", "));
+    Some(Misfit::veiled(
+        &format!("memory layout: source [{source}], target [{target}]; {way_out}"),
+        &format!("memory layout differs; {way_out}"),
     ))
 }
 
 /// What the source would send that this side cannot read, in words.
-fn unreadable(missing: Encodings) -> Option<String> {
+fn unreadable(missing: Encodings) -> Option<Misfit> {
     let way_out = "send with --compress auto";
-    if missing.is_empty() {
-        None
+    let whole = if missing.is_empty() {
+        return None;
     } else if missing == Encodings::none().with(Encoding::Zstd) {
-        Some(format!(
+        format!(
             "compression: the source packs pages with zstd, and the target is a build without \
              it; {way_out}, or build the target's pagelift with its feature `zstd`"
-        ))
+        )
     } else {
         let numbers: Vec<_> = (0..32u32)
             .filter(|bit| missing.0 >> bit & 1 == 1)
             .map(|bit| bit.to_string())
             .collect();
-        Some(format!(
+        format!(
             "compression: the source sends pages in encodings that the target cannot read \
              (number {}); {way_out}, or install the same version of pagelift on both sides",
             numbers.join(", ")
-        ))
-    }
+        )
+    };
+    let public = "compression: the target cannot read what the source sends";
+    Some(Misfit::veiled(&whole, &format!("{public}; {way_out}")))
 }
 
 /// Which required guest properties differ, in words.
-fn property_differences(source: &[GuestProperty], target: &[GuestProperty]) -> Vec<String> {
+fn property_differences(source: &[GuestProperty], target: &[GuestProperty]) -> Vec<Misfit> {
     let in_words = |name: &str, source: Option<&str>, target: Option<&str>| match (source, target) {
         (Some(source), Some(target)) => {
             let split = |value: &str| value.split(", ").map(str::to_owned).collect::<Vec<_>>();
@@ -99,13 +102,13 @@ fn property_differences(source: &[GuestProperty], target: &[GuestProperty]) -> V
 }
 
 /// Which details of the machine differ, in words, and the way out; none if a side gives no details.
-fn detail_differences(source: &[GuestProperty], target: &[GuestProperty]) -> Vec<String> {
+fn detail_differences(source: &[GuestProperty], target: &[GuestProperty]) -> Vec<Misfit> {
     let kind = PropertyKind::Detail;
     let (source, target) = (of_kind(source, kind), of_kind(target, kind));
     if source.is_empty() || target.is_empty() {
         return Vec::new();
     }
-    let mut differences: Vec<String> = by_name(&source, &target)
+    let mut differences: Vec<Misfit> = by_name(&source, &target)
         .into_iter()
         .flat_map(|(name, source, target)| match (source, target) {
             (Some(source), Some(target)) => entry_differences(name, source, target),
@@ -113,18 +116,17 @@ fn detail_differences(source: &[GuestProperty], target: &[GuestProperty]) -> Vec
         })
         .collect();
     if !differences.is_empty() {
-        differences.push(
+        differences.push(Misfit::open(
             "the guest would see another machine: start the target's hypervisor with the source's \
              options, or send with --allow-guest-abi-change; the guest may then crash at any time \
-             after its move, or its devices not load once all memory was sent"
-                .into(),
-        );
+             after its move, or its devices not load once all memory was sent",
+        ));
     }
     differences
 }
 
 /// How the entries of a detail that both sides have differ, in words.
-fn entry_differences(name: &str, source: &str, target: &str) -> Vec<String> {
+fn entry_differences(name: &str, source: &str, target: &str) -> Vec<Misfit> {
     let plain = |value: &str| {
         let entries = value.lines().filter(|entry| !entry.contains('='));
         entries.map(str::to_owned).collect::<Vec<_>>()
@@ -142,13 +144,14 @@ fn entry_differences(name: &str, source: &str, target: &str) -> Vec<String> {
     let theirs = settings(target);
     let differs = |(key, here): (String, String)| {
         let there = theirs.get(&key).filter(|there| **there != here)?;
-        Some(format!("{name}, {key}: source {here}, target {there}"))
+        let how = format!("source {here}, target {there}");
+        Some(Misfit::differs(&format!("{name}, {key}"), &how))
     };
     settings(source).into_iter().filter_map(differs).collect()
 }
 
 /// How two lists differ, in words: the entries that one side alone has.
-fn list_difference(name: &str, source: &[String], target: &[String]) -> Option<String> {
+fn list_difference(name: &str, source: &[String], target: &[String]) -> Option<Misfit> {
     let only = |these: &[String], those: &[String]| {
         let only = these.iter().filter(|entry| !those.contains(entry));
         only.cloned().collect::<Vec<_>>().join(", ")
@@ -159,7 +162,7 @@ fn list_difference(name: &str, source: &[String], target: &[String]) -> Option<S
             // The same entries, in another order or number.
             (source != target).then(|| {
                 let (source, target) = (source.join(", "), target.join(", "));
-                format!("{name}: source {source}, target {target}")
+                Misfit::differs(name, &format!("source {source}, target {target}"))
             })
         }
         ([_] | [], [_] | []) => Some(in_short(
@@ -176,18 +179,19 @@ fn list_difference(name: &str, source: &[String], target: &[String]) -> Option<S
             let parts = parts
                 .filter(|(_, entries)| !entries.is_empty())
                 .map(|(side, entries)| format!("only the {side} has {entries}"));
-            Some(format!("{name}: {}", parts.collect::<Vec<_>>().join("; ")))
+            Some(Misfit::differs(name, &parts.collect::<Vec<_>>().join("; ")))
         }
     }
 }
 
 /// What both sides have, in words; of many entries the first is enough.
-fn in_short(name: &str, source: Option<&str>, target: Option<&str>) -> String {
+fn in_short(name: &str, source: Option<&str>, target: Option<&str>) -> Misfit {
     let word = |value: Option<&str>| match value {
         Some(value) => value.lines().next().unwrap_or("empty").to_owned(),
         None => "none".to_owned(),
     };
-    format!("{name}: source {}, target {}", word(source), word(target))
+    let how = format!("source {}, target {}", word(source), word(target));
+    Misfit::differs(name, &how)
 }
 
 /// Name and value of the properties of a kind.
@@ -215,6 +219,10 @@ fn by_name<'a>(
 mod tests {
     use super::*;
 
+    fn words(misfits: &[Misfit]) -> Vec<String> {
+        misfits.iter().map(|it| it.whole().to_owned()).collect()
+    }
+
     fn nic(entries: &[&str]) -> GuestProperty {
         GuestProperty::detail("device 02.0", entries)
     }
@@ -222,10 +230,10 @@ mod tests {
     #[test]
     fn required_lists_are_told_by_what_differs() {
         let blocks = |list: &str| vec![GuestProperty::new("blocks", list)];
-        let differ = |a: &str, b: &str| property_differences(&blocks(a), &blocks(b));
+        let differ = |a: &str, b: &str| words(&property_differences(&blocks(a), &blocks(b)));
         assert_eq!(differ("a 1, b 2", "a 1, b 2"), [""; 0]);
-        let words = ["blocks: only the source has b 2; only the target has b 3"];
-        assert_eq!(differ("a 1, b 2", "a 1, b 3"), words);
+        let both = ["blocks: only the source has b 2; only the target has b 3"];
+        assert_eq!(differ("a 1, b 2", "a 1, b 3"), both);
         assert_eq!(
             differ("a 1, b 2", "a 1"),
             ["blocks: only the source has b 2"]
@@ -233,7 +241,7 @@ mod tests {
         assert_eq!(differ("pc", "q35"), ["blocks: source pc, target q35"]);
         assert_eq!(differ("a, b", "b, a"), ["blocks: source a, b, target b, a"]);
         assert_eq!(
-            property_differences(&blocks("a"), &[]),
+            words(&property_differences(&blocks("a"), &[])),
             ["blocks: source a, target none"]
         );
     }
@@ -241,7 +249,7 @@ mod tests {
     #[test]
     fn details_are_compared_by_entry() {
         let differ = |a: &[&str], b: &[&str]| {
-            let mut all = detail_differences(&[nic(a)], &[nic(b)]);
+            let mut all = words(&detail_differences(&[nic(a)], &[nic(b)]));
             let way_out = all.pop();
             assert!(way_out.is_none_or(|words| words.contains("--allow-guest-abi-change")));
             all
@@ -277,13 +285,13 @@ mod tests {
         let required = GuestProperty::new("machine type", "pc");
         assert_eq!(
             detail_differences(&[nic(&["e1000"])], std::slice::from_ref(&required)),
-            [""; 0]
+            []
         );
-        assert_eq!(detail_differences(&[required], &[nic(&["e1000"])]), [""; 0]);
+        assert_eq!(detail_differences(&[required], &[nic(&["e1000"])]), []);
         let other = GuestProperty::detail("device 03.0", ["VGA"]);
         let differences = detail_differences(&[nic(&["e1000", "a=1"])], &[other]);
         assert_eq!(
-            differences[..2],
+            words(&differences)[..2],
             [
                 "device 02.0: source e1000, target none",
                 "device 03.0: source none, target VGA"

@@ -61,10 +61,11 @@ impl Target {
 
     /// Compares the source's guest with this side's, and refuses with every difference.
     fn greet(&mut self, now: Instant, hello: Hello) -> Result<(), MigrationError> {
-        let reasons = self.incompatibilities(&hello);
+        let misfits = self.incompatibilities(&hello);
         let files = compare_files(&hello, &self.config.files);
-        if !reasons.is_empty() {
-            return Err(self.refuse(now, reasons));
+        if !misfits.is_empty() {
+            let reasons = misfits.iter().map(|misfit| misfit.whole().to_owned());
+            return Err(self.refuse(now, reasons.collect()));
         }
         self.barrier = Barrier::new(hello.channels);
         self.hello = Some(hello);

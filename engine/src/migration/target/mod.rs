@@ -27,11 +27,13 @@ mod compatibility;
 mod control;
 mod dedup;
 mod memory;
+mod misfit;
 mod prepared;
 mod same_files;
 mod status;
 mod types;
 
+pub use misfit::Misfit;
 pub use types::{FingerprintDemand, TargetConfig, TargetStatus, TargetStep};
 
 use std::time::Duration;
@@ -158,11 +160,18 @@ impl Target {
     }
 
     /// Every reason why the guest of `hello` cannot come here.
-    pub fn incompatibilities(&self, hello: &Hello) -> Vec<String> {
-        let mut reasons = incompatibilities(hello, &self.config);
-        reasons.extend(compare_files(hello, &self.config.files).shared);
-        reasons.extend(compare_persistent(hello, &self.config.persistent));
-        reasons
+    pub fn incompatibilities(&self, hello: &Hello) -> Vec<Misfit> {
+        let mut misfits = incompatibilities(hello, &self.config);
+        let shared = compare_files(hello, &self.config.files).shared;
+        let persistent = compare_persistent(hello, &self.config.persistent);
+        // These say whether a file is the source's own, which is no secret to a source that has it.
+        misfits.extend(
+            shared
+                .iter()
+                .chain(&persistent)
+                .map(|words| Misfit::open(words)),
+        );
+        misfits
     }
 
     /// A message for the control connection.

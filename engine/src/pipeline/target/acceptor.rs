@@ -21,7 +21,7 @@ use super::channel::TargetChannel;
 use super::connections::Connections;
 use super::fences::Fences;
 use crate::memory::{GuestMemory, InPlaceMemory};
-use crate::migration::{MigrationError, Target};
+use crate::migration::{MigrationError, Misfit, Target};
 use crate::pipeline::Step;
 use crate::pipeline::binding::{Opening, belongs};
 use crate::pipeline::control::ControlReader;
@@ -170,18 +170,19 @@ impl Acceptor {
         if peer.binding().is_some() {
             return None;
         }
-        let differences = self.shared.look(|target| target.incompatibilities(hello));
-        if differences.is_empty() {
+        let misfits = self.shared.look(|target| target.incompatibilities(hello));
+        if misfits.is_empty() {
             return None;
         }
-        let (from, why) = (peer.address(), differences.join("; "));
+        let reasons: Vec<_> = misfits.iter().map(Misfit::whole).collect();
+        let (from, why) = (peer.address(), reasons.join("; "));
         // What strangers say is quoted, and does not fill the log.
         match self.misfits.fetch_add(1, Ordering::Relaxed) {
             ..MISFITS_WARNED => warn!(from, ?why, "refused a guest that does not fit"),
             _ => debug!(from, ?why, "refused a guest that does not fit"),
         }
         Some(Message::Refuse(Refuse {
-            reasons: differences.iter().map(|how| without_values(how)).collect(),
+            reasons: Misfit::all_public(&misfits),
         }))
     }
 
@@ -206,14 +207,6 @@ impl Acceptor {
             self.shared.with(|target| target.control_failed(now, error));
         }
     }
-}
-
-/// What differs, of a sentence that also says how.
-fn without_values(difference: &str) -> String {
-    let what = difference
-        .split_once(':')
-        .map_or("something", |(what, _)| what);
-    format!("{what} differs (the target's output says how)")
 }
 
 /// Serves one connection of a target; closes it when dropped, unless the migration has failed:
