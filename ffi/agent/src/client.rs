@@ -203,7 +203,9 @@ impl Client {
                         record.phase(),
                         JournalPhase::HandedOver | JournalPhase::Prepared
                     ) {
-                        self.let_go();
+                        let rollback = self.rollback.take();
+                        self.rollback = rollback.and_then(Rollback::of_settings);
+                        self.held_until = None;
                     }
                     Reply::Recorded
                 }

@@ -18,12 +18,13 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use pagelift_agent_protocol::DOUBT_DRIVE;
 
 use crate::complain;
 use crate::own_monitor::OwnMonitor;
-use crate::rollback::{Monitor, TOTAL};
+use crate::rollback::Monitor;
 
 /// Where QEMU's locks say "others may not write": 200 for the kind, 1 for writing.
 const LOCKED_BYTE: libc::off_t = 201;
@@ -34,9 +35,10 @@ const CLUSTER: u64 = 512;
 /// The image, which is locked for as long as the process lives.
 static IMAGE: OnceLock<File> = OnceLock::new();
 
-/// Makes QEMU refuse `cont` until the drive is removed. Failures go to standard error.
-pub(crate) fn hold(monitor: &OwnMonitor) {
-    match try_hold(monitor) {
+/// Makes QEMU refuse `cont` until the drive is removed. Failures, also to reach QEMU until `deadline`,
+/// go to standard error.
+pub(crate) fn hold(monitor: &OwnMonitor, deadline: Instant) {
+    match try_hold(monitor, deadline) {
         Ok(true) => complain(format_args!(
             "the guest may be another's: 'cont' is refused until 'pagelift settle' has said whose \
              it is"
@@ -50,7 +52,7 @@ pub(crate) fn hold(monitor: &OwnMonitor) {
 }
 
 /// Whether it was not held before.
-fn try_hold(monitor: &OwnMonitor) -> io::Result<bool> {
+fn try_hold(monitor: &OwnMonitor, deadline: Instant) -> io::Result<bool> {
     let image = match IMAGE.get() {
         Some(image) => image,
         None => {
@@ -58,7 +60,7 @@ fn try_hold(monitor: &OwnMonitor) -> io::Result<bool> {
             IMAGE.get_or_init(|| image)
         }
     };
-    let mut monitor = Monitor::connect_until(monitor, std::time::Instant::now() + TOTAL)?;
+    let mut monitor = Monitor::connect_until(monitor, deadline)?;
     let fd = image.as_raw_fd();
     let command = format!(
         r#"{{"execute":"human-monitor-command","arguments":{{"command-line":"drive_add 0 if=none,id={DOUBT_DRIVE},format=qcow2,active=off,file.driver=file,file.filename=/proc/self/fd/{fd},file.locking=on"}}}}"#

@@ -26,7 +26,7 @@ use pagelift_agent_protocol::{RollbackScript, RollbackStep};
 use crate::own_monitor::OwnMonitor;
 use crate::{complain, socket};
 
-/// Longest time for the whole script.
+/// Longest time for the whole script, and for holding a guest in doubt.
 pub(crate) const TOTAL: Duration = Duration::from_secs(10);
 
 /// How long a command that fails is tried again.
@@ -57,14 +57,27 @@ impl Rollback {
         })
     }
 
+    /// What is left of it when the guest is another's: migration settings are QEMU's, and are put back
+    /// all the same.
+    pub(crate) fn of_settings(self) -> Option<Self> {
+        let is_setting = |step: &RollbackStep| {
+            matches!(
+                step,
+                RollbackStep::SetCapabilities(_) | RollbackStep::SetParameters(_)
+            )
+        };
+        let steps: Vec<_> = self.steps.into_iter().filter(is_setting).collect();
+        let monitor = self.monitor;
+        (!steps.is_empty()).then_some(Self { monitor, steps })
+    }
+
     /// The monitor at which it runs.
     pub(crate) fn monitor(&self) -> &std::path::Path {
         self.monitor.path()
     }
 
-    /// Takes all steps, whatever fails; failures go to standard error.
-    pub(crate) fn run(&self) {
-        let deadline = Instant::now() + TOTAL;
+    /// Takes all steps until `deadline`, whatever fails; failures go to standard error.
+    pub(crate) fn run(&self, deadline: Instant) {
         let mut monitor = match Monitor::connect_until(&self.monitor, deadline) {
             Ok(monitor) => monitor,
             Err(error) => {

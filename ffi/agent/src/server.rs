@@ -10,13 +10,14 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pagelift_agent_protocol::{ErrorCode, ErrorReply, Reply};
 
 use crate::client::{Client, Gone};
 use crate::door::Door;
 use crate::journal::Journal;
+use crate::rollback::TOTAL;
 use crate::{complain, doubt, signal_mask, socket};
 
 /// Its frames are small and its buffers are on the heap.
@@ -165,11 +166,14 @@ impl Server {
             return;
         }
         let work = Arc::new(move || {
-            if let Some(rollback) = &rollback {
-                rollback.run();
-            }
+            // A client that comes back waits for both.
+            let deadline = Instant::now() + TOTAL;
+            // First: whoever is at the monitor next may be the one who types `cont`.
             if let Some(monitor) = &in_doubt {
-                doubt::hold(monitor);
+                doubt::hold(monitor, deadline);
+            }
+            if let Some(rollback) = &rollback {
+                rollback.run(deadline);
             }
         });
         // The thread inherits the mask of this one: no signal is QEMU's to lose.

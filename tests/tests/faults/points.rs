@@ -1,7 +1,10 @@
 //! Each process killed or interrupted at each point of a migration.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
-use pagelift_tests::{Bed, Images, guest_images, require};
+use pagelift_tests::{Bed, Images, PATIENCE, guest_images, require};
 
 use crate::ground::{Ground, Kind, Stop, Strike};
 use crate::verdict::{Place, tell};
@@ -63,9 +66,16 @@ fn strike_everywhere(
             continue;
         }
         guest.settle(outcome).context(what.clone())?;
-        if place == Place::Source {
+        // Those of the QEMU that has the guest now. An agent may take a moment after it was let in.
+        let began = Instant::now();
+        loop {
             let after = guest.settings()?;
-            ensure!(after == settings, "{what}: QEMU's settings: {after:?}");
+            if after == settings {
+                break;
+            }
+            let late = began.elapsed() > PATIENCE;
+            ensure!(!late, "{what}: QEMU's settings: {after:?}");
+            sleep(Duration::from_millis(20));
         }
     }
     guest.moves()?;

@@ -17,6 +17,7 @@
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use pagelift_agent_protocol::RollbackStep;
 use serde_json::{Value, json};
 
 use super::inspect::{Guest, QemuVersion, run_state};
@@ -118,6 +119,18 @@ impl TargetQemu {
 }
 
 impl HeldTarget {
+    /// Looks up which of QEMU's migration settings have to be changed, and what somebody else must do
+    /// to put them back if we die. Nothing is changed.
+    ///
+    /// # Errors
+    /// As QMP's.
+    pub fn arm(&mut self) -> Result<Vec<RollbackStep>, QemuMigrationError> {
+        let settings = MigrationSettings::plan(&self.session.qmp, Side::Target)?;
+        let steps = settings.restore_steps();
+        self.session.settings = Some(settings);
+        Ok(steps)
+    }
+
     /// Sets what direct mode needs and has QEMU take the stream, whose our end is the second value.
     ///
     /// # Errors
@@ -146,10 +159,13 @@ impl HeldTarget {
     }
 
     fn begin(&mut self) -> Result<UnixStream, QemuMigrationError> {
+        if self.session.settings.is_none() {
+            self.arm()?;
+        }
         let qmp = &self.session.qmp;
-        let settings = MigrationSettings::plan(qmp, Side::Target)?;
-        settings.apply(qmp)?;
-        self.session.settings = Some(settings);
+        if let Some(settings) = &self.session.settings {
+            settings.apply(qmp)?;
+        }
         let (ours, uri) = migration::open_stream(qmp)?;
         let mut arguments = json!({ "uri": uri });
         if self.version >= EXIT_ON_ERROR {

@@ -31,17 +31,24 @@ pub(super) struct AgentJournal {
 
 impl AgentJournal {
     /// Has the agent end QEMU, should this process die before it has promised to be prepared: what has
-    /// been loaded is another QEMU's guest, and must not be started by anybody.
+    /// been loaded is another QEMU's guest, and must not be started by anybody. Once that is promised,
+    /// all that is left to do are the steps of `settings`.
     ///
     /// # Errors
     /// As every request of the agent.
-    pub(super) fn end_unless_promised(&self) -> Result<(), AgentError> {
-        lock(&self.agent).set_rollback(&self.qmp_path, &[RollbackStep::Quit])
+    pub(super) fn end_unless_promised(
+        &self,
+        settings: Vec<RollbackStep>,
+    ) -> Result<(), AgentError> {
+        let steps: Vec<_> = std::iter::once(RollbackStep::Quit)
+            .chain(settings)
+            .collect();
+        lock(&self.agent).set_rollback(&self.qmp_path, &steps)
     }
 
-    /// QEMU has taken nothing, and is to live on.
-    pub(super) fn forget_end(&self) {
-        // A script that stays ends a QEMU that waits for a guest.
+    /// QEMU has taken nothing, or all is done that there was to do.
+    pub(super) fn clear_rollback(&self) {
+        // A script that stays ends a QEMU that waits for a guest, or sets what was set already.
         let _ = lock(&self.agent).clear_rollback();
     }
 }

@@ -42,7 +42,8 @@
 //! over. The stop itself is a lease: a sender that hangs for longer than the guest may stand still
 //! is cut off from QEMU by the agent, which then runs the script as if it had died, and refuses the
 //! record. Past the record the agent keeps QEMU from running the guest, as does the target's from
-//! its own record on, until `pagelift settle` has asked both journals. Dirty tracking ends by itself:
+//! its own record on, until `pagelift settle` has asked both journals. What is left of either script
+//! then puts QEMU's migration settings back. Dirty tracking ends by itself:
 //! the kernel disarms it when the last reference to the userfaultfd goes. So does a throttle by
 //! the agent; quotas of cgroups are put back by a guard process of their own.
 

@@ -276,12 +276,17 @@ impl SourceGuest for DirectSource {
         }
         // What follows is tidying up; the guest is where it belongs. A script that is not
         // cleared would do nothing but cancel a migration that is over.
+        let step = std::mem::replace(&mut self.step, Step::Undone);
+        if let Step::Committed(handed_over) = step {
+            // The agent has kept how to do that, should this process end here.
+            let _ = handed_over.finish();
+            let _ = lock(&self.agent).clear_rollback();
+            return;
+        }
         let _ = lock(&self.agent).clear_rollback();
-        let _ = match std::mem::replace(&mut self.step, Step::Undone) {
-            Step::Prepared(prepared) => prepared.cancel(),
-            Step::Committed(handed_over) => handed_over.finish(),
-            _ => Ok(()),
-        };
+        if let Step::Prepared(prepared) = step {
+            let _ = prepared.cancel();
+        }
     }
 }
 

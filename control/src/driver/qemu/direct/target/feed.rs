@@ -111,7 +111,7 @@ fn abandoned(target: LoadingTarget, what: &str, error: &std::io::Error) -> Loadi
 
 /// Lets QEMU take the stream that `first` opens.
 fn start(
-    held: HeldTarget,
+    mut held: HeldTarget,
     first: &StateChunk,
     journal: Option<&AgentJournal>,
 ) -> Result<(LoadingTarget, UnixStream, bool), GuestError> {
@@ -122,11 +122,20 @@ fn start(
             "its device state is not that of a QEMU in direct mode".into(),
         ));
     };
-    if let Some(Err(error)) = journal.map(AgentJournal::end_unless_promised) {
+    let settings = match held.arm() {
+        Ok(settings) => settings,
+        Err(error) => {
+            // As above.
+            let _ = held.cancel();
+            return Err(GuestError::new("QEMU's migration settings", error));
+        }
+    };
+    let script = journal.map(|journal| journal.end_unless_promised(settings));
+    if let Some(Err(error)) = script {
         warn!(%error, "should pagelift-receive be killed now, 'cont' could start this QEMU's guest");
     }
     let (target, ours) = held.begin_incoming().map_err(|error| {
-        journal.into_iter().for_each(AgentJournal::forget_end);
+        journal.into_iter().for_each(AgentJournal::clear_rollback);
         GuestError::new("QEMU's migrate-incoming", error)
     })?;
     Ok((target, ours, preamble.run))

@@ -108,8 +108,10 @@ impl TargetGuest for DirectTarget {
             GuestLocation::Source => self.abandon(),
             GuestLocation::Target => {
                 self.put_back_settings();
+                self.clear_rollback();
                 self.sync_copied();
             }
+            // The agent puts QEMU's settings back when this process has ended.
             GuestLocation::Unknown => {}
         }
     }
@@ -121,6 +123,12 @@ impl DirectTarget {
         if let Some(running) = self.running.take() {
             // The guest is not concerned.
             let _ = running.finish();
+        }
+    }
+
+    fn clear_rollback(&self) {
+        if let Some(journal) = &self.journal {
+            journal.clear_rollback();
         }
     }
 
