@@ -25,6 +25,7 @@ mod shared;
 mod spans;
 
 pub use bitmap::PageBitmap;
+pub(crate) use bitmap::blocks_of;
 pub use buffer::PageBuffer;
 pub use capability::{DiscardPages, InFiles, MapPages, PlaceAbsent};
 pub use file::{FileMemory, RegionFile};

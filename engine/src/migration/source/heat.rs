@@ -10,13 +10,13 @@
 //! back fewer pages that were worth it: with 5000 pages written three times a second each it took
 //! 20 rounds where this one takes 13.)
 //!
-//! Counters are kept bit by bit in three sets of pages: 96 KiB per GiB of guest, and a harvest
-//! costs a dozen instructions for 64 pages.
+//! Counters are kept bit by bit in three sets of pages: 96 KiB per GiB of guest that was written
+//! lately, and a harvest costs a dozen instructions for 64 pages of it.
 //!
 //! It does not decide how many pages wait: that is the policy's, see
 //! [`Policy::hold_back`](crate::converge::Policy::hold_back).
 
-use crate::memory::PageBitmap;
+use crate::memory::{PageBitmap, blocks_of};
 use crate::units::PageCount;
 
 /// The most that a page's counter shows.
@@ -44,20 +44,25 @@ impl Heat {
     /// A harvest found `dirty` written, and all others not.
     pub(super) fn harvested(&mut self, dirty: &PageBitmap) {
         let [low, middle, high] = &mut self.bits;
-        let counters = low
-            .words_mut()
-            .iter_mut()
-            .zip(middle.words_mut())
-            .zip(high.words_mut());
-        for (((low, middle), high), &dirty) in counters.zip(dirty.words()) {
-            let [one, two, four] = [*low, *middle, *high];
-            // Those that were written count up, but stay at the most.
-            let full = one & two & four;
-            let up = [!one | full, (two ^ one) | full, (four ^ (two & one)) | full];
-            // The others are halved: each bit takes the place of the one below.
-            *low = (up[0] & dirty) | (two & !dirty);
-            *middle = (up[1] & dirty) | (four & !dirty);
-            *high = up[2] & dirty;
+        for group in 0..dirty.groups() {
+            let warm = low.occupied(group) | middle.occupied(group) | high.occupied(group);
+            for index in blocks_of(group, warm | dirty.occupied(group)) {
+                let dirty = dirty.block(index);
+                let mut counters = [*low.block(index), *middle.block(index), *high.block(index)];
+                for (word, &dirty) in dirty.iter().enumerate() {
+                    let [one, two, four] = counters.map(|bits| bits[word]);
+                    // Those that were written count up, but stay at the most.
+                    let full = one & two & four;
+                    let up = [!one | full, (two ^ one) | full, (four ^ (two & one)) | full];
+                    // The others are halved: each bit takes the place of the one below.
+                    counters[0][word] = (up[0] & dirty) | (two & !dirty);
+                    counters[1][word] = (up[1] & dirty) | (four & !dirty);
+                    counters[2][word] = up[2] & dirty;
+                }
+                low.set_block(index, counters[0]);
+                middle.set_block(index, counters[1]);
+                high.set_block(index, counters[2]);
+            }
         }
     }
 
@@ -66,32 +71,51 @@ impl Heat {
     pub(super) fn hold_back(&self, from: &mut PageBitmap, held: &mut PageBitmap, most: PageCount) {
         let mut room = most.0;
         for level in (HOT..=HOTTEST).rev() {
-            if room == 0 {
-                return;
-            }
-            let sets = from.words_mut().iter_mut().zip(held.words_mut());
-            for (index, (from, held)) in sets.enumerate() {
-                let mut taken = *from & self.at_level(index, level);
-                if taken == 0 {
-                    continue;
+            for group in 0..from.groups() {
+                if room == 0 {
+                    return;
                 }
-                while u64::from(taken.count_ones()) > room {
-                    taken &= !(1 << (63 - taken.leading_zeros()));
+                for index in blocks_of(group, from.occupied(group)) {
+                    room -= self.hold_back_block(index, level, from, held, room);
                 }
-                room -= u64::from(taken.count_ones());
-                *from &= !taken;
-                *held |= taken;
             }
         }
     }
 
-    /// The pages of word number `index` whose counters show `level`.
-    fn at_level(&self, index: usize, level: u8) -> u64 {
+    /// The same for those of block number `index` whose counters show `level`; how many these were.
+    fn hold_back_block(
+        &self,
+        index: usize,
+        level: u8,
+        from: &mut PageBitmap,
+        held: &mut PageBitmap,
+        most: u64,
+    ) -> u64 {
+        let (mut left, mut moved) = (*from.block(index), *held.block(index));
+        let mut room = most;
+        for word in 0..left.len() {
+            let mut taken = left[word] & self.at_level(index, word, level);
+            while u64::from(taken.count_ones()) > room {
+                taken &= !(1 << (63 - taken.leading_zeros()));
+            }
+            room -= u64::from(taken.count_ones());
+            left[word] &= !taken;
+            moved[word] |= taken;
+        }
+        if room < most {
+            from.set_block(index, left);
+            held.set_block(index, moved);
+        }
+        most - room
+    }
+
+    /// The pages of word number `word` in block number `index` whose counters show `level`.
+    fn at_level(&self, index: usize, word: usize, level: u8) -> u64 {
         self.bits
             .iter()
             .enumerate()
             .map(|(bit, set)| {
-                let word = set.words()[index];
+                let word = set.block(index)[word];
                 if level >> bit & 1 == 1 { word } else { !word }
             })
             .fold(u64::MAX, |all, word| all & word)

@@ -102,10 +102,7 @@ impl MidRoundHarvest {
     ) {
         let (before, found_again) = (self.written.count().0, self.written.common(dirty).0);
         self.written.union(dirty);
-        let words = dirty.words().iter().zip(waiting.words());
-        for (again, (dirty, waiting)) in self.again.words_mut().iter_mut().zip(words) {
-            *again |= dirty & !waiting;
-        }
+        self.again.union_without(dirty, waiting);
         self.looked = true;
         self.harvested_at = now;
         self.due_at = left.saturating_sub(self.part);
