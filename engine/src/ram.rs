@@ -60,7 +60,7 @@ impl GuestRam {
         let regions = 0..memory.layout().regions().len();
         let starts = regions.map(|region| memory.region_start(region).addr() as u64);
         let ranges = tracked(memory.layout(), starts);
-        let tracker = PagemapTracker::of_this_process(ranges)?;
+        let tracker = PagemapTracker::of_this_process(ranges)?.with_memory(memory.clone());
         Ok(Self::new(memory, Box::new(tracker)))
     }
 
@@ -86,8 +86,9 @@ impl GuestRam {
     pub fn from_files(memory: FileMemory, addresses: &[*const u8]) -> Result<Self, RamError> {
         let addresses = addresses.iter().map(|address| address.addr() as u64);
         let ranges = tracked(memory.layout(), addresses);
-        let tracker = PagemapTracker::of_this_process(ranges)?;
-        Ok(Self::new(Arc::new(memory), Box::new(tracker)))
+        let memory = Arc::new(memory);
+        let tracker = PagemapTracker::of_this_process(ranges)?.with_memory(memory.clone());
+        Ok(Self::new(memory, Box::new(tracker)))
     }
 
     /// Regions in files that process `pid` has mapped as shared memory, each from its one of
@@ -108,8 +109,9 @@ impl GuestRam {
         uffd.enable_async_write_protect()
             .map_err(DirtyError::from)?;
         let ranges = tracked(memory.layout(), addresses.iter().copied());
-        let tracker = PagemapTracker::new(Some(pid), uffd, ranges)?;
-        Ok(Self::new(Arc::new(memory), Box::new(tracker)))
+        let memory = Arc::new(memory);
+        let tracker = PagemapTracker::new(Some(pid), uffd, ranges)?.with_memory(memory.clone());
+        Ok(Self::new(memory, Box::new(tracker)))
     }
 
     /// As [`of_process`](Self::of_process), for a process that may discard pages of its RAM (free page
@@ -133,7 +135,7 @@ impl GuestRam {
         let ranges = tracked(memory.layout(), addresses.iter().copied());
         let memory = Arc::new(memory);
         let discards = DiscardTracker::new(Some(pid), Arc::clone(&memory), ranges.clone(), switch)?;
-        let written = PagemapTracker::new(Some(pid), uffd, ranges)?;
+        let written = PagemapTracker::new(Some(pid), uffd, ranges)?.with_memory(memory.clone());
         // Holes are looked for after what was written is known.
         let dirty = Combined::new(Box::new(written), Box::new(discards));
         Ok(Self::new(memory, Box::new(dirty)))

@@ -210,3 +210,66 @@ fn pages_that_were_swapped_out_are_tracked_read_and_sent() {
         assert!(support::read(&*arrived, page, 1) == expected, "page {page}");
     }
 }
+
+/// A file is protected only where it holds data; what was swapped out counts.
+#[test]
+fn pages_of_a_file_that_were_swapped_out_are_tracked() {
+    if support::userfaultfd().is_none() {
+        return;
+    }
+    let Some(_swap) = Swap::on() else { return };
+    let file = memfd(PAGES, MemfdFlags::empty()).unwrap();
+    let mapping = Mapping::of_file(&file, PAGES).unwrap();
+    let mut ram = GuestRam::from_file(file, mapping.start()).unwrap();
+    // All of it is written and reclaimed before anybody looks.
+    ram.dirty().arm().unwrap();
+    let write = |value| {
+        for page in WRITTEN.indices() {
+            mapping.write(page, value);
+        }
+    };
+    write(1);
+    if !reclaimed(&mapping) {
+        return;
+    }
+    assert_eq!(harvest(&mut ram), [WRITTEN]);
+    assert_eq!(harvest(&mut ram), []);
+    // And where it is protected by now, or was when it was reclaimed.
+    write(2);
+    if !reclaimed(&mapping) {
+        return;
+    }
+    assert_eq!(harvest(&mut ram), [WRITTEN]);
+    ram.dirty().disarm();
+    ram.dirty().arm().unwrap();
+    assert_eq!(harvest(&mut ram), [], "armed while they are out");
+    write(3);
+    assert_eq!(harvest(&mut ram), [WRITTEN]);
+}
+
+/// Has the kernel take the written pages of a file out of memory; whether it did so with most.
+fn reclaimed(mapping: &Mapping) -> bool {
+    for _ in 0..50 {
+        mapping.advise(WRITTEN, Advice::LinuxPageOut).unwrap();
+        let length = WRITTEN.len_bytes();
+        let start = mapping
+            .start()
+            .wrapping_add(WRITTEN.first.0 as usize * PAGE_BYTES);
+        let mut there = vec![0u8; length / PAGE_BYTES];
+        // SAFETY: one byte for each page of the range, which is mapped.
+        let result = unsafe { libc_mincore(start.cast(), length, there.as_mut_ptr()) };
+        assert_eq!(result, 0);
+        if there.iter().filter(|page| **page & 1 == 0).count() > there.len() / 2 {
+            return true;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    eprintln!("SKIP: the kernel does not swap pages of files out");
+    false
+}
+
+unsafe extern "C" {
+    /// mincore(2): whether the pages of a file are in memory.
+    #[link_name = "mincore"]
+    fn libc_mincore(start: *mut std::ffi::c_void, length: usize, there: *mut u8) -> i32;
+}

@@ -45,6 +45,9 @@ fn discards_of_any_kind_are_reported_once() {
     let mut ram = made.unwrap();
     let dirty = ram.dirty();
     dirty.arm().unwrap();
+    let mut populated = PageBitmap::new(PageCount(PAGES));
+    populated.insert(PageRange::new(0, 32));
+    dirty.note_populated(&populated).unwrap();
     // Whatever this reports, all is known from here on.
     harvested(dirty);
     assert_eq!(harvested(dirty), []);

@@ -2,6 +2,7 @@
 //! devices from another.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::{ClearMarks, DirtyError, DirtySource};
@@ -41,6 +42,16 @@ impl DirtySource for Combined {
     fn harvest(&mut self, into: &mut PageBitmap) -> Result<(), DirtyError> {
         self.first.harvest(into)?;
         self.second.harvest(into)
+    }
+
+    fn note_populated(&mut self, pages: &PageBitmap) -> Result<(), DirtyError> {
+        self.first.note_populated(pages)?;
+        self.second.note_populated(pages)
+    }
+
+    fn set_scan_threads(&mut self, threads: NonZeroUsize) -> Result<(), DirtyError> {
+        self.first.set_scan_threads(threads)?;
+        self.second.set_scan_threads(threads)
     }
 
     fn written_by(&mut self) -> Option<Vec<u64>> {

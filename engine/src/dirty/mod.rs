@@ -11,6 +11,7 @@
 //! A source that must be attended to between harvests has a door of its own for that, as KVM's rings,
 //! which fill up, have [`KvmRings::reap`]; `harvest` then takes what was gathered there.
 
+mod areas;
 mod clearing;
 mod combined;
 mod discards;
@@ -19,6 +20,8 @@ mod kvm_rings;
 mod manual;
 mod pagemap;
 mod private;
+mod scanners;
+mod sparse;
 
 pub use clearing::ClearMarks;
 pub(crate) use clearing::ClearedPages;
@@ -29,6 +32,7 @@ pub use kvm_rings::{KvmRingTracker, KvmRings};
 pub use manual::{DirtyMarker, ManualTracker, VcpuMarker};
 pub use pagemap::{PagemapTracker, TrackedRange};
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::memory::PageBitmap;
@@ -69,6 +73,28 @@ pub trait DirtySource: Send {
     /// # Errors
     /// When the kernel fails; `into` may then hold a part of the set.
     fn harvest(&mut self, into: &mut PageBitmap) -> Result<(), DirtyError>;
+
+    /// `pages` are populated, and are sent at first although no harvest has reported them: told once
+    /// after arming, before any of them is read. What becomes of them from then on is seen.
+    ///
+    /// For sources that look at parts of the memory only, and after discarded pages.
+    ///
+    /// # Errors
+    /// When the kernel fails.
+    fn note_populated(&mut self, pages: &PageBitmap) -> Result<(), DirtyError> {
+        let _ = pages;
+        Ok(())
+    }
+
+    /// Harvests by at most `threads` threads from now on, where that is of use. Without this it is as
+    /// many as there are processors.
+    ///
+    /// # Errors
+    /// When the kernel fails.
+    fn set_scan_threads(&mut self, threads: NonZeroUsize) -> Result<(), DirtyError> {
+        let _ = threads;
+        Ok(())
+    }
 
     /// How many pages each vCPU has written since arming, in the order of their index; a page
     /// that is written again after a harvest counts again. `None`: who writes is not known.

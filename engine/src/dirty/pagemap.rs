@@ -15,10 +15,11 @@
 //!
 //! What is protected: of anonymous private memory, which is nowhere but in page tables, the pages
 //! that are there (see [`private`](super::private)), so that what was never populated still shows
-//! as such and costs nothing. Of a shared file every place is protected: the kernel puts a marker
-//! where the page table holds nothing, since the file may hold a page there. So what is populated
-//! can be asked at any time, of private memory and of files. It must be asked after arming: a page
-//! first written before that is then found, and one first written later is harvested as well.
+//! as such and costs nothing. Of a file that tells where it holds data, the areas that do (see
+//! [`sparse`](super::sparse)). Of any other shared file every place: the kernel puts a marker where
+//! the page table holds nothing, since the file may hold a page there. So what is populated can be
+//! asked at any time, of private memory and of files. It must be asked after arming: a page first
+//! written before that is then found, and one first written later is harvested as well.
 //!
 //! Discarded pages of anonymous memory (MADV_DONTNEED) are reported. The exception: a hole punched
 //! into a shared file leaves the protection in place, so a page that was not written since the
@@ -26,15 +27,22 @@
 //! to pages whose content the guest has given up; the target may then hold their older bytes, unless
 //! a [`DiscardTracker`](super::DiscardTracker) looks for holes.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rustix::process::Pid;
 
 use super::private::PrivateRanges;
+use super::scanners::Scanners;
+use super::sparse::{InFile, Sparse};
 use super::{DirtyError, DirtySource};
-use crate::memory::PageBitmap;
-use crate::sys::{Mappings, Marks, PagemapScan, SysError, Userfaultfd};
-use crate::units::{PAGE_BYTES, PageCount, PageRange};
+use crate::memory::{GuestMemory, PageBitmap};
+use crate::sys::{Mappings, PagemapScan, SysError, Userfaultfd};
+use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
+
+/// Memory that a thread scans at a time where it may be of huge pages: the largest there are.
+const PIECE_BYTES: u64 = 1 << 30;
 
 /// Pages of the layout, and where the tracked process has mapped them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +60,17 @@ impl TrackedRange {
         self.address..self.address.saturating_add(self.range.bytes().0)
     }
 
+    /// Where `page`, one of them, is.
+    pub(super) fn address_of(&self, page: PageIndex) -> u64 {
+        self.address + (page.0 - self.range.first.0) * PAGE_BYTES as u64
+    }
+
+    /// Where `pages`, a part of them, are.
+    pub(super) fn addresses_of(&self, pages: PageRange) -> Range<u64> {
+        let start = self.address_of(pages.first);
+        start..start + pages.bytes().0
+    }
+
     /// The pages at `addresses`, a part of [`addresses`](Self::addresses).
     pub(super) fn pages(&self, addresses: Range<u64>) -> PageRange {
         let page = |address: u64| (address - self.address) / PAGE_BYTES as u64;
@@ -63,17 +82,21 @@ impl TrackedRange {
 /// The pages that a process has written, from its page tables.
 #[derive(Debug)]
 pub struct PagemapTracker {
-    scan: PagemapScan,
+    scanners: Scanners,
     mappings: Mappings,
     uffd: Userfaultfd,
+    /// The memory that the ranges are, if it tells where its files hold data.
+    file: Option<InFile>,
     ranges: Vec<TrackedRange>,
     /// How many of `ranges` are registered, from the first on.
     registered: usize,
     /// Those of them that are protected as a whole.
     whole: Vec<TrackedRange>,
+    /// Those of which only areas with data are.
+    sparse: Sparse,
     /// Those of which only what is populated is.
     private: PrivateRanges,
-    /// Harvested, but given back.
+    /// Harvested but given back, or found to be written in between.
     pending: Option<PageBitmap>,
 }
 
@@ -90,12 +113,14 @@ impl PagemapTracker {
     ) -> Result<Self, DirtyError> {
         PagemapScan::probe()?;
         Ok(Self {
-            scan: PagemapScan::open(pid)?,
+            scanners: Scanners::open(pid)?,
             mappings: Mappings::open(pid)?,
             uffd,
+            file: None,
             ranges,
             registered: 0,
             whole: Vec::new(),
+            sparse: Sparse::default(),
             private: PrivateRanges::new(PageCount(0)),
             pending: None,
         })
@@ -111,7 +136,15 @@ impl PagemapTracker {
         Self::new(None, uffd, ranges)
     }
 
-    fn protect_all(&mut self) -> Result<(), SysError> {
+    /// The ranges are the pages of `memory`, mapped as shared memory: where that tells which parts of its
+    /// files hold data, the others cost nothing.
+    #[must_use]
+    pub fn with_memory(mut self, memory: Arc<dyn GuestMemory>) -> Self {
+        self.file = InFile::new(memory);
+        self
+    }
+
+    fn protect_all(&mut self) -> Result<(), DirtyError> {
         let pages = self.ranges.iter().map(|tracked| tracked.range.end());
         self.private = PrivateRanges::new(PageCount(pages.max().unwrap_or(0)));
         for tracked in &self.ranges {
@@ -119,11 +152,15 @@ impl PagemapTracker {
             let (address, len_bytes) = (tracked.address, tracked.range.bytes().0);
             self.uffd.register_write_protect(address, len_bytes)?;
             self.registered += 1;
-            if is_private {
-                self.private.protect(*tracked, &mut self.scan)?;
-            } else {
-                self.uffd.write_protect(address, len_bytes)?;
-                self.whole.push(*tracked);
+            match &self.file {
+                _ if is_private => self.private.protect(*tracked, self.scanners.one())?,
+                Some(file) if file.tells(tracked.range) => {
+                    self.sparse.protect(*tracked, file, &self.uffd)?;
+                }
+                _ => {
+                    self.uffd.write_protect(address, len_bytes)?;
+                    self.whole.push(*tracked);
+                }
             }
         }
         Ok(())
@@ -133,24 +170,43 @@ impl PagemapTracker {
 impl DirtySource for PagemapTracker {
     fn arm(&mut self) -> Result<(), DirtyError> {
         self.disarm();
-        self.protect_all().map_err(|error| {
-            self.disarm();
-            error.into()
-        })
+        self.protect_all().inspect_err(|_| self.disarm())
+    }
+
+    fn note_populated(&mut self, pages: &PageBitmap) -> Result<(), DirtyError> {
+        if let Some(file) = &self.file {
+            let capacity = pages.capacity();
+            let pending = self
+                .pending
+                .get_or_insert_with(|| PageBitmap::new(capacity));
+            let mut found = |run| pending.insert(run);
+            self.sparse
+                .note_populated(pages, file, &self.uffd, &mut found)?;
+        }
+        Ok(())
     }
 
     fn harvest(&mut self, into: &mut PageBitmap) -> Result<(), DirtyError> {
         if let Some(pending) = self.pending.take() {
             into.union(&pending);
         }
-        for tracked in &self.whole {
-            let found = |run| into.insert(tracked.pages(run));
-            self.scan
-                .written(tracked.addresses(), Marks::Clear, found)?;
+        let mut found = |run| into.insert(run);
+        let whole = self.whole.iter();
+        let whole: Vec<_> = whole
+            .map(|tracked| (*tracked, tracked.addresses()))
+            .collect();
+        self.scanners
+            .written(&whole, PIECE_BYTES, || Ok(()), &mut found)?;
+        if let Some(file) = &self.file {
+            self.sparse
+                .harvest(file, &self.uffd, &mut self.scanners, &mut found)?;
         }
-        self.private
-            .harvest(&mut self.scan, |run| into.insert(run))?;
+        self.private.harvest(self.scanners.one(), found)?;
         Ok(())
+    }
+
+    fn set_scan_threads(&mut self, threads: NonZeroUsize) -> Result<(), DirtyError> {
+        Ok(self.scanners.set_threads(threads)?)
     }
 
     fn give_back(&mut self, pages: &PageBitmap) {
@@ -170,6 +226,7 @@ impl DirtySource for PagemapTracker {
         }
         self.registered = 0;
         self.whole.clear();
+        self.sparse = Sparse::default();
         self.private = PrivateRanges::new(PageCount(0));
         self.pending = None;
     }

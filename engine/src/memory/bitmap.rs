@@ -146,7 +146,9 @@ impl PageBitmap {
         for group in 0..self.groups() {
             for index in blocks_of(group, self.occupied(group) & other.occupied(group)) {
                 let words = self.blocks[index].iter().zip(&other.blocks[index]);
-                count += words.map(|(a, b)| u64::from((a & b).count_ones())).sum::<u64>();
+                count += words
+                    .map(|(a, b)| u64::from((a & b).count_ones()))
+                    .sum::<u64>();
             }
         }
         PageCount(count)

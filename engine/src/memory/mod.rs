@@ -27,7 +27,7 @@ mod spans;
 pub use bitmap::PageBitmap;
 pub(crate) use bitmap::blocks_of;
 pub use buffer::PageBuffer;
-pub use capability::{DiscardPages, InFiles, MapPages, PlaceAbsent};
+pub use capability::{DiscardPages, FindData, InFiles, MapPages, PlaceAbsent};
 pub use file::{FileMemory, RegionFile};
 pub use identity::{FileIdentity, KnownFile, PersistentFile, Reach, Sameness};
 pub(crate) use in_place::InPlaceMemory;
@@ -91,6 +91,11 @@ pub trait ReadPages: Send + Sync {
 
     /// The files that it lies in, if it does: to find out whether the other side has the same.
     fn in_files(&self) -> Option<&dyn InFiles> {
+        None
+    }
+
+    /// Where these files hold data.
+    fn find_data(&self) -> Option<&dyn FindData> {
         None
     }
 }

@@ -8,8 +8,8 @@
 use memmap2::MmapRaw;
 
 use super::{
-    DiscardPages, FileMemory, GuestMemory, InFiles, Layout, MapPages, MemoryError, PageBitmap,
-    PlaceAbsent, ReadPages,
+    DiscardPages, FileMemory, FindData, GuestMemory, InFiles, Layout, MapPages, MemoryError,
+    PageBitmap, PlaceAbsent, ReadPages,
 };
 use crate::units::{PageIndex, PageRange};
 
@@ -47,6 +47,10 @@ impl ReadPages for SharedMemory {
 
     fn in_files(&self) -> Option<&dyn InFiles> {
         self.files.in_files()
+    }
+
+    fn find_data(&self) -> Option<&dyn FindData> {
+        self.files.find_data()
     }
 }
 

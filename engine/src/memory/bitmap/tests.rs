@@ -99,5 +99,8 @@ fn a_block_that_is_emptied_is_no_longer_looked_at() {
     set.set_block(70, [0; BLOCK_WORDS]);
     assert!(set.is_empty());
     set.set_block(99, [0, 1, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(set.next_run(0, 9), Some(PageRange::new(BLOCK_PAGES * 99 + 64, 1)));
+    assert_eq!(
+        set.next_run(0, 9),
+        Some(PageRange::new(BLOCK_PAGES * 99 + 64, 1))
+    );
 }

@@ -25,7 +25,7 @@ use memmap2::MmapRaw;
 
 use self::hugetlb::huge_page_bytes;
 use self::region::FileRegion;
-use super::capability::{DiscardPages, InFiles, PlaceAbsent};
+use super::capability::{DiscardPages, FindData, InFiles, PlaceAbsent};
 use super::identity::KnownFile;
 use super::mark::{Mark, PlacedMark};
 use super::{GuestMemory, Layout, MemoryError, PageBitmap, ReadPages, Region, Span};
@@ -41,26 +41,6 @@ pub struct FileMemory {
 }
 
 impl FileMemory {
-    /// Calls `found` for each run of `pages`, all of one region, that its file has data for; for all
-    /// where that cannot be told.
-    ///
-    /// Costs 50 ns per page that is there.
-    pub(crate) fn for_each_data(
-        &self,
-        pages: PageRange,
-        found: impl FnMut(PageRange),
-    ) -> Result<(), MemoryError> {
-        let ranges = (0..self.regions.len()).map(|number| self.layout.region_range(number));
-        for (number, range) in ranges.enumerate() {
-            if range.first.0 <= pages.first.0 && pages.end() <= range.end() {
-                let looked = self.regions[number].for_each_data_in(range, pages, found);
-                let action = "find the populated pages of";
-                return looked.map_err(|source| self.layout.refused(action, number, 0, source));
-            }
-        }
-        Ok(())
-    }
-
     /// All of `file`, as one region named `ram`.
     ///
     /// # Errors
@@ -147,7 +127,7 @@ impl FileMemory {
         &self,
         action: &'static str,
         range: PageRange,
-        what: impl Fn(&FileRegion, Span) -> io::Result<()>,
+        mut what: impl FnMut(&FileRegion, Span) -> io::Result<()>,
     ) -> Result<(), MemoryError> {
         for span in self.layout.checked_spans(range)? {
             what(&self.regions[span.region], span).map_err(|source| {
@@ -178,7 +158,7 @@ impl ReadPages for FileMemory {
 
     fn populated(&self, into: &mut PageBitmap) -> Result<(), MemoryError> {
         for (number, region) in self.regions.iter().enumerate() {
-            let found = region.for_each_data(self.layout.region_range(number), |run| {
+            let found = region.for_each_data(0, self.layout.region_range(number), |run| {
                 into.insert(run);
             });
             let action = "find the populated pages of";
@@ -189,6 +169,39 @@ impl ReadPages for FileMemory {
 
     fn in_files(&self) -> Option<&dyn InFiles> {
         Some(self)
+    }
+
+    fn find_data(&self) -> Option<&dyn FindData> {
+        Some(self)
+    }
+}
+
+impl FindData for FileMemory {
+    fn tells_data(&self, pages: PageRange) -> bool {
+        let span = self.layout.spans(pages).next();
+        span.is_some_and(|span| span.range == pages && self.regions[span.region].tells_data())
+    }
+
+    fn first_data(&self, pages: PageRange) -> Result<Option<PageIndex>, MemoryError> {
+        let mut first = None;
+        self.for_each_span("find data of", pages, |region, span| {
+            let found = region.first_data(span.offset, span.range.bytes().0)?;
+            let page =
+                |offset: u64| span.range.first.0 + (offset - span.offset) / PAGE_BYTES as u64;
+            first = found.map(|offset| PageIndex(page(offset)));
+            Ok(())
+        })?;
+        Ok(first)
+    }
+
+    fn for_each_data(
+        &self,
+        pages: PageRange,
+        found: &mut dyn FnMut(PageRange),
+    ) -> Result<(), MemoryError> {
+        self.for_each_span("find data of", pages, |region, span| {
+            region.for_each_data(span.offset, span.range, &mut *found)
+        })
     }
 }
 

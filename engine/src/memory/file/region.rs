@@ -20,7 +20,9 @@ pub(super) struct FileRegion {
     place: RegionFile,
     /// For a file on hugetlbfs.
     huge: Option<HugePages>,
-    /// Whether the file is on tmpfs in pages of [`PAGE_BYTES`], which tells exactly what is there.
+    /// Whether the file is on tmpfs, which tells exactly what is there,
+    is_tmpfs: bool,
+    /// and in pages of [`PAGE_BYTES`].
     tells_absent: bool,
     /// Held while the file is written: its own lock lets one writer in at a time as well, but
     /// the others would spin for it (docs/decisions/012).
@@ -48,6 +50,7 @@ impl FileRegion {
         Ok(Self {
             huge: HugePages::of(&place, len_bytes)?,
             // With larger pages (mount option huge=) one write populates its neighbours.
+            is_tmpfs,
             tells_absent: is_tmpfs && metadata.blksize() == PAGE_BYTES as u64,
             place,
             turn: Mutex::default(),
@@ -118,39 +121,44 @@ impl FileRegion {
         Ok(PageCount(placed))
     }
 
-    /// Calls `found` for each run of the pages `range`, all of the region's, that the file has data
+    /// Whether the file tells exactly where it holds data: tmpfs does.
+    pub(super) fn tells_data(&self) -> bool {
+        self.is_tmpfs
+    }
+
+    /// Where data begins in the `len_bytes` bytes from `offset` on, if there is any; at a page.
+    pub(super) fn first_data(&self, offset: u64, len_bytes: u64) -> io::Result<Option<u64>> {
+        let end = offset + len_bytes;
+        let data = match self.huge {
+            Some(_) => offset,
+            None => self.next_data(offset, end)?,
+        };
+        Ok((data < end).then_some(data - data % PAGE_BYTES as u64))
+    }
+
+    /// Calls `found` for each run of the pages `range`, which are at `offset`, that the file has data
     /// for; for all where that cannot be told.
     ///
     /// Costs 50 ns per page that is there, because the kernel looks at each.
     pub(super) fn for_each_data(
         &self,
+        offset: u64,
         range: PageRange,
-        found: impl FnMut(PageRange),
-    ) -> io::Result<()> {
-        self.for_each_data_in(range, range, found)
-    }
-
-    /// The same for the pages `part` of them.
-    pub(super) fn for_each_data_in(
-        &self,
-        range: PageRange,
-        part: PageRange,
         mut found: impl FnMut(PageRange),
     ) -> io::Result<()> {
         if self.huge.is_some() {
-            found(part);
+            found(range);
             return Ok(());
         }
-        let offset = |page: u64| (page - range.first.0) * PAGE_BYTES as u64;
-        let (mut at, end) = (offset(part.first.0), offset(part.end()));
+        let (mut at, end) = (offset, offset + range.bytes().0);
         while at < end {
             let data = self.next_data(at, end)?;
             if data == end {
                 break;
             }
             let hole = self.next_hole(data, end)?;
-            let first = data / PAGE_BYTES as u64;
-            let after = hole.div_ceil(PAGE_BYTES as u64);
+            let first = (data - offset) / PAGE_BYTES as u64;
+            let after = (hole - offset).div_ceil(PAGE_BYTES as u64);
             found(PageRange::new(range.first.0 + first, after - first));
             at = hole.max(data + 1);
         }

@@ -299,6 +299,7 @@ impl<'a> SourceDriver<'a> {
         // After arming: a page that is populated later is also reported as written.
         self.harvest.clear();
         self.memory.populated(&mut self.harvest)?;
+        self.dirty.note_populated(&self.harvest)?;
         let now = self.shared.now();
         self.sample_vcpus(now, true)?;
         let populated = &self.harvest;

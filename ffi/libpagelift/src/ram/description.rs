@@ -132,7 +132,7 @@ impl Description {
         }
         let mut all: Option<Box<dyn DirtySource>> = None;
         for one in tracking {
-            let one = one.source(self, &layout, caller)?;
+            let one = one.source(self, &memory, caller)?;
             all = Some(match all {
                 Some(others) => Box::new(Combined::new(others, one)),
                 None => one,
@@ -159,8 +159,11 @@ impl Description {
     }
 
     /// What tracks writes by the page tables of this process.
-    pub(crate) fn page_tables(&self, layout: &Layout) -> Result<Box<dyn DirtySource>, Fault> {
-        let mapped = self.mapped(layout);
+    pub(crate) fn page_tables(
+        &self,
+        memory: &Arc<dyn GuestMemory>,
+    ) -> Result<Box<dyn DirtySource>, Fault> {
+        let mapped = self.mapped(memory.layout());
         if mapped.iter().any(|mapped| mapped.address == 0) {
             return Err(Fault::new(
                 Code::DirtyTracking,
@@ -168,10 +171,9 @@ impl Description {
                  it: give the address, or another way to track them",
             ));
         }
-        let tracker = PagemapTracker::of_this_process(mapped);
-        Ok(Box::new(
-            tracker.map_err(|error| Fault::new(Code::DirtyTracking, error))?,
-        ))
+        let tracker = PagemapTracker::of_this_process(mapped)
+            .map_err(|error| Fault::new(Code::DirtyTracking, error))?;
+        Ok(Box::new(tracker.with_memory(Arc::clone(memory))))
     }
 }
 

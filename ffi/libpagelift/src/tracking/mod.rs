@@ -8,7 +8,7 @@ pub mod kvm_rings;
 use std::sync::Arc;
 
 use pagelift_engine::dirty::DirtySource;
-use pagelift_engine::memory::{Layout, PageBitmap};
+use pagelift_engine::memory::{GuestMemory, Layout, PageBitmap};
 use pagelift_engine::units::PageRange;
 
 use self::bitmap::{Bitmap, FromBitmap};
@@ -46,11 +46,12 @@ impl Tracking {
     pub(crate) fn source(
         &self,
         ram: &Description,
-        layout: &Layout,
+        memory: &Arc<dyn GuestMemory>,
         caller: &Arc<Caller>,
     ) -> Result<Box<dyn DirtySource>, Fault> {
+        let layout = memory.layout();
         Ok(match self {
-            Self::PageTables => ram.page_tables(layout)?,
+            Self::PageTables => ram.page_tables(memory)?,
             Self::Bitmap(bitmap) => Box::new(FromBitmap::new(*bitmap, layout)),
             Self::Callbacks(callbacks) => {
                 Box::new(FromCallbacks::new(*callbacks, layout, Arc::clone(caller)))
