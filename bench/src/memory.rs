@@ -12,6 +12,7 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::ptr::null_mut;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
@@ -42,7 +43,20 @@ pub struct Mapping {
     len: usize,
 }
 
+// SAFETY: a mapping may be used and unmapped by any thread.
+unsafe impl Send for Mapping {}
+// SAFETY: by a shared reference it is only written, by atomic stores; slices of it need the only one.
+unsafe impl Sync for Mapping {}
+
 impl Mapping {
+    /// Writes one byte.
+    pub fn poke(&self, offset: usize, value: u8) {
+        assert!(offset < self.len);
+        // SAFETY: within the mapping, which has no other than atomic accesses by a shared reference.
+        let byte = unsafe { AtomicU8::from_ptr(self.start.cast::<u8>().add(offset)) };
+        byte.store(value, Ordering::Relaxed);
+    }
+
     /// A shared mapping of the whole of `file`.
     pub fn of(file: &File, len: usize) -> Self {
         let prot = ProtFlags::READ | ProtFlags::WRITE;

@@ -4,8 +4,8 @@ mod persistent;
 mod security;
 
 pub use pagelift_control::job::values::{
-    Deadline, MaxThrottle, channels, cpu_limit, deadline, downtime, downtime_limit, duration,
-    max_throttle, rate,
+    Deadline, MaxThrottle, ScanThreads, channels, cpu_limit, deadline, downtime, downtime_limit,
+    duration, max_throttle, rate, scan_threads,
 };
 
 pub use persistent::PersistentOptions;
@@ -77,6 +77,10 @@ pub struct ConvergenceOptions {
     /// Data connections: a number, or auto
     #[arg(long, value_name = "N", default_value = "auto", value_parser = channels)]
     pub channels: u16,
+    /// Threads that scan page tables for what the guest writes: a number, or auto: as many as there
+    /// are processors, where the memory is large enough
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = scan_threads)]
+    pub scan_threads: ScanThreads,
 }
 
 /// The policies.
@@ -161,6 +165,10 @@ impl ConvergenceOptions {
         outgoing: Outgoing<G>,
         recording: Option<&Recording>,
     ) -> anyhow::Result<Outgoing<G>> {
+        let outgoing = match self.scan_threads.0 {
+            Some(threads) => outgoing.scan_threads(threads),
+            None => outgoing,
+        };
         let outgoing = outgoing
             .channels(self.channels)
             .compress(self.compress)

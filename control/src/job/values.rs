@@ -2,6 +2,7 @@
 //!
 //! An error says what to write instead.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use pagelift_engine::codec::select::CpuLimit;
@@ -18,6 +19,10 @@ pub struct Deadline(pub Option<Duration>);
 /// The largest share of its time that a guest may be kept from running, if a user says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaxThrottle(pub Option<ThrottleShare>);
+
+/// How many threads scan page tables for writes, if a user says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanThreads(pub Option<NonZeroUsize>);
 
 /// Reads a time span.
 ///
@@ -127,9 +132,30 @@ pub fn channels(text: &str) -> Result<u16, String> {
         .ok_or_else(|| format!("write a number from 1 to {MAX_CHANNELS}, or auto"))
 }
 
+/// Reads a number of threads that scan page tables, or `auto`.
+///
+/// # Errors
+/// When it is neither.
+pub fn scan_threads(text: &str) -> Result<ScanThreads, String> {
+    if text == "auto" {
+        return Ok(ScanThreads(None));
+    }
+    let threads = text.parse().map(|threads| ScanThreads(Some(threads)));
+    threads.map_err(|_| "write a number from 1 on, or auto".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scans_have_a_thread_at_least() {
+        assert_eq!(scan_threads("auto"), Ok(ScanThreads(None)));
+        assert_eq!(scan_threads("3"), Ok(ScanThreads(NonZeroUsize::new(3))));
+        for text in ["0", "-1", "many", ""] {
+            assert!(scan_threads(text).unwrap_err().contains("or auto"));
+        }
+    }
 
     #[test]
     fn a_limit_of_processors_is_in_percent() {

@@ -195,6 +195,7 @@ mod tests {
             policy.decide(&seen),
             Decision::GiveUp(GiveUp::TooLong {
                 fixed_ms: 60,
+                harvest_ms: 0,
                 limit_ms: 50
             })
         ));

@@ -31,6 +31,7 @@ pub use kvm_log::{KvmLog, LoggedSlot};
 pub use kvm_rings::{KvmRingTracker, KvmRings};
 pub use manual::{DirtyMarker, ManualTracker, VcpuMarker};
 pub use pagemap::{PagemapTracker, TrackedRange};
+pub(crate) use scanners::{SCANNER_BYTES, max_scan_threads};
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -20,6 +20,9 @@ use crate::units::{PAGE_BYTES, PageRange};
 /// and with more of them the lock itself is what they wait for.
 const MAX_THREADS: usize = 16;
 
+/// Memory of a thread's own: answers of the kernel, and runs that are handed on, full and under way.
+pub(crate) const SCANNER_BYTES: u64 = 24 * 1024 + 4 * RUNS as u64 * size_of::<PageRange>() as u64;
+
 /// Least memory that is worth a thread: its scan takes 125 us, and its start about 30.
 const THREAD_BYTES: u64 = 256 << 20;
 
@@ -43,8 +46,8 @@ impl Scanners {
             pid,
             scans: Vec::new(),
         };
-        let processors = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        own.set_threads(processors)?;
+        let threads = NonZeroUsize::new(max_scan_threads()).unwrap_or(NonZeroUsize::MIN);
+        own.set_threads(threads)?;
         Ok(own)
     }
 
@@ -102,6 +105,11 @@ impl Scanners {
             Ok(())
         })
     }
+}
+
+/// Threads of a scan where nobody says how many: one for each processor, as far as more are of use.
+pub(crate) fn max_scan_threads() -> usize {
+    thread::available_parallelism().map_or(1, |processors| processors.get().min(MAX_THREADS))
 }
 
 fn no_thread(source: std::io::Error) -> DirtyError {

@@ -7,6 +7,7 @@ use crate::codec::CompressSetting;
 use crate::codec::block::{BlockEncoder, DECODER_BYTES, MAX_BLOCK_PAGES};
 use crate::codec::dedup::{self, DedupSetting};
 use crate::codec::select::candidates;
+use crate::dirty::{SCANNER_BYTES, max_scan_threads};
 use crate::guest;
 use crate::memory::{Layout, PageBuffer};
 use crate::pipeline::{FIRST_FRAME_BYTES, MAX_STRANGERS};
@@ -40,7 +41,9 @@ pub(super) fn outgoing(
         DedupSetting::Off => ByteCount(0),
         DedupSetting::Auto | DedupSetting::On => dedup::footprint(layout.pages()),
     };
-    both_sides(layout, channels) + index + ByteCount(u64::from(channels) * (encoders + block))
+    let scanners = max_scan_threads() as u64 * (THREAD_BYTES + SCANNER_BYTES);
+    let encoders = u64::from(channels) * (encoders + block);
+    both_sides(layout, channels) + index + ByteCount(encoders + scanners)
 }
 
 /// The budget of a target without its base pages: for as many channels as a source may open,

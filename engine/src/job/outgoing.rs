@@ -1,5 +1,6 @@
 //! A guest that is to leave.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::codec::CompressSetting;
 use crate::codec::dedup::DedupSetting;
 use crate::codec::select::CpuLimit;
 use crate::converge::{AtDeadline, Downtime, Limited, Limits, Policy, PolicyKind};
+use crate::dirty::DirtyError;
 use crate::guest::SourceGuest;
 use crate::memory::{GuestMemory, PersistentFile};
 use crate::migration::{DowntimeLimit, Ownership, Report, SourceStatus};
@@ -37,6 +39,7 @@ type OnStatus = Box<dyn FnMut(&SourceStatus) + Send>;
 /// | [`bandwidth`](Self::bandwidth) | as fast as the link carries | |
 /// | [`channels`](Self::channels) | one a processor, at most 8 | 3 MiB a channel |
 /// | [`compress`](Self::compress) | auto | up to 2 MiB a channel |
+/// | [`scan_threads`](Self::scan_threads) | one a processor, at most 16, one per 256 MiB | 24 KiB a thread |
 /// | [`cpu_limit`](Self::cpu_limit) | none | |
 /// | [`delta_cache`](Self::delta_cache) | auto | what it is given |
 /// | [`dedup`](Self::dedup) | auto | some 20 bytes a page |
@@ -49,6 +52,7 @@ pub struct Outgoing<G> {
     channels: u16,
     compress: CompressSetting,
     cpu: CpuLimit,
+    scan_threads: Option<NonZeroUsize>,
     delta_cache: DeltaCacheSize,
     dedup: DedupSetting,
     verify: bool,
@@ -79,6 +83,7 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
             channels: default_channels(),
             compress: CompressSetting::Auto,
             cpu: CpuLimit::default(),
+            scan_threads: None,
             delta_cache: DeltaCacheSize::Auto,
             dedup: DedupSetting::Auto,
             verify: false,
@@ -158,6 +163,14 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
     #[must_use]
     pub fn cpu_limit(mut self, limit: CpuLimit) -> Self {
         self.cpu = limit;
+        self
+    }
+
+    /// Most threads that look for what the guest has written, where the kind of tracking has a use for
+    /// more than one; part of the downtime is theirs.
+    #[must_use]
+    pub fn scan_threads(mut self, threads: NonZeroUsize) -> Self {
+        self.scan_threads = Some(threads);
         self
     }
 
@@ -247,6 +260,9 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
         let id = SessionId(random()?);
         let (memory, mut dirty) = self.ram.into_parts();
         let pages = memory.layout().pages();
+        if let Some(threads) = self.scan_threads {
+            dirty.set_scan_threads(threads).map_err(no_scan_threads)?;
+        }
         let deltas = match self.compress {
             CompressSetting::Fixed(_) => None,
             // Too little for this guest's deltas is no reason not to move it.
@@ -303,5 +319,12 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
         self.controls
             .change(|settings| change(&mut settings.limits));
         self
+    }
+}
+
+fn no_scan_threads(error: DirtyError) -> StartError {
+    StartError::Kernel {
+        what: "the page map of the guest's process for another thread",
+        source: std::io::Error::other(error),
     }
 }

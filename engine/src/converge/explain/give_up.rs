@@ -64,12 +64,14 @@ pub enum GiveUp {
     },
     /// The downtime would be too long with no page to send.
     #[error(
-        "stopping the guest may take {fixed_ms} ms even with no page to send, where {limit_ms} ms \
-         are allowed"
+        "stopping the guest may take {fixed_ms} ms even with no page to send, {harvest_ms} ms of it to \
+         find what was written last, where {limit_ms} ms are allowed"
     )]
     TooLong {
         /// Downtime with nothing to send, by its upper end, in milliseconds.
         fixed_ms: u128,
+        /// The part of it that goes into the last harvest, in milliseconds.
+        harvest_ms: u128,
         /// Downtime that was allowed, in milliseconds.
         limit_ms: u128,
     },
@@ -105,6 +107,7 @@ impl GiveUp {
     pub(in crate::converge) fn too_long(seen: &Observation, limit: Duration) -> Self {
         Self::TooLong {
             fixed_ms: seen.fixed.total().high().as_millis(),
+            harvest_ms: seen.fixed.harvest.high().as_millis(),
             limit_ms: limit.as_millis(),
         }
     }

@@ -47,6 +47,11 @@ impl Source {
         self.convergence.policy.throttle_most()
     }
 
+    /// The downtime that is allowed by now.
+    pub fn downtime_allowed(&self) -> Duration {
+        self.convergence.policy.downtime_limit()
+    }
+
     /// Takes the pages out of the coming round that the policy lets wait.
     pub(super) fn hold_back(&mut self, now: Instant) {
         let observation = self.observe(now, true);

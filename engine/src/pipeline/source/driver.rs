@@ -2,8 +2,10 @@
 //! migration fails.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
+use tracing::warn;
 
 use super::throttle::Throttle;
 use crate::converge::ThrottleShare;
@@ -300,10 +302,27 @@ impl<'a> SourceDriver<'a> {
         self.harvest.clear();
         self.memory.populated(&mut self.harvest)?;
         self.dirty.note_populated(&self.harvest)?;
+        self.try_harvest()?;
         let now = self.shared.now();
         self.sample_vcpus(now, true)?;
         let populated = &self.harvest;
         self.shared.with(|source| source.armed(now, populated));
+        Ok(())
+    }
+
+    /// A harvest before the first page is sent: what a downtime has to have room for beside its pages
+    /// is known from the beginning, and said if it is much. What it finds goes with the first round.
+    fn try_harvest(&mut self) -> Result<(), MigrationError> {
+        let took = self.timed_harvest()?;
+        let limit = self.shared.look(|source| source.downtime_allowed());
+        if took * 2 > limit {
+            warn!(
+                harvest_ms = took.as_secs_f64() * 1e3,
+                downtime_allowed_ms = limit.as_secs_f64() * 1e3,
+                "finding what the guest writes takes much of the downtime allowed, however little it \
+                 writes; more scan threads, huge pages or a longer downtime would help"
+            );
+        }
         Ok(())
     }
 
@@ -317,17 +336,24 @@ impl<'a> SourceDriver<'a> {
 
     fn take_dirty(&mut self) -> Result<(), MigrationError> {
         self.harvest.clear();
+        let result = self.timed_harvest();
+        if result.is_err() {
+            let part = &self.harvest;
+            self.shared.with(|source| source.harvest_failed(part));
+        }
+        result.map(|_| ())
+    }
+
+    /// Adds what was written to `harvest`; how long that took.
+    fn timed_harvest(&mut self) -> Result<Duration, MigrationError> {
         let began = self.shared.now();
         let result = self.dirty.harvest(&mut self.harvest);
         let took = self.shared.now().since(began);
         // Nobody waits for that.
         self.shared
             .try_with(|source| (source.harvest_took(took), false));
-        if result.is_err() {
-            let part = &self.harvest;
-            self.shared.with(|source| source.harvest_failed(part));
-        }
-        Ok(result?)
+        result?;
+        Ok(took)
     }
 
     fn pause(&mut self) -> Result<(), MigrationError> {
