@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use pagelift_control::driver::qemu::command_line;
+use pagelift_control::driver::qemu::command_line::{self, MemoryIn};
+use pagelift_control::qmp::Address;
 
 /// File name of the agent.
 const AGENT: &str = "libpagelift_agent.so";
@@ -21,6 +22,10 @@ pub struct RunOptions {
     /// `pagelift-receive --base` takes from them what has not changed
     #[arg(long, value_name = "DIR")]
     ram_dir: Option<PathBuf>,
+    /// Have the memory of the QEMU behind this monitor, on this host, instead of new memory: for a QEMU
+    /// that is to take its guest over (`--same-memory`). The rest of the command line is the same
+    #[arg(long, value_name = "PATH", conflicts_with = "ram_dir")]
+    memory_of: Option<Address>,
     /// Leave the session of the program that starts it, so that QEMU goes on when that ends
     #[arg(long, hide = true)]
     detach: bool,
@@ -42,11 +47,12 @@ pub fn run(options: RunOptions) -> Result<std::convert::Infallible> {
     if options.detach {
         rustix::process::setsid().context("leaving the session")?;
     }
-    Ok(command_line::run(
-        options.command,
-        &agent,
-        options.ram_dir.as_deref(),
-    )?)
+    let memory = match (&options.memory_of, &options.ram_dir) {
+        (Some(qmp), _) => MemoryIn::Other(qmp),
+        (None, Some(dir)) => MemoryIn::Folder(dir),
+        (None, None) => MemoryIn::Nameless,
+    };
+    Ok(command_line::run(options.command, &agent, memory)?)
 }
 
 /// The program that has `pagelift run`: beside this one.

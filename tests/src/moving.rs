@@ -130,6 +130,16 @@ impl Programs {
             .prefix(["--"])
     }
 
+    /// The same, with the memory of the QEMU whose monitor is at `qmp`.
+    #[must_use]
+    pub fn wrap_borrowing<'a>(&self, qemu: Builder<'a>, qmp: &Path) -> Builder<'a> {
+        qemu.prefix(&self.prefix)
+            .prefix([self.dir.join("pagelift")])
+            .prefix(["run", "--memory-of"])
+            .prefix([qmp])
+            .prefix(["--"])
+    }
+
     /// Starts `pagelift-receive` for a QEMU; also gives the URI where it waits.
     pub fn receive(&self, bed: &Bed, qemu: &Qemu) -> Result<(Run, String)> {
         self.receive_with(bed, qemu, &[])

@@ -54,6 +54,10 @@ pub struct ReceiveCommand {
     /// Persistent memory
     #[command(flatten)]
     persistent: PersistentOptions,
+    /// Hand the memory itself over, without copying any: both QEMUs are on this host, and the target's
+    /// was started by `pagelift run --memory-of`; must be said on both sides
+    #[arg(long)]
+    same_memory: bool,
     /// A file with pages that the guest may have: its memory as it was left here by its last
     /// visit, or an image; what is in it need not be sent. Can be given several times
     #[arg(long, alias = "have", value_name = "PATH")]
@@ -105,6 +109,7 @@ impl ReceiveCommand {
         failpoints::check_environment()?;
         let driver = DirectQemu {
             persistent_memory: self.persistent.chosen(),
+            same_memory: self.same_memory,
             ..DirectQemu::new(qmp.clone())
         };
         let controls = Controls::new(Settings::default(), cancel);
@@ -120,8 +125,12 @@ impl ReceiveCommand {
         };
         let (incoming, size) = (job.incoming, job.size);
         let mut progress = Progress::new(self.output.quiet);
+        let ram = match self.same_memory {
+            true => "whose RAM is handed over".to_owned(),
+            false => format!("of {size} of RAM"),
+        };
         progress.note(&format!(
-            "waiting on {} for a guest of {size} of RAM; at most {} of memory for the migration",
+            "waiting on {} for a guest {ram}; at most {} of memory for the migration",
             incoming.address(),
             incoming.memory_budget(),
         ));

@@ -80,6 +80,10 @@ pub struct SendCommand {
     /// Persistent memory
     #[command(flatten)]
     persistent: PersistentOptions,
+    /// Hand the memory itself over, without copying any: both QEMUs are on this host, and the target's
+    /// was started by `pagelift run --memory-of`; must be said on both sides
+    #[arg(long, conflicts_with = "verify")]
+    same_memory: bool,
     /// Move the guest even to a target that shows it another machine: CPU model and flags, topology,
     /// devices and their options. It may crash at any time after its move, or its devices may not
     /// load once all memory was sent
@@ -185,6 +189,7 @@ impl SendCommand {
             allow_guest_abi_change: self.allow_guest_abi_change,
             buffer_disks: self.buffer_disks,
             persistent_memory: self.persistent.chosen(),
+            same_memory: self.same_memory,
             throttle_by: self.throttle_by.into(),
             ..DirectQemu::new(self.qmp.clone())
         };
@@ -207,8 +212,12 @@ impl SendCommand {
         job.outgoing = self.convergence.set_up(outgoing, recording.as_ref())?;
         let budget = job.outgoing.memory_budget();
         let mut progress = Progress::new(self.output.quiet);
+        let ram = match self.same_memory {
+            true => "its RAM is handed over".to_owned(),
+            false => format!("{size} of RAM"),
+        };
         progress.note(&format!(
-            "guest: {size} of RAM; {} channels, at most {budget} of memory for the migration",
+            "guest: {ram}; {} channels, at most {budget} of memory for the migration",
             self.convergence.channels,
         ));
         progress.note(&format!("throttle, if needed: {}", job.throttled_by));

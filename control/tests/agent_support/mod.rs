@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use pagelift_agent_protocol::{Name, RollbackStep};
 use pagelift_control::agent_client::{AgentClient, AgentError};
-use pagelift_control::driver::qemu::command_line;
+use pagelift_control::driver::qemu::command_line::{self, MemoryIn};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -41,7 +41,7 @@ fn roles() {
     match env::var(ROLE).as_deref() {
         Ok("run") => {
             let args: Vec<OsString> = text(ARGS).split('\n').map(OsString::from).collect();
-            let Err(error) = command_line::run(args, Path::new(&text(AGENT)), None);
+            let Err(error) = command_line::run(args, Path::new(&text(AGENT)), MemoryIn::Nameless);
             panic!("{error}");
         }
         Ok("hello") => match connect().and_then(|mut client| client.hello()) {

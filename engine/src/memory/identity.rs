@@ -146,7 +146,8 @@ impl KnownFile {
     }
 }
 
-/// A file that the guest sees as memory and keeps its data in, as on a disk: an NVDIMM, virtio-pmem.
+/// A file that the guest sees as memory and that is left alone: one that it keeps its data in, as on a
+/// disk (an NVDIMM, virtio-pmem), or RAM that is handed over within a host.
 ///
 /// It is neither cleared nor sent: both sides must have the same one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +156,8 @@ pub struct PersistentFile {
     pub file: KnownFile,
     /// Whether it is taken for the other side's where that cannot be told: somebody has said so.
     pub assume_same: bool,
+    /// Whether it is RAM.
+    pub is_ram: bool,
 }
 
 #[cfg(test)]

@@ -58,6 +58,11 @@ impl Guest {
         (!list.is_empty()).then(|| GuestProperty::new("persistent memory (bytes)", value))
     }
 
+    /// What must be equal on both sides where RAM is handed over.
+    pub(super) fn same_memory_property(same_memory: bool) -> Option<GuestProperty> {
+        same_memory.then(|| GuestProperty::new("RAM", "handed over by --same-memory, not copied"))
+    }
+
     /// Finds and opens the files of persistent memory. The blocks are named as their backends:
     /// QEMU knows no name for some of them.
     ///
@@ -116,7 +121,7 @@ impl Guest {
 pub(super) struct GuestFiles {
     /// What is moved: RAM, and persistent memory that is to be copied.
     pub(super) moved: Vec<RamBlock>,
-    /// Persistent memory that is left alone, for the engine to compare.
+    /// Memory that is left alone, for the engine to compare.
     pub(super) left_alone: Vec<PersistentFile>,
     /// Files of that which others may see over a network: what the guest wrote must have reached their
     /// storage before it goes on elsewhere.
@@ -126,17 +131,35 @@ pub(super) struct GuestFiles {
 }
 
 impl GuestFiles {
-    /// Opens the files of `guest`.
+    /// Opens the files of `guest`. With the `same_memory` on both sides RAM is left alone as well.
     ///
     /// # Errors
     /// When one is no shared file mapping of QEMU's process, or may not be opened.
-    pub(super) fn open(guest: &Guest, how: PersistentMemory) -> Result<Self, InspectError> {
+    pub(super) fn open(
+        guest: &Guest,
+        how: PersistentMemory,
+        same_memory: bool,
+    ) -> Result<Self, InspectError> {
         let mut files = Self {
             moved: guest.open_ram()?,
             left_alone: Vec::new(),
             remote: Vec::new(),
             copied: Vec::new(),
         };
+        if same_memory {
+            for block in std::mem::take(&mut files.moved) {
+                let process = |source| InspectError::Process {
+                    pid: guest.pid,
+                    what: format!("block {}", block.name),
+                    source,
+                };
+                files.left_alone.push(PersistentFile {
+                    file: KnownFile::of(block.name.clone(), &block.file).map_err(process)?,
+                    assume_same: false,
+                    is_ram: true,
+                });
+            }
+        }
         for block in guest.open_persistent()? {
             let name = block.name.clone();
             let process = |source| InspectError::Process {
@@ -156,6 +179,7 @@ impl GuestFiles {
             files.left_alone.push(PersistentFile {
                 file,
                 assume_same: how == PersistentMemory::Shared,
+                is_ram: false,
             });
             if is_remote {
                 files.remote.push(block.file);

@@ -89,6 +89,11 @@ pub(super) fn compare_persistent(hello: &Hello, here: &[PersistentFile]) -> Vec<
         reasons.extend(match sameness {
             Some(Sameness::Same) => None,
             Some(Sameness::Unclear) if own.assume_same => None,
+            Some(_) if own.is_ram => Some(format!(
+                "RAM {name}: the target has another file than the source, so it cannot be handed over; \
+                 start the target's QEMU by `pagelift run --memory-of MONITOR` on the source's host, or \
+                 move the guest without --same-memory"
+            )),
             Some(Sameness::Unclear) => Some(format!(
                 "persistent memory {name}: whether its file is the source's cannot be told on this \
                  file system; if it is, say so on both sides with --persistent-memory shared"
@@ -227,6 +232,7 @@ mod tests {
         let own = |file: &KnownFile, assume_same| PersistentFile {
             file: file.clone(),
             assume_same,
+            is_ram: false,
         };
         let (local, wider) = (file(1, 5, Reach::Kernel), file(1, 6, Reach::Wider));
         let both = [own(&local, false), own(&wider, false)];

@@ -13,12 +13,26 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::borrowed::BorrowedMemory;
 use super::files::MemoryFiles;
 use super::{CommandLineError, make_shareable};
+use crate::driver::qemu::InspectError;
+use crate::qmp::Address;
 use crate::remote::RunCommand;
 
 /// The environment variable that names libraries to load first, ld.so(8).
 const PRELOAD: &str = "LD_PRELOAD";
+
+/// Where the memory is that has no file of its own on the command line.
+#[derive(Clone, Copy, Debug)]
+pub enum MemoryIn<'a> {
+    /// In files without a name, which go with QEMU.
+    Nameless,
+    /// In files in this folder, which stay.
+    Folder(&'a Path),
+    /// In the files of the QEMU behind this monitor, on this host.
+    Other(&'a Address),
+}
 
 /// Why QEMU was not started.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +65,9 @@ pub enum RunError {
     /// The command line cannot be made shareable.
     #[error(transparent)]
     CommandLine(#[from] CommandLineError),
+    /// The memory of another QEMU cannot be taken.
+    #[error("cannot take the memory of another QEMU: {0}")]
+    Borrow(#[from] Box<InspectError>),
     /// The program could not be executed.
     #[error("cannot execute {}: {source}; is it installed, and in PATH?", program.display())]
     Exec {
@@ -64,8 +81,8 @@ pub enum RunError {
 /// Replaces this process by QEMU with shared RAM and the agent; does not return if it can.
 ///
 /// `args` begins with the program, which is looked for in `PATH`. `agent_library` is the path
-/// of libpagelift_agent.so. With a `ram_dir`, memory that has no file of its own yet gets one
-/// there, which stays when QEMU ends. Warnings go to standard error.
+/// of libpagelift_agent.so, `memory` where memory is that has no file of its own yet. Warnings go to
+/// standard error.
 ///
 /// # Errors
 /// When the command line cannot be made shareable, the agent is missing, or the program cannot
@@ -73,8 +90,12 @@ pub enum RunError {
 pub fn run(
     args: Vec<OsString>,
     agent_library: &Path,
-    ram_dir: Option<&Path>,
+    memory: MemoryIn<'_>,
 ) -> Result<Infallible, RunError> {
+    let ram_dir = match memory {
+        MemoryIn::Folder(dir) => Some(dir),
+        MemoryIn::Nameless | MemoryIn::Other(_) => None,
+    };
     // For a target that is to be started in the same way.
     let given = RunCommand::variable(&args, ram_dir);
     let (program, args) = args.split_first().ok_or(RunError::NoCommand)?;
@@ -85,8 +106,17 @@ pub fn run(
     })?;
     let preload = preload_value(env::var_os(PRELOAD).as_deref(), &agent)
         .ok_or(RunError::AgentPath { path: agent })?;
-    let mut host = MemoryFiles::new(ram_dir);
-    let rewritten = make_shareable(args, &mut host)?;
+    let (mut made, mut borrowed);
+    let rewritten = match memory {
+        MemoryIn::Other(qmp) => {
+            borrowed = BorrowedMemory::of(qmp).map_err(Box::new)?;
+            make_shareable(args, &mut borrowed)?
+        }
+        MemoryIn::Nameless | MemoryIn::Folder(_) => {
+            made = MemoryFiles::new(ram_dir);
+            make_shareable(args, &mut made)?
+        }
+    };
     for warning in &rewritten.warnings {
         eprintln!("pagelift run: warning: {warning}");
     }
@@ -136,12 +166,12 @@ mod tests {
         let error = run(
             vec!["true".into()],
             Path::new("/nonexistent/agent.so"),
-            None,
+            MemoryIn::Nameless,
         )
         .unwrap_err();
         assert!(error.to_string().contains("/nonexistent/agent.so"));
         assert!(matches!(
-            run(vec![], Path::new("/"), None),
+            run(vec![], Path::new("/"), MemoryIn::Nameless),
             Err(RunError::NoCommand)
         ));
     }

@@ -18,6 +18,7 @@
 //! arming the tracking finds that out.
 
 mod backend;
+mod borrowed;
 mod config_file;
 mod files;
 mod launch;
@@ -29,7 +30,7 @@ mod size;
 use std::ffi::OsString;
 use std::io;
 
-pub use launch::{RunError, run};
+pub use launch::{MemoryIn, RunError, run};
 use memory::Memory;
 
 /// RAM of a machine whose command line gives no size, in bytes: 128 MiB, as in QEMU.

@@ -18,6 +18,9 @@ pub struct DirectQemu {
     pub allow_guest_abi_change: bool,
     /// What is done about persistent memory; the same on both sides.
     pub persistent_memory: PersistentMemory,
+    /// Whether both QEMUs have the same RAM, on one host, so that none of it is copied; the same on both
+    /// sides.
+    pub same_memory: bool,
     /// Source: what throttles the guest when it must be.
     pub throttle_by: ThrottleBy,
 }
@@ -31,6 +34,7 @@ impl DirectQemu {
             allow_guest_abi_change: false,
             buffer_disks: false,
             persistent_memory: PersistentMemory::default(),
+            same_memory: false,
             throttle_by: ThrottleBy::default(),
         }
     }

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use pagelift_agent_protocol::{JournalPhase, NO_SESSION};
-use pagelift_engine::dirty::{DirtyError, DiscardSwitch};
-use pagelift_engine::memory::{FileMemory, PersistentFile};
+use pagelift_engine::dirty::{DirtyError, DiscardSwitch, ManualTracker};
+use pagelift_engine::memory::{FileMemory, PersistentFile, ReadPages};
 use pagelift_engine::ram::GuestRam;
 use pagelift_engine::sys::{PagemapScan, Userfaultfd};
 use pagelift_engine::wire::{GuestProperty, PropertyKind};
@@ -30,7 +30,7 @@ use crate::driver::qemu::persistent::GuestFiles;
 use crate::driver::qemu::preflight::Discards;
 use crate::driver::qemu::run_state::goes_on;
 use crate::driver::qemu::source::SourceQemu;
-use crate::driver::qemu::{PersistentMemory, QemuMigrationError, preflight, vcpu_threads};
+use crate::driver::qemu::{Guest, PersistentMemory, QemuMigrationError, preflight, vcpu_threads};
 use crate::driver::{DriverError, InspectedSource, PreparedSource, Refusal};
 use crate::qmp::Address;
 use crate::throttle::{FoundThrottle, GuestThrottle};
@@ -49,6 +49,7 @@ pub struct InspectedQemuSource {
     throttle: FoundThrottle,
     memory: FileMemory,
     how: PersistentMemory,
+    same_memory: bool,
     left_alone: Vec<PersistentFile>,
     remote: Vec<File>,
     /// Devices when the guest was looked at.
@@ -92,7 +93,8 @@ impl InspectedQemuSource {
         let throttle = FoundThrottle::find(driver.throttle_by, guest.pid, vcpus)?;
         let watch = ProcessWatch::new(guest.pid).map_err(DirectError::Gone)?;
         let how = driver.persistent_memory;
-        let files = GuestFiles::open(guest, how).map_err(QemuMigrationError::from)?;
+        let files =
+            GuestFiles::open(guest, how, driver.same_memory).map_err(QemuMigrationError::from)?;
         let memory = memory::open(&files.moved)?;
         let mut agent = AgentClient::connect(guest.pid)?;
         if !agent.keeps_journal()? {
@@ -118,6 +120,7 @@ impl InspectedQemuSource {
             throttle,
             memory,
             how,
+            same_memory: driver.same_memory,
             left_alone: files.left_alone,
             remote: files.remote,
             addresses: files.moved.iter().map(|block| block.address).collect(),
@@ -197,6 +200,7 @@ impl InspectedSource for InspectedQemuSource {
         let guest = self.source.guest();
         let mut properties = guest.properties();
         properties.extend(guest.persistent_property(self.how));
+        properties.extend(Guest::same_memory_property(self.same_memory));
         if self.allow_guest_abi_change {
             // The target compares no details with a source that gives none.
             properties.retain(|property| property.kind == PropertyKind::Required);
@@ -219,6 +223,11 @@ fn tracked(
     addresses: &[u64],
     discards: Option<DiscardSwitch>,
 ) -> Result<GuestRam, DirectError> {
+    if addresses.is_empty() {
+        // Nothing is copied, so nothing that is written has to be known.
+        let tracker = ManualTracker::new(memory.layout().pages());
+        return Ok(GuestRam::new(Arc::new(memory), Box::new(tracker)));
+    }
     let uffd = Userfaultfd::from_fd(agent.userfaultfd()?.fd);
     let pid = i32::try_from(agent.pid()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| DirectError::Gone(std::io::ErrorKind::NotFound.into()))?;

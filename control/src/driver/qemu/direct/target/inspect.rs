@@ -17,7 +17,7 @@ use crate::driver::qemu::direct::options::DirectQemu;
 use crate::driver::qemu::direct::watch::ProcessWatch;
 use crate::driver::qemu::persistent::{self, GuestFiles};
 use crate::driver::qemu::target::TargetQemu;
-use crate::driver::qemu::{PersistentMemory, QemuMigrationError, preflight};
+use crate::driver::qemu::{Guest, PersistentMemory, QemuMigrationError, preflight};
 use crate::driver::{DriverError, InspectedTarget, PreparedTarget, Refusal};
 use crate::qmp::Address;
 
@@ -30,6 +30,7 @@ pub struct InspectedQemuTarget {
     /// The agent in QEMU, if there is one.
     journal: Option<AgentJournal>,
     how: PersistentMemory,
+    same_memory: bool,
     left_alone: Vec<PersistentFile>,
     copied: Vec<File>,
 }
@@ -43,7 +44,8 @@ impl InspectedQemuTarget {
         let watch = ProcessWatch::new(guest.pid).map_err(DirectError::Gone)?;
         let journal = journal(guest.pid, &driver.qmp)?;
         let how = driver.persistent_memory;
-        let files = GuestFiles::open(guest, how).map_err(QemuMigrationError::from)?;
+        let files =
+            GuestFiles::open(guest, how, driver.same_memory).map_err(QemuMigrationError::from)?;
         let memory = memory::open(&files.moved)?;
         refuse(persistent::refuse_filled(guest, &memory, &files.moved)?)?;
         Ok(Self {
@@ -52,6 +54,7 @@ impl InspectedQemuTarget {
             memory,
             journal,
             how,
+            same_memory: driver.same_memory,
             left_alone: files.left_alone,
             copied: files.copied,
         })
@@ -99,6 +102,7 @@ impl InspectedTarget for InspectedQemuTarget {
         let guest = self.target.guest();
         let mut properties = guest.properties();
         properties.extend(guest.persistent_property(self.how));
+        properties.extend(Guest::same_memory_property(self.same_memory));
         properties
     }
 
