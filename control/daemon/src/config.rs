@@ -62,6 +62,8 @@ pub struct Config {
     pub host: Host,
     /// QEMU.
     pub qemu: Qemu,
+    /// Moving guests.
+    pub migration: Migration,
 }
 
 /// Directories.
@@ -220,6 +222,22 @@ impl Default for Qemu {
             emulator: "/usr/bin/qemu-system-x86_64".into(),
         }
     }
+}
+
+/// Moving guests to and from other hosts.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Migration {
+    /// What guests that come in are sent to: a name or an address of this host that others can reach.
+    /// Default: `host.name`.
+    pub address: Option<String>,
+    /// The address that guests come in by, if the client does not say one. Default: all.
+    pub listen: Option<String>,
+    /// Where other daemons can ask this one what has become of a guest. Default: the first address of
+    /// `tcp.listen`.
+    pub uri: Option<String>,
+    /// Directories that other hosts see as well, beside network file systems.
+    pub shared_directories: Vec<PathBuf>,
 }
 
 impl Config {

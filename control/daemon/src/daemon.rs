@@ -7,6 +7,7 @@ use crate::dispatch::Dispatcher;
 use crate::events::Events;
 use crate::guests::Guests;
 use crate::host::{Host, HostError};
+use crate::migrate::Migrations;
 use crate::store::StoreError;
 
 /// Why a daemon cannot be had.
@@ -27,6 +28,7 @@ pub struct Daemon {
     host: Host,
     events: Arc<Events>,
     guests: Arc<Guests>,
+    migrations: Migrations,
     dispatcher: Dispatcher,
 }
 
@@ -41,6 +43,7 @@ impl Daemon {
         Ok(Self {
             guests: Guests::open(config.clone(), Arc::clone(&events))?,
             host,
+            migrations: Migrations::default(),
             config,
             events,
             dispatcher: Dispatcher::new(),
@@ -65,6 +68,31 @@ impl Daemon {
     /// The guests of this host.
     pub const fn guests(&self) -> &Arc<Guests> {
         &self.guests
+    }
+
+    /// The migrations of these guests.
+    pub const fn migrations(&self) -> &Migrations {
+        &self.migrations
+    }
+
+    /// What guests that come in are sent to: a name or an address of this host.
+    pub(crate) fn migration_address(&self) -> &str {
+        let own = self.config.migration.address.as_deref();
+        own.unwrap_or(&self.host.name)
+    }
+
+    /// Where other daemons can ask this one, if they can.
+    pub(crate) fn own_uri(&self) -> Option<String> {
+        let own = self.config.migration.uri.clone();
+        own.or_else(|| {
+            let listen = &self.config.tcp.listen;
+            let tcp = listen.iter().find(|address| address.port() != 0)?;
+            let port = tcp.port();
+            Some(match tcp.ip().is_unspecified() {
+                true => format!("qemu+tcp://{}:{port}/system", self.migration_address()),
+                false => format!("qemu+tcp://{tcp}/system"),
+            })
+        })
     }
 
     /// The procedures.

@@ -11,6 +11,7 @@
 //! | [`dispatch`] | from a procedure to what it does, and the rights that it needs |
 //! | [`session`] | what a connection is to the daemon: rights, events, what to undo when it ends |
 //! | [`guests`] | the guests of this host |
+//! | [`migrate`] | moving guests to and from other hosts |
 //! | [`driver`] | hypervisors |
 //! | [`store`] | what outlives the daemon |
 //! | [`events`] | events on their way to clients |
@@ -24,6 +25,7 @@ pub mod driver;
 pub mod events;
 pub mod guests;
 pub mod host;
+pub mod migrate;
 pub mod server;
 pub mod session;
 pub mod store;

@@ -48,7 +48,12 @@ fn supports(caller: Caller<'_>, number: i32) -> Answer<i32> {
     }
     Ok(i32::from(matches!(
         number,
-        feature::TYPED_PARAM_STRING
+        feature::MIGRATION_P2P
+            | feature::MIGRATION_V3
+            | feature::CHANGE_PROTECTION
+            | feature::MIGRATION_OFFLINE
+            | feature::MIGRATION_PARAMS
+            | feature::TYPED_PARAM_STRING
             | feature::KEEPALIVE
             | feature::XML_MIGRATABLE
             | feature::EVENT_CALLBACK

@@ -140,7 +140,12 @@ fn changes(on: &mut Dispatcher) {
         guest(caller, &domain)?.suspend()
     });
     on.on::<DomainResume>(Needs::Write("virDomainResume"), |caller, domain| {
-        guest(caller, &domain)?.resume()
+        let guest = guest(caller, &domain)?;
+        // A guest that is held because its target is silent stays by a person's decision.
+        match crate::migrate::calls::may_resume(caller, &guest)? {
+            true => guest.resume(),
+            false => Ok(()),
+        }
     });
     on.on::<DomainSetAutostart>(Needs::Write("virDomainSetAutostart"), set_autostart);
 }

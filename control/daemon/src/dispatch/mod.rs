@@ -79,6 +79,7 @@ impl Dispatcher {
         connection::add(&mut dispatcher);
         domain::add(&mut dispatcher);
         events::add(&mut dispatcher);
+        crate::migrate::calls::add(&mut dispatcher);
         dispatcher
     }
 

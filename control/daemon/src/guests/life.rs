@@ -266,7 +266,12 @@ impl Guest {
     /// When it does not run.
     pub fn suspend(self: &Arc<Self>) -> Result<(), Error> {
         let _job = self.begin("remoteDispatchDomainSuspend")?;
-        let qemu = self.inner().qemu()?;
+        let inner = self.inner();
+        let qemu = inner.qemu()?;
+        if inner.state == state::PAUSED_MIGRATION {
+            return Err(errors::invalid("domain is being migrated"));
+        }
+        drop(inner);
         qemu.execute("stop").map_err(|error| of_monitor(&error))?;
         self.turn(state::PAUSED_USER, lifecycle::SUSPENDED_PAUSED)
     }
@@ -281,6 +286,9 @@ impl Guest {
         let qemu = inner.qemu()?;
         if inner.state.0 == state::RUNNING_BOOTED.0 {
             return Err(errors::invalid("domain is already running"));
+        }
+        if inner.state == state::PAUSED_MIGRATION {
+            return Err(errors::invalid("domain is being migrated"));
         }
         drop(inner);
         qemu.execute("cont").map_err(|error| of_monitor(&error))?;

@@ -24,10 +24,11 @@ use tempfile::TempDir;
 pub(crate) struct Daemon {
     dir: TempDir,
     child: Child,
+    more: String,
 }
 
 impl Daemon {
-    /// One with `more` in its configuration.
+    /// One with `more` in its configuration, in which `@DIR@` is where everything of it is.
     pub(crate) fn start(more: &str) -> Self {
         Self::start_with(more, &[])
     }
@@ -36,13 +37,15 @@ impl Daemon {
     pub(crate) fn start_with(more: &str, environment: &[(&str, &Path)]) -> Self {
         let dir = tempfile::Builder::new().prefix("plt-").tempdir().unwrap();
         let child = Self::spawn(dir.path(), more, environment);
-        let daemon = Self { dir, child };
+        let more = more.to_owned();
+        let daemon = Self { dir, child, more };
         daemon.wait_ready();
         daemon
     }
 
     fn spawn(dir: &Path, more: &str, environment: &[(&str, &Path)]) -> Child {
         let at = dir.display();
+        let more = more.replace("@DIR@", &at.to_string());
         let config = format!(
             "[paths]\nstate = \"{at}/state\"\nrun = \"{at}/run\"\nlog = \"{at}/log\"\n\n{more}\n"
         );
@@ -204,7 +207,7 @@ impl Daemon {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         meanwhile(self);
-        self.child = Self::spawn(self.dir.path(), "", &[]);
+        self.child = Self::spawn(self.dir.path(), &self.more, &[]);
         self.wait_ready();
     }
 

@@ -97,6 +97,12 @@ impl Cookie {
         bytes
     }
 
+    /// The number of the migration that a cookie is of, whatever guest it is of.
+    #[must_use]
+    pub fn number(bytes: &[u8]) -> Option<Uuid> {
+        read::number(bytes)
+    }
+
     /// Reads what has arrived, and looks whether it belongs to this migration.
     ///
     /// Nothing is `None`, where nothing may be sent.

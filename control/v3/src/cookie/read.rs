@@ -102,6 +102,15 @@ fn optional(root: &mut Element<'_>, cookie: Cookie) -> Result<Cookie, Malformed>
     })
 }
 
+pub(super) fn number(bytes: &[u8]) -> Option<Uuid> {
+    let (0, text) = bytes.split_last()? else {
+        return None;
+    };
+    let document = crate::xml::parse(std::str::from_utf8(text).ok()?).ok()?;
+    let extension = Element::root(&document).child("pagelift").ok()??;
+    Extension::read(extension).ok()?.id
+}
+
 fn identity(root: &mut Element<'_>) -> Result<Identity, Error> {
     // Only the names of elements matter, as to a libvirtd: a root of another name has none of them.
     let mut part = |name: &str| match root.text_of(name) {

@@ -87,6 +87,8 @@ impl Flag {
 }
 
 const COPY: Support = Support::Never("disks have to be shared, they are not copied");
+const POSTCOPY: Support = Support::Never("the guest moves when all its memory has");
+
 const fn row(flag: Flags, since: &'static str, qemu: Support, vz: Support) -> Flag {
     Flag {
         flag,
@@ -125,7 +127,7 @@ pub const TABLE: &[Flag] = {
             Never("there is no RDMA"),
             Unknown,
         ),
-        row(Flags::POSTCOPY, "1.3.3", Optional, Unknown),
+        row(Flags::POSTCOPY, "1.3.3", POSTCOPY, Unknown),
         row(
             Flags::TLS,
             "3.2.0",
@@ -134,12 +136,7 @@ pub const TABLE: &[Flag] = {
         ),
         row(Flags::PARALLEL, "5.2.0", Optional, Unknown),
         row(Flags::NON_SHARED_SYNCHRONOUS_WRITES, "8.0.0", COPY, Unknown),
-        row(
-            Flags::POSTCOPY_RESUME,
-            "8.5.0",
-            Never("a post-copy that stopped cannot go on"),
-            Unknown,
-        ),
+        row(Flags::POSTCOPY_RESUME, "8.5.0", POSTCOPY, Unknown),
         row(Flags::ZEROCOPY, "8.5.0", Optional, Unknown),
     ]
 };

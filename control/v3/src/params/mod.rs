@@ -138,6 +138,11 @@ impl Options {
         }
     }
 
+    /// Takes a parameter out.
+    pub fn remove<T>(&mut self, key: Key<T>) {
+        self.0.retain(|param| param.name != key.name);
+    }
+
     /// The parameters, in their order.
     #[must_use]
     pub fn as_slice(&self) -> &[TypedParam] {

@@ -29,7 +29,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads the flags and parameters of a call to `function` of `driver`.
+    /// Reads the flags and parameters of a call to `function` of `driver`, on the source.
     ///
     /// # Errors
     ///
@@ -39,6 +39,30 @@ impl Request {
         function: &str,
         bits: u64,
         params: &[TypedParam],
+    ) -> Result<Self, Error> {
+        Self::read_with(driver, function, bits, params, Flags::NONE)
+    }
+
+    /// As [`Self::read`], on the target: it gets the parameters of flags that only the source gets.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub fn read_on_target(
+        driver: Driver,
+        function: &str,
+        bits: u64,
+        params: &[TypedParam],
+    ) -> Result<Self, Error> {
+        Self::read_with(driver, function, bits, params, Flags::SOURCE_ONLY)
+    }
+
+    fn read_with(
+        driver: Driver,
+        function: &str,
+        bits: u64,
+        params: &[TypedParam],
+        elsewhere: Flags,
     ) -> Result<Self, Error> {
         let flags = Flags::read(driver, function, bits)?;
         flags::check(flags)?;
@@ -53,7 +77,7 @@ impl Request {
             .all(Param::FORCE)
             .map(Risk::read)
             .collect::<Result<_, _>>()?;
-        check(flags, &options, uri.as_ref())?;
+        check(flags | elsewhere, &options, uri.as_ref())?;
         Ok(Self {
             flags,
             options,
@@ -343,6 +367,14 @@ mod tests {
             ("listen_address", "::".into()),
         ];
         assert!(read(Flags::LIVE, &params).unwrap().uri.is_some());
+    }
+
+    #[test]
+    fn a_target_gets_the_parameters_of_the_sources_flags() {
+        let params = [TypedParam::new("auto_converge.initial", 20)];
+        let live = u64::from(Flags::LIVE.bits());
+        assert!(Request::read(Driver::Qemu, "f", live, &params).is_err());
+        assert!(Request::read_on_target(Driver::Qemu, "f", live, &params).is_ok());
     }
 
     #[test]

@@ -260,6 +260,18 @@ impl Source {
         }
     }
 
+    /// Whether somebody has ended what is being sent.
+    #[must_use]
+    pub const fn is_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Self::Performing {
+                cancelled: true,
+                ..
+            }
+        )
+    }
+
     /// Whether the guest is bound to a migration, so that others may not change it.
     #[must_use]
     pub const fn is_bound(&self) -> bool {

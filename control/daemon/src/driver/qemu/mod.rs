@@ -7,6 +7,7 @@ mod argv;
 mod error;
 mod leftover;
 mod machines;
+pub mod native;
 mod process;
 
 pub use argv::{Start, Unsupported, argv};

@@ -1,0 +1,79 @@
+//! Moving guests to and from other hosts, by libvirt's protocol.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `source` | Begin, Perform, Confirm; `settle`: what is done when the order of calls is broken |
+//! | `target` | Prepare, Finish |
+//! | `peer` | all phases by this daemon, and the question to a target |
+//! | `client` | a connection to another daemon |
+//! | `job` | progress and results, as clients see them |
+//! | `calls` | the procedures |
+//! | `ports` | ports that guests come in by |
+//!
+//! The order of calls, and what becomes of a guest when it is broken, is in `pagelift_v3::phase`: here
+//! its actions are carried out.
+
+pub(crate) mod calls;
+mod client;
+mod job;
+mod peer;
+mod ports;
+mod settle;
+mod source;
+mod target;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pagelift_rpc::types::Uuid;
+
+use crate::driver::qemu::native::Settings;
+use job::JobRecord;
+use ports::Ports;
+use source::Outgoing;
+use target::Incoming;
+
+/// How many migrations are remembered that brought a guest here.
+const REMEMBERED: usize = 1024;
+
+/// The migrations of this host.
+#[derive(Debug, Default)]
+pub struct Migrations {
+    outgoing: Mutex<HashMap<Uuid, Arc<Outgoing>>>,
+    incoming: Mutex<HashMap<Uuid, Arc<Incoming>>>,
+    settings: Mutex<HashMap<Uuid, Settings>>,
+    completed: Mutex<HashMap<Uuid, JobRecord>>,
+    /// Numbers of migrations that brought a guest here, whatever has become of it since.
+    arrived: Mutex<VecDeque<Uuid>>,
+    ports: Ports,
+}
+
+/// The lock of something that is whole whenever it is unlocked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Migrations {
+    fn outgoing(&self, guest: Uuid) -> Option<Arc<Outgoing>> {
+        lock(&self.outgoing).get(&guest).cloned()
+    }
+
+    fn settings(&self, guest: Uuid) -> Settings {
+        lock(&self.settings)
+            .get(&guest)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn set(&self, guest: Uuid, change: impl FnOnce(&mut Settings)) {
+        change(lock(&self.settings).entry(guest).or_default());
+    }
+
+    fn remember(&self, id: Uuid) {
+        let mut arrived = lock(&self.arrived);
+        if arrived.len() == REMEMBERED {
+            arrived.pop_front();
+        }
+        arrived.push_back(id);
+    }
+}
