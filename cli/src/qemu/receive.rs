@@ -39,12 +39,15 @@ pub struct ReceiveCommand {
     #[arg(long, conflicts_with_all = ["qmp", "tls_dir", "token_file", "new_token"])]
     start: bool,
     /// Where to wait for the source: tcp://HOST:PORT, with ?bind=WHERE and &dscp=CLASS behind it if
-    /// wanted; port 0 picks one, which is printed. Or unix:PATH, vsock:any:PORT, fd:N (a connected
+    /// wanted; port 0 picks one, which is printed. Or rdma://HOST:PORT, unix:PATH, vsock:any:PORT, fd:N (a connected
     /// socket), exec:COMMAND, stdio: (the report goes to standard error then). If others than this
     /// host can reach it, and nothing else is said, a token is made for this move, and the command for
     /// the source is printed with it
     #[arg(long, value_name = "URI")]
     listen: Endpoint,
+    /// With rdma://: pin all memory of the guest before its first page comes
+    #[arg(long)]
+    rdma_pin_all: bool,
     /// How to know the source
     #[command(flatten)]
     security: SecurityOptions,
@@ -115,7 +118,8 @@ impl ReceiveCommand {
         let controls = Controls::new(Settings::default(), cancel);
         let is_wanted = self.new_token || !self.listen.is_local();
         let (security, made) = self.security.chosen_or_new_token(is_wanted)?;
-        let job = match prepare_incoming(&driver, &self.listen, &security, &self.base, controls) {
+        let listen = super::pinned(&self.listen, self.rdma_pin_all)?;
+        let job = match prepare_incoming(&driver, &listen, &security, &self.base, controls) {
             Ok(job) => job,
             Err(IncomingError::Refused(error)) => {
                 let guest = super::place_of(qmp);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use pagelift_control::driver::LeavingGuest;
 use pagelift_control::driver::Side;
@@ -41,13 +41,16 @@ pub struct SendCommand {
     #[arg(long, value_name = "PATH")]
     qmp: Address,
     /// The target: tcp://HOST:PORT, with ?bind=WHERE (an interface, or an address of this host) and
-    /// &dscp=CLASS behind it if wanted; unix:PATH, vsock:CID:PORT, fd:N (a connected socket),
+    /// &dscp=CLASS behind it if wanted; rdma://HOST:PORT, unix:PATH, vsock:CID:PORT, fd:N (a connected socket),
     /// exec:COMMAND (a program that carries the bytes), stdio:. Or ssh://[USER@]HOST[:PORT], which
     /// starts a QEMU and pagelift-receive there, with the same command line as here, and ends both if
     /// the guest does not get there; behind it ?receive=PROGRAM, ?qemu=PROGRAM, ?dir=FOLDER to start
     /// in, ?qmp=PATH of a QEMU that waits there already
     #[arg(long, value_name = "URI")]
     to: Destination,
+    /// With rdma://: have the target pin all memory of the guest before its first page goes
+    #[arg(long)]
+    rdma_pin_all: bool,
     /// The command for ssh://, with options of its own
     #[arg(long, value_name = "COMMAND", default_value = "ssh")]
     ssh: String,
@@ -194,7 +197,13 @@ impl SendCommand {
             ..DirectQemu::new(self.qmp.clone())
         };
         let prepared = match &self.to {
-            Destination::Endpoint(to) => prepare_outgoing(&driver, to, &security, &shown),
+            Destination::Endpoint(to) => {
+                let to = super::pinned(to, self.rdma_pin_all)?;
+                prepare_outgoing(&driver, &to, &security, &shown)
+            }
+            Destination::Ssh(_) if self.rdma_pin_all => {
+                bail!("--rdma-pin-all takes an address rdma://HOST:PORT");
+            }
             Destination::Ssh(to) => {
                 let link = self.start_receiver(to)?;
                 prepare_outgoing_over(&driver, link, &shown)

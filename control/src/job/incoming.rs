@@ -3,9 +3,10 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pagelift_engine::Incoming;
-use pagelift_engine::memory::{FileMemory, MemoryError, ReadPages};
+use pagelift_engine::memory::{FileMemory, GuestMemory, MemoryError, ReadPages, SharedMemory};
 use pagelift_engine::migration::MigrationError;
 use pagelift_engine::pipeline::{BasePages, Controls};
 use pagelift_engine::sys::{SysError, random_number};
@@ -75,7 +76,14 @@ pub fn prepare_incoming<D: Driver>(
     }
     let size = prepared.memory.layout().pages().bytes();
     let base_pages = pages.pages();
-    let incoming = Incoming::new(listener, prepared.memory, prepared.guest)
+    let memory: Arc<dyn GuestMemory> = match listen {
+        // The network card writes it by its addresses here.
+        Endpoint::Rdma { .. } => {
+            Arc::new(SharedMemory::map(prepared.memory).map_err(MigrationError::from)?)
+        }
+        _ => prepared.memory,
+    };
+    let incoming = Incoming::new(listener, memory, prepared.guest)
         .controls(controls)
         .properties(properties)
         .persistent(prepared.persistent)

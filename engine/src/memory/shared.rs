@@ -5,6 +5,8 @@
 //! a SIGBUS (docs/decisions/001). The mapping is for whoever needs addresses: to have the pages
 //! written by a device, or pinned.
 
+use std::sync::Arc;
+
 use memmap2::MmapRaw;
 
 use super::{
@@ -16,7 +18,7 @@ use crate::units::{PageIndex, PageRange};
 /// A [`FileMemory`] whose pages have addresses in this process.
 #[derive(Debug)]
 pub struct SharedMemory {
-    files: FileMemory,
+    files: Arc<FileMemory>,
     /// Each region.
     maps: Vec<MmapRaw>,
 }
@@ -26,7 +28,8 @@ impl SharedMemory {
     ///
     /// # Errors
     /// When a file was not opened for reading and writing, or the address space has no room.
-    pub fn map(files: FileMemory) -> Result<Self, MemoryError> {
+    pub fn map(files: impl Into<Arc<FileMemory>>) -> Result<Self, MemoryError> {
+        let files = files.into();
         let maps = files.map_regions()?;
         Ok(Self { files, maps })
     }

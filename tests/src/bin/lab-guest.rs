@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use pagelift_engine::memory::{FileMemory, GuestMemory, MapPages, ReadPages, SharedMemory};
@@ -49,15 +49,7 @@ struct Cpu {
 impl Vm {
     /// A guest that stands still, with `mib` MiB.
     fn new(mib: u64) -> Result<Self> {
-        let file = fs::File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(format!(
-                "/dev/shm/lab-guest-{}-{:?}",
-                std::process::id(),
-                Instant::now()
-            ))?;
+        let file = tempfile::tempfile_in("/dev/shm")?;
         file.set_len(mib << 20)?;
         let memory = Arc::new(SharedMemory::map(FileMemory::whole(file)?)?);
         let vm = Self {

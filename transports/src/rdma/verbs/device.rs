@@ -199,10 +199,17 @@ fn refused(error: io::Error, wanted: u64, device: &str) -> io::Error {
                 allowed >> 20
             )
         }
-        _ => format!(
-            "{device} cannot register {} MiB: {error}",
-            wanted.div_ceil(1 << 20)
-        ),
+        _ => {
+            let why = match error.raw_os_error() {
+                Some(libc::EFAULT) => {
+                    "it cannot all be populated; is there so much memory, and room in the file system \
+                     that it is in (df)?"
+                }
+                _ => "",
+            };
+            let mib = wanted.div_ceil(1 << 20);
+            format!("{device} cannot register {mib} MiB: {error}; {why}")
+        }
     };
     io::Error::new(error.kind(), text)
 }
