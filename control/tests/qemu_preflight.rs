@@ -265,6 +265,24 @@ fn a_read_only_backend_is_no_ram_but_may_be_a_disk() {
     );
 }
 
+/// With such a balloon QEMU crashes as soon as its own migration takes so long that the guest answers.
+#[test]
+fn a_balloon_with_free_page_hints_is_refused() {
+    if !has_qemu() {
+        return;
+    }
+    let balloon = "virtio-balloon-pci,id=b0,iothread=io0,free-page-hint=";
+    let device = |hint: &str| format!("{balloon}{hint}");
+    for (hint, refused) in [
+        ("on", &["device b0 has free-page-hint=on"][..]),
+        ("off", &[]),
+    ] {
+        let device = device(hint);
+        let qemu = TestQemu::start(&["-object", "iothread,id=io0", "-device", &device]);
+        assert_refused(&source_refusals(&qemu), refused);
+    }
+}
+
 #[test]
 fn wrong_states_are_refused() {
     if !has_qemu() {

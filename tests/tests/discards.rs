@@ -108,10 +108,13 @@ fn a_guest_with_a_balloon_moves() -> Result<()> {
         rate_bytes_per_s: 4 * MIB,
         ..Workload::default()
     };
+    let append = format!("{} virtio junk", workload.kernel_args());
     for (reporting, names) in [("on", ["a", "b"]), ("off", ["c", "d"])] {
         let device = format!("virtio-balloon-pci,id=b0,free-page-reporting={reporting}");
         let machine = Qemu::builder(&bed, &images).workload(&workload);
-        let machine = programs.wrap(machine).arg("-device").arg(device);
+        let machine = programs
+            .wrap(machine)
+            .args(["-append", &append, "-device", &device]);
         let source = machine.clone().start(names[0])?;
         let target = machine.waiting().start(names[1])?;
         source.wait_ticks(2)?;
