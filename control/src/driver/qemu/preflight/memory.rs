@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::driver::Refusal;
 use crate::driver::qemu::backend::Backend;
 use crate::driver::qemu::inspect::Guest;
+use crate::driver::{Refusal, Side};
 use crate::qmp::{Qmp, QmpError};
 
-pub(super) fn check(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
+pub(super) fn check(qmp: &Qmp, guest: &Guest, side: Side) -> Result<Vec<Refusal>, QmpError> {
     let mut refusals = Vec::new();
     if guest.ram.is_empty() {
         refusals.push(Refusal::new(
@@ -22,7 +22,7 @@ pub(super) fn check(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> 
         .filter_map(|block| guest.backend_of(&block.name));
     refusals.extend(backends.filter_map(|backend| {
         let device = plugged.iter().find(|(id, _)| *id == backend.id);
-        check_backend(backend, device.map(|(_, device)| device.as_str()))
+        check_backend(backend, device.map(|(_, device)| device.as_str()), side)
     }));
     let persistent = guest.backends.iter().filter(|b| guest.is_persistent(b));
     refusals.extend(persistent.filter_map(check_persistent));
@@ -55,7 +55,7 @@ fn plugged(devices: &Value) -> Vec<(String, String)> {
 }
 
 /// `device`: the memory device that it is behind, if it is no RAM of the machine's own.
-fn check_backend(backend: &Backend, device: Option<&str>) -> Option<Refusal> {
+fn check_backend(backend: &Backend, device: Option<&str>, side: Side) -> Option<Refusal> {
     let Backend {
         id,
         kind,
@@ -76,13 +76,19 @@ fn check_backend(backend: &Backend, device: Option<&str>) -> Option<Refusal> {
     let share = if *share { "on" } else { "off" };
     let object =
         format!("memory-backend-file,id={id},size={bytes},mem-path=/dev/shm/{id},share=on");
-    let remedy = match device {
-        Some(device) => format!(
-            "unplug memory device {device} (device_del), and plug memory in from -object {object}"
+    let by_qemu = "a guest that must go on as it is can be moved by QEMU itself to such a QEMU on this \
+                   host (QMP 'migrate'), and on from there by pagelift";
+    let remedy = match (side, device) {
+        (Side::Target, _) => {
+            format!("start the target with `pagelift run -- ...`, or with -object {object}")
+        }
+        (Side::Source, Some(device)) => format!(
+            "unplug memory device {device} (device_del), and plug memory in from -object {object}; \
+             {by_qemu}"
         ),
-        None => format!(
+        (Side::Source, None) => format!(
             "start the guest with `pagelift run -- ...`, or with -object {object} -machine \
-             memory-backend={id}"
+             memory-backend={id}; {by_qemu}"
         ),
     };
     Some(Refusal::new(
@@ -90,10 +96,7 @@ fn check_backend(backend: &Backend, device: Option<&str>) -> Option<Refusal> {
             "memory backend {id} is {kind} with share={share}, which only QEMU can move: of all memory it \
              leaves to others that of memory-backend-file with share=on alone"
         ),
-        format!(
-            "{remedy}; a guest that must go on as it is can be moved by QEMU itself to such a QEMU on \
-             this host (QMP 'migrate'), and on from there by pagelift"
-        ),
+        remedy,
     ))
 }
 
@@ -145,12 +148,12 @@ mod tests {
             pmem: false,
             readonly: false,
         };
-        assert_eq!(check_backend(&file, None), None);
+        assert_eq!(check_backend(&file, None, Side::Source), None);
         let private = Backend {
             share: false,
             ..file.clone()
         };
-        let refusal = check_backend(&private, None).unwrap();
+        let refusal = check_backend(&private, None, Side::Source).unwrap();
         assert!(
             refusal
                 .reason
@@ -161,7 +164,13 @@ mod tests {
                 .remedy
                 .contains("size=1073741824,mem-path=/dev/shm/m0,share=on")
         );
-        let plugged = check_backend(&private, Some("dimm1")).unwrap();
+        let target = check_backend(&private, Some("dimm1"), Side::Target).unwrap();
+        assert!(
+            target
+                .remedy
+                .starts_with("start the target with `pagelift run")
+        );
+        let plugged = check_backend(&private, Some("dimm1"), Side::Source).unwrap();
         assert!(
             plugged
                 .remedy
@@ -171,12 +180,12 @@ mod tests {
             kind: "memory-backend-memfd".into(),
             ..file.clone()
         };
-        assert!(check_backend(&memfd, None).is_some());
+        assert!(check_backend(&memfd, None, Side::Source).is_some());
         let readonly = Backend {
             readonly: true,
             ..file.clone()
         };
-        assert!(check_backend(&readonly, None).is_some());
+        assert!(check_backend(&readonly, None, Side::Source).is_some());
         let persistent = Backend { pmem: true, ..file };
         for usable in [persistent, readonly] {
             assert_eq!(check_persistent(&usable), None);

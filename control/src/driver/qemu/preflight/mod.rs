@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::inspect::Guest;
 use super::{other_hands, settings};
-use crate::driver::Refusal;
+use crate::driver::{Refusal, Side};
 use crate::qmp::{Qmp, QmpError};
 
 /// All reasons why a guest cannot leave; none if it can. With `buffer_disks`, disks that bypass the
@@ -26,7 +26,7 @@ use crate::qmp::{Qmp, QmpError};
 /// # Errors
 /// When QEMU does not answer.
 pub fn source(qmp: &Qmp, guest: &Guest, buffer_disks: bool) -> Result<Vec<Refusal>, QmpError> {
-    let mut refusals = both(qmp, guest)?;
+    let mut refusals = both(qmp, guest, Side::Source)?;
     refusals.extend(devices::check(qmp)?);
     refusals.extend(discards::check(qmp, guest)?);
     refusals.extend(disks::check(qmp, buffer_disks)?);
@@ -67,7 +67,7 @@ pub fn source(qmp: &Qmp, guest: &Guest, buffer_disks: bool) -> Result<Vec<Refusa
 /// # Errors
 /// When QEMU does not answer.
 pub fn target(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
-    let mut refusals = both(qmp, guest)?;
+    let mut refusals = both(qmp, guest, Side::Target)?;
     if guest.run_state != "inmigrate" {
         refusals.push(Refusal::new(
             format!(
@@ -81,8 +81,8 @@ pub fn target(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
 }
 
 /// What holds for both sides.
-fn both(qmp: &Qmp, guest: &Guest) -> Result<Vec<Refusal>, QmpError> {
-    let mut refusals = memory::check(qmp, guest)?;
+fn both(qmp: &Qmp, guest: &Guest, side: Side) -> Result<Vec<Refusal>, QmpError> {
+    let mut refusals = memory::check(qmp, guest, side)?;
     let known = settings::capabilities(qmp)?;
     for name in settings::NEEDED {
         if !known.iter().any(|(known, _)| known == name) {
