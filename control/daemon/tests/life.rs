@@ -298,3 +298,42 @@ fn a_guest_may_be_bound_to_a_connection() {
     let mut other = Client::open(&daemon);
     assert!(other.call::<DomainLookupByName>(&"g1".into()).is_err());
 }
+
+#[test]
+fn a_guest_that_ends_by_itself() {
+    require!(qemu());
+    let images = require!(pagelift_tests::guest_images());
+    let daemon = Daemon::start("");
+    let mut client = Client::open(&daemon);
+    let args = EventRegisterArgs {
+        event_id: 0,
+        domain: None,
+    };
+    client.call::<EventRegister>(&args).unwrap();
+    // A kernel without a root file system gives up, and resets the machine.
+    let boot = format!(
+        "<kernel>{}</kernel><cmdline>panic=-1</cmdline></os>",
+        images.kernel.display()
+    );
+    let xml = guest_xml("g1", 1)
+        .replace("</os>", &boot)
+        .replace("32768", "131072")
+        .replace("<on_crash>", "<on_reboot>destroy</on_reboot><on_crash>");
+    let g1 = daemon.start_guest(&xml);
+    let mut seen = client.events.split_off(0);
+    while seen.len() < 5 {
+        seen.push(client.receive().unwrap());
+    }
+    let seen: Vec<(i32, i32)> = seen
+        .iter()
+        .map(|message| message.decode().unwrap())
+        .map(|event: Lifecycle| (event.event, event.detail))
+        .collect();
+    assert_eq!(seen, [(0, 0), (4, 0), (2, 0), (6, 1), (5, 0)]);
+    let args = DomainFlagsArgs {
+        domain: g1,
+        flags: 0,
+    };
+    let state = client.call::<DomainGetState>(&args).unwrap();
+    assert_eq!((state.state, state.reason), (5, 1));
+}

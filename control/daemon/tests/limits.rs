@@ -137,3 +137,18 @@ fn a_client_that_does_not_answer_is_dropped() {
     never_asked.call::<AuthList>(&()).unwrap();
     assert!(never_asked.events.is_empty());
 }
+
+#[test]
+fn a_client_that_reads_nothing_is_dropped() {
+    let daemon = Daemon::start("");
+    let mut deaf = Client::open(&daemon);
+    let many = Message::call::<AuthList>(0, &())
+        .encode()
+        .unwrap()
+        .repeat(1000);
+    // What the kernel keeps of it, and then 2 MiB of answers that are not taken.
+    let sent = (0..10_000).take_while(|_| deaf.try_send(&many)).count();
+    assert!(sent < 10_000);
+    let mut other = Client::open(&daemon);
+    other.call::<AuthList>(&()).unwrap();
+}

@@ -3,7 +3,8 @@
 //! | module | holds |
 //! |---|---|
 //! | `guest` | one guest: its state, and who may change it |
-//! | `life` | starting, ending, pausing; what its QEMU says |
+//! | `life` | starting, ending, pausing |
+//! | `watch` | what its QEMU says, and its end |
 //! | `recover` | what a daemon that comes back makes of what was kept |
 //! | `filter` | which guests a client asks for |
 //! | `errors` | errors about guests |
@@ -16,6 +17,7 @@ mod filter;
 mod guest;
 mod life;
 mod recover;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -59,7 +59,12 @@ impl Calls {
     /// Answers a call: at once if that cannot take long, else in a thread.
     pub(super) fn take(self: &Arc<Self>, call: Message) {
         if self.daemon.dispatcher().is_quick(&call.header) {
-            self.answer(&call);
+            // By the connection's own thread, which must not wait for room that only it makes.
+            let Handled { answer, close } = self.handle(&call);
+            self.outbox.post(&answer);
+            if close {
+                self.outbox.close_when_sent();
+            }
             return;
         }
         let mut state = self.state();
@@ -98,11 +103,15 @@ impl Calls {
         }
     }
 
+    fn handle(&self, call: &Message) -> Handled {
+        let Self {
+            daemon, session, ..
+        } = self;
+        daemon.dispatcher().handle(daemon, session, call)
+    }
+
     fn answer(&self, call: &Message) {
-        let Handled { answer, close } =
-            self.daemon
-                .dispatcher()
-                .handle(&self.daemon, &self.session, call);
+        let Handled { answer, close } = self.handle(call);
         if !self.outbox.answer(&answer) {
             warn!(header = ?call.header, "an answer is too long: the connection is closed");
             self.outbox.close();

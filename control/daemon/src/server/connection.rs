@@ -159,6 +159,10 @@ impl Connection {
 
     /// Sends what there is; whether more is there than was taken.
     fn send(&mut self) -> Result<bool, Why> {
+        // Also while a message cannot be sent to its end.
+        if self.outbox.is_closed() {
+            return Err(Why::Closed);
+        }
         loop {
             if self.sending.is_none() {
                 let (message, end) = self.outbox.next();

@@ -1,7 +1,8 @@
 //! Messages on their way to a client.
 //!
-//! Calls put their answers here and wait while there is no room; events do not wait, and a client that
-//! does not take them loses its connection. The connection's thread takes the bytes out.
+//! Calls that run in threads put their answers here and wait while there is no room. What cannot wait
+//! (events, and what the connection's own thread answers) does not, and a client that does not take it
+//! loses its connection. The connection's thread takes the bytes out.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,8 +14,10 @@ use tracing::warn;
 
 use super::stream::Wake;
 
-/// Bytes that may wait before answers have to; events until twice as many wait.
-const ROOM_BYTES: usize = 1 << 20;
+/// Bytes of answers that may lie here before others wait.
+const ANSWER_BYTES: usize = 1 << 20;
+/// Bytes of what cannot wait that may lie here.
+const POSTED_BYTES: usize = 2 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Outbox {
@@ -25,9 +28,26 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    messages: VecDeque<Vec<u8>>,
-    bytes: usize,
+    messages: VecDeque<(Kind, Vec<u8>)>,
+    answers: usize,
+    posted: usize,
     end: End,
+}
+
+/// Whether what puts a message here can wait for room.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Answer,
+    Posted,
+}
+
+impl Queue {
+    const fn bytes(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Answer => &mut self.answers,
+            Kind::Posted => &mut self.posted,
+        }
+    }
 }
 
 /// Whether anything more is sent.
@@ -60,37 +80,37 @@ impl Outbox {
             return false;
         };
         let mut queue = self.queue();
-        while queue.bytes > ROOM_BYTES && queue.end == End::Open {
+        while queue.answers > ANSWER_BYTES && queue.end == End::Open {
             queue = self
                 .room
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        self.put(queue, bytes);
+        self.put(queue, Kind::Answer, bytes);
         true
     }
 
     /// Sends a message without waiting; closes the connection when there is no room.
     pub(crate) fn post(&self, message: &Message) {
         let Ok(bytes) = message.encode() else {
-            warn!(header = ?message.header, "an event that is too long was not sent");
+            warn!(header = ?message.header, "a message that is too long was not sent");
             return;
         };
         let mut queue = self.queue();
-        if queue.bytes > 2 * ROOM_BYTES {
+        if queue.posted > POSTED_BYTES {
             queue.end = End::Closed;
             drop(queue);
             self.wake.wake();
             self.room.notify_all();
         } else {
-            self.put(queue, bytes);
+            self.put(queue, Kind::Posted, bytes);
         }
     }
 
-    fn put(&self, mut queue: MutexGuard<'_, Queue>, bytes: Vec<u8>) {
+    fn put(&self, mut queue: MutexGuard<'_, Queue>, kind: Kind, bytes: Vec<u8>) {
         if queue.end == End::Open {
-            queue.bytes += bytes.len();
-            queue.messages.push_back(bytes);
+            *queue.bytes(kind) += bytes.len();
+            queue.messages.push_back((kind, bytes));
             drop(queue);
             self.wake.wake();
         }
@@ -117,12 +137,19 @@ impl Outbox {
     /// The next message, if there is one; and whether the connection goes on.
     pub(super) fn next(&self) -> (Option<Vec<u8>>, End) {
         let mut queue = self.queue();
-        let message = queue.messages.pop_front();
-        queue.bytes -= message.as_ref().map_or(0, Vec::len);
+        let message = queue.messages.pop_front().map(|(kind, bytes)| {
+            *queue.bytes(kind) -= bytes.len();
+            bytes
+        });
         let end = queue.end;
         drop(queue);
         self.room.notify_all();
         (message, end)
+    }
+
+    /// Whether the connection ends now, whatever has not been sent.
+    pub(super) fn is_closed(&self) -> bool {
+        self.queue().end == End::Closed
     }
 
     /// A call has done something that the connection's thread is to look at.
@@ -150,7 +177,7 @@ mod tests {
 
     fn long() -> Message {
         let mut message = Message::keepalive(PING);
-        message.body = vec![0; ROOM_BYTES];
+        message.body = vec![0; ANSWER_BYTES];
         message
     }
 
@@ -169,7 +196,7 @@ mod tests {
     fn an_answer_waits_for_room_and_for_nothing_else() {
         let outbox = Outbox::new().unwrap();
         assert!(outbox.answer(&long()));
-        assert!(outbox.queue().bytes > ROOM_BYTES);
+        assert!(outbox.queue().answers > ANSWER_BYTES);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| outbox.answer(&Message::keepalive(PING)));
             let (first, end) = outbox.next();

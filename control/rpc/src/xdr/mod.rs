@@ -4,7 +4,11 @@
 //! Decoding is where bytes of strangers become values: every length is compared with its limit and
 //! with what is left of the message, before anything is allocated.
 
-use std::ops::Deref;
+mod chars;
+mod list;
+
+pub use chars::{Chars, FixedChars};
+pub use list::List;
 
 /// The longest string and the longest opaque value, in bytes.
 pub const MAX_STRING_BYTES: usize = 4 << 20;
@@ -192,139 +196,17 @@ impl Xdr for Opaque {
     }
 }
 
-/// At most `MAX` values.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct List<T, const MAX: usize>(Vec<T>);
-
-impl<T, const MAX: usize> List<T, MAX> {
-    /// No value.
-    pub const fn new() -> Self {
-        Self(Vec::new())
-    }
-
-    /// The values.
-    pub fn into_vec(self) -> Vec<T> {
-        self.0
-    }
-}
-
-impl<T, const MAX: usize> Default for List<T, MAX> {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl<T, const MAX: usize> TryFrom<Vec<T>> for List<T, MAX> {
-    type Error = Malformed;
-
-    /// # Errors
-    /// [`Malformed::TooLong`].
-    fn try_from(values: Vec<T>) -> Result<Self, Malformed> {
-        if values.len() > MAX {
-            let length = values.len();
-            return Err(Malformed::TooLong { length, limit: MAX });
-        }
-        Ok(Self(values))
-    }
-}
-
-impl<T, const MAX: usize> Deref for List<T, MAX> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
-        &self.0
-    }
-}
-
-impl<T: Xdr, const MAX: usize> Xdr for List<T, MAX> {
-    fn put(&self, out: &mut Vec<u8>) {
-        put_length(self.0.len(), out);
-        for value in &self.0 {
-            value.put(out);
-        }
-    }
-
-    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
-        let count = input.length(MAX)?;
-        // No value is shorter than a word.
-        if count > input.rest().len() / 4 {
-            return Err(Malformed::Short);
-        }
-        let values: Result<_, _> = (0..count).map(|_| T::take(input)).collect();
-        values.map(Self)
-    }
-}
-
-/// Characters that take a word each: an array of C's `char`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chars<const MAX: usize>(pub Vec<u8>);
-
-impl<const MAX: usize> Xdr for Chars<MAX> {
-    fn put(&self, out: &mut Vec<u8>) {
-        put_length(self.0.len(), out);
-        for char in &self.0 {
-            i32::from(char.cast_signed()).put(out);
-        }
-    }
-
-    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
-        let count = input.length(MAX)?;
-        if count > input.rest().len() / 4 {
-            return Err(Malformed::Short);
-        }
-        let chars: Result<_, _> = (0..count).map(|_| take_char(input)).collect();
-        chars.map(Self)
-    }
-}
-
-/// Exactly `N` characters that take a word each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FixedChars<const N: usize>(pub [u8; N]);
-
-impl<const N: usize> FixedChars<N> {
-    /// `text`, cut to what there is room for, and NULs.
-    pub fn padded(text: &str) -> Self {
-        let mut chars = [0; N];
-        for (char, byte) in chars.iter_mut().zip(text.bytes()) {
-            *char = byte;
-        }
-        Self(chars)
-    }
-}
-
-impl<const N: usize> Xdr for FixedChars<N> {
-    fn put(&self, out: &mut Vec<u8>) {
-        for char in &self.0 {
-            i32::from(char.cast_signed()).put(out);
-        }
-    }
-
-    fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
-        let mut chars = [0; N];
-        for char in &mut chars {
-            *char = take_char(input)?;
-        }
-        Ok(Self(chars))
-    }
-}
-
-fn take_char(input: &mut Input<'_>) -> Result<u8, Malformed> {
-    let word = i32::take(input)?;
-    let char = i8::try_from(word).map_err(|_| Malformed::BadValue(word))?;
-    Ok(char.cast_unsigned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn encoded(value: &impl Xdr) -> Vec<u8> {
+    pub(super) fn encoded(value: &impl Xdr) -> Vec<u8> {
         let mut out = Vec::new();
         value.put(&mut out);
         out
     }
 
-    fn decoded<T: Xdr>(bytes: &[u8]) -> Result<T, Malformed> {
+    pub(super) fn decoded<T: Xdr>(bytes: &[u8]) -> Result<T, Malformed> {
         T::take(&mut Input::new(bytes))
     }
 
@@ -356,37 +238,6 @@ mod tests {
             limit: MAX_STRING_BYTES,
         };
         assert_eq!(decoded::<String>(&bytes), Err(too_long));
-    }
-
-    #[test]
-    fn a_count_beyond_the_message_takes_no_memory() {
-        let count = u32::MAX.to_be_bytes();
-        assert_eq!(
-            decoded::<List<u64, { usize::MAX }>>(&count),
-            Err(Malformed::Short)
-        );
-    }
-
-    #[test]
-    fn a_list_has_a_limit() {
-        let full: List<i32, 3> = vec![1, 2, 3].try_into().unwrap();
-        let bytes = encoded(&full);
-        assert_eq!(decoded::<List<i32, 3>>(&bytes).unwrap(), full);
-        let too_long = Malformed::TooLong {
-            length: 3,
-            limit: 2,
-        };
-        assert_eq!(decoded::<List<i32, 2>>(&bytes), Err(too_long));
-        assert_eq!(List::<i32, 2>::try_from(vec![1, 2, 3]), Err(too_long));
-    }
-
-    #[test]
-    fn characters_take_a_word_each() {
-        let chars = Chars::<5>(vec![b'a', 0, 0xff]);
-        let bytes = b"\0\0\0\x03\0\0\0a\0\0\0\0\xff\xff\xff\xff";
-        assert_eq!(encoded(&chars), bytes);
-        assert_eq!(decoded::<Chars<5>>(bytes).unwrap(), chars);
-        assert_eq!(FixedChars::<4>::padded("x86_64").0, *b"x86_");
     }
 
     #[test]
