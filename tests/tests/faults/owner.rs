@@ -104,6 +104,30 @@ fn what_was_promised_is_settled_after_a_crash() -> Result<()> {
     Ok(())
 }
 
+/// Until all memory is there the target's QEMU has not begun: the guest can be sent to it again.
+#[test]
+fn a_target_that_lacks_memory_takes_the_guest_the_next_time() -> Result<()> {
+    let images = require!(guest_images());
+    let bed = Bed::new()?;
+    let ground = Ground::new(&bed, images, Kind::Calm, 0, None)?;
+    let mut guest = ground.boot()?;
+    for strike in [Strike::KillSender, Strike::KillReceiver] {
+        let what = format!("{strike:?}, and all memory is not there");
+        let outcome = guest.struck_at(Stop::Sender("stopped"), strike)?;
+        tell(&what, &outcome);
+        outcome.is_true(false)?;
+        ensure!(outcome.place == Place::Source, "{what}: {outcome}");
+        let outcome = guest.sent_to(outcome.target).context(what.clone())?;
+        ensure!(outcome.codes() == (Some(0), Some(0)), "{what}: {outcome}");
+        let place = guest.settle(outcome).context(what.clone())?;
+        ensure!(place == Place::Target, "{what}: it is on {place:?}");
+    }
+    drop(guest);
+    drop(ground);
+    bed.finish();
+    Ok(())
+}
+
 /// Nor does `cont` start what a receiver has loaded that died before it promised anything: its QEMU is
 /// ended by the agent. The guest has no disk, whose lock would do the same.
 #[test]

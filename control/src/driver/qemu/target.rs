@@ -51,6 +51,8 @@ pub struct HeldTarget {
     /// The guest would have started by itself, before it was held.
     autostart: bool,
     version: QemuVersion,
+    /// Our end of the stream, and the URI of QEMU's, which it has not begun to read.
+    stream: Option<(UnixStream, String)>,
 }
 
 /// QEMU takes the stream.
@@ -114,6 +116,7 @@ impl TargetQemu {
             session,
             autostart: !started_with_s(self.guest.pid),
             version: self.guest.version,
+            stream: None,
         })
     }
 }
@@ -131,7 +134,24 @@ impl HeldTarget {
         Ok(steps)
     }
 
-    /// Sets what direct mode needs and has QEMU take the stream, whose our end is the second value.
+    /// Sets what direct mode needs and gives QEMU its end of the stream, from which it does not read
+    /// yet: all that can be done before QEMU is spent for any other guest.
+    ///
+    /// # Errors
+    /// When QEMU refuses.
+    pub fn open(&mut self) -> Result<(), QemuMigrationError> {
+        if self.session.settings.is_none() {
+            self.arm()?;
+        }
+        if let Some(settings) = &self.session.settings {
+            settings.apply(&self.session.qmp)?;
+        }
+        self.stream = Some(migration::open_stream(&self.session.qmp)?);
+        Ok(())
+    }
+
+    /// Has QEMU take the stream, whose our end is the second value; [opens](Self::open) it if that was
+    /// not done.
     ///
     /// # Errors
     /// When QEMU refuses, as it does after another incoming migration.
@@ -151,6 +171,9 @@ impl HeldTarget {
     /// # Errors
     /// As QMP's.
     pub fn cancel(mut self) -> Result<(), QemuMigrationError> {
+        if self.stream.take().is_some() {
+            migration::forget_stream(&self.session.qmp);
+        }
         if self.autostart {
             // While QEMU waits for a migration this only sets what it does afterwards.
             self.session.qmp.execute("cont", Value::Null)?;
@@ -159,14 +182,11 @@ impl HeldTarget {
     }
 
     fn begin(&mut self) -> Result<UnixStream, QemuMigrationError> {
-        if self.session.settings.is_none() {
-            self.arm()?;
+        if self.stream.is_none() {
+            self.open()?;
         }
+        let (ours, uri) = self.stream.take().expect("it was opened just now");
         let qmp = &self.session.qmp;
-        if let Some(settings) = &self.session.settings {
-            settings.apply(qmp)?;
-        }
-        let (ours, uri) = migration::open_stream(qmp)?;
         let mut arguments = json!({ "uri": uri });
         if self.version >= EXIT_ON_ERROR {
             arguments["exit-on-error"] = json!(false);

@@ -46,6 +46,17 @@ impl AgentJournal {
         lock(&self.agent).set_rollback(&self.qmp_path, &steps)
     }
 
+    /// Has the agent put QEMU's migration settings back, should this process die before QEMU has begun.
+    ///
+    /// # Errors
+    /// As every request of the agent.
+    pub(super) fn put_back(&self, settings: &[RollbackStep]) -> Result<(), AgentError> {
+        match settings {
+            [] => Ok(()),
+            settings => lock(&self.agent).set_rollback(&self.qmp_path, settings),
+        }
+    }
+
     /// QEMU has taken nothing, or all is done that there was to do.
     pub(super) fn clear_rollback(&self) {
         // A script that stays ends a QEMU that waits for a guest, or sets what was set already.

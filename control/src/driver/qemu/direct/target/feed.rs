@@ -5,7 +5,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, select};
+use pagelift_agent_protocol::RollbackStep;
 use pagelift_engine::guest::{DeviceChannel, GuestError, StateSender};
 use pagelift_engine::wire::StateChunk;
 use tracing::warn;
@@ -16,6 +17,10 @@ use crate::driver::qemu::migration::STEP_LIMIT;
 use crate::driver::qemu::relay;
 use crate::driver::qemu::return_path::Shut;
 use crate::driver::qemu::target::{HeldTarget, LoadedTarget, LoadingTarget};
+
+/// How much device state is kept back, in bytes, until all memory is here: what QEMU sends before its
+/// guest stops, but for video memory that is filled. Where it is more, QEMU takes it as it comes.
+const KEPT_BACK_BYTES: usize = 1 << 20;
 
 /// How far the device state is; written by [`feed`]'s thread.
 #[derive(Debug)]
@@ -39,6 +44,7 @@ pub(super) fn feed(
     loading: &Mutex<Loading>,
     channel: DeviceChannel,
     journal: Option<&AgentJournal>,
+    memory_is_complete: &Receiver<()>,
 ) {
     let DeviceChannel {
         state,
@@ -46,7 +52,7 @@ pub(super) fn feed(
         waker,
     } = channel;
     let rest = incoming.clone();
-    let outcome = feed_qemu(loading, incoming, state, journal);
+    let outcome = feed_qemu(loading, incoming, state, journal, memory_is_complete);
     let has_failed = matches!(outcome, Some(Loading::Failed(_)));
     if let Some(outcome) = outcome {
         set(loading, outcome);
@@ -63,15 +69,25 @@ fn feed_qemu(
     incoming: Receiver<StateChunk>,
     state: StateSender,
     journal: Option<&AgentJournal>,
+    memory_is_complete: &Receiver<()>,
 ) -> Option<Loading> {
-    // Until the first byte comes, QEMU is untouched and could take another guest.
+    // Until the first byte comes, QEMU is untouched.
     let first = incoming.recv().ok()?;
-    let held = match &mut *loading.lock().unwrap_or_else(PoisonError::into_inner) {
+    let mut held = match &mut *loading.lock().unwrap_or_else(PoisonError::into_inner) {
         Loading::Waiting(held) => held.take(),
         _ => None,
     }?;
-    let (target, ours, run) = match start(held, &first, journal) {
-        Ok(started) => started,
+    let (run, settings) = match prepare(&mut held, &first, journal) {
+        Ok(prepared) => prepared,
+        Err(error) => return Some(not_begun(held, journal, error)),
+    };
+    // Until all memory is here QEMU is as good for another guest: it can load one only.
+    let Some(kept) = keep_back(first, &incoming, memory_is_complete) else {
+        let _ = held.cancel();
+        return None;
+    };
+    let (target, ours) = match begin(held, settings, journal) {
+        Ok(begun) => begun,
         Err(error) => return Some(Loading::Failed(error)),
     };
     let copies = ours
@@ -84,7 +100,7 @@ fn feed_qemu(
     set(loading, Loading::Under { ours: to_end });
     let writer = std::thread::Builder::new()
         .name("pagelift-state".into())
-        .spawn(move || write_all(incoming, to_qemu));
+        .spawn(move || write_all(kept.into_iter().skip(1).chain(incoming), to_qemu));
     if let Err(error) = writer {
         return Some(abandoned(target, "starting a thread", &error));
     }
@@ -109,41 +125,75 @@ fn abandoned(target: LoadingTarget, what: &str, error: &std::io::Error) -> Loadi
     Loading::Failed(GuestError::new(what, error))
 }
 
-/// Lets QEMU take the stream that `first` opens.
-fn start(
-    mut held: HeldTarget,
+/// QEMU has not begun, because of `error`: it is as it was.
+fn not_begun(held: HeldTarget, journal: Option<&AgentJournal>, error: GuestError) -> Loading {
+    // The first error is the one to tell.
+    let _ = held.cancel();
+    journal.into_iter().for_each(AgentJournal::clear_rollback);
+    Loading::Failed(error)
+}
+
+/// Makes QEMU ready for the stream that `first` opens. Whether its guest is to run, and what puts
+/// QEMU's settings back.
+fn prepare(
+    held: &mut HeldTarget,
     first: &StateChunk,
     journal: Option<&AgentJournal>,
-) -> Result<(LoadingTarget, UnixStream, bool), GuestError> {
-    let Some(preamble) = Preamble::decode(&first.bytes) else {
-        // The first error is the one to tell.
-        let _ = held.cancel();
-        return Err(GuestError(
-            "its device state is not that of a QEMU in direct mode".into(),
-        ));
-    };
-    let settings = match held.arm() {
-        Ok(settings) => settings,
-        Err(error) => {
-            // As above.
-            let _ = held.cancel();
-            return Err(GuestError::new("QEMU's migration settings", error));
-        }
-    };
-    let script = journal.map(|journal| journal.end_unless_promised(settings));
-    if let Some(Err(error)) = script {
+) -> Result<(bool, Vec<RollbackStep>), GuestError> {
+    let not_direct = || GuestError("its device state is not that of a QEMU in direct mode".into());
+    let preamble = Preamble::decode(&first.bytes).ok_or_else(not_direct)?;
+    let failed = |error| GuestError::new("QEMU's migration settings", error);
+    let settings = held.arm().map_err(failed)?;
+    if let Some(Err(error)) = journal.map(|journal| journal.put_back(&settings)) {
+        warn!(%error, "should pagelift-receive be killed now, this QEMU keeps its migration settings");
+    }
+    held.open().map_err(failed)?;
+    Ok((preamble.run, settings))
+}
+
+/// Has QEMU read the stream: it can take no other guest from here on.
+fn begin(
+    held: HeldTarget,
+    settings: Vec<RollbackStep>,
+    journal: Option<&AgentJournal>,
+) -> Result<(LoadingTarget, UnixStream), GuestError> {
+    if let Some(Err(error)) = journal.map(|journal| journal.end_unless_promised(settings)) {
         warn!(%error, "should pagelift-receive be killed now, 'cont' could start this QEMU's guest");
     }
-    let (target, ours) = held.begin_incoming().map_err(|error| {
+    held.begin_incoming().map_err(|error| {
         journal.into_iter().for_each(AgentJournal::clear_rollback);
         GuestError::new("QEMU's migrate-incoming", error)
-    })?;
-    Ok((target, ours, preamble.run))
+    })
+}
+
+/// The device state that comes before all memory is here, `first` of all. `None` when the migration
+/// ends before.
+fn keep_back(
+    first: StateChunk,
+    incoming: &Receiver<StateChunk>,
+    memory_is_complete: &Receiver<()>,
+) -> Option<Vec<StateChunk>> {
+    let mut bytes = first.bytes.len();
+    let mut kept = vec![first];
+    while bytes <= KEPT_BACK_BYTES {
+        select! {
+            recv(incoming) -> chunk => {
+                let chunk: StateChunk = chunk.ok()?;
+                bytes += chunk.bytes.len();
+                kept.push(chunk);
+            }
+            recv(memory_is_complete) -> complete => {
+                complete.ok()?;
+                break;
+            }
+        }
+    }
+    Some(kept)
 }
 
 /// Passes the stream to QEMU, until the source's end or QEMU's.
-fn write_all(incoming: Receiver<StateChunk>, mut to_qemu: UnixStream) {
-    for chunk in incoming {
+fn write_all(chunks: impl Iterator<Item = StateChunk>, mut to_qemu: UnixStream) {
+    for chunk in chunks {
         if to_qemu.write_all(&chunk.bytes).is_err() {
             break;
         }
@@ -188,5 +238,39 @@ impl Write for AnswerWriter {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(bytes: usize) -> StateChunk {
+        StateChunk {
+            last: false,
+            bytes: vec![0; bytes],
+        }
+    }
+
+    #[test]
+    fn device_state_is_kept_back_until_all_memory_is_here() {
+        let (_state, incoming) = crossbeam_channel::unbounded();
+        let (complete, is_complete) = crossbeam_channel::bounded(1);
+        complete.send(()).unwrap();
+        let kept = keep_back(chunk(2), &incoming, &is_complete);
+        assert_eq!(kept, Some(vec![chunk(2)]));
+
+        // The source is lost before: there is nothing to begin QEMU for.
+        let (state, incoming) = crossbeam_channel::unbounded();
+        let (_complete, is_complete) = crossbeam_channel::bounded(1);
+        state.send(chunk(2)).unwrap();
+        drop(state);
+        assert_eq!(keep_back(chunk(2), &incoming, &is_complete), None);
+
+        // What would be too much goes on.
+        let (state, incoming) = crossbeam_channel::unbounded();
+        state.send(chunk(KEPT_BACK_BYTES)).unwrap();
+        let kept = keep_back(chunk(1), &incoming, &is_complete).unwrap();
+        assert_eq!(kept.len(), 2);
     }
 }

@@ -113,6 +113,7 @@ impl InspectedTarget for InspectedQemuTarget {
             held: Some(held),
             loading: Arc::new(Mutex::new(Loading::Waiting(None))),
             feeder: None,
+            memory_is_complete: None,
             running: None,
             journal: self.journal,
             copied: self.copied,

@@ -10,6 +10,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use crossbeam_channel::{Sender, bounded};
 use pagelift_engine::guest::{self, DeviceChannel, GuestError, Journal, StateFlow, TargetGuest};
 use pagelift_engine::migration::GuestLocation;
 use tracing::warn;
@@ -27,6 +28,8 @@ pub struct DirectTarget {
     held: Option<HeldTarget>,
     loading: Arc<Mutex<Loading>>,
     feeder: Option<JoinHandle<()>>,
+    /// Tells the feeder that all memory is here; `None` once told.
+    memory_is_complete: Option<Sender<()>>,
     running: Option<RunningTarget>,
     /// Where promises are kept, if QEMU has an agent.
     journal: Option<AgentJournal>,
@@ -48,7 +51,9 @@ impl TargetGuest for DirectTarget {
         let loading = Arc::clone(&self.loading);
         let journal = self.journal.clone();
         let feeder = std::thread::Builder::new().name("pagelift-qemu".into());
-        let feeder = feeder.spawn(move || feed(&loading, channel, journal.as_ref()));
+        let (complete, is_complete) = bounded(1);
+        self.memory_is_complete = Some(complete);
+        let feeder = feeder.spawn(move || feed(&loading, channel, journal.as_ref(), &is_complete));
         self.feeder = Some(feeder.map_err(|error| GuestError::new("starting a thread", error))?);
         Ok(StateFlow::Relayed)
     }
@@ -72,6 +77,11 @@ impl TargetGuest for DirectTarget {
     }
 
     fn is_loaded(&mut self) -> Result<bool, GuestError> {
+        // Nobody asks before all memory is here.
+        if let Some(complete) = self.memory_is_complete.take() {
+            // There is room for it, and a feeder that has ended has said why.
+            let _ = complete.send(());
+        }
         match &*self.loading.lock().unwrap_or_else(PoisonError::into_inner) {
             Loading::Loaded { .. } => {
                 failpoints::reached(Failpoint::Loaded);
@@ -155,6 +165,7 @@ impl DirectTarget {
 
 impl Drop for DirectTarget {
     fn drop(&mut self) {
+        self.memory_is_complete = None;
         if let Some(feeder) = self.feeder.take() {
             // It ends with the engine's queue, or with QEMU's stream.
             let _ = feeder.join();
