@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use pagelift_engine::transport::{Closer, Connection, Link, Listener, Peer, Role};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls::{ClientConfig, ClientConnection, KeyLog, ServerConfig, ServerConnection};
 
 use super::Local;
+use super::keys::TrafficSecrets;
 use super::receive::TlsReader;
 use super::send::TlsHalf;
 use super::session::Session;
@@ -50,14 +51,16 @@ impl<L: Link> TlsLink<L> {
     }
 }
 
-impl<L: Link> Link for TlsLink<L> {
-    /// Waits until both sides are authenticated.
-    fn connect(&self, role: Role) -> io::Result<Connection> {
-        let deadline = Instant::now() + ESTABLISH;
+impl<L: Link> TlsLink<L> {
+    /// A connection on which both sides are authenticated by `deadline`.
+    pub(super) fn established(&self, role: Role, deadline: Instant) -> io::Result<Wrapped> {
         let plain = self.link.connect(role)?;
-        let tls = ClientConnection::new(Arc::clone(&self.config), self.name.clone())
-            .map_err(io::Error::other)?;
-        let mut wrapped = Wrapped::new(&self.local, plain, tls.into());
+        let secrets = Arc::new(TrafficSecrets::default());
+        let mut config = ClientConfig::clone(&self.config);
+        config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
+        let tls =
+            ClientConnection::new(Arc::new(config), self.name.clone()).map_err(io::Error::other)?;
+        let mut wrapped = Wrapped::new(&self.local, plain, tls.into(), secrets);
         loop {
             match wrapped.rx.establish(Some(deadline)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -65,9 +68,17 @@ impl<L: Link> Link for TlsLink<L> {
                     wrapped.closer.close();
                     return Err(error);
                 }
-                Ok(()) => return Ok(wrapped.into()),
+                Ok(()) => return Ok(wrapped),
             }
         }
+    }
+}
+
+impl<L: Link> Link for TlsLink<L> {
+    /// Waits until both sides are authenticated.
+    fn connect(&self, role: Role) -> io::Result<Connection> {
+        self.established(role, Instant::now() + ESTABLISH)
+            .map(Into::into)
     }
 }
 
@@ -101,8 +112,13 @@ impl<L: Listener> Listener for TlsListener<L> {
         let Some(plain) = self.listener.accept(timeout)? else {
             return Ok(None);
         };
-        let tls = ServerConnection::new(Arc::clone(&self.config)).map_err(io::Error::other)?;
-        Ok(Some(Wrapped::new(&self.local, plain, tls.into()).into()))
+        let secrets = Arc::new(TrafficSecrets::default());
+        let mut config = ServerConfig::clone(&self.config);
+        config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
+        let tls = ServerConnection::new(Arc::new(config)).map_err(io::Error::other)?;
+        Ok(Some(
+            Wrapped::new(&self.local, plain, tls.into(), secrets).into(),
+        ))
     }
 
     fn address(&self) -> String {
@@ -111,18 +127,29 @@ impl<L: Listener> Listener for TlsListener<L> {
 }
 
 /// A connection with TLS around it, which is not established yet.
-struct Wrapped {
+pub(super) struct Wrapped {
     tx: TlsHalf,
-    rx: TlsReader,
+    pub(super) rx: TlsReader,
     closer: Closer,
     peer: Peer,
 }
 
 impl Wrapped {
-    fn new(local: &Arc<Local>, plain: Connection, tls: rustls::Connection) -> Self {
+    fn new(
+        local: &Arc<Local>,
+        plain: Connection,
+        tls: rustls::Connection,
+        secrets: Arc<TrafficSecrets>,
+    ) -> Self {
         let binding = Arc::new(OnceLock::new());
         let peer = plain.peer.authenticated_by(Arc::clone(&binding));
-        let session = Arc::new(Session::new(Arc::clone(local), tls, plain.tx, binding));
+        let session = Arc::new(Session::new(
+            Arc::clone(local),
+            tls,
+            secrets,
+            plain.tx,
+            binding,
+        ));
         Self {
             tx: TlsHalf::new(Arc::clone(&session)),
             rx: TlsReader::new(session, plain.rx),

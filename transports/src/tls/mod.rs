@@ -16,6 +16,7 @@
 //! | `certificates`, `files`, `verify` | a directory of certificates, and what is checked of the peer's |
 //! | `config` | what rustls is told; no TLS 1.2, no resumption, no early data |
 //! | `session`, `send`, `receive` | a connection: its state, and its two halves |
+//! | `keys` | the keys of one direction of an open connection: records, updates |
 //! | `explain` | why a handshake failed, in words |
 
 use std::path::PathBuf;
@@ -24,10 +25,13 @@ mod certificates;
 mod config;
 mod explain;
 mod files;
+mod keys;
 mod link;
 mod receive;
 mod send;
 mod session;
+#[cfg(test)]
+mod tests;
 mod token;
 mod verify;
 mod welcome;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::End;
+use super::keys::{BODY_BYTES, CONTENT_BYTES, Content, HEAD_BYTES, Keys, TAG_BYTES};
 use super::session::Session;
 use super::welcome::{PROOF_BYTES, Prover, TAKEN_IN, WRONG_PROOF};
 
@@ -26,9 +27,11 @@ pub(super) struct TlsReader {
     buffer: Box<[u8]>,
     begin: usize,
     end: usize,
+    /// Records since the end of the handshake that rustls has read.
+    records: u64,
     stage: Stage,
-    /// By when the connection must be established.
-    deadline: Option<Instant>,
+    /// By when the connection must be established, until it is.
+    pub(super) deadline: Option<Instant>,
 }
 
 enum Stage {
@@ -38,7 +41,16 @@ enum Stage {
         said: [u8; 1 + PROOF_BYTES],
         length: usize,
     },
-    Open,
+    Open(Box<Opened>),
+}
+
+/// What an open connection reads by.
+struct Opened {
+    keys: Keys,
+    /// The content of a record that was not read as a whole.
+    content: Box<[u8]>,
+    begin: usize,
+    end: usize,
 }
 
 impl TlsReader {
@@ -49,6 +61,7 @@ impl TlsReader {
             buffer: vec![0; BUFFER_BYTES].into(),
             begin: 0,
             end: 0,
+            records: 0,
             stage: Stage::Handshake,
             deadline: None,
         }
@@ -63,7 +76,7 @@ impl TlsReader {
         self.deadline = deadline;
         loop {
             match self.stage {
-                Stage::Open => return Ok(()),
+                Stage::Open(_) => return Ok(()),
                 Stage::Handshake => {
                     self.session.flush()?;
                     while self.session.tls().is_handshaking() {
@@ -91,7 +104,14 @@ impl TlsReader {
                         self.stage = Stage::Welcome { said, length };
                     }
                     self.welcomed(&said[..length])?;
-                    self.stage = Stage::Open;
+                    let keys = self.session.open(self.records)?;
+                    self.deadline = None;
+                    self.stage = Stage::Open(Box::new(Opened {
+                        keys,
+                        content: vec![0; CONTENT_BYTES + 1].into(),
+                        begin: 0,
+                        end: 0,
+                    }));
                 }
             }
         }
@@ -151,7 +171,7 @@ impl TlsReader {
         self.session.send(&said)
     }
 
-    /// Reads decrypted bytes; 0 when the other side has said that no more come.
+    /// Reads what rustls has decrypted; 0 when the other side has said that no more comes.
     fn plain(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.session.tls().reader().read(out) {
@@ -162,26 +182,114 @@ impl TlsReader {
         }
     }
 
-    /// Hands some encrypted bytes to TLS, after waiting for them if there are none.
-    fn pump(&mut self) -> io::Result<()> {
-        if self.begin == self.end {
-            if self.deadline.is_some_and(|at| Instant::now() >= at) {
-                let other = self.session.local.end.other().name();
-                return Err(io::Error::new(
-                    io::ErrorKind::NotConnected,
-                    format!("the {other} does not answer as TLS asks; is it pagelift?"),
-                ));
-            }
-            let count = self.wire.read(&mut self.buffer)?;
-            if count == 0 {
-                return Err(self.closed());
-            }
-            (self.begin, self.end) = (0, count);
+    /// Waits for encrypted bytes, behind those that are there.
+    fn fill(&mut self) -> io::Result<()> {
+        if self.deadline.is_some_and(|at| Instant::now() >= at) {
+            let other = self.session.local.end.other().name();
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                format!("the {other} does not answer as TLS asks; is it pagelift?"),
+            ));
         }
+        if self.begin == self.end {
+            (self.begin, self.end) = (0, 0);
+        } else if self.buffer.len() - self.begin < HEAD_BYTES + BODY_BYTES {
+            self.buffer.copy_within(self.begin..self.end, 0);
+            (self.begin, self.end) = (0, self.end - self.begin);
+        }
+        match self.wire.read(&mut self.buffer[self.end..])? {
+            0 => Err(self.closed()),
+            count => {
+                self.end += count;
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the next record is there; how long it is, its head included. What cannot be a record
+    /// is taken as it comes, for rustls to say what is wrong with it.
+    fn record(&mut self) -> io::Result<usize> {
+        loop {
+            let there = &self.buffer[self.begin..self.end];
+            if let [kind, major, _, high, low, ..] = *there {
+                let body = usize::from(u16::from_be_bytes([high, low]));
+                if !(20..=23).contains(&kind) || major != 3 || body > BODY_BYTES {
+                    return Ok(there.len());
+                }
+                if there.len() >= HEAD_BYTES + body {
+                    return Ok(HEAD_BYTES + body);
+                }
+            }
+            self.fill()?;
+        }
+    }
+
+    /// Reads what the records of an open connection hold, into place where a record fits.
+    fn opened(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Stage::Open(opened) = &mut self.stage
+                && opened.begin < opened.end
+            {
+                let count = (opened.end - opened.begin).min(out.len());
+                let content = &opened.content[opened.begin..opened.begin + count];
+                out[..count].copy_from_slice(content);
+                opened.begin += count;
+                return Ok(count);
+            }
+            let length = self.record()?;
+            let record = &self.buffer[self.begin..self.begin + length];
+            self.begin += length;
+            let Stage::Open(opened) = &mut self.stage else {
+                return Err(io::ErrorKind::NotConnected.into());
+            };
+            let damaged = || {
+                let why = "a TLS record was damaged on the way, or is not the other side's";
+                io::Error::new(io::ErrorKind::InvalidData, why)
+            };
+            let body = record.get(HEAD_BYTES..).unwrap_or_default();
+            let room = body.len().checked_sub(TAG_BYTES).ok_or_else(damaged)?;
+            let in_place = room <= out.len();
+            let place = match in_place {
+                true => &mut out[..room],
+                false => opened.content.get_mut(..room).ok_or_else(damaged)?,
+            };
+            let (kind, count) = opened.keys.open(body, place).map_err(|_| damaged())?;
+            match (kind, &place[..count]) {
+                (Content::Data, []) => {}
+                (Content::Data, _) if in_place => return Ok(count),
+                (Content::Data, _) => (opened.begin, opened.end) = (0, count),
+                // KeyUpdate, and whether it asks for one (RFC 8446, 4.6.3).
+                (Content::Handshake, [24, 0, 0, 1, asks @ 0..=1]) => {
+                    opened.keys.update().map_err(io::Error::other)?;
+                    if *asks == 1 {
+                        self.session.owe_update();
+                    }
+                }
+                // close_notify
+                (Content::Alert, [_, 0]) => return Ok(0),
+                (Content::Alert, [_, alert]) => {
+                    let alert = rustls::Error::AlertReceived((*alert).into());
+                    return Err(self.session.refused(&alert));
+                }
+                _ => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "the other side sends what has no place in TLS 1.3 after the handshake",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Hands the next record to rustls, after waiting for it.
+    fn pump(&mut self) -> io::Result<()> {
+        let length = self.record()?;
+        let mut bytes = &self.buffer[self.begin..self.begin + length];
+        self.begin += length;
         let mut tls = self.session.tls();
-        let mut bytes = &self.buffer[self.begin..self.end];
-        tls.read_tls(&mut bytes)?;
-        self.begin = self.end - bytes.len();
+        // Those of the handshake have other keys.
+        self.records += u64::from(!tls.is_handshaking());
+        while !bytes.is_empty() && tls.read_tls(&mut bytes)? > 0 {}
         let processed = tls.process_new_packets();
         let wants_write = tls.wants_write();
         drop(tls);
@@ -203,7 +311,7 @@ impl TlsReader {
     fn closed(&self) -> io::Error {
         let other = self.session.local.end.other().name();
         match self.stage {
-            Stage::Open => io::ErrorKind::UnexpectedEof.into(),
+            Stage::Open(_) => io::ErrorKind::UnexpectedEof.into(),
             _ => io::Error::new(
                 io::ErrorKind::ConnectionAborted,
                 format!(
@@ -217,10 +325,10 @@ impl TlsReader {
 
 impl Read for TlsReader {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if !matches!(self.stage, Stage::Open) {
+        if !matches!(self.stage, Stage::Open(_)) {
             self.establish(None)?;
         }
-        self.plain(out)
+        self.opened(out)
     }
 }
 
