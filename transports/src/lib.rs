@@ -33,6 +33,8 @@ mod tls;
 
 pub use endpoint::{Dscp, Endpoint, EndpointError, TcpAddress, link_through};
 pub use paced::Paced;
+#[cfg(feature = "fuzz")]
+pub use rdma::key_records;
 pub use security::Security;
 pub use socket_file::{SocketFileError, listen_privately};
 pub use tls::{AllowedPeer, Certificates, CertificatesError, Token, TokenError};

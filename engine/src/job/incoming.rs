@@ -10,7 +10,7 @@ use crate::migration::TargetStatus;
 use crate::pipeline::{BasePages, Controls, ReceiveJob, Received, receive};
 use crate::transport::Listener;
 use crate::units::ByteCount;
-use crate::wire::GuestProperty;
+use crate::wire::{GuestProperty, MAX_CHANNELS};
 
 /// Told where a migration is.
 type OnStatus = Box<dyn FnMut(&TargetStatus) + Send>;
@@ -99,7 +99,8 @@ impl<G: TargetGuest + 'static> Incoming<G> {
             .base
             .as_ref()
             .map_or(ByteCount(0), BasePages::footprint);
-        budget::incoming(self.memory.layout()) + base
+        let connections = u64::from(MAX_CHANNELS) * self.listener.connection_bytes().0;
+        budget::incoming(self.memory.layout()) + base + ByteCount(connections)
     }
 
     /// Starts to wait for a source.

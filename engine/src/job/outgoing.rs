@@ -249,7 +249,9 @@ impl<G: SourceGuest + 'static> Outgoing<G> {
             true => self.delta_cache.for_guest(layout.pages()),
             false => ByteCount(0),
         };
-        budget::outgoing(layout, self.channels, self.compress, self.dedup) + deltas
+        let connections = u64::from(self.channels) * self.link.connection_bytes().0;
+        let own = budget::outgoing(layout, self.channels, self.compress, self.dedup);
+        own + deltas + ByteCount(connections)
     }
 
     /// Starts the migration.

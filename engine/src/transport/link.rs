@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{Connection, Role};
-use crate::units::Rate;
+use crate::units::{ByteCount, Rate};
 
 /// The source's way to its target.
 pub trait Link: Send + Sync {
@@ -13,6 +13,11 @@ pub trait Link: Send + Sync {
     /// # Errors
     /// When the target cannot be reached, or the transport does not serve the role.
     fn connect(&self, role: Role) -> io::Result<Connection>;
+
+    /// Most memory of this process that a data connection takes, beside a buffer for a frame.
+    fn connection_bytes(&self) -> ByteCount {
+        ByteCount(0)
+    }
 }
 
 /// A [`Link`] whose rate can be capped while it is in use.
@@ -35,10 +40,19 @@ pub trait Listener: Send + Sync {
 
     /// The address to give to the source: a URI, with the port that was chosen.
     fn address(&self) -> String;
+
+    /// As [`Link::connection_bytes`].
+    fn connection_bytes(&self) -> ByteCount {
+        ByteCount(0)
+    }
 }
 
 impl<L: Link + ?Sized> Link for Box<L> {
     fn connect(&self, role: Role) -> io::Result<Connection> {
         (**self).connect(role)
+    }
+
+    fn connection_bytes(&self) -> ByteCount {
+        (**self).connection_bytes()
     }
 }

@@ -25,6 +25,7 @@ mod xbzrle;
 
 pub use block::{block_decode, block_encode, lz4_decode};
 pub use fingerprint_index::fingerprint_index;
+pub use pagelift_transports::key_records;
 pub use qemu::{monitor_line, ramblock_listing, return_path};
 pub use rpc::rpc_stream;
 pub use user::{control_request, trace};
@@ -43,7 +44,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 22] = [
     Target {
         name: "agent_message",
         run: agent_message,
@@ -71,6 +72,10 @@ pub const TARGETS: [Target; 21] = [
     Target {
         name: "hello",
         run: hello,
+    },
+    Target {
+        name: "key_records",
+        run: key_records,
     },
     Target {
         name: "lz4_decode",

@@ -146,6 +146,7 @@ smoke_tests! {
     control_request,
     frame_reader,
     hello,
+    key_records,
     lz4_decode,
     message,
     monitor_line,

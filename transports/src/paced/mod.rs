@@ -20,7 +20,7 @@ mod tests;
 use std::io;
 
 use pagelift_engine::transport::{Closer, Connection, Link, RateCapped, Role};
-use pagelift_engine::units::Rate;
+use pagelift_engine::units::{ByteCount, Rate};
 
 use self::cap::{Cap, Gate};
 use self::send::PacedHalf;
@@ -62,6 +62,10 @@ impl<L: Link> Link for Paced<L> {
             peer,
             one_sided,
         })
+    }
+
+    fn connection_bytes(&self) -> ByteCount {
+        self.link.connection_bytes()
     }
 }
 

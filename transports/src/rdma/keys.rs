@@ -244,6 +244,20 @@ fn foreign() -> io::Error {
     )
 }
 
+/// Reads records from `bytes` as far as there are any.
+///
+/// # Panics
+/// When one that can be read cannot be written and read again.
+#[cfg(any(test, feature = "fuzz"))]
+pub fn key_records(bytes: &[u8]) {
+    let reader = |bytes: &[u8]| RecordReader::new(Box::new(io::Cursor::new(bytes.to_vec())));
+    let mut records = reader(bytes);
+    while let Ok(record) = records.read() {
+        let again = reader(&record.encode()).read();
+        assert_eq!(again.ok().as_ref(), Some(&record));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,13 +322,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_bytes_confuse_the_reader(bytes: Vec<u8>) {
-            let mut reader = RecordReader::new(Box::new(io::Cursor::new(bytes)));
-            while let Ok(record) = reader.read() {
-                // What can be read can be written.
-                let again = record.encode();
-                let mut reader = RecordReader::new(Box::new(io::Cursor::new(again.to_vec())));
-                proptest::prop_assert_eq!(reader.read().ok(), Some(record));
-            }
+            key_records(&bytes);
         }
     }
 

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use pagelift_engine::transport::{Closer, Connection, Link, Role};
+use pagelift_engine::units::ByteCount;
 
 use super::keys::{KeyStream, NUMBER_BYTES, Record, RecordReader};
-use super::send::{CREDIT_MESSAGES, RECEIVING, RdmaHalf, Room};
+use super::send::{CONNECTION_BYTES, CREDIT_MESSAGES, RECEIVING, RdmaHalf, Room};
 use super::verbs::{self, Connected, Depths, Wake};
 use super::windows::Windows;
 
@@ -122,6 +123,10 @@ impl<L: Link> Link for RdmaLink<L> {
                 })
             }
         }
+    }
+
+    fn connection_bytes(&self) -> ByteCount {
+        ByteCount(CONNECTION_BYTES)
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use pagelift_engine::transport::{Closer, Connection, Listener, SendHalf, SendStats};
 
+use pagelift_engine::units::ByteCount;
+
 use super::exposure::Exposure;
 use super::key_service::{ExposableConnection, Side};
 use super::keys::{KeyStream, NUMBER_BYTES, Record, RecordReader};
@@ -16,6 +18,9 @@ use super::verbs::{self, CmListener, Depths, Wake};
 
 /// How long the source may take to connect, once it was told where.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// What a thread takes.
+const THREAD_BYTES: u64 = 256 << 10;
 
 /// Requests of this side under way: news that there is room.
 const SEND_DEPTH: u32 = 16;
@@ -83,6 +88,11 @@ impl<L: Listener> Listener for RdmaListener<L> {
             .split_once("://")
             .map_or(&*address, |(_, rest)| rest);
         format!("rdma://{rest}")
+    }
+
+    /// Messages, and the stack of the thread that registers memory.
+    fn connection_bytes(&self) -> ByteCount {
+        ByteCount(u64::from(BUFFERS) * u64::from(BUFFER_BYTES) + THREAD_BYTES)
     }
 }
 

@@ -35,5 +35,7 @@ mod send;
 mod verbs;
 mod windows;
 
+#[cfg(feature = "fuzz")]
+pub use keys::key_records;
 pub(crate) use link::RdmaLink;
 pub(crate) use listener::RdmaListener;

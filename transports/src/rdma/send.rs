@@ -10,7 +10,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use pagelift_engine::transport::{SendHalf, SendQueue, SendStats, send_buffer};
+use pagelift_engine::transport::{SEND_BUFFER_BYTES, SendHalf, SendQueue, SendStats, send_buffer};
 use pagelift_engine::units::{PAGE_BYTES, PageIndex, PageRange};
 
 use super::verbs::{Access, Completion, Connected, Done, Registered, Wake};
@@ -18,6 +18,9 @@ use super::windows::Windows;
 
 /// Buffers that are lent: two for the batch that is made, as many for those under way.
 const BUFFERS: usize = 6;
+
+/// Memory of a connection, beside the buffer that every one has.
+pub(super) const CONNECTION_BYTES: u64 = (BUFFERS as u64 - 1) * SEND_BUFFER_BYTES as u64;
 
 /// Longest wait before it is looked up whether the connection was closed.
 const TICK: Duration = Duration::from_millis(200);
