@@ -4,9 +4,8 @@ mod support;
 
 use pagelift_rpc::calls::{
     DomainCreateXml, DomainDefineXml, DomainDestroy, DomainFlagsArgs, DomainGetState,
-    DomainLookupByName, EventRegister, EventRegisterArgs, Open, XmlFlagsArgs,
+    DomainLookupByName, Open, XmlFlagsArgs,
 };
-use pagelift_rpc::events::Lifecycle;
 use pagelift_tests::require;
 use support::{Client, Daemon, guest_xml, open_args, parts, qemu, virsh};
 
@@ -237,52 +236,6 @@ fn who_may_only_look_changes_nothing() {
 }
 
 #[test]
-fn a_life_makes_the_events_of_libvirts() {
-    require!(virsh());
-    require!(qemu());
-    let daemon = Daemon::start("");
-    let mut client = Client::open(&daemon);
-    for event_id in [0, 20, 21] {
-        let args = EventRegisterArgs {
-            event_id,
-            domain: None,
-        };
-        assert_eq!(
-            client.call::<EventRegister>(&args),
-            Ok(event_id.min(1) + event_id / 21)
-        );
-    }
-    let file = daemon.file("g1.xml", &guest_xml("g1", 1));
-    for command in [
-        &["define", &file][..],
-        &["start", "g1"],
-        &["suspend", "g1"],
-        &["resume", "g1"],
-        &["destroy", "g1"],
-        &["undefine", "g1"],
-    ] {
-        daemon.virsh_ok(command);
-    }
-    let expected = [
-        (0, 0, -1),
-        (4, 0, 1),
-        (2, 0, 1),
-        (3, 0, 1),
-        (4, 0, 1),
-        (6, 2, 1),
-        (5, 1, -1),
-        (1, 0, -1),
-    ];
-    for expected in expected {
-        let message = client.receive().unwrap();
-        assert_eq!((message.header.procedure, message.header.serial), (318, 0));
-        let event: Lifecycle = message.decode().unwrap();
-        assert_eq!(event.callback_id, 0);
-        assert_eq!((event.event, event.detail, event.domain.id), expected);
-    }
-}
-
-#[test]
 fn a_guest_may_be_bound_to_a_connection() {
     require!(qemu());
     let daemon = Daemon::start("");
@@ -297,43 +250,4 @@ fn a_guest_may_be_bound_to_a_connection() {
     daemon.wait_log("guest ended");
     let mut other = Client::open(&daemon);
     assert!(other.call::<DomainLookupByName>(&"g1".into()).is_err());
-}
-
-#[test]
-fn a_guest_that_ends_by_itself() {
-    require!(qemu());
-    let images = require!(pagelift_tests::guest_images());
-    let daemon = Daemon::start("");
-    let mut client = Client::open(&daemon);
-    let args = EventRegisterArgs {
-        event_id: 0,
-        domain: None,
-    };
-    client.call::<EventRegister>(&args).unwrap();
-    // A kernel without a root file system gives up, and resets the machine.
-    let boot = format!(
-        "<kernel>{}</kernel><cmdline>panic=-1</cmdline></os>",
-        images.kernel.display()
-    );
-    let xml = guest_xml("g1", 1)
-        .replace("</os>", &boot)
-        .replace("32768", "131072")
-        .replace("<on_crash>", "<on_reboot>destroy</on_reboot><on_crash>");
-    let g1 = daemon.start_guest(&xml);
-    let mut seen = client.events.split_off(0);
-    while seen.len() < 5 {
-        seen.push(client.receive().unwrap());
-    }
-    let seen: Vec<(i32, i32)> = seen
-        .iter()
-        .map(|message| message.decode().unwrap())
-        .map(|event: Lifecycle| (event.event, event.detail))
-        .collect();
-    assert_eq!(seen, [(0, 0), (4, 0), (2, 0), (6, 1), (5, 0)]);
-    let args = DomainFlagsArgs {
-        domain: g1,
-        flags: 0,
-    };
-    let state = client.call::<DomainGetState>(&args).unwrap();
-    assert_eq!((state.state, state.reason), (5, 1));
 }
