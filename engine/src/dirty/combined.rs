@@ -44,6 +44,21 @@ impl DirtySource for Combined {
         self.second.harvest(into)
     }
 
+    fn harvest_in_parts(
+        &mut self,
+        into: &mut PageBitmap,
+        part: &mut dyn FnMut(&PageBitmap),
+    ) -> Result<(), DirtyError> {
+        let mut told = PageBitmap::new(into.capacity());
+        self.first.harvest_in_parts(into, &mut |found| {
+            told.union(found);
+            part(found);
+        })?;
+        // The second may depend on what the first has found.
+        into.union(&told);
+        self.second.harvest(into)
+    }
+
     fn note_populated(&mut self, pages: &PageBitmap) -> Result<(), DirtyError> {
         self.first.note_populated(pages)?;
         self.second.note_populated(pages)

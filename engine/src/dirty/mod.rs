@@ -75,6 +75,20 @@ pub trait DirtySource: Send {
     /// When the kernel fails; `into` may then hold a part of the set.
     fn harvest(&mut self, into: &mut PageBitmap) -> Result<(), DirtyError>;
 
+    /// The same for a guest that stands still: where that takes a while, what was found so far is given
+    /// to `part` now and then, and is no longer in `into` when this goes on. A page may be given twice.
+    ///
+    /// # Errors
+    /// As for [`harvest`](Self::harvest).
+    fn harvest_in_parts(
+        &mut self,
+        into: &mut PageBitmap,
+        part: &mut dyn FnMut(&PageBitmap),
+    ) -> Result<(), DirtyError> {
+        let _ = part;
+        self.harvest(into)
+    }
+
     /// `pages` are populated, and are sent at first although no harvest has reported them: told once
     /// after arming, before any of them is read. What becomes of them from then on is seen.
     ///

@@ -41,6 +41,9 @@ use crate::memory::{GuestMemory, PageBitmap};
 use crate::sys::{Mappings, PagemapScan, SysError, Userfaultfd};
 use crate::units::{PAGE_BYTES, PageCount, PageIndex, PageRange};
 
+/// Pages that are worth being sent while others are looked for: a frame for a few channels.
+const PART_PAGES: u64 = 512;
+
 /// Memory that a thread scans at a time where it may be of huge pages: the largest there are.
 const PIECE_BYTES: u64 = 1 << 30;
 
@@ -144,6 +147,28 @@ impl PagemapTracker {
         self
     }
 
+    fn take_pending(&mut self, into: &mut PageBitmap) {
+        if let Some(pending) = self.pending.take() {
+            into.union(&pending);
+        }
+    }
+
+    /// Calls `found` for each run of pages that were written since the last harvest.
+    fn harvest_runs(&mut self, found: &mut dyn FnMut(PageRange)) -> Result<(), DirtyError> {
+        let whole = self.whole.iter();
+        let whole: Vec<_> = whole
+            .map(|tracked| (*tracked, tracked.addresses()))
+            .collect();
+        self.scanners
+            .written(&whole, PIECE_BYTES, || Ok(()), found)?;
+        if let Some(file) = &self.file {
+            self.sparse
+                .harvest(file, &self.uffd, &mut self.scanners, found)?;
+        }
+        self.private.harvest(self.scanners.one(), found)?;
+        Ok(())
+    }
+
     fn protect_all(&mut self) -> Result<(), DirtyError> {
         let pages = self.ranges.iter().map(|tracked| tracked.range.end());
         self.private = PrivateRanges::new(PageCount(pages.max().unwrap_or(0)));
@@ -187,22 +212,26 @@ impl DirtySource for PagemapTracker {
     }
 
     fn harvest(&mut self, into: &mut PageBitmap) -> Result<(), DirtyError> {
-        if let Some(pending) = self.pending.take() {
-            into.union(&pending);
-        }
-        let mut found = |run| into.insert(run);
-        let whole = self.whole.iter();
-        let whole: Vec<_> = whole
-            .map(|tracked| (*tracked, tracked.addresses()))
-            .collect();
-        self.scanners
-            .written(&whole, PIECE_BYTES, || Ok(()), &mut found)?;
-        if let Some(file) = &self.file {
-            self.sparse
-                .harvest(file, &self.uffd, &mut self.scanners, &mut found)?;
-        }
-        self.private.harvest(self.scanners.one(), found)?;
-        Ok(())
+        self.take_pending(into);
+        self.harvest_runs(&mut |run| into.insert(run))
+    }
+
+    fn harvest_in_parts(
+        &mut self,
+        into: &mut PageBitmap,
+        part: &mut dyn FnMut(&PageBitmap),
+    ) -> Result<(), DirtyError> {
+        self.take_pending(into);
+        let mut count = 0;
+        self.harvest_runs(&mut |run| {
+            into.insert(run);
+            count += run.count.0;
+            if count >= PART_PAGES {
+                part(into);
+                into.clear();
+                count = 0;
+            }
+        })
     }
 
     fn set_scan_threads(&mut self, threads: NonZeroUsize) -> Result<(), DirtyError> {

@@ -151,6 +151,31 @@ impl DirtySource for SimTracker {
         Ok(())
     }
 
+    /// In many parts, and each page of every second one twice.
+    fn harvest_in_parts(
+        &mut self,
+        into: &mut PageBitmap,
+        part: &mut dyn FnMut(&PageBitmap),
+    ) -> Result<(), DirtyError> {
+        let mut all = PageBitmap::new(into.capacity());
+        let result = self.harvest(&mut all);
+        if result.is_err() {
+            into.union(&all);
+            return result;
+        }
+        for (number, run) in all.runs().enumerate() {
+            into.insert(run);
+            if number % 3 == 2 {
+                part(into);
+                crew::meanwhile();
+            }
+            if number % 6 == 2 {
+                into.clear();
+            }
+        }
+        Ok(())
+    }
+
     fn clear_before_read(&self) -> Option<Arc<dyn ClearMarks>> {
         let clearer = || Arc::new(Clearer(Arc::clone(&self.marks))) as Arc<dyn ClearMarks>;
         (self.clears == Clears::BeforeRead).then(clearer)

@@ -86,15 +86,44 @@ impl Source {
         self.send_set.add(dirty);
     }
 
-    /// The guest has stood still since `since`, and `dirty` was harvested after that.
-    pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
-        self.send_set.harvested(dirty);
-        self.send_set.hold_nothing();
-        let took = self.measures.last_harvest_took();
-        match self.state.switchover_mut() {
-            Some(switchover) if switchover.is_stopping() => switchover.stopped(since, now, took),
-            _ => return,
+    /// The guest has stood still since `since`, and of what it wrote last `part` is known by now: it goes
+    /// already. A page may be in several parts.
+    pub fn stopped_in_part(&mut self, since: Instant, now: Instant, part: &PageBitmap) {
+        let begins = match self.state.switchover_mut() {
+            Some(switchover) if switchover.is_stopping() => {
+                switchover.stopped_in_part(since);
+                true
+            }
+            _ => false,
+        };
+        if begins {
+            self.send_set.hold_all();
         }
+        self.send_set.harvested_in_part(part);
+        if begins {
+            self.begin_last_round(now);
+        }
+    }
+
+    /// The guest has stood still since `since`; `dirty` was harvested after that, beside what was told in
+    /// parts.
+    pub fn stopped(&mut self, since: Instant, now: Instant, dirty: &PageBitmap) {
+        self.send_set.harvested_last(dirty);
+        let took = self.measures.last_harvest_took();
+        let begins = match self.state.switchover_mut() {
+            Some(switchover) if switchover.awaits_harvest() => {
+                let begins = switchover.is_stopping();
+                switchover.stopped(since, now, took);
+                begins
+            }
+            _ => return,
+        };
+        if begins {
+            self.begin_last_round(now);
+        }
+    }
+
+    fn begin_last_round(&mut self, now: Instant) {
         self.take_returned();
         self.begin_round(now);
         let round = self.round;
@@ -120,8 +149,11 @@ impl Source {
             let most = share.max(SMALLEST_SHARE).min(self.frame_pages);
             self.send_set.take(most, &mut batch.runs);
         }
-        if batch.runs.is_empty() && is_last && self.channels.is_answer_due() {
-            // Something may be missing, and would go with this round.
+        if batch.runs.is_empty()
+            && is_last
+            && (self.channels.is_answer_due() || self.state.awaits_harvest())
+        {
+            // Something may be missing, or found, and would go with this round.
             return Work::Wait;
         }
         self.missing_pages.mark(batch);

@@ -28,6 +28,9 @@ pub(super) struct SendSet {
     held_written: u64,
     heat: Heat,
     mid_round: MidRoundHarvest,
+    /// Pages of the last round that were found while the last harvest went on, and are handed out
+    /// already, or may be.
+    found: PageBitmap,
 }
 
 impl SendSet {
@@ -42,6 +45,7 @@ impl SendSet {
             held_written: 0,
             heat: Heat::new(pages),
             mid_round: MidRoundHarvest::new(pages),
+            found: PageBitmap::new(pages),
         }
     }
 
@@ -92,10 +96,31 @@ impl SendSet {
         written
     }
 
-    /// Takes back what was held: the last round sends all there is.
-    pub(super) fn hold_nothing(&mut self) {
-        self.take_back_held();
+    /// The last harvest begins to find pages, which go first: all others wait until it is over, since
+    /// it may find them as well, and a page goes once.
+    pub(super) fn hold_all(&mut self) {
+        self.held.union(&self.pending);
+        self.pending.clear();
+    }
+
+    /// `part` was found by the last harvest.
+    pub(super) fn harvested_in_part(&mut self, part: &PageBitmap) {
+        self.pending.union_without(part, &self.found);
+        self.found.union(part);
+        self.cursor = 0;
+        self.count();
+    }
+
+    /// The last harvest is over; beside what it has told in parts it found `dirty`. All there is goes,
+    /// what was held as well.
+    pub(super) fn harvested_last(&mut self, dirty: &PageBitmap) {
+        self.mid_round.end(dirty, &mut self.held);
+        self.pending.union_without(&self.held, &self.found);
+        self.held.clear();
         self.held_pages = 0;
+        self.found.clear();
+        self.cursor = 0;
+        self.count();
     }
 
     /// Counts what the next round has to send.
@@ -193,9 +218,37 @@ mod tests {
         let mut unsent = set(&[]);
         pages.add_unsent(&mut unsent);
         assert_eq!(unsent, set(&[7]));
-        pages.harvested(&set(&[7]));
-        pages.hold_nothing();
+        pages.harvested_last(&set(&[7]));
         assert_eq!(round(&mut pages), [7]);
+    }
+
+    #[test]
+    fn the_last_round_sends_each_page_once_though_it_is_found_in_parts() {
+        let mut pages = SendSet::new(PageCount(100));
+        pages.add(&set(&[1, 2, 3]));
+        pages.begin_round(Instant(0));
+        let mut runs = Vec::new();
+        pages.take(1, &mut runs);
+        // Page 1 was sent and is written again; 2 and 3 are still to be sent.
+        pages.harvested_within(Instant(0), &set(&[1]));
+        let mut take = |pages: &mut SendSet| {
+            runs.clear();
+            pages.take(100, &mut runs);
+            let taken: Vec<u64> = runs.iter().flat_map(|run| run.indices()).collect();
+            taken
+        };
+        pages.hold_all();
+        assert_eq!(take(&mut pages), [], "they may be found yet");
+        pages.harvested_in_part(&set(&[2, 50]));
+        assert_eq!(take(&mut pages), [2, 50]);
+        pages.harvested_in_part(&set(&[1, 50, 7]));
+        let mut unsent = set(&[]);
+        pages.add_unsent(&mut unsent);
+        assert_eq!(unsent, set(&[1, 2, 3, 7]), "2 is in flight as well");
+        assert_eq!(take(&mut pages), [1, 7]);
+        pages.harvested_last(&set(&[50, 9]));
+        assert_eq!(take(&mut pages), [3, 9]);
+        assert_eq!(pages.left(), PageCount(0));
     }
 
     #[test]

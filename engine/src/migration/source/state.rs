@@ -76,6 +76,11 @@ impl State {
         self.switchover().is_some_and(Switchover::is_last_round)
     }
 
+    /// Whether it is not all known yet what the guest wrote last.
+    pub(super) fn awaits_harvest(&self) -> bool {
+        self.switchover().is_some_and(Switchover::awaits_harvest)
+    }
+
     /// Whether the target may say that it misses pages: until the last round is sent.
     pub(super) fn takes_answers(&self) -> bool {
         match self {

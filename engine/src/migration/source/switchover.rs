@@ -41,9 +41,14 @@ pub(super) struct Switchover {
 #[derive(Debug)]
 enum Step {
     Stopping,
-    LastRound,
+    LastRound {
+        /// Whether all that the guest wrote is known; if not, the round goes on.
+        harvested: bool,
+    },
     Completing(Completing),
-    SavingState { asked: bool },
+    SavingState {
+        asked: bool,
+    },
     Loading,
     Commit(Commit),
 }
@@ -114,7 +119,15 @@ impl Switchover {
     }
 
     pub(super) fn is_last_round(&self) -> bool {
-        matches!(self.step, Step::LastRound)
+        matches!(self.step, Step::LastRound { .. })
+    }
+
+    /// Whether the guest stands still, or is to, and the last harvest is not over.
+    pub(super) fn awaits_harvest(&self) -> bool {
+        matches!(
+            self.step,
+            Step::Stopping | Step::LastRound { harvested: false }
+        )
     }
 
     /// Whether the target has said that it is complete and, in verify mode, equal.
@@ -137,8 +150,14 @@ impl Switchover {
                 due.then_some(SourceStep::SaveState)
             }
             Step::Commit(commit) => commit.next_step(),
-            Step::LastRound | Step::Loading => None,
+            Step::LastRound { .. } | Step::Loading => None,
         }
+    }
+
+    /// The guest has stood still since `since`, and the last harvest has found the first pages.
+    pub(super) fn stopped_in_part(&mut self, since: Instant) {
+        self.stopped_at = Some(since);
+        self.step = Step::LastRound { harvested: false };
     }
 
     /// The guest has stood still since `since`; `harvest` of that went into the last harvest.
@@ -148,7 +167,7 @@ impl Switchover {
         self.downtime.harvest = harvest.min(both);
         self.downtime.stop = both.saturating_sub(harvest);
         self.since = now;
-        self.step = Step::LastRound;
+        self.step = Step::LastRound { harvested: true };
     }
 
     /// The last round is sent; digests are compared if `verify`.
@@ -248,7 +267,7 @@ impl Switchover {
     pub(super) fn phase(&self) -> Phase {
         match &self.step {
             Step::Stopping => Phase::Stopping,
-            Step::LastRound | Step::Completing(_) => Phase::LastRound,
+            Step::LastRound { .. } | Step::Completing(_) => Phase::LastRound,
             Step::SavingState { .. } | Step::Loading => Phase::DeviceState,
             Step::Commit(commit) => commit.phase(),
         }

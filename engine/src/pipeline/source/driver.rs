@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::throttle::Throttle;
 use crate::converge::ThrottleShare;
-use crate::dirty::DirtySource;
+use crate::dirty::{DirtyError, DirtySource};
 use crate::guest::{
     DeviceChannel, GuestError, Promise, RecordError, SourceGuest, StateFlow, StateSender,
     StateWriter, Waker, state_queue,
@@ -313,7 +313,7 @@ impl<'a> SourceDriver<'a> {
     /// A harvest before the first page is sent: what a downtime has to have room for beside its pages
     /// is known from the beginning, and said if it is much. What it finds goes with the first round.
     fn try_harvest(&mut self) -> Result<(), MigrationError> {
-        let took = self.timed_harvest()?;
+        let took = self.timed_harvest(|dirty, into| dirty.harvest(into))?;
         let limit = self.shared.look(|source| source.downtime_allowed());
         if took * 2 > limit {
             warn!(
@@ -336,7 +336,28 @@ impl<'a> SourceDriver<'a> {
 
     fn take_dirty(&mut self) -> Result<(), MigrationError> {
         self.harvest.clear();
-        let result = self.timed_harvest();
+        let result = self.timed_harvest(|dirty, into| dirty.harvest(into));
+        self.keep_of_failed(result)
+    }
+
+    /// What was written last, by a guest that stands still since `since`: channels send what has been
+    /// found while the rest is looked for.
+    fn take_last_dirty(&mut self, since: Instant) -> Result<(), MigrationError> {
+        self.harvest.clear();
+        let shared = Arc::clone(&self.shared);
+        let mut part = |found: &PageBitmap| {
+            let now = shared.now();
+            shared.with(|source| source.stopped_in_part(since, now, found));
+        };
+        let result = self.timed_harvest(|dirty, into| dirty.harvest_in_parts(into, &mut part));
+        self.keep_of_failed(result)
+    }
+
+    /// What a harvest that failed had found by then is not lost.
+    fn keep_of_failed(
+        &mut self,
+        result: Result<Duration, MigrationError>,
+    ) -> Result<(), MigrationError> {
         if result.is_err() {
             let part = &self.harvest;
             self.shared.with(|source| source.harvest_failed(part));
@@ -344,10 +365,13 @@ impl<'a> SourceDriver<'a> {
         result.map(|_| ())
     }
 
-    /// Adds what was written to `harvest`; how long that took.
-    fn timed_harvest(&mut self) -> Result<Duration, MigrationError> {
+    /// Adds what was written to `harvest`, as `how` does; how long that took.
+    fn timed_harvest(
+        &mut self,
+        how: impl FnOnce(&mut dyn DirtySource, &mut PageBitmap) -> Result<(), DirtyError>,
+    ) -> Result<Duration, MigrationError> {
         let began = self.shared.now();
-        let result = self.dirty.harvest(&mut self.harvest);
+        let result = how(self.dirty, &mut self.harvest);
         let took = self.shared.now().since(began);
         // Nobody waits for that.
         self.shared
@@ -370,7 +394,7 @@ impl<'a> SourceDriver<'a> {
             Owned::Running(ownership) => Owned::Stopped(ownership.stop()),
             other => other,
         };
-        self.take_dirty()?;
+        self.take_last_dirty(since)?;
         let (now, dirty) = (self.shared.now(), &self.harvest);
         self.shared.with(|source| source.stopped(since, now, dirty));
         Ok(())
