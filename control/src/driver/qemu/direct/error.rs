@@ -1,6 +1,8 @@
 //! Errors of making a QEMU ready for direct mode.
 
 use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use pagelift_engine::dirty::DirtyError;
 use pagelift_engine::memory::{LayoutError, MemoryError};
@@ -20,13 +22,12 @@ pub(super) enum DirectError {
     #[error(transparent)]
     Agent(#[from] AgentError),
     /// QEMU has ended meanwhile, and the guest with it.
-    #[error("its QEMU, process {pid}, has ended")]
-    Ended {
-        pid: u32,
+    #[error("its QEMU has ended")]
+    Ended(
         /// What failed by that.
         #[source]
-        why: Box<Self>,
-    },
+        Box<Self>,
+    ),
     /// The kernel cannot track the guest.
     #[error("dirty tracking: {0}")]
     Dirty(#[from] DirtyError),
@@ -77,9 +78,21 @@ impl DirectError {
         if matches!(self, Self::Refused { .. }) || !watch.ends_within(END_IS_SEEN) {
             return self;
         }
-        Self::Ended {
-            pid: watch.pid(),
-            why: Box::new(self),
+        Self::Ended(Box::new(self))
+    }
+
+    /// The same, or, if a monitor at `path` was there and nobody listens any more, that.
+    pub(super) fn or_gone(self, path: &Path) -> Self {
+        let was_there = !matches!(
+            self,
+            Self::Qemu(QemuMigrationError::Qmp(QmpError::Connect { .. }))
+        );
+        let refused = UnixStream::connect(path).err().map(|error| error.kind());
+        match refused {
+            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) if was_there => {
+                Self::Ended(Box::new(self))
+            }
+            _ => self,
         }
     }
 }
@@ -94,7 +107,7 @@ impl From<DirectError> for DriverError {
     fn from(error: DirectError) -> Self {
         match error {
             DirectError::Refused { what, refusals } => Self::Refused { what, refusals },
-            error @ DirectError::Ended { .. } => Self::Ended(Box::new(error)),
+            error @ DirectError::Ended(_) => Self::Ended(Box::new(error)),
             error => Self::Failed(Box::new(error)),
         }
     }

@@ -69,8 +69,10 @@ impl InspectedQemuSource {
         // The agent opens it by this name, from wherever QEMU was started.
         let qmp_path = std::path::absolute(path).map_err(DirectError::Gone)?;
         PagemapScan::probe().map_err(DirtyError::from)?;
-        let source = SourceQemu::connect(&driver.qmp)?;
-        let watch = ProcessWatch::new(source.guest().pid).map_err(DirectError::Gone)?;
+        let source = SourceQemu::connect(&driver.qmp)
+            .map_err(|error| DirectError::from(error).or_gone(&qmp_path))?;
+        let watch = ProcessWatch::new(source.guest().pid)
+            .map_err(|error| DirectError::Gone(error).or_gone(&qmp_path))?;
         Self::look(driver, qmp_path, source).map_err(|error| error.or_ended(&watch))
     }
 
