@@ -56,6 +56,10 @@ pub use target::{FingerprintDemand, Misfit, Target, TargetConfig, TargetStatus, 
 
 use std::time::Duration;
 
+/// How long a target that answers may take to accept a guest: it clears its memory meanwhile, and
+/// nothing says how far it is.
+pub const HANDSHAKE: Duration = Duration::from_secs(600);
+
 /// How often a side that has nothing else to send asks whether the other is there.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Source;
 use super::policy::POLICY_TICK;
 use super::state::State;
+use crate::migration::HANDSHAKE;
 use crate::migration::error::{MigrationError, misbehaved};
 use crate::plain_text;
 use crate::units::{ByteCount, Instant};
@@ -155,7 +156,8 @@ impl Source {
     /// Time has passed: the target may be gone, and the policy may end the migration.
     ///
     /// # Errors
-    /// When nothing was heard for [`PEER_SILENCE`](crate::migration::PEER_SILENCE), nothing placed
+    /// When nothing was heard for [`PEER_SILENCE`](crate::migration::PEER_SILENCE), the guest not accepted
+    /// for [`HANDSHAKE`], nothing placed
     /// for [`DATA_SILENCE`](crate::migration::DATA_SILENCE), or the guest has stood still for as long
     /// as it may.
     pub fn handle_time(&mut self, now: Instant) -> Result<(), MigrationError> {
@@ -163,6 +165,12 @@ impl Source {
             return Ok(());
         }
         self.peer.check(now)?;
+        if !self.is_answered() && now.since(self.began) >= HANDSHAKE {
+            return Err(MigrationError::Link {
+                what: "the target answers and does not accept the guest",
+                source: std::io::ErrorKind::TimedOut.into(),
+            });
+        }
         self.channels.check_progress(now)?;
         self.check_standstill(now)?;
         if self.state.is_round() && now >= self.convergence.ask_at {

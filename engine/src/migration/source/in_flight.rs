@@ -124,29 +124,39 @@ impl InFlight {
     /// The target has placed frames. `None`: so many were never handed out, or fewer than it said
     /// before, or they took other bytes.
     pub(super) fn acknowledge(&mut self, ack: &Ack) -> Option<Placed> {
+        let frames = ack.frames.checked_sub(self.placed_frames())?;
+        // Nothing is taken for placed before all of it is believed.
+        let count = usize::try_from(frames).ok();
+        let count = count.filter(|count| *count <= self.frames.len())?;
+        let mut first = self.frames.iter().take(count);
+        let bytes: u64 = first.clone().filter_map(|f| f.bytes).map(u64::from).sum();
+        let size_due = first
+            .next_back()
+            .map_or(self.size_due, |f| f.bytes.is_none());
+        let placed_bytes = self.placed_bytes + bytes;
+        let is_true = match size_due {
+            true => ack.bytes >= placed_bytes,
+            false => ack.bytes == placed_bytes,
+        };
+        if !is_true {
+            return None;
+        }
         let mut placed = Placed {
-            frames: ack.frames.checked_sub(self.placed_frames())?,
-            bytes: ByteCount(std::mem::take(&mut self.late_bytes)),
+            frames,
+            bytes: ByteCount(bytes + std::mem::take(&mut self.late_bytes)),
             mostly_references: false,
         };
-        for _ in 0..placed.frames {
-            let frame = self.frames.pop_front()?;
+        self.size_due = size_due;
+        self.placed_bytes = placed_bytes;
+        self.bytes -= bytes;
+        for frame in self.frames.drain(..count) {
             self.runs.drain(..usize::from(frame.runs));
-            let bytes = frame.bytes.map_or(0, u64::from);
-            self.size_due = frame.bytes.is_none();
-            self.bytes -= bytes;
-            self.placed_bytes += bytes;
-            placed.bytes += ByteCount(bytes);
             if frame.references != References::None {
                 self.with_references -= 1;
                 placed.mostly_references |= frame.references == References::Mostly;
             }
         }
-        let is_true = match self.size_due {
-            true => ack.bytes >= self.placed_bytes,
-            false => ack.bytes == self.placed_bytes,
-        };
-        is_true.then_some(placed)
+        Some(placed)
     }
 
     /// Bytes sent and not yet placed.
@@ -217,8 +227,13 @@ mod tests {
         assert_eq!(after_one().acknowledge(&ack(1, 11)), None, "more bytes");
         assert!(after_one().acknowledge(&ack(1, 10)).is_some(), "no news");
         let mut in_flight = after_one();
-        send(&mut in_flight, &[], 10);
-        assert_eq!(in_flight.acknowledge(&ack(2, 1 << 40)), None, "a lie");
+        send(&mut in_flight, &[PageRange::new(3, 1)], 10);
+        for lie in [ack(2, 1 << 40), ack(3, 20)] {
+            assert_eq!(in_flight.acknowledge(&lie), None, "a lie");
+            let mut unplaced = PageBitmap::new(PageCount(16));
+            in_flight.unplaced(&mut unplaced);
+            assert!(unplaced.contains(3), "what it named is not placed");
+        }
     }
 
     /// The thread that sends says so after the bytes have left.
