@@ -1,10 +1,10 @@
-//! The agents of both QEMUs, which outlive the programs: journals, the lease of the guest's stop,
-//! and the person who comes after a crash.
+//! The agents of both QEMUs, which outlive the programs: journals, and the lease of the guest's stop.
+//! A record is refused as `ffi/agent-protocol/src/journal.rs` has it: what takes a promise back breaks a
+//! rule, and no migration begins over an open promise.
 
 use std::time::Duration;
 
 use pagelift_engine::guest::{GuestError, Journal, Promise, RecordError};
-use pagelift_engine::migration::settle::{Evidence, Observed, Owner, settle};
 use pagelift_engine::units::Instant;
 use pagelift_engine::wire::SessionId;
 use std::sync::Arc;
@@ -25,6 +25,24 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// What was recorded last.
+    pub fn record(&self) -> Option<(SessionId, Promise)> {
+        self.record
+    }
+
+    pub fn set_record(&mut self, session: SessionId, promise: Promise) {
+        self.record = Some((session, promise));
+    }
+
+    /// The same agent, for another program.
+    #[must_use]
+    pub fn for_another_program(self) -> Self {
+        Self {
+            record: self.record,
+            ..Self::default()
+        }
+    }
+
     pub fn promise(&self) -> Option<Promise> {
         self.record.map(|(_, promise)| promise)
     }
@@ -82,6 +100,15 @@ impl Truth {
             && !may_follow(promise, old)
         {
             self.broken(format!("{promise:?} is recorded after {old:?}"));
+        }
+        if let Some((same, Promise::Prepared | Promise::HandedOver | Promise::Released)) =
+            before.record
+            && same != session
+            && matches!(promise, Promise::Moving | Promise::Prepared)
+        {
+            return Err(GuestError(
+                "another migration is to be settled first".into(),
+            ));
         }
         self.agent(side, |agent| {
             agent.record = Some((session, promise));
@@ -151,46 +178,5 @@ impl Truth {
         self.note(|| "the agent lets the guest go on".into());
         self.source_resumed();
         true
-    }
-
-    /// Both programs are gone. A person types `cont` at both QEMUs, and then settles.
-    ///
-    /// In doubt `cont` is refused; a source that has its guest, and a target that was granted it, obey.
-    pub fn person_settles(&self) {
-        let [Some(source), Some(target)] =
-            [Side::Source, Side::Target].map(|side| self.agent(side, |agent| *agent))
-        else {
-            return;
-        };
-        self.note(|| format!("a person finds {source:?} and {target:?}"));
-        let is_own = matches!(source.promise(), Some(Promise::Moving | Promise::Kept));
-        if is_own && !self.source_runs() {
-            self.source_resumed();
-        }
-        if target.promise() == Some(Promise::Granted) && !self.target_runs() {
-            self.target_goes_on();
-        }
-        let seen = |runs, agent: Agent| Evidence {
-            observed: match runs {
-                true => Observed::Running,
-                false => Observed::Stopped,
-            },
-            record: agent.record,
-        };
-        if source.record.is_none() && target.record.is_none() {
-            // It never began.
-            return;
-        }
-        let source = seen(self.source_runs(), source);
-        let target = seen(self.target_runs(), target);
-        match settle(&source, &target) {
-            Ok(Owner::Source) if !self.source_runs() => self.source_resumed(),
-            Ok(Owner::Target) if !self.target_runs() => self.target_goes_on(),
-            Ok(_) => {}
-            Err(why) => self.broken(format!("it cannot be settled: {why}")),
-        }
-        if self.source_runs() == self.target_runs() {
-            self.broken("it was settled, and does not run on exactly one side".into());
-        }
     }
 }

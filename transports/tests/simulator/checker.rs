@@ -28,6 +28,7 @@ pub fn run(plan: &Plan, keep_events: bool) -> Outcome {
     let first = world.attempt(plan);
     check(&world.truth, &first, &mut counts);
     if first.source.is_some() || first.killed.is_some() {
+        world.truth.may_begin_again();
         world.truth.person_settles();
     }
     let stayed = world.truth.source_runs() && !world.truth.target_runs();
@@ -42,6 +43,9 @@ pub fn run(plan: &Plan, keep_events: bool) -> Outcome {
         }
         check(&world.truth, &second, &mut Counts::new());
         world.truth.person_settles();
+    }
+    for what in world.truth.take_reached() {
+        *counts.entry(what).or_default() += 1;
     }
     Outcome {
         broken: world.truth.take_broken(),
@@ -132,7 +136,8 @@ impl Rules<'_> {
     /// Where nothing goes wrong, the guest moves, or the policy finds that it cannot.
     fn may_fail(&self, failure: &Failure) {
         let plan = &self.attempt.plan;
-        let harmed = !plan.faults.is_empty()
+        let harmed = plan.faults.iter().any(|planned| planned.fault.harms())
+            || !plan.forgeries.is_empty()
             || !plan.mishaps.is_empty()
             || plan.lose_marks.is_some()
             || plan.damage_placed.is_some()
@@ -158,6 +163,8 @@ impl Rules<'_> {
     fn source_failed(&self, failure: &Failure) {
         let (truth, attempt) = (self.truth, self.attempt);
         match failure.guest {
+            // Somebody has settled it since.
+            _ if truth.was_settled() => {}
             GuestLocation::Source => {
                 self.need(
                     truth.source_runs(),
@@ -194,14 +201,14 @@ impl Rules<'_> {
                 // be asked.
                 let impatient = attempt.cancelled;
                 let tried = truth.since_gave_up(attempt.source_ended);
-                let long_enough = impatient || frozen || tried >= REATTACH;
+                let long_enough = impatient || frozen || attempt.forged || tried >= REATTACH;
                 self.need(long_enough, "unknown only after asking for long enough");
                 // A try that began when all was well takes no longer than a silence; but a
                 // target whose guest does not start has gone before it is asked.
                 let well = attempt.source_ended.since(attempt.well_since);
                 let soon = well < PEER_SILENCE + Duration::from_secs(1);
                 let gone = truth.happened(Mishap::Run);
-                let excused = soon || gone || impatient || frozen;
+                let excused = soon || gone || impatient || frozen || attempt.forged;
                 self.need(excused, "settled if the network comes back in time");
             }
         }
@@ -213,7 +220,10 @@ impl Rules<'_> {
         {
             let pages = attempt.differ.runs().flat_map(|run| run.indices());
             let lost = pages.filter(|page| !attempt.marked.contains(*page)).count();
-            if attempt.plan.lose_marks.is_none() && attempt.plan.damage_placed.is_none() {
+            let misled = attempt.misled
+                || attempt.plan.lose_marks.is_some()
+                || attempt.plan.damage_placed.is_some();
+            if !misled {
                 self.need(lost == 0, "what was not delivered is given back");
             }
         }
@@ -222,6 +232,7 @@ impl Rules<'_> {
     fn target_failed(&self, failure: &Failure) {
         let truth = self.truth;
         match failure.guest {
+            _ if truth.was_settled() => {}
             GuestLocation::Source => {
                 self.need(
                     !truth.gave_up(),

@@ -4,22 +4,26 @@
 //! a few steps meanwhile, as their threads would. A worker that is in the middle of its own step
 //! is not stepped again.
 
+mod struck;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pagelift_engine::migration::{Failure, MigrationError, Report};
+use pagelift_engine::migration::Failure;
 use pagelift_engine::pipeline::{
     Acceptor, FingerprintWorker, SourceSession, SourceWorker, Step, TargetWorker,
 };
 use pagelift_engine::transport::Listener;
 use pagelift_engine::units::Instant;
+use pagelift_engine::wire::FrameType;
 use pagelift_transports::sim::{ConnectionId, Direction, SimNetwork, SimRng};
 
 use super::faults::Faults;
 use super::knobs::Knobs;
 use super::memory::Side;
+use super::strangers::Strangers;
 use super::tap::TapListener;
 use super::target::TargetSide;
 use super::truth::Truth;
@@ -83,6 +87,9 @@ pub struct Crew {
     pub target_writer: Arc<Mutex<Writer>>,
     pub rng: RefCell<SimRng>,
     pub target: TargetSide,
+    pub strangers: RefCell<Strangers>,
+    /// Which programs have ended by themselves, source first.
+    ended: Cell<[bool; 2]>,
     slots: RefCell<Vec<Slot>>,
     accepted: Cell<ConnectionId>,
     nested: Cell<bool>,
@@ -123,6 +130,7 @@ pub struct CrewParts {
     pub target_writer: Arc<Mutex<Writer>>,
     pub rng: SimRng,
     pub target: TargetSide,
+    pub strangers: Strangers,
 }
 
 impl Crew {
@@ -139,6 +147,8 @@ impl Crew {
             target_writer: parts.target_writer,
             rng: RefCell::new(parts.rng),
             target: parts.target,
+            strangers: RefCell::new(parts.strangers),
+            ended: Cell::default(),
             slots: RefCell::default(),
             accepted: Cell::new(0),
             nested: Cell::new(false),
@@ -194,72 +204,29 @@ impl Crew {
         let mut faults = self.faults.borrow_mut();
         faults.hear(now, &news);
         faults.strike(&self.truth, &self.network);
+        let deeds = faults.take_deeds();
         drop(faults);
         if self.truth.let_go_if_due() {
             lock(&self.source_writer).sleep_until(now);
         }
+        for deed in deeds {
+            self.begin_anew(|truth| truth.person_acts(deed, self.gone()));
+        }
+        let greeted = self.watcher.has_said(Side::Target, FrameType::Accept);
+        self.strangers.borrow_mut().come(&self.truth, greeted);
+        self.acceptor.close_overdue();
         self.knobs.borrow_mut().turn(&self.truth);
-        if self.truth.source_runs() {
-            lock(&self.source_writer).run_until(now);
-        }
-        if self.truth.target_runs() {
-            lock(&self.target_writer).run_until(now);
-        }
-    }
-
-    /// Programs that were struck since the last step hang, or are gone.
-    pub fn strike_programs(&self, has_ended: [bool; 2]) {
-        let now = self.truth.now();
-        for (side, time) in self.faults.borrow_mut().take_struck() {
-            if has_ended[side as usize] {
-                continue;
-            }
-            match time {
-                Some(time) => {
-                    self.hung.set(true);
-                    let mut until = self.hang_until.get();
-                    until[side as usize] = now.after(time);
-                    self.hang_until.set(until);
-                }
-                None if self.killed.get().is_none() => self.kill(side),
-                None => {}
+        let is_stopped = self.truth.is_stopped_by_hand();
+        for (runs, writer) in [
+            (self.truth.source_runs(), &self.source_writer),
+            (self.truth.target_runs(), &self.target_writer),
+        ] {
+            match is_stopped {
+                true => lock(writer).sleep_until(now),
+                false if runs => lock(writer).run_until(now),
+                false => {}
             }
         }
-    }
-
-    /// The kernel closes what the program had open.
-    fn kill(&self, side: Side) {
-        self.killed.set(Some(side));
-        let open = self.network.open();
-        open.into_iter().for_each(|id| self.network.reset(id));
-        let is_its = |slot: &Slot| match slot.worker {
-            Some(Worker::Source(_)) => side == Side::Source,
-            _ => side == Side::Target,
-        };
-        self.slots.borrow_mut().retain(|slot| !is_its(slot));
-        match side {
-            Side::Source => {
-                if self.truth.source_is_killed() {
-                    lock(&self.source_writer).sleep_until(self.truth.now());
-                }
-            }
-            Side::Target => self.network.refuse_until(Instant(u64::MAX)),
-        }
-    }
-
-    /// The source's program has ended. Where it could not tell what its agent has recorded, the agent
-    /// finds that out now.
-    pub fn source_left(&self, result: &Result<Report, Failure>) {
-        let is_open = matches!(result, Err(failure) if matches!(failure.error, MigrationError::PromiseUnknown(_)));
-        if is_open && self.truth.source_is_killed() {
-            lock(&self.source_writer).sleep_until(self.truth.now());
-        }
-    }
-
-    /// Until when the program of that side does nothing; `None` if it goes on.
-    pub fn hangs_until(&self, side: Side) -> Option<Instant> {
-        let until = self.hang_until.get()[side as usize];
-        (until > self.truth.now()).then_some(until)
     }
 
     /// Takes in connections that have arrived.
@@ -306,7 +273,6 @@ impl Crew {
             return false;
         };
         drop(slots);
-        self.steps.set(self.steps.get() + 1);
         let step = match &mut worker {
             Worker::Source(SourceWorker::Data(_))
                 if !self.network.has_room(connection, Direction::ToTarget) =>
@@ -326,6 +292,9 @@ impl Crew {
                 step
             }
         };
+        if step != Step::Quiet {
+            self.steps.set(self.steps.get() + 1);
+        }
         let mut slots = self.slots.borrow_mut();
         match step {
             Step::Done => {
@@ -355,7 +324,8 @@ impl Crew {
         let faults = self.faults.borrow().next_event();
         let knobs = self.knobs.borrow().next_event();
         let lease = self.truth.lease_ends();
-        [self.network.next_event(), faults, knobs, lease]
+        let strangers = self.strangers.borrow().next_event(self.truth.now());
+        [self.network.next_event(), faults, knobs, lease, strangers]
             .into_iter()
             .flatten()
             .min()
@@ -430,7 +400,10 @@ impl Crew {
     }
 
     fn write_meanwhile(&self, page: u64) {
-        if self.truth.source_runs() && self.rng.borrow_mut().one_in(24) {
+        if self.truth.source_runs()
+            && !self.truth.is_stopped_by_hand()
+            && self.rng.borrow_mut().one_in(24)
+        {
             let mut writer = lock(&self.source_writer);
             if writer.is_active() {
                 writer.write(page);

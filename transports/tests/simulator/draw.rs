@@ -9,7 +9,7 @@ use std::time::Duration;
 use pagelift_engine::codec::dedup::DedupSetting;
 use pagelift_engine::codec::select::CpuLimit;
 use pagelift_engine::codec::{Codec, CompressSetting, ZstdLevel};
-use pagelift_engine::converge::AtDeadline;
+use pagelift_engine::converge::{AtDeadline, Limits, ThrottleShare};
 use pagelift_engine::migration::DowntimeLimit;
 use pagelift_engine::units::{PAGE_BYTES, Rate};
 use pagelift_engine::wire::FrameType;
@@ -104,6 +104,9 @@ impl Plan {
             base_pages: None,
             facts_differ: rng.one_in(80),
             second_attempt: rng.one_in(4),
+            authenticated: true,
+            strangers: Vec::new(),
+            forgeries: Vec::new(),
         };
         plan.go_wrong(&mut rng, transfer);
         plan.draw_base_pages(&mut rng);
@@ -111,7 +114,34 @@ impl Plan {
         plan.be_capped(transfer);
         plan.be_struck(transfer);
         plan.be_unanswered();
+        plan.write_a_lot(transfer);
+        plan.meet_others(transfer);
         plan
+    }
+
+    /// In every thirtieth seed the guest writes more than fits, and there is time to throttle it.
+    fn write_a_lot(&mut self, transfer: Duration) {
+        // Numbers of its own, as above.
+        let mut rng = SimRng::new(self.seed.rotate_left(32) ^ 0x7772_6974);
+        if !rng.one_in(30) {
+            return;
+        }
+        let pages_per_s = self.network.rate.0 as f64 / PAGE_BYTES as f64;
+        self.writes_per_s = pages_per_s * 1.5;
+        self.pattern = Pattern::Uniform;
+        let patience = transfer * 20 + Duration::from_secs(2);
+        let wishes = Wishes {
+            transfer,
+            patience,
+            least: self.network.latency * 4,
+        };
+        self.policy = PolicyPlan::Limited(Limits {
+            deadline: None,
+            throttle_most: Some(ThrottleShare::permille(990)),
+            ..wishes.limits(&mut rng)
+        });
+        let last = Turn::Deadline(Some(patience), AtDeadline::Force);
+        self.knobs = vec![(patience, last)];
     }
 
     /// Decides what the target has of the guest, and whether anybody looks.
@@ -290,7 +320,7 @@ fn cpu(seed: u64) -> CpuLimit {
     }
 }
 
-fn moment(rng: &mut SimRng, transfer: Duration, latency: Duration) -> Moment {
+pub(super) fn moment(rng: &mut SimRng, transfer: Duration, latency: Duration) -> Moment {
     if rng.one_in(3) {
         return Moment::After(rng.time(transfer * 3));
     }

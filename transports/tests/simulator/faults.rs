@@ -8,6 +8,7 @@ use pagelift_engine::wire::FrameType;
 use pagelift_transports::sim::{ConnectionId, Direction, SimNetwork, SimRng};
 
 use super::memory::Side;
+use super::person::Deed;
 use super::plan::{Fault, Moment, PlannedFault};
 use super::truth::Truth;
 
@@ -23,6 +24,8 @@ pub struct Faults {
     network_failed: bool,
     /// Programs that hang, for so long, or are killed, from now on.
     struck: Vec<(Side, Option<Duration>)>,
+    /// What persons do now.
+    deeds: Vec<Deed>,
 }
 
 impl Faults {
@@ -39,12 +42,18 @@ impl Faults {
             well_since: now,
             network_failed: false,
             struck: Vec::new(),
+            deeds: Vec::new(),
         }
     }
 
     /// Programs that are to hang or to be killed.
     pub fn take_struck(&mut self) -> Vec<(Side, Option<Duration>)> {
         std::mem::take(&mut self.struck)
+    }
+
+    /// What persons are to do.
+    pub fn take_deeds(&mut self) -> Vec<Deed> {
+        std::mem::take(&mut self.deeds)
     }
 
     pub fn well_since(&self) -> Instant {
@@ -92,6 +101,7 @@ impl Faults {
             Fault::Cancel(Side::Target) => return self.cancel_target.cancel(),
             Fault::Hang(side, time) => return self.struck.push((side, Some(time))),
             Fault::Kill(side) => return self.struck.push((side, None)),
+            Fault::Person(deed) => return self.deeds.push(deed),
             Fault::ResetAll => network.open().into_iter().for_each(|id| network.reset(id)),
             Fault::ResetOne => {
                 if let Some(id) = self.one_of(network, 1) {

@@ -1,25 +1,24 @@
 //! The guest's two halves, as the engine sees them.
 
-use std::io::{Read, Write};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::converge::ThrottleShare;
 use pagelift_engine::guest::{
-    DeviceChannel, GuestError, Journal, SourceGuest, StateFlow, TargetGuest, Throttler,
+    DeviceChannel, GuestError, Journal, SourceGuest, StateFlow, Throttler,
 };
 use pagelift_engine::migration::GuestLocation;
 use pagelift_engine::units::Instant;
 
 use super::agents::SimJournal;
 use super::crew;
-use super::memory::SimMemory;
 use super::plan::Sabotage;
 use super::truth::{Mishap, Truth};
 use super::writer::Writer;
 
 /// What the target says when it has the device state.
-const REPLY: &[u8] = b"loaded";
+pub const REPLY: &[u8] = b"loaded";
 
 /// The guest on the source.
 #[derive(Debug)]
@@ -53,6 +52,25 @@ impl SourceHalf {
     }
 }
 
+impl SourceHalf {
+    /// What others have done on the same QEMU before our own migration.
+    fn other_hands(&self) -> Option<String> {
+        let seen = self.truth.strikes(Mishap::OtherHands);
+        seen.then(|| {
+            self.truth.reach("stays because of other hands");
+            "somebody else migrates it".into()
+        })
+    }
+
+    /// What QEMU does not do any more whose migration was cancelled by hand.
+    fn is_ours(&self) -> Result<(), GuestError> {
+        match self.truth.is_cancelled_by_hand() {
+            true => Err(GuestError("its migration is cancelled".into())),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Throttler for SourceHalf {
     fn throttle(&mut self, share: ThrottleShare) -> Result<(), GuestError> {
         if !self.truth.source_runs() && share != ThrottleShare::NONE {
@@ -80,8 +98,18 @@ impl SourceGuest for SourceHalf {
         Some(self)
     }
 
+    fn abort_reason(&mut self) -> Option<String> {
+        if self.truth.is_cancelled_by_hand() {
+            return Some("its migration was cancelled".into());
+        }
+        self.paused_at.is_none().then(|| self.other_hands())?
+    }
+
     fn pause(&mut self) -> Result<(), GuestError> {
         self.reach()?;
+        if let Some(words) = self.other_hands() {
+            return Err(GuestError(words));
+        }
         crew::pass(self.stop_takes);
         self.reach()?;
         if self.truth.strikes(Mishap::Stop) {
@@ -103,6 +131,7 @@ impl SourceGuest for SourceHalf {
 
     fn save_devices(&mut self, _: &mut dyn Write) -> Result<(), GuestError> {
         self.reach()?;
+        self.is_ours()?;
         let sender = &self.channel()?.state;
         let (first, rest) = self.state.split_at(self.state.len() / 2);
         let lost = |error: std::io::Error| GuestError(format!("its state: {error}"));
@@ -116,6 +145,9 @@ impl SourceGuest for SourceHalf {
 
     fn relinquish(&mut self) -> Result<(), GuestError> {
         self.reach()?;
+        // QEMU takes its time to commit, in which it may be cancelled by hand.
+        crew::pass(Duration::from_micros(100));
+        self.is_ours()?;
         if self.truth.strikes(Mishap::GiveUp) {
             return Err(GuestError("it does not let go".into()));
         }
@@ -151,7 +183,10 @@ impl SourceGuest for SourceHalf {
     }
 
     fn resume(&mut self) -> Result<(), GuestError> {
-        if self.truth.source_runs() && self.truth.is_cut_off() {
+        if self.truth.source_runs()
+            && (self.truth.is_cut_off() || self.truth.is_cancelled_by_hand())
+        {
+            self.truth.hold_no_more();
             return Ok(());
         }
         self.truth.hold_no_more();
@@ -163,151 +198,5 @@ impl SourceGuest for SourceHalf {
 
     fn finish(&mut self, _: GuestLocation) {
         self.finished += 1;
-    }
-}
-
-/// The guest on the target.
-#[derive(Debug)]
-pub struct TargetHalf {
-    pub truth: Arc<Truth>,
-    pub here: Arc<SimMemory>,
-    pub there: Arc<SimMemory>,
-    pub writer: Arc<Mutex<Writer>>,
-    /// What must arrive.
-    pub expected: Vec<u8>,
-    pub arrived: Vec<u8>,
-    pub complete: bool,
-    /// Calls of `is_loaded` that the loading takes after the last byte.
-    pub load_calls: u32,
-    /// Pieces of state taken per call.
-    pub pieces: usize,
-    pub piece_takes: Duration,
-    /// When it has loaded what it took.
-    pub busy_until: Instant,
-    pub channel: Option<DeviceChannel>,
-    pub abandoned: bool,
-    pub sabotage: Option<Sabotage>,
-}
-
-/// The target's guest for a session that outlives its borrow: both are of the crew.
-#[derive(Debug)]
-pub struct TargetHandle {
-    pub half: Weak<Mutex<TargetHalf>>,
-    pub journal: Option<SimJournal>,
-}
-
-impl TargetHandle {
-    fn with<R>(&self, act: impl FnOnce(&mut TargetHalf) -> R) -> R {
-        let half = self
-            .half
-            .upgrade()
-            .expect("the world outlives its sessions");
-        let mut half = half.lock().unwrap_or_else(PoisonError::into_inner);
-        act(&mut half)
-    }
-}
-
-impl TargetGuest for TargetHandle {
-    fn attach(&mut self, channel: DeviceChannel) -> Result<StateFlow, GuestError> {
-        self.with(|half| half.attach(channel))
-    }
-
-    fn load_devices(&mut self, from: &mut dyn Read) -> Result<(), GuestError> {
-        self.with(|half| half.load_devices(from))
-    }
-
-    fn is_loaded(&mut self) -> Result<bool, GuestError> {
-        self.with(TargetHalf::is_loaded)
-    }
-
-    fn run(&mut self) -> Result<(), GuestError> {
-        self.with(TargetHalf::run)
-    }
-
-    fn journal(&mut self) -> Option<&mut dyn Journal> {
-        self.journal
-            .as_mut()
-            .map(|journal| journal as &mut dyn Journal)
-    }
-
-    fn finish(&mut self, place: GuestLocation) {
-        self.with(|half| half.finish(place));
-    }
-}
-
-impl TargetGuest for TargetHalf {
-    fn attach(&mut self, channel: DeviceChannel) -> Result<StateFlow, GuestError> {
-        self.channel = Some(channel);
-        Ok(StateFlow::Relayed)
-    }
-
-    fn load_devices(&mut self, _: &mut dyn Read) -> Result<(), GuestError> {
-        Err(GuestError("it relays its state".into()))
-    }
-
-    fn is_loaded(&mut self) -> Result<bool, GuestError> {
-        if self.truth.strikes(Mishap::IsLoaded) {
-            return Err(GuestError("a device is missing here".into()));
-        }
-        let channel = self
-            .channel
-            .as_ref()
-            .ok_or_else(|| GuestError("not attached".into()))?;
-        if self.truth.now() < self.busy_until {
-            return Ok(false);
-        }
-        if !self.complete {
-            let pieces = u32::from(!channel.incoming.is_empty());
-            self.busy_until = self.truth.now().after(self.piece_takes * pieces);
-            for chunk in channel.incoming.try_iter().take(self.pieces) {
-                self.arrived.extend_from_slice(&chunk.bytes);
-                self.complete |= chunk.last;
-            }
-            if !self.complete {
-                return Ok(false);
-            }
-            let lost = |error: std::io::Error| GuestError(format!("its answer: {error}"));
-            channel.state.send(REPLY, true).map_err(lost)?;
-        }
-        if self.sabotage == Some(Sabotage::RunWithoutGrant) {
-            self.truth.target_started();
-        }
-        self.load_calls = self.load_calls.saturating_sub(1);
-        Ok(self.load_calls == 0)
-    }
-
-    fn run(&mut self) -> Result<(), GuestError> {
-        crew::pass(Duration::from_micros(200));
-        if self.arrived != self.expected {
-            self.truth
-                .broken("the device state did not arrive intact".into());
-        }
-        let differ = self.here.differences(&self.there);
-        if !differ.is_empty() {
-            let first = differ.next_run(0, 1);
-            let what = format!(
-                "{} pages differ at the switchover: {first:?}",
-                differ.count().0
-            );
-            self.truth.broken(what);
-        }
-        if self.truth.strikes(Mishap::Run) {
-            return Err(GuestError("its processors do not start".into()));
-        }
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        writer.sleep_until(self.truth.now());
-        self.truth.target_started();
-        Ok(())
-    }
-
-    fn finish(&mut self, place: GuestLocation) {
-        if place != GuestLocation::Source {
-            return;
-        }
-        self.abandoned = true;
-        if self.truth.gave_up() {
-            self.truth
-                .broken("the target abandoned a guest that was given to it".into());
-        }
     }
 }

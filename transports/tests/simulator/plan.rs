@@ -10,8 +10,11 @@ use pagelift_engine::migration::DowntimeLimit;
 use pagelift_engine::wire::FrameType;
 use pagelift_transports::sim::NetworkConfig;
 
+use super::forger::Forgery;
 use super::knobs::Turn;
 use super::memory::Side;
+use super::person::Deed;
+use super::strangers::Visit;
 use super::truth::Mishap;
 
 /// Which pages the guest writes.
@@ -53,6 +56,18 @@ pub enum Fault {
     Hang(Side, Duration),
     /// A program is killed.
     Kill(Side),
+    /// A person does something at a monitor.
+    Person(Deed),
+}
+
+impl Fault {
+    /// Whether a migration may fail by it.
+    pub fn harms(self) -> bool {
+        !matches!(
+            self,
+            Self::Person(Deed::Continue(Side::Source) | Deed::Stop(_) | Deed::Settle)
+        )
+    }
 }
 
 /// When it goes wrong.
@@ -136,6 +151,11 @@ pub struct Plan {
     pub facts_differ: bool,
     /// Whether to move the guest again after a failure.
     pub second_attempt: bool,
+    /// Each side knows who the other one is.
+    pub authenticated: bool,
+    /// Who comes to the target's door, and how long after the beginning.
+    pub strangers: Vec<(Duration, Visit)>,
+    pub forgeries: Vec<Forgery>,
 }
 
 impl Plan {
@@ -159,6 +179,7 @@ impl Plan {
             damage_placed: None,
             sabotage: None,
             facts_differ: false,
+            forgeries: Vec::new(),
             verify: true,
             downtime_limit: DowntimeLimit::Fixed(Duration::from_secs(600)),
             ..self.clone()

@@ -14,7 +14,7 @@ use super::world::Attempt;
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// Every outcome that the standard seeds must reach.
-pub const WANTED: [&str; 63] = [
+pub const WANTED: [&str; 76] = [
     "completed",
     "completed although the network failed",
     "completed after a reattach",
@@ -78,6 +78,19 @@ pub const WANTED: [&str; 63] = [
     "completed after a knob was turned",
     "gave up after a knob was turned",
     "cancelled after a knob was turned",
+    "source: guest-stays",
+    "cont refused in doubt",
+    "cont obeyed",
+    "its stop was ended by hand",
+    "started by itself, and was ended",
+    "ended before it promised anything",
+    "stays because of other hands",
+    "stopped by hand",
+    "settled while a program was there",
+    "refused to begin again in doubt",
+    "completed with strangers at the door",
+    "completed although frames were forged",
+    "failed where frames were forged",
 ];
 
 /// Counts what one attempt came to.
@@ -95,6 +108,12 @@ pub fn count(
             add("completed");
             if attempt.network_failed {
                 add("completed although the network failed");
+            }
+            if attempt.strangers_came {
+                add("completed with strangers at the door");
+            }
+            if attempt.forged {
+                add("completed although frames were forged");
             }
             if attempt.plan.freeze.is_some() {
                 add("completed although the source stood still");
@@ -131,6 +150,9 @@ pub fn count(
         Some(failure) => {
             add(code("source", &failure.error));
             add(place("source", failure.guest));
+            if attempt.forged {
+                add("failed where frames were forged");
+            }
             if matches!(failure.error, MigrationError::PromiseUnknown(_)) {
                 add(if truth.source_runs() {
                     "an answer was lost, and the guest goes on at the source"

@@ -11,7 +11,7 @@ use super::memory::Side;
 use super::phases::Phases;
 
 /// Virtual time after which a run counts as one that never ends.
-const LONGEST: Duration = Duration::from_secs(400);
+const LONGEST: Duration = Duration::from_secs(700);
 
 /// Steps after which a run counts as one that never ends.
 const MOST_STEPS: u64 = 5_000_000;

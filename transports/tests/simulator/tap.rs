@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use pagelift_engine::transport::{
-    Connection, Link, Listener, RateCapped, Role, SendHalf, SendStats,
+    Closer, Connection, Link, Listener, RateCapped, Role, SendHalf, SendStats,
 };
 use pagelift_engine::units::{PageIndex, PageRange, Rate};
 use pagelift_engine::wire::{FrameType, HEADER_BYTES, MAX_BODY_BYTES, PREFACE};
 use pagelift_transports::sim::{ConnectionId, SimLink, SimListener, SimNetwork};
 
+use super::forger::{Forger, Stream};
 use super::memory::Side;
 use super::watcher::Watcher;
 
@@ -88,11 +89,17 @@ struct TapWriter {
     side: Side,
     id: ConnectionId,
     frames: Frames,
+    forger: Arc<Forger>,
+    stream: Stream,
+    closer: Closer,
 }
 
 impl TapWriter {
     fn watch(&mut self, bytes: &[u8]) {
         let (watcher, side, id) = (&self.watcher, self.side, self.id);
+        if side == Side::Source {
+            watcher.record(id, bytes);
+        }
         self.frames
             .feed(bytes, |kind, body| watcher.wrote(side, id, kind, body));
     }
@@ -104,8 +111,17 @@ impl SendHalf for TapWriter {
     }
 
     fn send(&mut self, bytes: Bytes) -> io::Result<()> {
-        self.inner.send(bytes.clone())?;
+        if self.forger.is_idle() {
+            self.inner.send(bytes.clone())?;
+            self.watch(&bytes);
+            return Ok(());
+        }
         self.watch(&bytes);
+        let (forged, is_cut) = self.forger.pass(self.side, &mut self.stream, &bytes);
+        self.inner.send(Bytes::from(forged))?;
+        if is_cut {
+            self.closer.close();
+        }
         Ok(())
     }
 
@@ -149,7 +165,12 @@ impl Read for TapReader {
     }
 }
 
-fn tapped(watcher: &Arc<Watcher>, side: Side, id: ConnectionId, plain: Connection) -> Connection {
+fn tapped(
+    (watcher, forger): (&Arc<Watcher>, &Arc<Forger>),
+    side: Side,
+    id: ConnectionId,
+    plain: Connection,
+) -> Connection {
     Connection {
         tx: Box::new(TapWriter {
             inner: plain.tx,
@@ -157,6 +178,9 @@ fn tapped(watcher: &Arc<Watcher>, side: Side, id: ConnectionId, plain: Connectio
             side,
             id,
             frames: Frames::new(),
+            forger: Arc::clone(forger),
+            stream: Stream::default(),
+            closer: plain.closer.clone(),
         }),
         rx: Box::new(TapReader {
             inner: plain.rx,
@@ -177,13 +201,15 @@ pub struct TapLink {
     pub link: SimLink,
     pub network: SimNetwork,
     pub watcher: Arc<Watcher>,
+    pub forger: Arc<Forger>,
 }
 
 impl Link for TapLink {
     fn connect(&self, role: Role) -> io::Result<Connection> {
         let id = self.network.connections();
         let plain = self.link.connect(role)?;
-        Ok(tapped(&self.watcher, Side::Source, id, plain))
+        let taps = (&self.watcher, &self.forger);
+        Ok(tapped(taps, Side::Source, id, plain))
     }
 }
 
@@ -198,6 +224,7 @@ impl RateCapped for TapLink {
 pub struct TapListener {
     pub listener: SimListener,
     pub watcher: Arc<Watcher>,
+    pub forger: Arc<Forger>,
     pub accepted: Mutex<ConnectionId>,
 }
 
@@ -209,7 +236,8 @@ impl Listener for TapListener {
         let mut accepted = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
         let id = *accepted;
         *accepted += 1;
-        Ok(Some(tapped(&self.watcher, Side::Target, id, plain)))
+        let taps = (&self.watcher, &self.forger);
+        Ok(Some(tapped(taps, Side::Target, id, plain)))
     }
 
     fn address(&self) -> String {

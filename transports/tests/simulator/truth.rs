@@ -1,5 +1,7 @@
 //! What really happens in a run, seen from outside both sides, and the rules it breaks.
 
+mod by_hand;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,6 +38,8 @@ pub enum Mishap {
     TargetRead,
     IsLoaded,
     Run,
+    /// Others have begun something on the same QEMU: a migration, a save, hotplug.
+    OtherHands,
 }
 
 #[derive(Debug)]
@@ -56,6 +60,19 @@ struct State {
     /// By how much the source's guest is throttled, in permille.
     throttled: u16,
     gave_up: Option<Instant>,
+    /// QEMU has begun to take the guest on the target; by hand it was told to start it then; it has
+    /// ended.
+    target_loads: bool,
+    target_starts: bool,
+    target_ended: bool,
+    /// Until when the guest is stopped by hand.
+    stopped_until: Option<Instant>,
+    /// The guest's stop was ended by hand: QEMU does not commit.
+    cancelled_by_hand: bool,
+    /// It was settled while a program was still there, or before the end was looked at.
+    settled: bool,
+    /// What actors have got to.
+    reached: BTreeSet<&'static str>,
     /// A person let the guest run on a target that did not know whose it was.
     let_run: bool,
     broken: Vec<String>,
@@ -81,7 +98,17 @@ impl Truth {
     pub fn begin(&self, plan: &Plan) {
         let mut state = self.lock();
         state.downtime_limit = plan.downtime_limit;
-        state.agents = plan.agents.then(Default::default);
+        // The source's QEMU lives on; the target's is another one.
+        let before = state.agents.map(|[source, _]| source.for_another_program());
+        state.agents = plan
+            .agents
+            .then(|| [before.unwrap_or_default(), Agent::default()]);
+        state.target_loads = false;
+        state.target_starts = false;
+        state.target_ended = false;
+        state.cancelled_by_hand = false;
+        state.stopped_until = None;
+        state.settled = false;
         state.countdowns = plan.mishaps.iter().copied().collect();
         state.happened.clear();
     }
@@ -197,6 +224,7 @@ impl Truth {
         }
         let mut state = self.lock();
         state.source_runs = true;
+        state.stopped_at = None;
         // A guest that was given up and not handed over may be taken back. If the target was told
         // all the same, it runs a guest that nobody has given up, and that breaks a rule.
         let (gave_up, target_ran) = (state.gave_up.take(), state.target_runs);
@@ -225,7 +253,9 @@ impl Truth {
     /// The guest goes on on the target, by a person who knows that it is its own.
     pub fn target_goes_on(&self) {
         self.note(|| "a person lets the guest run on the target".into());
-        self.lock().target_runs = true;
+        let mut state = self.lock();
+        (state.target_runs, state.let_run) = (true, true);
+        drop(state);
         self.check_one_owner();
     }
 

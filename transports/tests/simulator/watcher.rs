@@ -12,6 +12,9 @@ use super::truth::Truth;
 /// Most frames of a data channel that may be under way.
 const WINDOW_FRAMES: u64 = 64;
 
+/// Connections, and bytes of each, that are kept to be said again.
+const RECORDED: (usize, usize) = (4, 64 << 10);
+
 /// What was seen so far.
 #[derive(Debug)]
 pub struct Watcher {
@@ -33,6 +36,8 @@ struct Seen {
     newest_round: u32,
     /// The target said that it misses pages, and the source had begun the last round.
     missing_late: bool,
+    /// What the source has said first on its first connections.
+    recorded: BTreeMap<ConnectionId, Vec<u8>>,
 }
 
 impl Watcher {
@@ -61,6 +66,25 @@ impl Watcher {
 
     pub fn was_missing_late(&self) -> bool {
         self.lock().missing_late
+    }
+
+    /// The source sends these bytes.
+    pub fn record(&self, id: ConnectionId, bytes: &[u8]) {
+        let mut seen = self.lock();
+        let connections = seen.recorded.len();
+        let is_known = seen.recorded.contains_key(&id);
+        if is_known || connections < RECORDED.0 {
+            let recorded = seen.recorded.entry(id).or_default();
+            let room = RECORDED.1.saturating_sub(recorded.len());
+            recorded.extend_from_slice(&bytes[..room.min(bytes.len())]);
+        }
+    }
+
+    /// What the source has said, by connection.
+    pub fn take_recorded(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.lock().recorded)
+            .into_values()
+            .collect()
     }
 
     pub fn most_in_flight(&self) -> u64 {
@@ -131,7 +155,12 @@ impl Watcher {
             }
             FrameType::Ack => {
                 if let Ok(Message::Ack(ack)) = Message::decode(kind, body) {
-                    seen.acked.insert(ack.channel, ack.frames);
+                    // Not one that is damaged on its way, or a lie.
+                    let written = seen.written.get(&ack.channel).copied().unwrap_or(0);
+                    if ack.frames <= written {
+                        let acked = seen.acked.entry(ack.channel).or_default();
+                        *acked = ack.frames.max(*acked);
+                    }
                 }
                 return;
             }

@@ -1,34 +1,34 @@
 //! One run: two sides, a network and a guest, stepped until both sides are done.
 
+mod machines;
+
 use std::sync::{Arc, Mutex};
 
-use pagelift_engine::codec::dedup::DedupSetting;
-use pagelift_engine::converge::{Limited, Limits, Policy, StopWhenFits, StopWhenFitsConfig};
+use pagelift_engine::converge::Limits;
 use pagelift_engine::dirty::ManualTracker;
-use pagelift_engine::memory::{InFiles, PageBitmap, Reach, ReadPages};
-use pagelift_engine::migration::{
-    Failure, Ownership, Report, Source, SourceConfig, Target, TargetConfig,
-};
+use pagelift_engine::memory::{PageBitmap, Reach, ReadPages};
+use pagelift_engine::migration::{Failure, Ownership, Report, Source};
 use pagelift_engine::pipeline::{
-    BasePages, Clock, Controls, Deltas, FingerprintWorker, Packing, Settings, Shared, SourceParts,
-    SourceSession, TargetSession,
+    Clock, Controls, FingerprintWorker, Packing, Settings, SourceParts, SourceSession,
+    TargetSession,
 };
-use pagelift_engine::units::{ByteCount, Instant, PageCount};
-use pagelift_engine::wire::{Encoding, Encodings, GuestProperty, SessionId};
+use pagelift_engine::units::{Instant, PageCount};
 use pagelift_transports::sim::{SimClock, SimNetwork, SimRng};
 
+use self::machines::deltas;
 use super::agents::SimJournal;
-use super::base_pages::SimBasePages;
 use super::crew::{Crew, CrewParts};
 use super::faults::Faults;
-use super::guest::{SourceHalf, TargetHalf, TargetHandle};
+use super::forger::Forger;
+use super::guest::SourceHalf;
 use super::knobs::Knobs;
 use super::memory::{Side, SimMemory};
 use super::plan::{Plan, PolicyPlan};
-use super::policies::{HoldsBack, Whim};
 use super::stepping;
+use super::strangers::Strangers;
 use super::tap::{TapLink, TapListener};
 use super::target::TargetSide;
+use super::target_half::{TargetHalf, TargetHandle};
 use super::tracker::{Clears, SimTracker};
 use super::truth::Truth;
 use super::watcher::Watcher;
@@ -51,6 +51,11 @@ pub struct Attempt {
     /// Somebody cancelled, on either side.
     pub cancelled: bool,
     pub network_failed: bool,
+    /// Frames were not as they were sent.
+    pub forged: bool,
+    /// What the source knows to be delivered may not be.
+    pub misled: bool,
+    pub strangers_came: bool,
     pub well_since: Instant,
     pub tracker_armed: bool,
     /// Pages that differ between the two memories.
@@ -75,6 +80,8 @@ pub struct World {
     tracker: SimTracker,
     source_writer: Arc<Mutex<Writer>>,
     target_writer: Arc<Mutex<Writer>>,
+    /// What the source has said in the attempt before, by connection.
+    said: Vec<Vec<u8>>,
 }
 
 impl World {
@@ -110,6 +117,7 @@ impl World {
             target_memory,
             source_writer: Arc::new(Mutex::new(source_writer)),
             target_writer: Arc::new(Mutex::new(target_writer)),
+            said: Vec::new(),
         }
     }
 
@@ -120,7 +128,10 @@ impl World {
         self.tracker.lose_marks(lossy);
         self.target_memory.damage_in(plan.damage_placed);
         let now = self.clock.now();
-        let network = SimNetwork::new(plan.network, self.clock.clone(), self.rng.fork());
+        let mut network = SimNetwork::new(plan.network, self.clock.clone(), self.rng.fork());
+        if !plan.authenticated {
+            network = network.without_authentication();
+        }
         let watcher = Arc::new(Watcher::new(&self.truth));
         let faults = Faults::new(&plan.faults, self.rng.fork(), now);
         let settings = Settings {
@@ -132,10 +143,14 @@ impl World {
         };
         let controls = Controls::new(settings, faults.cancel_source.clone());
         let knobs = Knobs::new(&plan.knobs, controls.clone(), now);
+        // Numbers of their own, so that all else is as it would be without.
+        let mut others = SimRng::new(plan.seed.rotate_left(32) ^ now.0);
+        let forger = Forger::new(&self.truth, &plan.forgeries, others.fork());
         let link = TapLink {
             link: network.link(),
             network: network.clone(),
             watcher: Arc::clone(&watcher),
+            forger: Arc::clone(&forger),
         };
 
         let state: Vec<u8> = (0..plan.state_bytes)
@@ -156,6 +171,9 @@ impl World {
             channel: None,
             abandoned: false,
             sabotage: plan.sabotage,
+            verify: plan.verify,
+            one_sided: plan.network.one_sided,
+            forger: Arc::clone(&forger),
         }));
         // Some bytes a run, so that the crew can step the target on the source's behalf.
         let handle = Box::leak(Box::new(TargetHandle {
@@ -176,6 +194,14 @@ impl World {
             journal: self.journal(Side::Source),
         };
         let source = self.source_machine(plan, now);
+        let strangers = Strangers::new(
+            &plan.strangers,
+            now,
+            network.clone(),
+            source.look(Source::session),
+            std::mem::take(&mut self.said),
+            others,
+        );
         let base_pages = self.base_pages(plan);
         let target = self.target_machine(plan, &base_pages, now);
         let fingerprints = FingerprintWorker::new(Arc::clone(&target), Arc::clone(&base_pages));
@@ -212,6 +238,7 @@ impl World {
             listener: TapListener {
                 listener: network.listener(),
                 watcher: Arc::clone(&watcher),
+                forger: Arc::clone(&forger),
                 accepted: Mutex::new(0),
             },
             acceptor: Arc::clone(target_session.acceptor()),
@@ -221,6 +248,7 @@ impl World {
             target_writer: Arc::clone(&self.target_writer),
             rng: self.rng.fork(),
             target: TargetSide::new(target_session, target),
+            strangers,
         });
         crew.add_fingerprints(fingerprints);
         crew.sign_on();
@@ -233,6 +261,7 @@ impl World {
         let tracker_armed = self.tracker.is_armed();
         let mut marked = PageBitmap::new(PageCount(plan.pages));
         self.tracker.marks(&mut marked);
+        self.said = watcher.take_recorded();
         let faults = crew.faults.borrow();
         Attempt {
             plan: plan.clone(),
@@ -244,7 +273,10 @@ impl World {
             hung: crew.hung.get(),
             target_told: ended.target_told,
             cancelled: faults.cancel_source.is_cancelled() || faults.cancel_target.is_cancelled(),
-            network_failed: faults.network_failed(),
+            network_failed: faults.network_failed() || forger.has_struck(),
+            forged: forger.has_struck(),
+            misled: forger.was_believed(),
+            strangers_came: crew.strangers.borrow().have_come(),
             well_since: faults.well_since(),
             tracker_armed,
             differ: self.source_memory.differences(&self.target_memory),
@@ -263,79 +295,6 @@ impl World {
             .has_agents()
             .then_some(SimJournal { truth, side })
     }
-
-    fn source_machine(&mut self, plan: &Plan, now: Instant) -> Arc<Shared<Source>> {
-        let policy: Box<dyn Policy> = match plan.policy {
-            PolicyPlan::Fits { downtime, timeout } => {
-                Box::new(StopWhenFits::new(StopWhenFitsConfig {
-                    downtime,
-                    timeout,
-                    stall_time: timeout / 4,
-                    ..StopWhenFitsConfig::default()
-                }))
-            }
-            PolicyPlan::Limited(limits) => Box::new(Limited::new(limits)),
-            PolicyPlan::Whim { stop_at, give_up } => Box::new(Whim { stop_at, give_up }),
-        };
-        let session = u128::from(self.rng.u64());
-        let config = SourceConfig {
-            session: SessionId(session),
-            channels: plan.channels,
-            frame_pages: plan.frame_pages,
-            verify: plan.verify,
-            downtime_limit: plan.downtime_limit,
-            dedup: (plan.dedup != DedupSetting::Off)
-                .then(|| plan.pages.saturating_sub(plan.seed % 3)),
-            layout: self.source_memory.layout().clone(),
-            files: self
-                .source_memory
-                .files()
-                .iter()
-                .map(|file| file.identity(session))
-                .collect(),
-            persistent: Vec::new(),
-            properties: vec![GuestProperty::new("machine", "sim")],
-            needs: Encodings::needed_by(plan.compress),
-            policy: Box::new(HoldsBack {
-                inner: policy,
-                most: held_pages(plan.seed, plan.pages),
-            }),
-        };
-        Arc::new(Shared::new(
-            Source::new(config, now),
-            Arc::new(self.clock.clone()),
-        ))
-    }
-
-    /// What the target has of the guest.
-    fn base_pages(&mut self, plan: &Plan) -> Arc<BasePages> {
-        let rng = self.rng.fork();
-        let memory = plan
-            .base_pages
-            .map(|base_pages| SimBasePages::of(&self.source_memory, base_pages, rng));
-        Arc::new(BasePages::new(memory, plan.seed.into()))
-    }
-
-    fn target_machine(
-        &self,
-        plan: &Plan,
-        base_pages: &BasePages,
-        now: Instant,
-    ) -> Arc<Shared<Target>> {
-        let machine = if plan.facts_differ { "other" } else { "sim" };
-        let config = TargetConfig {
-            layout: self.target_memory.layout().clone(),
-            files: self.target_memory.files(),
-            persistent: Vec::new(),
-            properties: vec![GuestProperty::new("machine", machine)],
-            dedup: Some(base_pages.terms()),
-            reads: target_reads(plan),
-        };
-        Arc::new(Shared::new(
-            Target::new(config, now),
-            Arc::new(self.clock.clone()),
-        ))
-    }
 }
 
 /// In a third of the seeds whether the two sides have one file cannot be told from its numbers.
@@ -346,40 +305,10 @@ fn reach(seed: u64) -> Reach {
     }
 }
 
-/// Half of the seeds hold nothing back, the others up to a quarter of the pages, or all.
-fn held_pages(seed: u64, pages: u64) -> PageCount {
-    PageCount(match seed / 3 % 4 {
-        0 | 1 => 0,
-        2 => pages / 4,
-        _ => pages,
-    })
-}
-
 /// When the tracker's marks are cleared: half of the seeds each.
 fn clears(seed: u64) -> Clears {
     match seed / 12 % 2 {
         0 => Clears::Harvested,
         _ => Clears::BeforeRead,
     }
-}
-
-/// What the target can read: now and then less than this build, but always what it must.
-fn target_reads(plan: &Plan) -> Encodings {
-    let reads = match plan.seed % 7 {
-        0 => Encodings::BASIC,
-        1 => Encodings::readable().without(Encoding::Zstd),
-        _ => Encodings::readable(),
-    };
-    Encodings(reads.0 | Encodings::needed_by(plan.compress).0)
-}
-
-/// Where deltas are wanted, half of the seeds each have room for all pages and for few.
-fn deltas(plan: &Plan, pages: PageCount) -> Option<Arc<Deltas>> {
-    let budget = match plan.seed % 2 {
-        _ if !plan.compress.wants_deltas() => return None,
-        0 => pages.bytes().0 * 2 + (1 << 20),
-        _ => pages.bytes().0 / 4,
-    };
-    // What is too little for this guest is none.
-    Deltas::new(pages, ByteCount(budget)).ok().map(Arc::new)
 }

@@ -18,7 +18,7 @@ pub struct SimLink(pub(super) SimNetwork);
 
 impl Link for SimLink {
     fn connect(&self, _: Role) -> io::Result<Connection> {
-        self.0.connect()
+        self.0.connect(super::Opener::Source)
     }
 }
 

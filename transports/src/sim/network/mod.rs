@@ -2,22 +2,22 @@
 
 mod ends;
 mod one_sided;
+mod peers;
 
 pub use ends::{SimLink, SimListener};
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pagelift_engine::pipeline::Clock;
-use pagelift_engine::transport::{
-    ChannelBinding, Closer, Connection, Expose, Peer, PeerIdentity, WriteHalf,
-};
+use pagelift_engine::transport::{Closer, Connection, Expose, PeerIdentity, WriteHalf};
 use pagelift_engine::units::{ByteCount, Instant, Rate};
 
 use self::ends::{SimHalf, SimStream};
 use self::one_sided::{Exposed, SimExposure};
+use self::peers::Opener;
 use super::pipe::Pipe;
 use super::{SimClock, SimRng};
 
@@ -78,6 +78,8 @@ struct Net {
     /// Connections that arrive at the listener, and when.
     arriving: VecDeque<(Instant, ConnectionId)>,
     refused_until: Instant,
+    /// Whether it is known who is at the other end of a connection.
+    authenticates: bool,
 }
 
 impl Net {
@@ -93,6 +95,8 @@ struct Wire {
     pipes: [Pipe; 2],
     latency: Duration,
     exposed: Exposed,
+    /// Who has opened it.
+    opener: Opener,
 }
 
 impl SimNetwork {
@@ -107,7 +111,20 @@ impl SimNetwork {
             connections: Vec::new(),
             arriving: VecDeque::new(),
             refused_until: Instant::default(),
+            authenticates: true,
         })))
+    }
+
+    /// The same network, whose transport authenticates nobody.
+    #[must_use]
+    pub fn without_authentication(self) -> Self {
+        self.lock().authenticates = false;
+        self
+    }
+
+    /// Whether each side knows who the other one is.
+    pub fn authenticates(&self) -> bool {
+        self.lock().authenticates
     }
 
     /// A link through it, for the source.
@@ -207,7 +224,21 @@ impl SimNetwork {
 
     // --- carrying ------------------------------------------------------------------------
 
-    fn connect(&self) -> io::Result<Connection> {
+    /// Somebody at `address` who is not the source connects to the listener; with an `identity`, if
+    /// the transport authenticates and has let them in. Without one they stay in its handshake.
+    ///
+    /// # Errors
+    /// When connections are refused.
+    pub fn stranger(
+        &self,
+        address: &str,
+        identity: Option<PeerIdentity>,
+    ) -> io::Result<Connection> {
+        let address = address.to_owned();
+        self.connect(Opener::Stranger { address, identity })
+    }
+
+    fn connect(&self, opener: Opener) -> io::Result<Connection> {
         let mut net = self.lock();
         let now = net.clock.now();
         if now < net.refused_until {
@@ -220,6 +251,7 @@ impl SimNetwork {
             pipes: Default::default(),
             latency,
             exposed: Exposed::default(),
+            opener,
         });
         let last = net.arriving.back().map_or(now, |(at, _)| *at);
         net.arriving.push_back((now.after(latency).max(last), id));
@@ -251,7 +283,7 @@ impl SimNetwork {
             tx: Box::new(SimHalf(WriteHalf::new(half(direction)))),
             rx: Box::new(half(direction.back())),
             closer: Closer::new(move || network.close(id, direction)),
-            peer: peer(id, direction),
+            peer: self.peer(id, direction),
             one_sided: (is_one_sided && direction == Direction::ToSource).then(|| {
                 let network = self.clone();
                 Box::new(SimExposure { network, id }) as Box<dyn Expose>
@@ -291,15 +323,4 @@ impl SimNetwork {
     fn lock(&self) -> MutexGuard<'_, Net> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The other side of connection `id`, as seen by the one that writes in `direction`: each side is always
-/// the same, and both know a secret of the connection.
-fn peer(id: ConnectionId, direction: Direction) -> Peer {
-    let other = [direction.back() as u8; 32];
-    let mut secret = [0; 32];
-    secret[..8].copy_from_slice(&(id as u64).to_le_bytes());
-    let binding = ChannelBinding::new(PeerIdentity(other), secret);
-    let known = Arc::new(OnceLock::from(binding));
-    Peer::unauthenticated(format!("connection {id}")).authenticated_by(known)
 }
