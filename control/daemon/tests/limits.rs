@@ -3,6 +3,7 @@
 mod support;
 
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use pagelift_rpc::calls::{AuthList, SupportsFeature, feature};
@@ -52,7 +53,7 @@ fn clients_beyond_the_limit_are_turned_away() {
 
 #[test]
 fn clients_that_open_nothing_do_not_keep_others_out() {
-    let daemon = Daemon::start("[limits]\nunopened_clients = 2\nopen_seconds = 1");
+    let daemon = Daemon::start("[limits]\nunopened_clients = 2\nopen_seconds = 4");
     let mut opened = Client::open(&daemon);
     let idle: Vec<UnixStream> = (0..2)
         .map(|_| UnixStream::connect(daemon.socket()).unwrap())
@@ -120,19 +121,28 @@ fn messages_have_the_limit_that_is_set() {
 
 #[test]
 fn a_client_that_does_not_answer_is_dropped() {
-    let daemon = Daemon::start("[keepalive]\ninterval_seconds = 1\ncount = 1");
+    let daemon = Daemon::start("[keepalive]\ninterval_seconds = 1\ncount = 4");
     let mut answering = Client::open(&daemon);
     let mut silent = Client::open(&daemon);
     let mut never_asked = Client::open(&daemon);
     for client in [&mut answering, &mut silent] {
         client.call::<SupportsFeature>(&feature::KEEPALIVE).unwrap();
     }
-    for _ in 0..2 {
-        assert_eq!(answering.receive(), Some(Message::keepalive(PING)));
-        answering.send_message(&Message::keepalive(PONG));
-    }
-    assert_eq!(silent.receive(), Some(Message::keepalive(PING)));
-    assert_eq!(silent.receive(), None);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let answers = scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                assert_eq!(answering.receive(), Some(Message::keepalive(PING)));
+                answering.send_message(&Message::keepalive(PONG));
+            }
+        });
+        for _ in 0..4 {
+            assert_eq!(silent.receive(), Some(Message::keepalive(PING)));
+        }
+        assert_eq!(silent.receive(), None);
+        is_over.store(true, Ordering::Release);
+        answers.join().unwrap();
+    });
     answering.call::<AuthList>(&()).unwrap();
     never_asked.call::<AuthList>(&()).unwrap();
     assert!(never_asked.events.is_empty());
