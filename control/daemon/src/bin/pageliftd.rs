@@ -44,6 +44,7 @@ fn main() -> Result<()> {
     // Before the first thread, so that a signal finds its handler.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let daemon = Arc::new(Daemon::new(config)?);
+    pageliftd::migrate::recover(&daemon);
     let server = Server::start(daemon).context("pageliftd cannot start")?;
     for place in server.places() {
         info!("listens at {place}");

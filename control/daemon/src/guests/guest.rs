@@ -10,10 +10,27 @@ use pagelift_v3::domain::{Domain, Flavour};
 
 use super::{Shared, errors};
 use crate::driver::qemu::Qemu;
-use crate::store::{LiveRecord, Record};
+use crate::store::{LiveRecord, MigrationRecord, Record};
 
 /// How long a job waits for another one.
 const JOB_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a job that waits for the end of a migration looks for it.
+const MIGRATION_POLL: Duration = Duration::from_millis(100);
+
+/// Whether a job may be done while the guest is bound to a migration: what ends or pauses it, and what the
+/// migration does itself. The rest would make another guest of it than the one that is described to the
+/// target.
+fn is_beside_migration(what: &str) -> bool {
+    let own = what.starts_with("remoteDispatchDomainMigrate");
+    own || matches!(
+        what,
+        "remoteDispatchDomainDestroy"
+            | "remoteDispatchDomainShutdown"
+            | "remoteDispatchDomainSuspend"
+            | "remoteDispatchDomainResume"
+    )
+}
 
 /// A guest.
 #[derive(Debug)]
@@ -40,6 +57,8 @@ pub struct Inner {
     pub state: (i32, i32),
     /// Whether it is started with the daemon.
     pub autostart: bool,
+    /// The migration that it is bound to, if it is.
+    pub migration: Option<MigrationRecord>,
 }
 
 /// What a guest has while it runs.
@@ -74,6 +93,7 @@ impl Inner {
             active: None,
             state: state::SHUT_OFF_UNKNOWN,
             autostart: false,
+            migration: None,
         }
     }
 
@@ -167,7 +187,11 @@ impl Guest {
     pub fn begin(self: &Arc<Self>, what: &'static str) -> Result<Job, Error> {
         let deadline = Instant::now() + JOB_PATIENCE;
         let mut job = self.job.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(other) = *job {
+        let moving = || {
+            let bound = !is_beside_migration(what) && self.inner().migration.is_some();
+            bound.then_some("remoteDispatchDomainMigratePerform3Params")
+        };
+        while let Some(other) = job.or_else(moving) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let detail = format!("cannot acquire state change lock (held by monitor={other})");
@@ -177,7 +201,7 @@ impl Guest {
                     detail,
                 ));
             }
-            let waited = self.job_ended.wait_timeout(job, left);
+            let waited = self.job_ended.wait_timeout(job, left.min(MIGRATION_POLL));
             job = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         *job = Some(what);
@@ -206,6 +230,7 @@ impl Guest {
             autostart: inner.autostart,
             live,
             state: inner.state,
+            migration: inner.migration.clone(),
         };
         let store = &self.shared.store;
         let kept = if inner.is_gone() {

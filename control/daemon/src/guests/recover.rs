@@ -52,6 +52,7 @@ fn take_over(
     let mut inner = guest.inner();
     inner.autostart = record.autostart;
     inner.state = record.state;
+    inner.migration.clone_from(&record.migration);
     let Some((live, mut domain)) = live else {
         return;
     };

@@ -37,6 +37,7 @@ impl Guests {
         let mut all = self.all();
         let mut inner = guest.inner();
         let ending = inner.active.take().and_then(|active| active.ending);
+        inner.migration = None;
         let (now, event) = match (ending, ended) {
             (Some(Ending::Destroyed), _) => {
                 (state::SHUT_OFF_DESTROYED, lifecycle::STOPPED_DESTROYED)

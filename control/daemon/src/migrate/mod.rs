@@ -9,6 +9,7 @@
 //! | `job` | progress and results, as clients see them |
 //! | `calls` | the procedures |
 //! | `ports` | ports that guests come in by |
+//! | `recover` | what a daemon that comes back makes of migrations |
 //!
 //! The order of calls, and what becomes of a guest when it is broken, is in `pagelift_v3::phase`: here
 //! its actions are carried out.
@@ -18,9 +19,12 @@ mod client;
 mod job;
 mod peer;
 mod ports;
+mod recover;
 mod settle;
 mod source;
 mod target;
+
+pub use recover::recover;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +33,6 @@ use pagelift_rpc::types::Uuid;
 
 use crate::driver::qemu::native::Settings;
 use job::JobRecord;
-use ports::Ports;
 use source::Outgoing;
 use target::Incoming;
 
@@ -45,7 +48,6 @@ pub struct Migrations {
     completed: Mutex<HashMap<Uuid, JobRecord>>,
     /// Numbers of migrations that brought a guest here, whatever has become of it since.
     arrived: Mutex<VecDeque<Uuid>>,
-    ports: Ports,
 }
 
 /// The lock of something that is whole whenever it is unlocked.

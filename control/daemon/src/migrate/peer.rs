@@ -14,7 +14,6 @@ use pagelift_v3::domain::Flavour;
 use pagelift_v3::flags::Flags;
 use pagelift_v3::params::{MigrateUri, Options, Param, Request};
 use pagelift_v3::phase::{Answer as Word, Mode};
-use tracing::warn;
 
 use super::client::Connection;
 use super::source::{Outgoing, Plan, cookie};
@@ -51,7 +50,9 @@ pub(super) fn migrate(
     })?;
     let gives_up = |error: Error| {
         // The guest was not sent: it goes on as it was.
-        let actions = lock(&outgoing.machine).confirm(true).unwrap_or_default();
+        let actions = outgoing
+            .step(|machine| machine.confirm(true))
+            .unwrap_or_default();
         settle::act(daemon, &outgoing, actions, true);
         error
     };
@@ -149,19 +150,15 @@ fn perform(
     let uri = options.get(Param::MIGRATE_URI);
     let uri = uri.ok_or_else(|| refused(ErrorCode::InternalError, "prepare did not set uri"));
     let performed = uri.and_then(MigrateUri::parse).and_then(|uri| {
-        let refusal = lock(&outgoing.machine).perform(Mode::PeerToPeer, false);
+        let refusal = outgoing.step(|machine| machine.perform(Mode::PeerToPeer, false));
         refusal.map_err(|refusal| refusal.error(&lock(&outgoing.plan).name))?;
-        outgoing.transfer(daemon, &uri, request, cookie_b)
+        outgoing.transfer(daemon, &uri, request, cookie_b, &|| target.is_lost())
     });
     if performed.is_err() {
-        let actions = lock(&outgoing.machine).confirm(true).unwrap_or_default();
+        let actions = outgoing
+            .step(|machine| machine.confirm(true))
+            .unwrap_or_default();
         settle::act(daemon, outgoing, actions, true);
-    }
-    if target.is_lost() {
-        warn!(
-            name = lock(&outgoing.plan).name,
-            "the connection to the target was lost"
-        );
     }
     performed.map(|cookie| cookie.encode())
 }
@@ -184,11 +181,7 @@ fn combined(here: Error, there: Option<Error>) -> Error {
 /// Asks a target what has become of the guest, by a Finish that is cancelled: a target that does not have
 /// the guest yet drops it. `None` if there is no answer.
 pub(super) fn ask(daemon: &Daemon, uri: &str, plan: &Plan, guest: Uuid) -> Option<Word> {
-    let name = plan
-        .request
-        .options
-        .get(Param::DESTINATION_NAME)
-        .unwrap_or(&plan.name);
+    let name = plan.name_there();
     let mut question = cookie(daemon, &plan.name, guest);
     question.extension = Some(Extension {
         id: Some(plan.id),

@@ -1,33 +1,23 @@
 //! Ports that guests come in by.
 
-use std::collections::BTreeSet;
-use std::net::TcpListener;
-use std::sync::Mutex;
-
-use super::lock;
+use std::io;
+use std::net::{IpAddr, TcpListener};
 
 /// libvirt's ports.
 const PORTS: std::ops::RangeInclusive<u16> = 49152..=49215;
 
-/// The ports that are in use by this daemon.
-#[derive(Debug, Default)]
-pub(super) struct Ports(Mutex<BTreeSet<u16>>);
-
-impl Ports {
-    /// A port that nobody listens at, and that no other migration gets until it is given back.
-    pub(super) fn take(&self) -> Option<u16> {
-        let mut taken = lock(&self.0);
-        let free = PORTS.into_iter().find(|port| {
-            !taken.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok()
-        })?;
-        taken.insert(free);
-        Some(free)
-    }
-
-    /// Gives a port back.
-    pub(super) fn give_back(&self, port: u16) {
-        lock(&self.0).remove(&port);
-    }
+/// Listens at the first of the ports that nobody has, so that nobody else takes it until QEMU listens there.
+/// QEMU cannot be given a socket that listens, and tries a port once only.
+///
+/// # Errors
+/// When all are in use, or the address is none of this host.
+pub(super) fn take(address: IpAddr) -> io::Result<(u16, TcpListener)> {
+    let mut all = PORTS.map(|port| Ok((port, TcpListener::bind((address, port))?)));
+    all.find(|taken: &io::Result<_>| match taken {
+        Err(error) => error.kind() != io::ErrorKind::AddrInUse,
+        Ok(_) => true,
+    })
+    .unwrap_or_else(|| Err(io::ErrorKind::AddrInUse.into()))
 }
 
 #[cfg(test)]
@@ -35,14 +25,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_given_once() {
-        let ports = Ports::default();
-        let first = ports.take().unwrap();
-        let second = ports.take().unwrap();
+    fn a_port_is_taken_once() {
+        let address = IpAddr::from([127, 0, 0, 1]);
+        let (first, _holds_it) = take(address).unwrap();
+        let (second, _) = take(address).unwrap();
         assert_ne!(first, second);
-        assert!(PORTS.contains(&second));
-        let _busy = TcpListener::bind(("127.0.0.1", first));
-        ports.give_back(second);
-        assert_eq!(ports.take(), Some(second));
+        assert!(PORTS.contains(&first) && PORTS.contains(&second));
+        assert!(
+            take(IpAddr::from([192, 0, 2, 1])).is_err(),
+            "not of this host"
+        );
     }
 }

@@ -18,6 +18,8 @@ use crate::guests::{Ending, Guest};
 
 /// How long after a question without an answer the next one is asked.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How long QEMU may take to end a migration that was cancelled.
+const END_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Carries out what the machine says. `said` is whether somebody has said that the target does not have
 /// the guest, which counts where the target cannot be asked.
@@ -42,6 +44,7 @@ pub(super) fn act(
             }
             SourceAction::EndJob => {
                 lock(&daemon.migrations().outgoing).remove(&outgoing.guest.uuid());
+                super::recover::forget(&outgoing.guest);
             }
         }
     }
@@ -62,6 +65,9 @@ fn resume(daemon: &Daemon, outgoing: &Outgoing) {
     let Ok(qemu) = guest.inner().qemu() else {
         return;
     };
+    if let Err(error) = native::ended(qemu.qmp(), END_PATIENCE) {
+        warn!(%error, "it is not known whether a guest is still being sent");
+    }
     let before = lock(&outgoing.plan).before;
     let ran = before.0 == state::RUNNING_BOOTED.0;
     let status = qemu.execute("query-status").unwrap_or_default();
@@ -112,24 +118,24 @@ fn ask(daemon: &Arc<Daemon>, outgoing: &Arc<Outgoing>, said: bool) {
     let plan = lock(&outgoing.plan).clone();
     let Some(uri) = plan.ask.clone() else {
         let actions = if said {
-            lock(&outgoing.machine).answered(Word::Dropped)
+            outgoing.step(|machine| machine.answered(Word::Dropped))
         } else {
-            lock(&outgoing.machine).unanswered()
+            outgoing.step(|machine| machine.unanswered())
         };
         return act(daemon, outgoing, actions, said);
     };
     if let Some(word) = peer::ask(daemon, &uri, &plan, outgoing.guest.uuid()) {
-        let actions = lock(&outgoing.machine).answered(word);
+        let actions = outgoing.step(|machine| machine.answered(word));
         return act(daemon, outgoing, actions, said);
     }
-    let actions = lock(&outgoing.machine).unanswered();
+    let actions = outgoing.step(|machine| machine.unanswered());
     act(daemon, outgoing, actions, said);
     let (daemon, outgoing) = (Arc::clone(daemon), Arc::clone(outgoing));
     let asking = move || {
         while !lock(&outgoing.machine).ask_again().is_empty() {
             thread::sleep(ASK_AGAIN);
             if let Some(word) = peer::ask(&daemon, &uri, &plan, outgoing.guest.uuid()) {
-                let actions = lock(&outgoing.machine).answered(word);
+                let actions = outgoing.step(|machine| machine.answered(word));
                 act(&daemon, &outgoing, actions, said);
             }
         }

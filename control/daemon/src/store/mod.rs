@@ -37,6 +37,31 @@ pub struct Record {
     pub live: Option<LiveRecord>,
     /// Its state and the reason.
     pub state: (i32, i32),
+    /// The migration that it is bound to, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationRecord>,
+}
+
+/// What is kept of a migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationRecord {
+    /// Whether the guest leaves; else it arrives.
+    pub source: bool,
+    /// How far it is: a word of `pagelift_v3::phase`.
+    pub phase: String,
+    /// The number of the migration.
+    pub id: String,
+    /// The guest's name on the source.
+    pub name: String,
+    /// Its name on the target.
+    pub target_name: String,
+    /// Where the target can be asked.
+    pub ask: Option<String>,
+    /// The guest's state before.
+    pub before: (i32, i32),
+    /// libvirt's flags.
+    pub flags: u32,
 }
 
 /// What is kept of a guest's process.

@@ -4,7 +4,7 @@
 //! otherwise be part of this one. Parameters are put back afterwards.
 
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pagelift_control::qmp::{Qmp, QmpError};
 use pagelift_v3::flags::Flags;
@@ -279,17 +279,33 @@ pub fn cancel(qmp: &Qmp) -> Result<(), QmpError> {
     qmp.execute("migrate_cancel", Value::Null).map(drop)
 }
 
+/// Waits until QEMU has ended sending, for as long as `patience` at most: one that was cancelled takes its
+/// time, and does not let its guest run before.
+///
+/// # Errors
+/// As the monitor's.
+pub fn ended(qmp: &Qmp, patience: Duration) -> Result<(), QmpError> {
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline {
+        match progress(qmp)?.status() {
+            "none" | "completed" | "failed" | "cancelled" => break,
+            _ => sleep(POLL),
+        }
+    }
+    Ok(())
+}
+
 /// Waits until a guest that comes in is there as a whole, or has failed; for as long as `patience` at
 /// most without any progress of QEMU's.
 ///
 /// # Errors
 /// As the monitor's.
 pub fn arrived(qmp: &Qmp, patience: Duration) -> Result<Progress, QmpError> {
-    let deadline = std::time::Instant::now() + patience;
+    let deadline = Instant::now() + patience;
     loop {
         let now = progress(qmp)?;
         let ended = matches!(now.status(), "completed" | "failed" | "none");
-        if ended || std::time::Instant::now() >= deadline {
+        if ended || Instant::now() >= deadline {
             return Ok(now);
         }
         sleep(POLL);
