@@ -3,12 +3,13 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::sync::Arc;
 
-use pagelift_engine::dirty::DiscardSwitch;
+use pagelift_engine::dirty::{DirtySource, DiscardSwitch};
 use pagelift_engine::memory::{FileMemory, PageBitmap, RegionFile};
 use pagelift_engine::ram::GuestRam;
 use pagelift_engine::sys::{PagemapScan, Userfaultfd};
@@ -247,6 +248,49 @@ fn regions_within_a_file_are_asked_for_themselves() {
     let rest = PAGES - half;
     let expected = runs(&[(0, 1), (rest - 1, 2), (PAGES - 1, 1)]);
     assert_eq!(dirty.runs().collect::<Vec<_>>(), expected);
+}
+
+/// Without the file's help all of it is protected, so that there is enough for threads to share.
+#[test]
+fn threads_find_what_is_written_once() {
+    const GIB: u64 = (1 << 30) / PAGE_BYTES as u64;
+    let pages = 3 * GIB + 100;
+    let file = memfd(pages, MemfdFlags::empty()).unwrap();
+    let mapping = Mapping::of_file(&file, pages).unwrap();
+    let all = mapping.tracked(0, PageRange::new(0, pages));
+    let Some(mut tracker) = support::tracker(vec![all]) else {
+        return;
+    };
+    let threads = std::num::NonZeroUsize::new(3).unwrap();
+    tracker.set_scan_threads(threads).unwrap();
+    // More runs than a thread hands on at a time, at the ends, and where pieces may meet.
+    let near = (0..4).flat_map(|gib| [(gib * GIB).max(1) - 1, gib * GIB]);
+    let many = (0..6000).map(|number| number * 127);
+    let written: BTreeSet<u64> = near.chain(many).chain([pages - 1]).collect();
+    for turn in 1..3 {
+        for page in &written {
+            mapping.write(*page, turn);
+        }
+        let found = support::harvest(&mut tracker, pages);
+        let found: BTreeSet<u64> = found.iter().flat_map(|run| run.indices()).collect();
+        assert!(found == written, "{} of {}", found.len(), written.len());
+        assert_eq!(support::harvest(&mut tracker, pages), []);
+    }
+    // In parts as well, all of it.
+    for page in &written {
+        mapping.write(*page, 3);
+    }
+    let (mut rest, mut parts) = (PageBitmap::new(PageCount(pages)), 0);
+    let mut told = rest.clone();
+    let mut part = |some: &PageBitmap| {
+        told.union(some);
+        parts += 1;
+    };
+    tracker.harvest_in_parts(&mut rest, &mut part).unwrap();
+    told.union(&rest);
+    assert!(parts > 5, "{parts} parts");
+    assert_eq!(told.count().0, written.len() as u64);
+    assert!(written.iter().all(|page| told.contains(*page)));
 }
 
 /// What a guest and its host do to memory.

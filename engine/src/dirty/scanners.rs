@@ -23,8 +23,9 @@ const MAX_THREADS: usize = 16;
 /// Memory of a thread's own: answers of the kernel, and runs that are handed on, full and under way.
 pub(crate) const SCANNER_BYTES: u64 = 24 * 1024 + 4 * RUNS as u64 * size_of::<PageRange>() as u64;
 
-/// Least memory that is worth a thread: its scan takes 125 us, and its start about 30.
-const THREAD_BYTES: u64 = 256 << 20;
+/// Least memory that is worth a thread: its scan takes 200 to 500 us, and its start 100 to 300
+/// (docs/benchmarks/scale.md).
+const THREAD_BYTES: u64 = 1 << 30;
 
 /// Runs that a thread hands on at a time.
 const RUNS: usize = 1024;

@@ -39,7 +39,7 @@ type OnStatus = Box<dyn FnMut(&SourceStatus) + Send>;
 /// | [`bandwidth`](Self::bandwidth) | as fast as the link carries | |
 /// | [`channels`](Self::channels) | one a processor, at most 8 | 3 MiB a channel |
 /// | [`compress`](Self::compress) | auto | up to 2 MiB a channel |
-/// | [`scan_threads`](Self::scan_threads) | one a processor, at most 16, one per 256 MiB | 24 KiB a thread |
+/// | [`scan_threads`](Self::scan_threads) | one a processor, at most 16, one per GiB populated | 24 KiB a thread |
 /// | [`cpu_limit`](Self::cpu_limit) | none | |
 /// | [`delta_cache`](Self::delta_cache) | auto | what it is given |
 /// | [`dedup`](Self::dedup) | auto | some 20 bytes a page |
