@@ -52,7 +52,8 @@ pub trait SendHalf: Send {
     }
 
     /// Whether [`place`](Self::place) can put the pages of `runs` into the target's memory now. May wait
-    /// until the target has made them accessible.
+    /// until the target has made them accessible; without runs, until it has done what it does before the
+    /// first page.
     ///
     /// # Errors
     /// When the connection is lost, or the target cannot make them accessible; the error says why.

@@ -98,35 +98,55 @@ impl Exposure {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         state.registered.push((window, registered));
+        self.changed.notify_all();
         Ok(window)
     }
 
-    /// Registers all of `memory` unless that is under way already; gives its windows when it is done.
+    /// Registers all of `memory` unless that is under way already. Calls `told` with each window as soon as
+    /// it is there, until it has heard of all.
+    ///
+    /// # Errors
+    /// When it cannot be registered, or what `told` gives.
     pub(super) fn pin_all(
-        &self,
+        self: &Arc<Self>,
         memory: &Arc<dyn GuestMemory>,
         device: &'static Device,
-    ) -> io::Result<Vec<Window>> {
+        mut told: impl FnMut(Window) -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut state = self.state();
         if matches!(state.pinning, Pinning::NotBegun) {
+            let (exposure, memory) = (Arc::clone(self), Arc::clone(memory));
+            thread::Builder::new()
+                .name("pagelift-pin".into())
+                .spawn(move || {
+                    let result = exposure.pin_pieces(&memory, device);
+                    exposure.state().pinning = match result {
+                        Ok(()) => Pinning::Done,
+                        Err(error) => Pinning::Failed(error.to_string()),
+                    };
+                    exposure.changed.notify_all();
+                })?;
+            // It waits for the lock before it says how that ended.
             state.pinning = Pinning::UnderWay;
-            drop(state);
-            let result = self.pin_pieces(memory, device);
-            state = self.state();
-            state.pinning = match result {
-                Ok(()) => Pinning::Done,
-                Err(error) => Pinning::Failed(error.to_string()),
-            };
-            self.changed.notify_all();
         }
+        // While all is pinned, windows are only added.
+        let mut heard = 0;
         loop {
+            if state.closed {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            if let Some((window, _)) = state.registered.get(heard) {
+                let window = *window;
+                drop(state);
+                told(window)?;
+                heard += 1;
+                state = self.state();
+                continue;
+            }
             match &state.pinning {
-                Pinning::Done if !state.closed => {
-                    return Ok(state.registered.iter().map(|(window, _)| *window).collect());
-                }
+                Pinning::Done => return Ok(()),
                 Pinning::Failed(why) => return Err(io::Error::other(why.clone())),
-                _ if state.closed => return Err(io::ErrorKind::PermissionDenied.into()),
-                _ => {
+                Pinning::NotBegun | Pinning::UnderWay => {
                     let waited = self.changed.wait(state);
                     state = waited.unwrap_or_else(PoisonError::into_inner);
                 }

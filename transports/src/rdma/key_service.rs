@@ -78,7 +78,7 @@ impl Drop for ExposedMemory {
 }
 
 /// Tells the source of windows until the connection ends. The source finds out what has failed.
-fn serve(exposure: &Exposure, mut side: Side, memory: &Arc<dyn GuestMemory>) {
+fn serve(exposure: &Arc<Exposure>, mut side: Side, memory: &Arc<dyn GuestMemory>) {
     let served = match side.pin_all {
         true => tell_all(exposure, &mut side, memory),
         false => serve_chunks(exposure, &mut side, memory),
@@ -90,10 +90,14 @@ fn serve(exposure: &Exposure, mut side: Side, memory: &Arc<dyn GuestMemory>) {
     }
 }
 
-fn tell_all(exposure: &Exposure, side: &mut Side, memory: &Arc<dyn GuestMemory>) -> io::Result<()> {
-    for window in exposure.pin_all(memory, side.device)? {
-        side.stream.write(&Record::Window(window))?;
-    }
+fn tell_all(
+    exposure: &Arc<Exposure>,
+    side: &mut Side,
+    memory: &Arc<dyn GuestMemory>,
+) -> io::Result<()> {
+    let stream = &mut side.stream;
+    let tell = |window| stream.write(&Record::Window(window));
+    exposure.pin_all(memory, side.device, tell)?;
     side.stream.write(&Record::Everything)
 }
 

@@ -44,6 +44,8 @@ pub struct SourceChannel {
     batch: Batch,
     /// Whether raw pages go past the target's processors where they can.
     is_one_sided: bool,
+    /// Whether the target has done what it does before the first page.
+    is_ready: bool,
     /// Pages of the batch that do.
     placed: Vec<PlacedRun>,
     /// Body of a message, allocated once.
@@ -107,6 +109,7 @@ impl SourceChannel {
             encoder: encoder.with_dedup(dedup_encoder),
             batch: Batch::default(),
             is_one_sided,
+            is_ready: false,
             placed: Vec::with_capacity(if is_one_sided { MAX_FRAME_PAGES } else { 0 }),
             body: Vec::new(),
             cpu_limiter: CpuLimiter::new(limit, workers),
@@ -142,6 +145,11 @@ impl SourceChannel {
         let is_over = self.shared.look(Source::is_over);
         if let Some(until) = self.cpu_limiter.until(now).filter(|_| !is_over) {
             return Ok(Step::Wait(until));
+        }
+        if self.is_one_sided && !std::mem::replace(&mut self.is_ready, true) {
+            // All memory of the target may have to be pinned, which takes long for a large guest. No page
+            // is under way meanwhile.
+            self.writer.can_place(&[]).map_err(lost)?;
         }
         let rested = self.cpu_limiter.end(now);
         self.samples.rest(rested);
