@@ -395,3 +395,85 @@ fn a_client_that_is_killed_leaves_the_guest_where_it_was() {
         pair.a.virsh_ok(&["domjobinfo", "g1"]).contains("None")
     });
 }
+
+/// As a compute node of OpenStack does it: peer-to-peer by libvirt's Python, with typed parameters, asked
+/// after in a loop, and heard of by an event.
+#[test]
+fn a_guest_moves_by_libvirts_python() {
+    require!(qemu());
+    require!(python());
+    let pair = Pair::with_guest();
+    let script = "\
+import libvirt, sys, threading
+libvirt.virEventRegisterDefaultImpl()
+def events():
+    while True: libvirt.virEventRunDefaultImpl()
+threading.Thread(target=events, daemon=True).start()
+source = libvirt.open(sys.argv[1])
+guest = source.lookupByName('g1')
+done = threading.Event()
+def completed(conn, domain, stats, opaque):
+    print('event', stats['operation'], stats['memory_total'] > 0)
+    done.set()
+source.domainEventRegisterAny(guest, libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, completed, None)
+flags = (libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
+    | libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE)
+xml = guest.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+params = {'destination_xml': xml, 'persistent_xml': xml, 'bandwidth': 100}
+moving = threading.Thread(target=guest.migrateToURI3, args=(sys.argv[2], params, flags))
+moving.start()
+while moving.is_alive():
+    try: assert guest.jobStats()['type'] in (0, 2)
+    except libvirt.libvirtError: pass
+    moving.join(0.05)
+print('completed', done.wait(10))
+target = libvirt.open(sys.argv[2])
+there = target.lookupByName('g1')
+print(there.state(), there.isPersistent())
+stats = there.jobStats(libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED)
+print(stats['type'], stats['operation'])
+try: there.migrateToURI3(sys.argv[1], {'frob': 1}, flags)
+except libvirt.libvirtError as e: print(e.get_error_code(), e.get_error_domain(), e)
+";
+    let output = Command::new("timeout")
+        .args([
+            "60",
+            "/usr/bin/python3",
+            "-c",
+            script,
+            &uri(&pair.a),
+            &uri(&pair.b),
+        ])
+        .output()
+        .unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    for line in [
+        "event 5 True",
+        "completed True",
+        "[1, 2] 1",
+        "3 4",
+        "74 0 argument unsupported: parameter 'frob' not supported",
+    ] {
+        assert!(
+            out.lines().any(|l| l == line),
+            "{line}:\n{out}{err}\n{}",
+            pair.a.log()
+        );
+    }
+    assert_eq!(state(&pair.a, "g1"), "none");
+}
+
+fn python() -> Result<(), pagelift_tests::Skip> {
+    let there = Command::new("/usr/bin/python3")
+        .args(["-c", "import libvirt"])
+        .output();
+    match there {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err(pagelift_tests::Skip(
+            "no libvirt for Python; apt-get install python3-libvirt".into(),
+        )),
+    }
+}

@@ -201,9 +201,6 @@ impl JobRecord {
                     let net = number.saturating_sub(self.statistics.get("delta").unwrap_or(0));
                     numbers.extend([(name, number), ("downtime_net", net)]);
                 }
-                "memory_total" | "memory_processed" | "memory_remaining" => {
-                    numbers.push((name, number));
-                }
                 _ => numbers.push((name, number)),
             }
         }

@@ -27,6 +27,8 @@ mod source;
 mod target;
 
 #[cfg(test)]
+mod matrix;
+#[cfg(test)]
 mod simulator;
 #[cfg(test)]
 mod tests;

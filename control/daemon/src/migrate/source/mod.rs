@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use pagelift_rpc::calls::BeginReply;
 use pagelift_rpc::error::{Error, ErrorCode, ErrorDomain};
+use pagelift_rpc::events::JobCompleted;
+use pagelift_rpc::types::{Domain as Wire, NO_ID};
 use pagelift_rpc::xdr::Opaque;
 use pagelift_v3::cookie::{Arrival, Cookie, Phase};
 use pagelift_v3::domain::Flavour;
@@ -207,6 +209,8 @@ impl Outgoing {
         let d = Cookie::decode(cookie, &arrival).ok().flatten();
         let confirmed = self.step(|machine| machine.confirm(cancelled));
         let actions = confirmed.map_err(|refusal| refusal.error(&plan.name))?;
+        let wire = self.guest.wire();
+        let mut completed = None;
         if !cancelled && !arrival.offline {
             let own = lock(&self.running).statistics(plan.stopped_ms);
             let statistics = d.and_then(|d| d.statistics).unwrap_or(own);
@@ -214,9 +218,20 @@ impl Outgoing {
                 incoming: false,
                 statistics,
             };
+            completed = Some(record.stats().params);
             lock(&daemon.migrations().completed).insert(self.guest.uuid(), record);
         }
         settle::act(daemon, self, actions, cancelled);
+        if let Some(params) = completed {
+            daemon.events().emit(&wire, |callback_id| JobCompleted {
+                callback_id,
+                domain: Wire {
+                    id: NO_ID,
+                    ..wire.clone()
+                },
+                params: params.clone(),
+            });
+        }
         if !cancelled && plan.request.flags.has(Flags::UNDEFINE_SOURCE) {
             settle::undefine(daemon, &self.guest);
         }
