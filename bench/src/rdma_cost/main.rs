@@ -15,9 +15,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use pagelift_engine::memory::{GuestMemory, ReadPages};
+use pagelift_engine::memory::{GuestMemory, ReadPages, SharedMemory};
 use pagelift_engine::pipeline::process_cpu;
 use pagelift_engine::transport::{Connection, Role};
 use pagelift_engine::units::{ByteCount, PAGE_BYTES, PageIndex, PageRange};
@@ -118,10 +118,12 @@ fn main() -> Result<()> {
         address,
         copies,
     });
+    let memory = target::memory(options.bytes)?;
+    fill(&memory)?;
     let mut taken = [const { Vec::new() }; 3];
     for _ in 0..options.tries.max(1) {
         for (way, taken) in ways.iter().zip(&mut taken) {
-            taken.push(carry(&way.address, options.bytes).context(way.name)?);
+            taken.push(carry(&way.address, &memory).context(way.name)?);
         }
     }
     let gib = options.bytes.0 as f64 / f64::from(1 << 30);
@@ -157,15 +159,14 @@ impl Drop for Other {
 }
 
 /// Brings all memory over once.
-fn carry(listen: &str, bytes: ByteCount) -> Result<Taken> {
+fn carry(listen: &str, memory: &SharedMemory) -> Result<Taken> {
+    let bytes = memory.layout().pages().bytes();
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--bytes", &bytes.0.to_string(), "target", listen]);
     let mut other = Other(command.stdout(Stdio::piped()).spawn()?);
     let said = other.0.stdout.take().context("its output")?;
     let mut said = BufReader::new(said).lines();
     let address: Endpoint = said.next().context("it has ended")??.parse()?;
-    let memory = target::memory(bytes)?;
-    fill(&*memory)?;
     let link = address.connect_with(&Security::Insecure)?;
     let mut connection = link.connect(Role::Data(0))?;
     send_word(&mut connection, Word::Begin, PageRange::new(0, 0))?;
@@ -220,16 +221,15 @@ fn send_word(connection: &mut Connection, kind: Word, range: PageRange) -> Resul
     Ok(())
 }
 
-/// Page number n is full of n + 1.
-fn fill(memory: &dyn GuestMemory) -> Result<()> {
-    let mut page = [0; PAGE_BYTES];
+/// The content of a page of the memory that is brought over.
+fn content(index: u64) -> Vec<u8> {
+    (index + 1).to_le_bytes().repeat(PAGE_BYTES / 8)
+}
+
+fn fill(memory: &SharedMemory) -> Result<()> {
     for index in 0..memory.layout().pages().0 {
-        for bytes in page.chunks_exact_mut(8) {
-            bytes.copy_from_slice(&(index + 1).to_le_bytes());
-        }
-        memory.write(PageIndex(index), &page)?;
+        memory.write(PageIndex(index), &content(index))?;
     }
-    ensure!(memory.layout().pages().0 > 0, "no memory to bring over");
     Ok(())
 }
 
