@@ -6,9 +6,10 @@ mod support;
 use std::time::Instant;
 
 use pagelift_rpc::calls::{
-    BeginParamsArgs, ConfirmParamsArgs, DomainLookupByName, FinishParamsArgs, MigrateBegin3Params,
-    MigrateConfirm3Params, MigrateFinish3Params, MigratePerform3Params, MigratePrepare3Params,
-    PerformParamsArgs, PrepareParamsArgs,
+    BeginArgs, BeginParamsArgs, ConfirmArgs, ConfirmParamsArgs, DomainLookupByName, FinishArgs,
+    FinishParamsArgs, MigrateBegin3, MigrateBegin3Params, MigrateConfirm3, MigrateConfirm3Params,
+    MigrateFinish3, MigrateFinish3Params, MigratePerform3, MigratePerform3Params, MigratePrepare3,
+    MigratePrepare3Params, PerformArgs, PerformParamsArgs, PrepareArgs, PrepareParamsArgs,
 };
 use pagelift_rpc::error::Error;
 use pagelift_rpc::params::{Params, TypedParam};
@@ -387,4 +388,62 @@ fn a_person_may_keep_a_held_guest() {
         assert_eq!(state(a), STAYS);
     });
     it.ends(STAYS, "none");
+}
+
+/// Clients of old, and those that find no typed parameters: a field for each parameter.
+#[test]
+fn a_guest_moves_by_calls_with_fields() {
+    require!(qemu());
+    let mut it = Move::begun();
+    it.client_is_lost();
+    it.ends("running (booted)", "none");
+    let (flags, told) = (u64::from(PROTECTED_LIVE), u64::from(LIVE));
+    let begun = it.source.call::<MigrateBegin3>(&BeginArgs {
+        domain: it.guest.clone(),
+        xml: None,
+        flags,
+        name: None,
+        bandwidth: 0,
+    });
+    let begun = begun.unwrap();
+    let prepared = it.target.call::<MigratePrepare3>(&PrepareArgs {
+        cookie: begun.cookie,
+        uri: None,
+        flags: told,
+        name: None,
+        bandwidth: 0,
+        xml: begun.xml,
+    });
+    let prepared = prepared.unwrap();
+    let c = it.source.call::<MigratePerform3>(&PerformArgs {
+        domain: it.guest.clone(),
+        xml: None,
+        cookie: prepared.cookie,
+        destination: None,
+        uri: prepared.uri.clone(),
+        flags,
+        name: None,
+        bandwidth: 100,
+    });
+    let finished = it.target.call::<MigrateFinish3>(&FinishArgs {
+        name: "g1".into(),
+        cookie: c.unwrap(),
+        destination: None,
+        uri: prepared.uri,
+        flags: told,
+        cancelled: 0,
+    });
+    let finished = finished.unwrap();
+    assert_eq!(
+        (finished.domain.name.as_str(), finished.domain.uuid),
+        ("g1", it.guest.uuid)
+    );
+    let confirmed = it.source.call::<MigrateConfirm3>(&ConfirmArgs {
+        domain: it.guest.clone(),
+        cookie: finished.cookie,
+        flags,
+        cancelled: 0,
+    });
+    confirmed.unwrap();
+    it.ends(MOVED.0, MOVED.1);
 }
