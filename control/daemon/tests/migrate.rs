@@ -131,13 +131,17 @@ fn a_guest_moves_and_comes_back() {
         (&pair.a, "Outgoing migration"),
         (&pair.b, "Incoming migration"),
     ] {
+        // Those that may only look take it from nobody, and it is told once to others.
+        let looking = format!("{}-ro", uri(daemon));
+        let looked = support::virsh_at(&looking, &["domjobinfo", "--completed", "g1"]);
+        let looked = String::from_utf8_lossy(&looked.stdout).into_owned();
+        assert!(looked.contains("Completed"), "{looked}");
         let info = daemon.virsh_ok(&["domjobinfo", "--completed", "g1"]);
         assert!(
             info.contains("Completed") && info.contains(operation),
             "{info}"
         );
         assert!(info.contains("Total downtime:"), "{info}");
-        // It is told once.
         let info = daemon.virsh_ok(&["domjobinfo", "--completed", "g1"]);
         assert!(info.contains("None"), "{info}");
     }
@@ -372,6 +376,26 @@ fn a_migration_is_asked_after_and_aborted() {
     // And it moves, when it is let.
     pair.migrate(&["--live"]);
     assert_eq!(state(&pair.b, "g1"), "running (migrated)");
+}
+
+/// QEMU may have sent the last of it when somebody lets the guest run on.
+#[test]
+fn a_guest_that_is_being_sent_is_not_resumed() {
+    require!(virsh());
+    require!(qemu());
+    let pair = Pair::with_guest();
+    let (child, _hole) = pair.endless(&[]);
+    pair.a.virsh_ok(&["suspend", "g1"]);
+    let why = pair.a.virsh_fails(&["resume", "g1"]);
+    assert!(why.contains("end the migration first"), "{why}");
+    assert_eq!(state(&pair.a, "g1"), "paused (user)");
+    pair.a.virsh_ok(&["domjobabort", "g1"]);
+    complaint(child);
+    until("it is not being sent", || {
+        pair.a.virsh_ok(&["domjobinfo", "g1"]).contains("None")
+    });
+    pair.a.virsh_ok(&["resume", "g1"]);
+    assert_eq!(state(&pair.a, "g1"), "running (unpaused)");
 }
 
 #[test]

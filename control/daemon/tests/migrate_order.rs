@@ -390,6 +390,34 @@ fn a_person_may_keep_a_held_guest() {
     it.ends(STAYS, "none");
 }
 
+/// What is described to the target stays the guest's description until the migration has ended.
+#[test]
+fn a_guest_that_is_bound_is_not_defined_anew() {
+    require!(qemu());
+    let mut it = Move::begun();
+    let mut other = Client::open(&it.a);
+    let args = pagelift_rpc::calls::DomainFlagsArgs {
+        domain: it.guest.clone(),
+        flags: 2,
+    };
+    let defined = |it: &mut Move| {
+        let xml = it
+            .source
+            .call::<pagelift_rpc::calls::DomainGetXmlDesc>(&args);
+        xml.unwrap().contains("<vcpu placement='static'>2</vcpu>")
+    };
+    let xml = guest_xml("g1", 1).replace("<vcpu>1", "<vcpu>2");
+    other.send_message(&pagelift_rpc::message::Message::call::<
+        pagelift_rpc::calls::DomainDefineXml,
+    >(9, &xml));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(!defined(&mut it));
+    it.confirm(Vec::new(), true).unwrap();
+    let reply = other.reply().unwrap();
+    support::result::<pagelift_rpc::calls::DomainDefineXml>(&reply).unwrap();
+    assert!(defined(&mut it));
+}
+
 /// Clients of old, and those that find no typed parameters: a field for each parameter.
 #[test]
 fn a_guest_moves_by_calls_with_fields() {

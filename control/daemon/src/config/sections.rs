@@ -83,9 +83,10 @@ impl Default for Tls {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections at the same time.
+    /// Connections at the same time; by the read-only socket at most half of them.
     pub clients: usize,
-    /// Of these, connections that have not opened a driver yet.
+    /// Of these, connections that have not opened a driver yet; those of the read-only socket are counted
+    /// apart.
     pub unopened_clients: usize,
     /// Seconds that a connection has to open a driver, TLS handshake included.
     pub open_seconds: u64,
@@ -95,7 +96,8 @@ pub struct Limits {
     pub waiting_calls: usize,
     /// Bytes of a message, its length included; at most 33554436.
     pub message_bytes: usize,
-    /// Bytes that all connections together may hold of messages that are not done with.
+    /// Bytes that all connections together may hold of messages: those that are not whole yet, calls that
+    /// wait or run, and answers and events that are not sent. The read-only socket's may hold half of it.
     pub memory_bytes: usize,
 }
 

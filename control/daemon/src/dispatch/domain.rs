@@ -141,9 +141,10 @@ fn changes(on: &mut Dispatcher) {
     });
     on.on::<DomainResume>(Needs::Write("virDomainResume"), |caller, domain| {
         let guest = guest(caller, &domain)?;
+        let job = guest.begin("remoteDispatchDomainResume")?;
         // A guest that is held because its target is silent stays by a person's decision.
         match crate::migrate::calls::may_resume(caller, &guest)? {
-            true => guest.resume(),
+            true => guest.resume(&job),
             false => Ok(()),
         }
     });
@@ -244,7 +245,7 @@ fn messages(caller: Caller<'_>, args: DomainFlagsArgs) -> Answer<List<String, 20
 
 fn define(caller: Caller<'_>, xml: &str) -> Answer<Domain> {
     let guests = caller.daemon.guests();
-    Ok(guests.define(guests.describe(xml)?)?.wire())
+    Ok(guests.define_for_client(guests.describe(xml)?)?.wire())
 }
 
 fn set_autostart(caller: Caller<'_>, args: AutostartArgs) -> Answer<()> {

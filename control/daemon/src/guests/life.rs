@@ -226,12 +226,11 @@ impl Guest {
         self.turn(state::PAUSED_USER, lifecycle::SUSPENDED_PAUSED)
     }
 
-    /// Lets the guest run on.
+    /// Lets the guest, whose job the caller has, run on.
     ///
     /// # Errors
     /// When it runs, or has ended.
-    pub fn resume(self: &Arc<Self>) -> Result<(), Error> {
-        let _job = self.begin("remoteDispatchDomainResume")?;
+    pub fn resume(&self, _job: &Job) -> Result<(), Error> {
         let inner = self.inner();
         let qemu = inner.qemu()?;
         if inner.state.0 == state::RUNNING_BOOTED.0 {

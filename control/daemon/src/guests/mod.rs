@@ -163,12 +163,35 @@ impl Guests {
         Ok(domain)
     }
 
+    /// As [`define`](Self::define), once the guest is bound to no migration.
+    ///
+    /// # Errors
+    /// As there, and when the migration does not end within 30 seconds.
+    pub fn define_for_client(&self, domain: Domain) -> Result<Arc<Guest>, Error> {
+        loop {
+            let all = self.all();
+            let there = all.get(&domain.uuid).cloned();
+            let Some(bound) = there.filter(|guest| guest.inner().migration.is_some()) else {
+                return self.define_in(all, domain);
+            };
+            drop(all);
+            drop(bound.begin("remoteDispatchDomainDefineXMLFlags")?);
+        }
+    }
+
     /// Defines a guest, or defines one anew.
     ///
     /// # Errors
     /// When another guest has its name or UUID, or it cannot be kept.
     pub fn define(&self, domain: Domain) -> Result<Arc<Guest>, Error> {
-        let mut all = self.all();
+        self.define_in(self.all(), domain)
+    }
+
+    fn define_in(
+        &self,
+        mut all: MutexGuard<'_, BTreeMap<Uuid, Arc<Guest>>>,
+        domain: Domain,
+    ) -> Result<Arc<Guest>, Error> {
         let guest = self.room_for(&mut all, &domain)?;
         let mut inner = guest.inner();
         let event = match inner.definition {

@@ -24,6 +24,7 @@ pub(super) struct Calls {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Message>,
+    /// Of calls that wait or run.
     bytes: usize,
     threads: usize,
     ended: bool,
@@ -50,8 +51,8 @@ impl Calls {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls that wait, and their bytes.
-    pub(super) fn waiting(&self) -> (usize, usize) {
+    /// How many calls wait, and the bytes of those that wait or run.
+    pub(super) fn held(&self) -> (usize, usize) {
         let state = self.state();
         (state.waiting.len(), state.bytes)
     }
@@ -95,11 +96,12 @@ impl Calls {
                 state.threads -= 1;
                 return;
             };
-            state.bytes -= HEADER_BYTES + call.body.len();
             drop(state);
             // There may be room to read on.
             self.outbox.nudge();
             self.answer(&call);
+            self.state().bytes -= HEADER_BYTES + call.body.len();
+            self.outbox.nudge();
         }
     }
 
@@ -124,7 +126,8 @@ impl Calls {
     pub(super) fn end(&self) {
         let mut state = self.state();
         state.ended = true;
-        state.waiting.clear();
-        state.bytes = 0;
+        let waited = std::mem::take(&mut state.waiting);
+        let bytes = waited.iter().map(|call| HEADER_BYTES + call.body.len());
+        state.bytes -= bytes.sum::<usize>();
     }
 }

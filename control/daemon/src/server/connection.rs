@@ -132,7 +132,12 @@ impl Connection {
         if self.session.is_open() {
             self.slot.opened();
         }
-        let (waiting, bytes) = self.calls.waiting();
+        let (waiting, mut bytes) = self.calls.held();
+        bytes += self.outbox.held()
+            + self
+                .sending
+                .as_ref()
+                .map_or(0, |(message, _)| message.len());
         if !self.slot.holds(bytes + self.frames.held()) && self.frames.held() > READ_BYTES {
             return Err(Why::TooMuchHeld);
         }

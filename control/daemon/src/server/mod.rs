@@ -155,7 +155,7 @@ fn accept(daemon: &Arc<Daemon>, listeners: &[Listener], stop: &Wake, open: &Arc<
 }
 
 fn serve(daemon: &Arc<Daemon>, accepted: Accepted, limiter: &Arc<Limiter>, open: &Arc<Open>) {
-    let Some(slot) = limiter.admit() else {
+    let Some(slot) = limiter.admit(accepted.read_only) else {
         warn!(peer = %accepted.peer, "too many clients: refused");
         return;
     };

@@ -147,6 +147,12 @@ impl Outbox {
         (message, end)
     }
 
+    /// The bytes that lie here.
+    pub(super) fn held(&self) -> usize {
+        let queue = self.queue();
+        queue.answers + queue.posted
+    }
+
     /// Whether the connection ends now, whatever has not been sent.
     pub(super) fn is_closed(&self) -> bool {
         self.queue().end == End::Closed
@@ -197,6 +203,7 @@ mod tests {
         let outbox = Outbox::new().unwrap();
         assert!(outbox.answer(&long()));
         assert!(outbox.queue().answers > ANSWER_BYTES);
+        assert_eq!(outbox.held(), outbox.queue().answers);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| outbox.answer(&Message::keepalive(PING)));
             let (first, end) = outbox.next();

@@ -9,6 +9,8 @@ pub enum Refusal {
     AlreadyMoving,
     /// The guest is not being moved.
     NotMoving,
+    /// Memory is being sent; the target may have all of it before that is known here.
+    BeingSent,
     /// Perform has been called, and has succeeded.
     AlreadyPerformed,
     /// Confirm came before the guest was sent.
@@ -40,6 +42,10 @@ impl Refusal {
                 "another migration job is already running for domain '{name}'"
             )),
             Self::NotMoving => not_now(format!("domain '{name}' is not being migrated")),
+            Self::BeingSent => not_now(format!(
+                "domain '{name}' is being sent, and its target may have all of it before that is known \
+                 here: end the migration first (virDomainAbortJob, domjobabort)"
+            )),
             Self::AlreadyPerformed => not_now(format!(
                 "domain '{name}' has been sent already, and waits for Confirm"
             )),

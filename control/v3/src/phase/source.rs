@@ -243,11 +243,13 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// [`Refusal::AlreadyPerformed`] as long as the target has not been asked in vain.
+    /// [`Refusal::AlreadyPerformed`] as long as the target has not been asked in vain,
+    /// [`Refusal::BeingSent`] before that.
     pub fn decided_to_stay(&mut self) -> Step {
         match self {
             Self::Asking { held: true } => Ok(self.answered(Answer::Dropped)),
             Self::Asking { held: false } | Self::Performed { .. } => Err(Refusal::AlreadyPerformed),
+            Self::Performing { .. } => Err(Refusal::BeingSent),
             _ => Err(Refusal::NotMoving),
         }
     }
@@ -278,10 +280,11 @@ impl Source {
         !matches!(self, Self::Idle)
     }
 
-    /// Whether the guest may be let run here by anybody but this machine.
+    /// Whether the guest may be let run here by anybody but this machine. While memory is sent it may not
+    /// either: QEMU may have sent the last of it, and this machine not know yet.
     #[must_use]
     pub const fn may_run(&self) -> bool {
-        !matches!(self, Self::Performed { .. } | Self::Asking { .. })
+        matches!(self, Self::Idle | Self::Begun { .. })
     }
 
     /// What is to be known after the daemon was killed.

@@ -95,6 +95,15 @@ pub fn capabilities(qmp: &Qmp) -> Result<Vec<String>, QmpError> {
     Ok(names.map(str::to_owned).collect())
 }
 
+/// Whether something is done to a disk of the guest: a copy, a mirror, a commit.
+///
+/// # Errors
+/// As the monitor's.
+pub fn has_block_job(qmp: &Qmp) -> Result<bool, QmpError> {
+    let jobs = qmp.execute("query-block-jobs", Value::Null)?;
+    Ok(jobs.as_array().is_some_and(|jobs| !jobs.is_empty()))
+}
+
 /// How far the migration is.
 ///
 /// # Errors

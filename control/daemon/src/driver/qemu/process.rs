@@ -110,10 +110,12 @@ impl Qemu {
                 });
             }
         };
+        let pid = starting.0.as_ref().map_or(0, Child::id);
+        // Before it is let go: without its descriptor it is killed.
+        let process = open_process(pid)?;
         let child = starting.0.take();
-        let pid = child.as_ref().map_or(0, Child::id);
         Ok(Self {
-            process: open_process(pid)?,
+            process,
             qmp,
             pid,
             child: Mutex::new(child),

@@ -137,7 +137,8 @@ fn stats(caller: Caller<'_>, args: DomainFlagsArgs) -> Answer<JobStats> {
     let migrations = caller.daemon.migrations();
     if args.flags & STATS_COMPLETED != 0 {
         let mut completed = lock(&migrations.completed);
-        let keep = args.flags & STATS_KEEP_COMPLETED != 0;
+        // Who may only look takes it away from nobody.
+        let keep = args.flags & STATS_KEEP_COMPLETED != 0 || caller.session.is_read_only();
         let record = match keep {
             true => completed.get(&guest.uuid()).cloned(),
             false => completed.remove(&guest.uuid()),
@@ -173,10 +174,11 @@ fn abort(caller: Caller<'_>, domain: Domain) -> Answer<()> {
     Ok(())
 }
 
-/// A person lets a guest run on that is held, or may not.
+/// Whether a person may let the guest run on; `false` for one that was held, and does so by this. The
+/// caller has the guest's job: Perform begins to send only while nobody has it.
 ///
 /// # Errors
-/// When the guest has been sent, and its target may have it.
+/// When the guest is being sent or has been, and its target may have it.
 pub(crate) fn may_resume(caller: Caller<'_>, guest: &Guest) -> Answer<bool> {
     let Some(outgoing) = caller.daemon.migrations().outgoing(guest.uuid()) else {
         return Ok(true);

@@ -80,6 +80,7 @@ impl Plan {
         }
         let facts = Facts {
             active: active && qemu.is_some(),
+            // There is no way to make one here.
             snapshots: 0,
             blockers: match &qemu {
                 Some(qemu) if !offline => native::progress(qemu.qmp()).map_err(monitor)?.blockers(),
@@ -87,7 +88,10 @@ impl Plan {
             },
             unshared_disks: unshared(daemon, &current),
             io_error: before == state::PAUSED_IO_ERROR,
-            block_job: false,
+            block_job: match &qemu {
+                Some(qemu) if !offline => native::has_block_job(qemu.qmp()).map_err(monitor)?,
+                _ => false,
+            },
         };
         safety::check(request.flags, &request.risks, &facts)?;
         let has = match &qemu {

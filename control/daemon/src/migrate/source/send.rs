@@ -66,6 +66,11 @@ impl Outgoing {
         cookie_b: &[u8],
         lost: &dyn Fn() -> bool,
     ) -> Answer<()> {
+        // Whoever lets the guest run on has its job: from here on it is seen that it is being sent.
+        drop(
+            self.guest
+                .begin("remoteDispatchDomainMigratePerform3Params")?,
+        );
         let name = lock(&self.plan).name.clone();
         let arrival = Arrival {
             phase: Phase::Perform,
