@@ -35,6 +35,7 @@ fn all_steps() -> Vec<RollbackStep> {
         RollbackStep::SetCapabilities(vec![(name("events"), false), (name("x"), true)]),
         RollbackStep::SetParameters(parameters),
         RollbackStep::DirectDisk(name("#block1.a_b")),
+        RollbackStep::Quit,
     ]
 }
 
@@ -112,11 +113,11 @@ fn messages_have_the_documented_bytes() {
     assert_eq!(
         Request::SetRollback(RollbackScript::new(b"/q".to_vec(), all_steps()).unwrap()).encode(),
         [
-            &b"PLAG\x02\x00\x03\x00\x41\x00\x00\x00\x02\x00/q\x05\x00\x01\x02"[..],
+            &b"PLAG\x02\x00\x03\x00\x42\x00\x00\x00\x02\x00/q\x06\x00\x01\x02"[..],
             b"\x03\x02\x06events\x00\x01x\x01",
             b"\x04\x03\x03p-1\x01\xff\xff\xff\xff\xff\xff\xff\xff",
             b"\x03p-1\x02\x01\x03p-1\x03\x04a\"b\\",
-            b"\x05\x0b#block1.a_b",
+            b"\x05\x0b#block1.a_b\x06",
         ]
         .concat()
     );
@@ -268,7 +269,7 @@ fn a_rollback_script_keeps_its_limits_in_both_directions() {
     for payload in [
         &b"\x00\x00\x01\x00\x02"[..],                   // no path
         b"\x02\x00/q\x00\x00",                          // no step
-        b"\x02\x00/q\x01\x00\x06",                      // a step that does not exist
+        b"\x02\x00/q\x01\x00\x07",                      // a step that does not exist
         b"\x02\x00/q\x01\x00\x05\x00",                  // a disk without a name
         b"\x02\x00/q\x01\x00\x05\x02a\x22",             // a quote in a name
         b"\x02\x00/q\x01\x00\x05\x02a ",                // a space in a name
@@ -290,6 +291,7 @@ fn a_step_is_one_command_and_nothing_breaks_out_of_it() {
         r#"{"execute":"migrate-set-capabilities","arguments":{"capabilities":[{"capability":"events","state":false},{"capability":"x","state":true}]}}"#,
         r#"{"execute":"migrate-set-parameters","arguments":{"p-1":18446744073709551615,"p-1":true,"p-1":"a\"b\\"}}"#,
         r##"{"execute":"human-monitor-command","arguments":{"command-line":"qemu-io #block1.a_b \"reopen -o cache.direct=on\""}}"##,
+        r#"{"execute":"quit"}"#,
     ];
     assert_eq!(commands, expected);
     for text in [
