@@ -81,15 +81,19 @@ impl DirectError {
         Self::Ended(Box::new(self))
     }
 
-    /// The same, or, if a monitor at `path` was there and nobody listens any more, that.
+    /// The same, or, if a monitor at `path` broke off and nobody listens there any more, that. One that
+    /// has answered, even by a refusal, was alive.
     pub(super) fn or_gone(self, path: &Path) -> Self {
-        let was_there = !matches!(
+        let broke_off = matches!(
             self,
-            Self::Qemu(QemuMigrationError::Qmp(QmpError::Connect { .. }))
+            Self::Gone(_)
+                | Self::Qemu(QemuMigrationError::Qmp(
+                    QmpError::Lost { .. } | QmpError::Process { .. }
+                ))
         );
         let refused = UnixStream::connect(path).err().map(|error| error.kind());
         match refused {
-            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) if was_there => {
+            Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) if broke_off => {
                 Self::Ended(Box::new(self))
             }
             _ => self,
