@@ -191,7 +191,7 @@ fn private_pluggable_memory_is_refused_and_persistent_memory_is_no_ram() {
     }
     let folder = tempfile::tempdir().unwrap();
     let storage = format!(
-        "memory-backend-file,id=disk0,size=4M,mem-path={}/pmem,share=on",
+        "memory-backend-file,id=disk0,size=4M,mem-path={}/pmem,share=on,discard-data=on",
         folder.path().display()
     );
     let qemu = TestQemu::start(&[
@@ -218,6 +218,9 @@ fn private_pluggable_memory_is_refused_and_persistent_memory_is_no_ram() {
             .eq(["more", "pc.ram"])
     );
     assert_eq!(guest.persistent, ["disk0"]);
+    // Which it would no longer be when this QEMU has ended: such a file is not left alone.
+    let emptied = |id: &str| guest.backends.iter().any(|b| b.id == id && b.discards_data);
+    assert!(emptied("disk0") && !emptied("pc.ram"));
     let disks = guest.open_persistent().unwrap();
     assert_eq!((disks.len(), disks[0].bytes), (1, 4 << 20));
     assert_refused(

@@ -21,6 +21,8 @@ pub struct Backend {
     pub pmem: bool,
     /// `readonly=on`.
     pub readonly: bool,
+    /// Whether QEMU empties the file when it ends (`discard-data=on`).
+    pub discards_data: bool,
 }
 
 impl Backend {
@@ -84,6 +86,7 @@ pub fn list(qmp: &Qmp) -> Result<Vec<Backend>, QmpError> {
             path: property("mem-path")?.as_str().map(str::to_owned),
             pmem: flag(property("pmem")?),
             readonly: flag(property("readonly")?),
+            discards_data: flag(property("discard-data")?),
             id: id.to_owned(),
             kind,
         });

@@ -122,6 +122,12 @@ pub enum InspectError {
         /// Ours.
         own: u32,
     },
+    /// A file that both QEMUs have would be emptied by the one that ends first.
+    #[error(
+        "memory backend {0} has discard-data=on: QEMU would empty its file when it ends, also while the \
+         other QEMU runs the guest in it; start both QEMUs without it"
+    )]
+    DiscardsData(String),
     /// QEMU's list and the process's mappings do not agree.
     #[error(
         "RAM block {block}: process {pid} has no shared file mapped for writing at {address:#x}; if QEMU runs \
@@ -138,7 +144,7 @@ pub enum InspectError {
 }
 
 impl Guest {
-    /// Asks QEMU all about the guest. Some 400 commands; 30 to 300 ms.
+    /// Asks QEMU all about the guest, by some 100 commands.
     ///
     /// # Errors
     /// When QEMU does not answer, or its process cannot be found.

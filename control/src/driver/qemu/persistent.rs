@@ -153,6 +153,7 @@ impl GuestFiles {
                     what: format!("block {}", block.name),
                     source,
                 };
+                guest.keeps_data(&block)?;
                 files.left_alone.push(PersistentFile {
                     file: KnownFile::of(block.name.clone(), &block.file).map_err(process)?,
                     assume_same: false,
@@ -174,6 +175,7 @@ impl GuestFiles {
                 files.moved.push(block);
                 continue;
             }
+            guest.keeps_data(&block)?;
             let file = KnownFile::of(name, &block.file).map_err(process)?;
             let is_remote = file.reach() == Reach::Wider;
             files.left_alone.push(PersistentFile {
@@ -186,6 +188,17 @@ impl GuestFiles {
             }
         }
         Ok(files)
+    }
+}
+
+impl Guest {
+    /// That a file which both QEMUs have outlives the one that ends first.
+    fn keeps_data(&self, block: &RamBlock) -> Result<(), InspectError> {
+        let backend = self.backends.iter().find(|b| b.id == block.backend_id);
+        match backend.is_some_and(|backend| backend.discards_data) {
+            true => Err(InspectError::DiscardsData(block.backend_id.clone())),
+            false => Ok(()),
+        }
     }
 }
 

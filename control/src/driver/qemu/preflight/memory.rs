@@ -147,6 +147,7 @@ mod tests {
             path: Some("/dev/shm/m0".into()),
             pmem: false,
             readonly: false,
+            discards_data: false,
         };
         assert_eq!(check_backend(&file, None, Side::Source), None);
         let private = Backend {
@@ -183,6 +184,7 @@ mod tests {
         assert!(check_backend(&memfd, None, Side::Source).is_some());
         let readonly = Backend {
             readonly: true,
+            discards_data: false,
             ..file.clone()
         };
         assert!(check_backend(&readonly, None, Side::Source).is_some());
