@@ -14,10 +14,10 @@ use pagelift_control::job::{JobStatus, prepare_outgoing, prepare_outgoing_over};
 use pagelift_control::qmp::Address;
 use pagelift_control::remote::{SshLink, SshTarget};
 use pagelift_control::throttle::ThrottleBy;
-use pagelift_engine::Ended;
 use pagelift_engine::pipeline::process_cpu;
 use pagelift_engine::transport::RateCapped;
 use pagelift_engine::units::Rate;
+use pagelift_engine::{CancelToken, Ended};
 use pagelift_transports::Endpoint;
 
 use crate::exit::{self, ExitCode};
@@ -165,7 +165,7 @@ impl SendCommand {
     ///
     /// # Errors
     /// When ssh does not get there, or something is missing there.
-    fn start_receiver(&self, to: &SshTarget) -> Result<Box<dyn RateCapped>> {
+    fn start_receiver(&self, to: &SshTarget, cancel: &CancelToken) -> Result<Box<dyn RateCapped>> {
         let ssh: Vec<_> = self.ssh.split_whitespace().map(Into::into).collect();
         let (host, is_quiet) = (to.host.clone(), self.output.quiet);
         let said = move |line: &str| {
@@ -173,7 +173,8 @@ impl SendCommand {
                 print::note(format_args!("{host}: {line}"));
             }
         };
-        let started = SshLink::start(to, &ssh, &self.qmp, &self.persistent.words(), said)?;
+        let options = self.persistent.words();
+        let started = SshLink::start(to, &ssh, &self.qmp, &options, cancel, said)?;
         Ok(started.link)
     }
 
@@ -205,7 +206,7 @@ impl SendCommand {
                 bail!("--rdma-pin-all takes an address rdma://HOST:PORT");
             }
             Destination::Ssh(to) => {
-                let link = self.start_receiver(to)?;
+                let link = self.start_receiver(to, controls.cancel_token())?;
                 prepare_outgoing_over(&driver, link, &shown)
             }
         };

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pagelift_engine::plain_text;
+use pagelift_engine::sys::random_number;
 use serde::{Deserialize, Serialize};
 
 use super::{GuestCommand, RemoteError, message};
@@ -75,9 +76,9 @@ impl Arrival {
 
     fn start(guest: &GuestCommand, pagelift: &Path) -> Result<Self, String> {
         let words = |error: io::Error| error.to_string();
-        let folder = std::env::temp_dir().join(format!("{ARRIVAL_FOLDER}.{}", std::process::id()));
-        // Left by a process of this number that was killed.
-        let _ = fs::remove_dir_all(&folder);
+        // Never one that is there: it may be that of a guest which has arrived and runs.
+        let number = random_number().map_err(|error| error.to_string())?;
+        let folder = std::env::temp_dir().join(format!("{ARRIVAL_FOLDER}.{number:032x}"));
         DirBuilder::new()
             .mode(0o700)
             .create(&folder)
@@ -95,7 +96,10 @@ impl Arrival {
         command.arg(format!("unix:{socket},server=on,wait=off"));
         command.current_dir(&guest.dir).stdin(Stdio::null());
         command.stderr(log.try_clone().map_err(words)?).stdout(log);
-        let qemu = command.spawn().map_err(words)?;
+        let qemu = command.spawn().map_err(|error| {
+            let _ = fs::remove_dir_all(&folder);
+            words(error)
+        })?;
         let mut arrival = Self {
             qemu,
             folder,

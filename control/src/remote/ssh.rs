@@ -2,20 +2,26 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use pagelift_engine::plain_text;
 use pagelift_engine::transport::RateCapped;
+use pagelift_engine::{CancelToken, plain_text};
 use pagelift_transports::{Security, link_through};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::arrival::Answer;
 use super::{GuestCommand, RemoteError, message};
 use crate::qmp::Address;
+
+/// How long the other side may take to answer: somebody may have to type a password, QEMU has to start.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A host that is reached by ssh, and what is to be done there:
 /// `ssh://[USER@]HOST[:PORT][?OPTION=VALUE&...]`.
@@ -163,15 +169,18 @@ impl fmt::Debug for SshLink {
 
 impl SshLink {
     /// Starts a receiver at `target`, by the command `ssh`, for the guest behind the monitor `qmp`.
-    /// `options` are for the receiver. What it prints is given to `said`, line by line.
+    /// `options` are for the receiver. What it prints is given to `said`, line by line. `cancel` ends
+    /// the waiting.
     ///
     /// # Errors
-    /// When ssh does not get there, or something is missing there. Nothing runs there then.
+    /// When ssh does not get there within three minutes, or something is missing there. Nothing runs there
+    /// then.
     pub fn start(
         target: &SshTarget,
         ssh: &[OsString],
         qmp: &Address,
         options: &[String],
+        cancel: &CancelToken,
         said: impl Fn(&str) + Send + 'static,
     ) -> Result<Self, RemoteError> {
         let failed = |why: String| RemoteError::Ssh {
@@ -192,19 +201,19 @@ impl SshLink {
         let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
         let words = Words::default();
         if let Some(stderr) = child.stderr.take() {
-            words
-                .listen(stderr, said)
-                .map_err(|error| failed(error.to_string()))?;
+            words.listen(stderr, said).map_err(|error| {
+                give_up(&mut child);
+                failed(error.to_string())
+            })?;
         }
         if let Some(guest) = guest {
-            let answer = ask(&mut child, &guest).map_err(|error| {
-                let ended = error.kind() != io::ErrorKind::InvalidData;
-                failed(match ended {
-                    true => words.of_end(&mut child),
-                    false => {
+            let answer = ask(&mut child, &guest, cancel).map_err(|error| {
+                failed(match error.kind() {
+                    io::ErrorKind::InvalidData | io::ErrorKind::TimedOut => {
                         give_up(&mut child);
                         error.to_string()
                     }
+                    _ => words.of_end(&mut child),
                 })
             })?;
             if !answer.missing.is_empty() {
@@ -239,12 +248,61 @@ impl SshTarget {
     }
 }
 
-fn ask(child: &mut Child, guest: &GuestCommand) -> io::Result<Answer> {
+fn ask(child: &mut Child, guest: &GuestCommand, cancel: &CancelToken) -> io::Result<Answer> {
     if let Some(stdin) = &mut child.stdin {
         message::write(stdin, guest)?;
     }
     let stdout = child.stdout.as_mut().ok_or(io::ErrorKind::UnexpectedEof)?;
-    message::read(stdout)
+    message::read(&mut Patient {
+        stdout,
+        cancel,
+        until: Instant::now() + PATIENCE,
+    })
+}
+
+/// Standard output of a program that may never say anything.
+struct Patient<'a> {
+    stdout: &'a mut ChildStdout,
+    cancel: &'a CancelToken,
+    until: Instant,
+}
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        /// How often the token is looked at.
+        const LOOK: Timespec = Timespec {
+            tv_sec: 0,
+            tv_nsec: 100_000_000,
+        };
+        let end = |why: String| Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        loop {
+            if self.cancel.is_cancelled() {
+                return end("cancelled before the other side had answered".into());
+            }
+            if Instant::now() >= self.until {
+                return end(format!("no answer from there within {PATIENCE:?}"));
+            }
+            let mut fds = [PollFd::new(self.stdout, PollFlags::IN)];
+            match poll(&mut fds, Some(&LOOK)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return self.stdout.read(buffer),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// The end of a program that has closed its output; it is killed if that does not come within a second.
+fn ended_soon(child: &mut Child) -> Option<ExitStatus> {
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    child.wait().ok()
 }
 
 /// Ends a program whose answer makes no sense, or says no.
@@ -284,7 +342,8 @@ impl Words {
     /// Why a program has ended before it answered.
     fn of_end(&self, child: &mut Child) -> String {
         drop((child.stdin.take(), child.stdout.take()));
-        let why = match child.wait().ok().and_then(|status| status.code()) {
+        let status = ended_soon(child);
+        let why = match status.and_then(|status| status.code()) {
             Some(255) => "ssh does not get there".to_owned(),
             Some(127) => {
                 "pagelift-receive is not in PATH there; install it, or name it: ?receive=PROGRAM"
@@ -294,7 +353,7 @@ impl Words {
             None => "ssh was killed".to_owned(),
         };
         // Its last words may be on their way.
-        thread::sleep(std::time::Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match kept.is_empty() {
             true => why,
