@@ -102,7 +102,8 @@ impl Events {
         Ok(Self { library, channel })
     }
 
-    /// A new identifier for a connection, to be dropped before the channel.
+    /// A new identifier for a connection, to be dropped before the channel: in a structure its field
+    /// stands before that of the channel, in a function its variable is declared behind it.
     pub(super) fn id(&self) -> io::Result<Id> {
         let mut id = std::ptr::null_mut();
         // SAFETY: the channel is open for as long as the identifier is used, which callers see to.
@@ -189,7 +190,7 @@ impl Id {
 impl Drop for Id {
     fn drop(&mut self) {
         if !self.id.is_null() {
-            // SAFETY: it is ours, and its channel is still there.
+            // SAFETY: it is ours, and its channel is still there, as `Events::id` asks of its callers.
             unsafe { (self.library.rdma_destroy_id)(self.id) };
         }
     }

@@ -5,7 +5,7 @@
 use std::io;
 use std::time::Instant;
 
-use super::abi::{CONNECT_REQUEST, ESTABLISHED};
+use super::abi::{CONNECT_REQUEST, CmId, ESTABLISHED};
 use super::connection::{Connected, Depths, parameters};
 use super::events::{Events, Id, Wake, failed};
 
@@ -14,7 +14,7 @@ const FAMILY: libc::sa_family_t = 10;
 
 /// Listens on all RDMA devices for one connection.
 pub(in super::super) struct CmListener {
-    // Dropped before the channel.
+    // Before the channel, which rdma_destroy_id reads: fields are dropped in their order.
     id: Id,
     events: Events,
     port: u16,
@@ -63,29 +63,12 @@ impl CmListener {
         wake: &Wake,
         ready: impl FnOnce(&mut Connected) -> io::Result<()>,
     ) -> io::Result<Connected> {
-        let Self {
-            id: listening,
-            events,
-            ..
-        } = self;
-        let library = events.library;
-        let request = loop {
-            let event = events.take_before(deadline, wake)?;
-            if event.kind != CONNECT_REQUEST {
-                continue;
-            }
-            // Private data is padded.
-            if event.private_data.get(..number.len()) == Some(number) {
-                break event.id;
-            }
-            // SAFETY: the identifier of a request is ours.
-            unsafe {
-                (library.rdma_reject)(event.id, std::ptr::null(), 0);
-                (library.rdma_destroy_id)(event.id);
-            }
-        };
+        // While this may fail, `self` is whole: its fields are dropped in their order.
+        let request = self.request(number, deadline, wake)?;
+        let Self { id, events, .. } = self;
         // What was accepted lives on without it.
-        drop(listening);
+        drop(id);
+        let library = events.library;
         let mut connected = Connected::new(events, request, depths, wake.clone())?;
         ready(&mut connected)?;
         let mut parameters = parameters(&[]);
@@ -93,5 +76,25 @@ impl CmListener {
         failed(unsafe { (library.rdma_accept)(request, &raw mut parameters) })?;
         connected.expect(ESTABLISHED, deadline)?;
         Ok(connected)
+    }
+
+    /// The identifier of the request that brings `number`, which is the caller's; others are rejected.
+    fn request(&self, number: &[u8], deadline: Instant, wake: &Wake) -> io::Result<*mut CmId> {
+        let library = self.events.library;
+        loop {
+            let event = self.events.take_before(deadline, wake)?;
+            if event.kind != CONNECT_REQUEST {
+                continue;
+            }
+            // Private data is padded.
+            if event.private_data.get(..number.len()) == Some(number) {
+                return Ok(event.id);
+            }
+            // SAFETY: the identifier of a request is ours, and its channel is there.
+            unsafe {
+                (library.rdma_reject)(event.id, std::ptr::null(), 0);
+                (library.rdma_destroy_id)(event.id);
+            }
+        }
     }
 }
