@@ -6,6 +6,7 @@
 
 mod child;
 mod open;
+mod sigpipe;
 
 pub(crate) use child::Carrier;
 
@@ -166,7 +167,7 @@ impl Sink {
             // Not writev(2), which would raise SIGPIPE in a program that does not ignore it.
             return SockRef::from(&self.file).send_vectored_with_flags(parts, libc::MSG_NOSIGNAL);
         }
-        (&self.file).write_vectored(parts)
+        sigpipe::withheld(|| (&self.file).write_vectored(parts))
     }
 }
 
