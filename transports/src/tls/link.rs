@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use pagelift_engine::transport::{Closer, Connection, Link, Listener, Peer, Role};
+use pagelift_engine::units::ByteCount;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, KeyLog, ServerConfig, ServerConnection};
 
@@ -15,7 +16,7 @@ use super::receive::TlsReader;
 use super::send::TlsHalf;
 use super::session::Session;
 
-/// How long a connection may take to be established, from the source's side.
+/// How long the two sides may take to authenticate each other, from the source's side.
 const ESTABLISH: Duration = Duration::from_secs(10);
 
 /// The source's way to its target, by TLS over `L`.
@@ -52,15 +53,25 @@ impl<L: Link> TlsLink<L> {
 }
 
 impl<L: Link> TlsLink<L> {
-    /// A connection on which both sides are authenticated by `deadline`.
-    pub(super) fn established(&self, role: Role, deadline: Instant) -> io::Result<Wrapped> {
+    /// A connection of the link below with TLS around it, and by when it must be established. How long
+    /// the link may take is its own affair: somebody may have to type a password.
+    pub(super) fn begun(&self, role: Role, patience: Duration) -> io::Result<(Wrapped, Instant)> {
         let plain = self.link.connect(role)?;
+        let deadline = Instant::now() + patience;
         let secrets = Arc::new(TrafficSecrets::default());
         let mut config = ClientConfig::clone(&self.config);
         config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
         let tls =
             ClientConnection::new(Arc::new(config), self.name.clone()).map_err(io::Error::other)?;
-        let mut wrapped = Wrapped::new(&self.local, plain, tls.into(), secrets);
+        Ok((
+            Wrapped::new(&self.local, plain, tls.into(), secrets),
+            deadline,
+        ))
+    }
+
+    /// A connection on which both sides are authenticated, within `patience` once there is one.
+    pub(super) fn established(&self, role: Role, patience: Duration) -> io::Result<Wrapped> {
+        let (mut wrapped, deadline) = self.begun(role, patience)?;
         loop {
             match wrapped.rx.establish(Some(deadline)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -77,8 +88,11 @@ impl<L: Link> TlsLink<L> {
 impl<L: Link> Link for TlsLink<L> {
     /// Waits until both sides are authenticated.
     fn connect(&self, role: Role) -> io::Result<Connection> {
-        self.established(role, Instant::now() + ESTABLISH)
-            .map(Into::into)
+        self.established(role, ESTABLISH).map(Into::into)
+    }
+
+    fn connection_bytes(&self) -> ByteCount {
+        self.link.connection_bytes()
     }
 }
 
@@ -123,6 +137,10 @@ impl<L: Listener> Listener for TlsListener<L> {
 
     fn address(&self) -> String {
         self.listener.address()
+    }
+
+    fn connection_bytes(&self) -> ByteCount {
+        self.listener.connection_bytes()
     }
 }
 

@@ -1,9 +1,10 @@
 use std::io::{self, Read};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pagelift_engine::transport::{Connection, Listener, Role};
+use pagelift_engine::transport::{Connection, Link, Listener, Role};
 
 use super::*;
 use crate::socket::{Owner, SocketAddress, SocketLink, SocketServer};
@@ -17,8 +18,8 @@ fn pair() -> (Connection, Connection) {
     let listener = TlsListener::by_token(server, &token).unwrap();
     let link = TlsLink::by_token(SocketLink::new(address, Owner::Anybody), &token).unwrap();
     let connecting = thread::spawn(move || {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let connection = link.established(Role::Control, deadline).unwrap();
+        let patience = Duration::from_secs(60);
+        let connection = link.established(Role::Control, patience).unwrap();
         assert!(
             connection.rx.deadline.is_none(),
             "it is for establishing alone"
@@ -74,4 +75,30 @@ fn keys_are_updated_before_their_limit_and_nothing_is_lost() {
             assert!(got == pattern(length.min(40_000)));
         }
     });
+}
+
+/// A link below that somebody has to log in to, and when that was done.
+struct Slow(SocketLink, Arc<OnceLock<Instant>>);
+
+impl Link for Slow {
+    fn connect(&self, role: Role) -> io::Result<Connection> {
+        let connection = self.0.connect(role)?;
+        thread::sleep(Duration::from_millis(20));
+        self.1.set(Instant::now()).unwrap();
+        Ok(connection)
+    }
+}
+
+#[test]
+fn the_time_to_authenticate_begins_when_the_link_below_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = SocketAddress::Unix(folder.path().join("socket"));
+    let _server = SocketServer::bind(address.clone(), Owner::Anybody).unwrap();
+    let connected = Arc::new(OnceLock::new());
+    let below = SocketLink::new(address, Owner::Anybody);
+    let slow = Slow(below, Arc::clone(&connected));
+    let link = TlsLink::by_token(slow, &Token::generate().unwrap()).unwrap();
+    let patience = Duration::from_secs(10);
+    let (_wrapped, deadline) = link.begun(Role::Control, patience).unwrap();
+    assert!(deadline >= *connected.get().unwrap() + patience);
 }
