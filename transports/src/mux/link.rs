@@ -4,7 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use pagelift_engine::transport::{Connection, Link, Listener, Role};
+use pagelift_engine::units::ByteCount;
 
+use super::WINDOW_BYTES;
 use super::session::{Running, Side};
 use super::stream::connection;
 use super::turn::Urgency;
@@ -12,6 +14,10 @@ use crate::byte_stream::ByteStream;
 
 /// How long the other side may take to answer: somebody may have to type a password.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// Most memory of a stream: slots for what it has received, which are twice its window where they are
+/// filled badly. What is sent is written from where it is.
+const STREAM_BYTES: ByteCount = ByteCount(2 * WINDOW_BYTES as u64);
 
 /// The source's way to its target.
 #[derive(Debug)]
@@ -37,6 +43,10 @@ impl Link for MuxLink {
             Role::Data(_) => Urgency::Data,
         };
         Ok(connection(session, &stream, urgency))
+    }
+
+    fn connection_bytes(&self) -> ByteCount {
+        STREAM_BYTES
     }
 }
 
@@ -64,5 +74,9 @@ impl Listener for MuxListener {
 
     fn address(&self) -> String {
         self.0.session.name().to_owned()
+    }
+
+    fn connection_bytes(&self) -> ByteCount {
+        STREAM_BYTES
     }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pagelift_engine::transport::{Connection, Link, Listener, Role};
+use pagelift_engine::units::ByteCount;
 
 use super::frame::Frame;
 use super::*;
 use crate::byte_stream::ByteStream;
+use crate::{Endpoint, Security, Token};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -112,6 +114,22 @@ fn the_end_of_the_byte_stream_is_the_end_of_all() {
     assert!(control.tx.send(Bytes::from_static(b"lost")).is_err());
     let error = link.connect(Role::Data(0)).unwrap_err().to_string();
     assert!(error.contains("closed"), "{error}");
+}
+
+/// The budget counts a connection with all that its stream may hold, through TLS and the rate's cap too.
+#[test]
+fn a_stream_counts_with_twice_its_window() {
+    let most = ByteCount(2 * WINDOW_BYTES as u64);
+    let (link, listener) = pair();
+    assert_eq!(link.connection_bytes(), most);
+    assert_eq!(listener.connection_bytes(), most);
+    let (near, far) = UnixStream::pair().unwrap();
+    let at = |socket: &UnixStream| Endpoint::Fd(socket.as_raw_fd());
+    let token = Security::Token(Token::generate().unwrap());
+    let link = at(&near).connect_with(&token).unwrap();
+    assert_eq!(link.connection_bytes(), most);
+    let listener = at(&far).listen_with(&token).unwrap();
+    assert_eq!(listener.connection_bytes(), most);
 }
 
 /// What a target makes of bytes that no source of ours sends.

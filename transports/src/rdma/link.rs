@@ -126,7 +126,7 @@ impl<L: Link> Link for RdmaLink<L> {
     }
 
     fn connection_bytes(&self) -> ByteCount {
-        ByteCount(CONNECTION_BYTES)
+        ByteCount(CONNECTION_BYTES) + self.link.connection_bytes()
     }
 }
 

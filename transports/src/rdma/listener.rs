@@ -92,7 +92,8 @@ impl<L: Listener> Listener for RdmaListener<L> {
 
     /// Messages, and the stack of the thread that registers memory.
     fn connection_bytes(&self) -> ByteCount {
-        ByteCount(u64::from(BUFFERS) * u64::from(BUFFER_BYTES) + THREAD_BYTES)
+        let own = u64::from(BUFFERS) * u64::from(BUFFER_BYTES) + THREAD_BYTES;
+        ByteCount(own) + self.listener.connection_bytes()
     }
 }
 
