@@ -253,15 +253,20 @@ pub struct Failure {
     pub guest: GuestLocation,
 }
 
-/// Which the kernel says a little before it says that the process has ended.
-#[test]
-fn a_process_that_cannot_be_tracked_any_more_has_ended() {
-    let of = |errno: Errno| {
-        MigrationError::from(DirtyError::Kernel {
-            call: "PAGEMAP_SCAN",
-            source: errno.into(),
-        })
-    };
-    assert!(of(Errno::SRCH).ended_guest());
-    assert!(!of(Errno::NOMEM).ended_guest());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which the kernel says a little before it says that the process has ended.
+    #[test]
+    fn a_process_that_cannot_be_tracked_any_more_has_ended() {
+        let of = |errno: Errno| {
+            MigrationError::from(DirtyError::Kernel {
+                call: "PAGEMAP_SCAN",
+                source: errno.into(),
+            })
+        };
+        assert!(of(Errno::SRCH).ended_guest());
+        assert!(!of(Errno::NOMEM).ended_guest());
+    }
 }
