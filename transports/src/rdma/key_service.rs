@@ -122,7 +122,8 @@ fn serve_chunks(
                 let at = known
                     .iter()
                     .position(|window| window.pages.first.0 == first);
-                exposure.release(known.swap_remove(at.ok_or_else(strange)?))?;
+                // The oldest of them: a source may have asked for one twice, and gives them back in order.
+                exposure.release(known.remove(at.ok_or_else(strange)?))?;
             }
             Ok(_) => return Err(strange()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

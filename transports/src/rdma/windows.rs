@@ -9,6 +9,9 @@ use pagelift_engine::units::{PageCount, PageRange};
 use super::keys::{KeyStream, Record, Window};
 use super::verbs::Wake;
 
+#[cfg(test)]
+mod tests;
+
 /// Most chunks that a connection has at a time: 64 MiB.
 pub(super) const MAX_CHUNKS: usize = 64;
 
@@ -77,41 +80,19 @@ impl Windows {
             }
             Pinned::Chunks => {}
         }
-        let mut asked: [u64; MAX_ASKED] = [0; MAX_ASKED];
-        let mut count = 0;
-        for run in runs {
-            let mut page = run.first.0;
-            while page < run.end() {
-                page = match self.find(page) {
-                    Some(known) => known.window.pages.end(),
-                    None => {
-                        let chunk = page / CHUNK_PAGES;
-                        if !asked[..count].contains(&chunk) {
-                            if count == MAX_ASKED {
-                                return Ok(false);
-                            }
-                            asked[count] = chunk;
-                            count += 1;
-                        }
-                        (chunk + 1) * CHUNK_PAGES
-                    }
-                };
-            }
-        }
-        if count == 0 {
+        let Some(missing) = self.missing(runs) else {
+            return Ok(false);
+        };
+        if missing.is_empty() {
             return Ok(true);
         }
-        if !self.make_room(count, runs, is_done)? {
+        if !self.make_room(missing.len(), runs, is_done)? {
             return Ok(false);
         }
-        for chunk in &asked[..count] {
-            // The first page of the batch in the chunk: a chunk may hold the end of a region.
-            let start = chunk * CHUNK_PAGES;
-            let first = runs.iter().filter(|run| run.end() > start);
-            let page = first.map(|run| run.first.0.max(start)).min();
-            self.stream.write(&Record::Wanted(page.unwrap_or(start)))?;
+        for page in &missing {
+            self.stream.write(&Record::Wanted(*page))?;
         }
-        for _ in 0..count {
+        for _ in &missing {
             self.hear(wake)?;
         }
         // Not all where regions end within a chunk: these go as a frame, and are here the next time.
@@ -127,6 +108,32 @@ impl Windows {
         let known = self.windows.get_mut(found?)?;
         known.last_write = id;
         Some(known.window)
+    }
+
+    /// The first page of `runs` in each chunk that no window holds; `None` if there are more chunks than
+    /// are asked for. A chunk that is cut by the end of a region has several windows, so the target is asked
+    /// for what is missing of it: a page that it has told of would bring the same window again.
+    fn missing(&self, runs: &[PageRange]) -> Option<Vec<u64>> {
+        let mut missing: Vec<u64> = Vec::new();
+        for run in runs {
+            let mut page = run.first.0;
+            while page < run.end() {
+                if let Some(known) = self.find(page) {
+                    page = known.window.pages.end();
+                    continue;
+                }
+                let chunk = page / CHUNK_PAGES;
+                if missing.iter().all(|page| page / CHUNK_PAGES != chunk) {
+                    if missing.len() == MAX_ASKED {
+                        return None;
+                    }
+                    missing.push(page);
+                }
+                // What may be held behind the page is looked at once the window is there.
+                page = (chunk + 1) * CHUNK_PAGES;
+            }
+        }
+        Some(missing)
     }
 
     fn covers(&self, run: PageRange) -> bool {
