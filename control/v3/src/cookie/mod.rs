@@ -103,6 +103,12 @@ impl Cookie {
         read::number(bytes)
     }
 
+    /// The uuid of the host that a cookie is from, whatever guest it is of.
+    #[must_use]
+    pub fn host(bytes: &[u8]) -> Option<Uuid> {
+        read::host(bytes)
+    }
+
     /// Reads what has arrived, and looks whether it belongs to this migration.
     ///
     /// Nothing is `None`, where nothing may be sent.

@@ -103,12 +103,22 @@ fn optional(root: &mut Element<'_>, cookie: Cookie) -> Result<Cookie, Malformed>
 }
 
 pub(super) fn number(bytes: &[u8]) -> Option<Uuid> {
-    let (0, text) = bytes.split_last()? else {
-        return None;
-    };
-    let document = crate::xml::parse(std::str::from_utf8(text).ok()?).ok()?;
+    let document = crate::xml::parse(text_of(bytes)?).ok()?;
     let extension = Element::root(&document).child("pagelift").ok()??;
     Extension::read(extension).ok()?.id
+}
+
+pub(super) fn host(bytes: &[u8]) -> Option<Uuid> {
+    let document = crate::xml::parse(text_of(bytes)?).ok()?;
+    let host = Element::root(&document).text_of("hostuuid").ok()??;
+    host.parse().ok()
+}
+
+fn text_of(bytes: &[u8]) -> Option<&str> {
+    match bytes.split_last()? {
+        (0, text) => std::str::from_utf8(text).ok(),
+        _ => None,
+    }
 }
 
 fn identity(root: &mut Element<'_>) -> Result<Identity, Error> {

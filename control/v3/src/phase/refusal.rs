@@ -21,6 +21,8 @@ pub enum Refusal {
     NotIncoming,
     /// Finish came before the guest's memory.
     NotArrived,
+    /// The guest's processors are being started: it is not known yet whether it runs.
+    Starting,
     /// There is no such guest.
     NoGuest,
     /// Only the source can end a migration.
@@ -61,6 +63,11 @@ impl Refusal {
             Self::NotArrived => not_now(format!(
                 "domain '{name}' has not arrived: nothing was sent yet"
             )),
+            Self::Starting => Error::new(
+                ErrorCode::OperationTimeout,
+                ErrorDomain::Qemu,
+                format!("domain '{name}' is being started"),
+            ),
             Self::NoGuest => Error::new(
                 ErrorCode::NoDomain,
                 ErrorDomain::Qemu,
