@@ -16,17 +16,27 @@ use pagelift_rpc::params::{Params, TypedParam};
 use pagelift_rpc::types::Domain;
 use pagelift_rpc::xdr::Opaque;
 use pagelift_tests::{PATIENCE, require};
+use pageliftd::store::{MigrationRecord, Store};
 use support::{Client, Daemon, guest_xml, parts, qemu};
 
 const PROTECTED_LIVE: u32 = 0x101;
 const LIVE: u32 = 0x1;
 
+/// One that cannot be asked by others.
+fn mute(number: u8) -> Daemon {
+    Daemon::start(&config(number))
+}
+
 fn daemon(number: u8) -> Daemon {
-    Daemon::start(&format!(
+    let uri = "uri = \"qemu+unix:///system?socket=@DIR@/run/pageliftd-sock\"\n";
+    Daemon::start(&(config(number) + uri))
+}
+
+fn config(number: u8) -> String {
+    format!(
         "[host]\nname = \"host{number}\"\nuuid = \"{number}1111111-1111-4111-8111-111111111111\"\n\
-         [migration]\naddress = \"127.0.0.1\"\nlisten = \"127.0.0.1\"\n\
-         uri = \"qemu+unix:///system?socket=@DIR@/run/pageliftd-sock\"\n"
-    ))
+         [migration]\naddress = \"127.0.0.1\"\nlisten = \"127.0.0.1\"\n"
+    )
 }
 
 /// A migration of g1, and how far it is.
@@ -39,6 +49,8 @@ struct Move {
     xml: String,
     cookie: Vec<u8>,
     uri: String,
+    /// Of Begin and Perform.
+    flags: u32,
 }
 
 fn params(all: &[(&str, &str)]) -> Params {
@@ -52,7 +64,10 @@ fn params(all: &[(&str, &str)]) -> Params {
 impl Move {
     /// After Begin.
     fn begun() -> Self {
-        let (a, b) = (daemon(1), daemon(2));
+        Self::begun_between(daemon(1), daemon(2), PROTECTED_LIVE)
+    }
+
+    fn begun_between(a: Daemon, b: Daemon, flags: u32) -> Self {
         let mut source = Client::open(&a);
         let xml = guest_xml("g1", 1);
         source
@@ -73,6 +88,7 @@ impl Move {
             xml: String::new(),
             cookie: Vec::new(),
             uri: String::new(),
+            flags,
         };
         this.begin().unwrap();
         this
@@ -82,7 +98,7 @@ impl Move {
         let begun = self.source.call::<MigrateBegin3Params>(&BeginParamsArgs {
             domain: self.guest.clone(),
             params: params(&[]),
-            flags: PROTECTED_LIVE,
+            flags: self.flags,
         })?;
         (self.xml, self.cookie) = (begun.xml, begun.cookie.0);
         Ok(())
@@ -117,18 +133,21 @@ impl Move {
                 destination: None,
                 params: params(all),
                 cookie: Opaque(cookie),
-                flags: PROTECTED_LIVE,
+                flags: self.flags,
             });
         performed.map(|cookie| cookie.0)
     }
 
     /// After Perform.
     fn performed() -> Self {
-        let mut this = Self::prepared();
-        let (uri, cookie) = (this.uri.clone(), this.cookie.clone());
-        this.cookie = this.perform(&uri, cookie).unwrap();
-        assert_eq!(this.states(), ("paused (migrating)", "paused (migrating)"));
-        this
+        Self::prepared().then_performed()
+    }
+
+    fn then_performed(mut self) -> Self {
+        let (uri, cookie) = (self.uri.clone(), self.cookie.clone());
+        self.cookie = self.perform(&uri, cookie).unwrap();
+        assert_eq!(self.states(), ("paused (migrating)", "paused (migrating)"));
+        self
     }
 
     fn finish(&mut self, cookie: Vec<u8>, cancelled: bool) -> Result<Vec<u8>, Error> {
@@ -143,11 +162,14 @@ impl Move {
 
     /// After Finish.
     fn finished() -> Self {
-        let mut this = Self::performed();
-        let cookie = this.cookie.clone();
-        this.cookie = this.finish(cookie, false).unwrap();
-        assert_eq!(this.states(), ("paused (migrating)", "running (migrated)"));
-        this
+        Self::performed().then_finished()
+    }
+
+    fn then_finished(mut self) -> Self {
+        let cookie = self.cookie.clone();
+        self.cookie = self.finish(cookie, false).unwrap();
+        assert_eq!(self.states(), ("paused (migrating)", "running (migrated)"));
+        self
     }
 
     fn confirm(&mut self, cookie: Vec<u8>, cancelled: bool) -> Result<(), Error> {
@@ -202,6 +224,7 @@ fn state(daemon: &Daemon) -> &'static str {
         (1, 6) => "running (migration canceled)",
         (3, 2) => "paused (migrating)",
         (5, 4) => "shut off (migrated)",
+        (5, _) => "shut off",
         other => panic!("{other:?}"),
     }
 }
@@ -416,6 +439,121 @@ fn a_guest_that_is_bound_is_not_defined_anew() {
     let reply = other.reply().unwrap();
     support::result::<pagelift_rpc::calls::DomainDefineXml>(&reply).unwrap();
     assert!(defined(&mut it));
+}
+
+#[test]
+fn a_guest_that_is_only_defined_has_not_arrived() {
+    require!(qemu());
+    let mut it = Move::begun();
+    let xml = guest_xml("g1", 1);
+    it.target
+        .call::<pagelift_rpc::calls::DomainDefineXml>(&xml)
+        .unwrap();
+    it.prepare().unwrap();
+    let mut it = it.then_performed();
+    assert_eq!(code(it.finish(it.cookie.clone(), true)), (93, 10));
+    it.confirm(Vec::new(), true).unwrap();
+    it.ends(STAYS, "shut off");
+}
+
+#[test]
+fn a_question_about_another_migration_or_by_the_host_itself_touches_nothing() {
+    require!(qemu());
+    let it = Move::prepared();
+    let own = it.cookie.clone();
+    let mut it = it.then_performed();
+    assert_eq!(code(it.finish(own, true)), (1, 10), "the host itself");
+    let text = String::from_utf8(it.cookie.clone()).unwrap();
+    let (before, after) = text.split_once("<pagelift id='").unwrap();
+    let digit = if after.starts_with('0') { '1' } else { '0' };
+    let other = format!("{before}<pagelift id='{digit}{}", &after[1..]);
+    assert_eq!(code(it.finish(other.into_bytes(), true)), (42, 10));
+    assert_eq!(it.states(), ("paused (migrating)", "paused (migrating)"));
+    let mut it = it.then_finished();
+    it.confirm(Vec::new(), false).unwrap();
+    it.ends(MOVED.0, MOVED.1);
+}
+
+#[test]
+fn the_client_is_not_believed_where_the_target_cannot_be_asked() {
+    require!(qemu());
+    let mut it = Move::begun_between(mute(1), mute(2), PROTECTED_LIVE);
+    it.prepare().unwrap();
+    let mut it = it.then_performed().then_finished();
+    it.confirm(Vec::new(), true).unwrap();
+    it.a.wait_log("the guest is held");
+    assert_eq!(it.states(), ("paused (migrating)", "running (migrated)"));
+    assert!(it.b.log().contains("set migration.uri"));
+    // That it has moved does no harm.
+    it.confirm(Vec::new(), false).unwrap();
+    it.ends(MOVED.0, MOVED.1);
+}
+
+#[test]
+fn a_migration_ends_with_the_connection_that_performs() {
+    require!(qemu());
+    let mut it = Move::prepared();
+    let began = std::mem::replace(&mut it.source, Client::open(&it.a));
+    let mut it = it.then_performed();
+    it.client_is_lost();
+    it.ends(STAYS, "none");
+    drop(began);
+}
+
+#[test]
+fn a_source_that_settles_by_itself_undefines_the_guest() {
+    require!(qemu());
+    let mut it = Move::begun_between(daemon(1), daemon(2), PROTECTED_LIVE | 0x10);
+    it.prepare().unwrap();
+    let mut it = it.then_performed().then_finished();
+    it.client_is_lost();
+    it.ends("none", MOVED.1);
+}
+
+#[test]
+fn a_restarted_target_knows_what_has_come_though_it_has_ended() {
+    require!(qemu());
+    let mut it = Move::finished();
+    it.target
+        .call::<pagelift_rpc::calls::DomainDestroy>(&it.guest)
+        .unwrap();
+    it.b.crash();
+    it.confirm(Vec::new(), true).unwrap();
+    it.ends(MOVED.0, "none");
+}
+
+#[test]
+fn a_target_that_was_killed_before_it_started_the_guest_starts_it() {
+    require!(qemu());
+    let mut it = Move::finished();
+    it.target
+        .call::<pagelift_rpc::calls::DomainSuspend>(&it.guest)
+        .unwrap();
+    it.b.crash_while(|b| {
+        // As it is between the record and the start of the processors.
+        let store = Store::open(&b.dir().join("state")).unwrap();
+        let (uuid, mut record) = store.all().unwrap().remove(0);
+        record.state = (1, 2);
+        record.migration = Some(MigrationRecord {
+            source: false,
+            phase: "running".into(),
+            id: "bbbbbbbb-0000-4000-8000-000000000001".into(),
+            name: "g1".into(),
+            target_name: "g1".into(),
+            ask: None,
+            before: (3, 2),
+            flags: LIVE,
+            alike: true,
+        });
+        store.put(&uuid, &record).unwrap();
+    });
+    it.confirm(Vec::new(), false).unwrap();
+    it.ends(MOVED.0, MOVED.1);
+    let log = it.b.log();
+    assert!(!log.contains("cannot go on"), "{log}");
+    // It does run: QEMU itself says so to a daemon that comes back.
+    it.b.crash();
+    it.ends(MOVED.0, MOVED.1);
 }
 
 /// Clients of old, and those that find no typed parameters: a field for each parameter.

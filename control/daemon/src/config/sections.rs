@@ -177,7 +177,7 @@ pub struct Migration {
     /// The address that guests come in by, if the client does not say one. Default: all.
     pub listen: Option<String>,
     /// Where other daemons can ask this one what has become of a guest. Default: the first address of
-    /// `tcp.listen`.
+    /// `tcp.listen` that is no loopback address.
     pub uri: Option<String>,
     /// Directories that other hosts see as well, beside network file systems.
     pub shared_directories: Vec<PathBuf>,

@@ -97,6 +97,11 @@ impl Guests {
         Ok(guests)
     }
 
+    /// What outlives the daemon.
+    pub(crate) fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
     fn all(&self) -> MutexGuard<'_, BTreeMap<Uuid, Arc<Guest>>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }

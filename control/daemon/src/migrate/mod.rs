@@ -30,14 +30,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pagelift_rpc::types::Uuid;
+use tracing::error;
 
 use crate::driver::qemu::native::Settings;
+use crate::store::{REMEMBERED, Store, StoreError};
 use job::JobRecord;
 use source::Outgoing;
 use target::Incoming;
-
-/// How many migrations are remembered that brought a guest here.
-const REMEMBERED: usize = 1024;
 
 /// The migrations of this host.
 #[derive(Debug, Default)]
@@ -71,7 +70,24 @@ impl Migrations {
         change(lock(&self.settings).entry(guest).or_default());
     }
 
-    fn remember(&self, id: Uuid) {
+    /// With the migrations that have brought guests here before.
+    ///
+    /// # Errors
+    /// When what was kept of them cannot be read.
+    pub(crate) fn open(store: &Store) -> Result<Self, StoreError> {
+        let arrived = store.all_arrived()?;
+        let arrived = arrived.iter().filter_map(|id| id.parse().ok()).collect();
+        Ok(Self {
+            arrived: Mutex::new(arrived),
+            ..Self::default()
+        })
+    }
+
+    /// The migration `id` has brought a guest here, which is on the disk when this returns.
+    fn remember(&self, store: &Store, id: Uuid) {
+        if let Err(error) = store.arrived(&id.to_string()) {
+            error!(%error, %id, "the next daemon will not know of a guest that arrived");
+        }
         let mut arrived = lock(&self.arrived);
         if arrived.len() == REMEMBERED {
             arrived.pop_front();

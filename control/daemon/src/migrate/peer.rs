@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use pagelift_rpc::calls::{
-    FinishParamsArgs, MigrateFinish3Params, MigratePrepare3Params, PrepareParamsArgs, feature,
+    DomainLookupByUuid, FinishParamsArgs, MigrateFinish3Params, MigratePrepare3Params,
+    PrepareParamsArgs, feature,
 };
 use pagelift_rpc::error::{Error, ErrorCode, ErrorDomain};
 use pagelift_rpc::params::{Params, TypedParam};
-use pagelift_rpc::types::Uuid;
+use pagelift_rpc::types::{NO_ID, Uuid};
 use pagelift_rpc::xdr::Opaque;
 use pagelift_v3::cookie::Extension;
 use pagelift_v3::domain::Flavour;
@@ -103,11 +104,7 @@ pub(super) fn migrate(
         }
     }
     match finish(&options, c, false) {
-        Ok(reply) => outgoing.confirm(daemon, &reply.cookie.0, false).map(|()| {
-            if flags.has(Flags::UNDEFINE_SOURCE) {
-                settle::undefine(daemon, &outgoing.guest);
-            }
-        }),
+        Ok(reply) => outgoing.confirm(daemon, &reply.cookie.0, false),
         Err(error) => {
             outgoing.confirm(daemon, &[], true)?;
             Err(error)
@@ -187,20 +184,29 @@ pub(super) fn ask(daemon: &Daemon, uri: &str, plan: &Plan, guest: Uuid) -> Optio
         id: Some(plan.id),
         ..Extension::default()
     });
-    let asked = Connection::open(uri).and_then(|target| {
+    let target = Connection::open(uri);
+    let asked = target.as_ref().map_err(Error::clone).and_then(|target| {
         target.call::<MigrateFinish3Params>(&FinishParamsArgs {
             params: vec![TypedParam::new(Param::DESTINATION_NAME.name, name)]
                 .try_into()
                 .unwrap_or_default(),
             cookie: Opaque(question.encode()),
-            flags: plan.request.flags.for_target().bits(),
+            // How the guest was sent does not matter any more.
+            flags: Flags::NONE.bits(),
             cancelled: 1,
         })
     });
     let error = asked.err()?;
     let word = match (error.code, error.domain) {
         (ErrorCode::MigrateFinishOk | ErrorCode::NoDomain, _) => Some(Word::Dropped),
-        (ErrorCode::OperationInvalid, ErrorDomain::Qemu) => Some(Word::Runs),
+        (ErrorCode::OperationInvalid, ErrorDomain::Qemu) if plan.alike => Some(Word::Runs),
+        // A libvirtd says so of any guest of that name.
+        (ErrorCode::OperationInvalid, ErrorDomain::Qemu) => {
+            let there = target.and_then(|target| target.call::<DomainLookupByUuid>(&guest));
+            there
+                .is_ok_and(|there| there.id != NO_ID)
+                .then_some(Word::Runs)
+        }
         // A libvirtd whose QEMU had begun to take the guest in.
         (ErrorCode::OperationFailed, ErrorDomain::Qemu) => Some(Word::Dropped),
         _ => None,

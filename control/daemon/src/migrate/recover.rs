@@ -3,10 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use pagelift_control::qmp::Qmp;
 use pagelift_rpc::calls::state;
 use pagelift_rpc::params::TypedParam;
 use pagelift_v3::domain::Uuid;
-use pagelift_v3::flags::Driver;
+use pagelift_v3::flags::{Driver, Flags};
 use pagelift_v3::params::{Param, Request};
 use pagelift_v3::phase::{Source, SourceRecord, TargetRecord};
 use serde_json::Value;
@@ -32,6 +33,9 @@ pub fn recover(daemon: &Arc<Daemon>) {
         drop(inner);
         info!(name, phase = record.phase, "a migration was going on");
         if !active {
+            if !record.source {
+                has_run(daemon, &record);
+            }
             forget(&guest);
         } else if record.source {
             source(daemon, &guest, &record);
@@ -57,7 +61,11 @@ fn plan(guest: &Guest, record: &MigrationRecord) -> Option<Plan> {
         record.target_name.as_str(),
     )];
     let bits = u64::from(record.flags);
-    let request = Request::read(Driver::Qemu, "recover", bits, &params).ok()?;
+    // What the flags need besides is not kept: the guest was sent with it.
+    let request = Request {
+        flags: Flags::read(Driver::Qemu, "recover", bits).ok()?,
+        ..Request::read(Driver::Qemu, "recover", 0, &params).ok()?
+    };
     let domain = guest.inner().current().cloned()?;
     Some(Plan {
         id: record.id.parse().unwrap_or(Uuid([0; 16])),
@@ -67,6 +75,7 @@ fn plan(guest: &Guest, record: &MigrationRecord) -> Option<Plan> {
         persistent: None,
         before: record.before,
         ask: record.ask.clone(),
+        alike: record.alike,
         stopped_ms: 0,
     })
 }
@@ -116,17 +125,37 @@ fn target(daemon: &Arc<Daemon>, guest: &Arc<Guest>, record: &MigrationRecord) {
         return;
     }
     // The source may have been told: the guest is this host's, and runs if it is to.
-    let mut inner = guest.inner();
-    if inner.state == state::RUNNING_MIGRATED
-        && let Ok(qemu) = inner.qemu()
-        && let Err(error) = qemu.qmp().execute("cont", Value::Null)
+    has_run(daemon, record);
+    let paused = record.flags & Flags::PAUSED.bits() != 0;
+    let qemu = guest.inner().qemu().ok().filter(|_| !paused);
+    if let Some(qemu) = qemu
+        && guest.inner().state != state::PAUSED_IO_ERROR
     {
-        error!(%error, name = inner.name, "a guest that arrived cannot go on");
-        inner.state = state::PAUSED_UNKNOWN;
-    }
-    drop(inner);
-    if let Ok(id) = record.id.parse() {
-        daemon.migrations().remember(id);
+        let status = qemu.execute("query-status").unwrap_or_default();
+        if status["running"] != true {
+            start(guest, qemu.qmp());
+        }
     }
     forget(guest);
+}
+
+/// Starts a guest that was this host's when the daemon ended, and did not run yet.
+fn start(guest: &Guest, qmp: &Qmp) {
+    let started = qmp.execute("cont", Value::Null);
+    let mut inner = guest.inner();
+    inner.state = match started {
+        Ok(_) => state::RUNNING_MIGRATED,
+        Err(error) => {
+            error!(%error, name = inner.name, "a guest that arrived cannot go on");
+            state::PAUSED_UNKNOWN
+        }
+    };
+}
+
+/// Remembers a migration whose guest was this host's.
+fn has_run(daemon: &Daemon, record: &MigrationRecord) {
+    let running = TargetRecord::from_word(&record.phase) == Some(TargetRecord::Running);
+    if running && let Ok(id) = record.id.parse() {
+        daemon.migrations().remember(daemon.guests().store(), id);
+    }
 }

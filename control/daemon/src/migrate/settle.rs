@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pagelift_rpc::calls::state;
 use pagelift_rpc::events::lifecycle;
+use pagelift_v3::flags::Flags;
 use pagelift_v3::phase::{Answer as Word, SourceAction};
 use serde_json::Value;
 use tracing::{error, info, warn};
@@ -108,7 +109,13 @@ fn destroy(daemon: &Daemon, outgoing: &Outgoing) {
         .begin("remoteDispatchDomainMigrateConfirm3Params")
         .and_then(|job| daemon.guests().end(&job, Ending::Migrated));
     match ended {
-        Ok(()) => info!(name = lock(&outgoing.plan).name, "guest moved"),
+        Ok(()) => {
+            let plan = lock(&outgoing.plan).clone();
+            info!(name = plan.name, "guest moved");
+            if plan.request.flags.has(Flags::UNDEFINE_SOURCE) {
+                undefine(daemon, guest);
+            }
+        }
         Err(error) => error!(%error, "the process of a guest that moved cannot be ended"),
     }
 }
@@ -117,7 +124,8 @@ fn destroy(daemon: &Daemon, outgoing: &Outgoing) {
 fn ask(daemon: &Arc<Daemon>, outgoing: &Arc<Outgoing>, said: bool) {
     let plan = lock(&outgoing.plan).clone();
     let Some(uri) = plan.ask.clone() else {
-        let actions = if said {
+        // A daemon like this one may have taken the guest over, whatever the client has heard of it.
+        let actions = if said && !plan.alike {
             outgoing.step(|machine| machine.answered(Word::Dropped))
         } else {
             outgoing.step(|machine| machine.unanswered())

@@ -9,10 +9,18 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    TableDefinition,
+};
 use serde::{Deserialize, Serialize};
 
 const GUESTS: TableDefinition<'_, &str, &str> = TableDefinition::new("guests");
+/// Numbers of migrations that brought a guest here, in their order.
+const ARRIVED: TableDefinition<'_, u64, &str> = TableDefinition::new("arrived");
+
+/// How many migrations are remembered that brought a guest here.
+pub(crate) const REMEMBERED: usize = 1024;
 
 /// How long a daemon that is ending may keep the database.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -62,6 +70,9 @@ pub struct MigrationRecord {
     pub before: (i32, i32),
     /// libvirt's flags.
     pub flags: u32,
+    /// On the source: whether the target is known to be a daemon like this one.
+    #[serde(default)]
+    pub alike: bool,
 }
 
 /// What is kept of a guest's process.
@@ -169,6 +180,41 @@ impl Store {
         self.change(|table| table.remove(uuid).map(drop))
     }
 
+    /// Remembers that the migration `id` brought a guest here; the oldest of [`REMEMBERED`] is forgotten.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn arrived(&self, id: &str) -> Result<(), StoreError> {
+        let transaction = self.database.begin_write().map_err(|e| self.failed(e))?;
+        let kept = || -> Result<(), redb::Error> {
+            let mut table = transaction.open_table(ARRIVED)?;
+            let last = table.last()?.map_or(0, |(at, _)| at.value());
+            table.insert(last + 1, id)?;
+            while table.len()? > REMEMBERED as u64 {
+                table.pop_first()?;
+            }
+            Ok(())
+        };
+        kept().map_err(|e| self.failed(e))?;
+        transaction.commit().map_err(|e| self.failed(e))
+    }
+
+    /// The migrations that brought a guest here, the oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn all_arrived(&self) -> Result<Vec<String>, StoreError> {
+        let transaction = self.database.begin_read().map_err(|e| self.failed(e))?;
+        let table = match transaction.open_table(ARRIVED) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+            Err(error) => return Err(self.failed(error)),
+        };
+        let rows = table.iter().map_err(|e| self.failed(e))?;
+        let ids = rows.map(|row| row.map(|(_, id)| id.value().to_owned()));
+        ids.collect::<Result<_, _>>().map_err(|e| self.failed(e))
+    }
+
     fn change(
         &self,
         change: impl FnOnce(&mut redb::Table<'_, &str, &str>) -> Result<(), redb::StorageError>,
@@ -208,5 +254,18 @@ mod tests {
         drop(store);
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.all().unwrap(), [("a".to_owned(), record)]);
+    }
+
+    #[test]
+    fn the_last_migrations_are_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert!(store.all_arrived().unwrap().is_empty());
+        for id in ["x", "y", "z"] {
+            store.arrived(id).unwrap();
+        }
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.all_arrived().unwrap(), ["x", "y", "z"]);
     }
 }

@@ -87,7 +87,12 @@ impl Migrations {
         let client = Client(caller.session.id());
         let unprotected = !request.flags.has(Flags::CHANGE_PROTECTION);
         let outgoing = match daemon.migrations().outgoing(guest.uuid()) {
-            Some(outgoing) => outgoing.perform(Mode::Managed(client), unprotected)?,
+            Some(outgoing) => {
+                let outgoing = outgoing.perform(Mode::Managed(client), unprotected)?;
+                // It may be another connection than Begin's.
+                follow(caller, &outgoing);
+                outgoing
+            }
             None if unprotected => {
                 let (plan, _) = Plan::new(daemon, &guest, request.clone())?;
                 let mode = Mode::Managed(client);
@@ -173,6 +178,7 @@ impl Outgoing {
             ask: plan.ask,
             before: plan.before,
             flags: plan.request.flags.bits(),
+            alike: plan.alike,
         };
         let mut inner = self.guest.inner();
         if inner.migration.as_ref() != Some(&kept) {
@@ -182,6 +188,11 @@ impl Outgoing {
             }
         }
         answer
+    }
+
+    /// Keeps what has become known of the migration.
+    fn keep(&self) {
+        self.step(|_| ());
     }
 
     fn perform(self: Arc<Self>, mode: Mode, unprotected: bool) -> Answer<Arc<Self>> {
@@ -232,7 +243,7 @@ impl Outgoing {
                 params: params.clone(),
             });
         }
-        if !cancelled && plan.request.flags.has(Flags::UNDEFINE_SOURCE) {
+        if !cancelled && arrival.offline && plan.request.flags.has(Flags::UNDEFINE_SOURCE) {
             settle::undefine(daemon, &self.guest);
         }
         Ok(())

@@ -49,6 +49,8 @@ pub(in crate::migrate) struct Plan {
     pub(in crate::migrate) before: (i32, i32),
     /// Where the target can be asked.
     pub(in crate::migrate) ask: Option<String>,
+    /// Whether the target is known to be a daemon like this one: its word can be had, and counts alone.
+    pub(in crate::migrate) alike: bool,
     /// When the guest was stopped, in ms since 1970.
     pub(in crate::migrate) stopped_ms: u64,
 }
@@ -138,6 +140,7 @@ impl Plan {
             request,
             before,
             ask: None,
+            alike: false,
             stopped_ms: 0,
         };
         Ok((plan, cookie))

@@ -85,11 +85,14 @@ impl Outgoing {
             .is_some_and(|b| b.capabilities.iter().any(|c| c.name == "switchover-ack"));
         let mut plan = lock(&self.plan);
         if let Some(extension) = b.and_then(|b| b.extension) {
-            plan.ask = extension.ask.or_else(|| plan.ask.take());
+            // A daemon that goes to the target itself has an address that reaches it.
+            plan.ask = plan.ask.take().or(extension.ask);
             plan.id = extension.id.unwrap_or(plan.id);
+            plan.alike = true;
         }
         let before = plan.before;
         drop(plan);
+        self.keep();
         let qemu = self.guest.inner().qemu()?;
         let qmp = qemu.qmp();
         let settings = daemon.migrations().settings(self.guest.uuid());

@@ -59,6 +59,10 @@ impl Incoming {
         let id = c.as_ref().and_then(|c| c.extension.as_ref()?.id);
         let said = self.id.is_none() || self.id == id;
         let job = guest.begin(FINISH)?;
+        if !self.has_its_qemu() {
+            return Err(Refusal::NoGuest.error(name));
+        }
+        let defined_before = guest.inner().definition.clone();
         let incoming = match said {
             true => arrived(qemu)?,
             false => pagelift_v3::phase::Incoming::Nothing,
@@ -75,9 +79,18 @@ impl Incoming {
             self.abandon(daemon);
             return Err(error);
         }
-        let actions = {
-            let finished = lock(&self.machine).finish(false, incoming);
-            finished.map_err(|refusal| refusal.error(name))?
+        let finished = lock(&self.machine).finish(false, incoming);
+        let actions = match finished {
+            Ok(actions) => actions,
+            Err(refusal) => {
+                take_back(daemon, guest, defined_before);
+                drop(job);
+                // It may have been asked for while the last of it was waited for.
+                if *lock(&self.machine) == Target::Empty {
+                    self.destroy(daemon)?;
+                }
+                return Err(refusal.error(name));
+            }
         };
         if actions != [TargetAction::Start] {
             let why = native::progress(qemu.qmp()).map_err(monitor)?;
@@ -90,6 +103,7 @@ impl Incoming {
         let started = self.start(daemon, guest, qemu, request);
         let actions = lock(&self.machine).started(started.is_ok());
         if let Err(error) = started {
+            take_back(daemon, guest, defined_before);
             drop(job);
             self.act(daemon, actions);
             return Err(error);
@@ -99,7 +113,7 @@ impl Incoming {
         }
         drop(job);
         if let Some(id) = self.id {
-            daemon.migrations().remember(id);
+            daemon.migrations().remember(daemon.guests().store(), id);
         }
         crate::migrate::recover::forget(guest);
         daemon.migrations().forget(self);
@@ -179,6 +193,24 @@ impl Incoming {
             .lifecycle(&guest.wire(), lifecycle::RESUMED_MIGRATED);
         Ok(())
     }
+}
+
+/// The guest does not stay: its definition is again what it was before Finish.
+fn take_back(daemon: &Daemon, guest: &Guest, before: Option<Domain>) {
+    let mut inner = guest.inner();
+    if inner.definition == before {
+        return;
+    }
+    let event = match before {
+        Some(_) => lifecycle::DEFINED_UPDATED,
+        None => lifecycle::UNDEFINED_REMOVED,
+    };
+    inner.definition = before;
+    if let Err(error) = guest.save(&inner) {
+        warn!(%error, name = inner.name, "the definition of a guest that does not stay is still kept");
+    }
+    drop(inner);
+    daemon.events().lifecycle(&guest.wire(), event);
 }
 
 /// How much of the guest has come, when the last of it was waited for.

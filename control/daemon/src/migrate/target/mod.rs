@@ -14,9 +14,9 @@ use pagelift_v3::cookie::{Arrival, Cookie, Engine, Extension, Phase};
 use pagelift_v3::domain::Domain;
 use pagelift_v3::flags::Flags;
 use pagelift_v3::params::{Param, Request};
-use pagelift_v3::phase::{Client, Refusal, Target, TargetAction, TargetRecord};
+use pagelift_v3::phase::{Answer as Word, Client, Refusal, Target, TargetAction, TargetRecord};
 use serde_json::Value;
-use tracing::{info, warn};
+use tracing::{error, info};
 
 use super::source::{cookie, told};
 use super::{Migrations, lock};
@@ -123,12 +123,31 @@ impl Migrations {
         })
     }
 
-    /// The guest that arrives under a name.
-    fn arriving(&self, name: &str) -> Option<Arc<Incoming>> {
-        let all = lock(&self.incoming);
-        all.values()
-            .find(|incoming| incoming.names.1 == name)
-            .cloned()
+    /// The guest that arrives under a name, by this migration if its number is known. One whose QEMU has
+    /// ended does not arrive any more.
+    fn arriving(&self, name: &str, id: Option<Uuid>) -> Option<Arc<Incoming>> {
+        let mut all = lock(&self.incoming);
+        all.retain(|_, incoming| {
+            if incoming.has_its_qemu() {
+                return true;
+            }
+            let mut machine = lock(&incoming.machine);
+            machine.guest_died();
+            *machine != Target::Empty
+        });
+        let meant = |incoming: &&Arc<Incoming>| {
+            incoming.names.1 == name && (id.is_none() || incoming.id == id)
+        };
+        all.values().find(meant).cloned()
+    }
+
+    /// What is said of a guest that does not arrive. A guest of that name is not enough to say that it has
+    /// come: the source would end its own.
+    fn not_arriving(&self, id: Option<Uuid>) -> Refusal {
+        match id.is_some_and(|id| lock(&self.arrived).contains(&id)) {
+            true => Refusal::NotIncoming,
+            false => Refusal::NoGuest,
+        }
     }
 
     /// Finish.
@@ -143,33 +162,28 @@ impl Migrations {
         let Some(name) = request.options.get(Param::DESTINATION_NAME) else {
             return Err(refused(ErrorCode::NoDomain, "missing domain name"));
         };
-        let Some(incoming) = migrations.arriving(name) else {
-            let id = Cookie::number(cookie_c);
-            let arrived = id.is_some_and(|id| lock(&migrations.arrived).contains(&id));
-            let refusal = match arrived || daemon.guests().by_name(name).is_ok() {
-                true => Refusal::NotIncoming,
-                false => Refusal::NoGuest,
-            };
-            return Err(refusal.error(name));
+        let own = daemon.host().uuid;
+        if Cookie::host(cookie_c) == Some(own) {
+            // A source that was told a wrong address of its target, and asks itself.
+            let detail = format!("Attempt to migrate guest to the same host {own}");
+            return Err(refused(ErrorCode::InternalError, detail));
+        }
+        let id = Cookie::number(cookie_c);
+        let Some(incoming) = migrations.arriving(name, id) else {
+            return Err(migrations.not_arriving(id).error(name));
         };
-        if cancelled {
-            let actions = {
-                let mut machine = lock(&incoming.machine);
-                let finished = machine.finish(true, pagelift_v3::phase::Incoming::Nothing);
-                finished.map_err(|refusal| refusal.error(name))?
-            };
-            incoming.act(daemon, actions);
-            return Err(refused(ErrorCode::MigrateFinishOk, ""));
+        match cancelled {
+            true => Err(incoming.asked(daemon)),
+            false => incoming.finish(daemon, request, cookie_c),
         }
-        let finished = incoming.finish(daemon, request, cookie_c);
-        if finished.is_err() && *lock(&incoming.machine) == Target::Empty {
-            migrations.forget(&incoming);
-        }
-        finished
     }
 
     fn forget(&self, incoming: &Incoming) {
-        lock(&self.incoming).remove(&incoming.uuid);
+        let mut all = lock(&self.incoming);
+        let own = all.get(&incoming.uuid);
+        if own.is_some_and(|own| std::ptr::eq(Arc::as_ptr(own), incoming)) {
+            all.remove(&incoming.uuid);
+        }
     }
 }
 
@@ -185,6 +199,32 @@ impl Incoming {
             ask: None,
             before: state::PAUSED_MIGRATION,
             flags: request.flags.bits(),
+            alike: self.id.is_some(),
+        }
+    }
+
+    /// Whether the guest still has the QEMU that it is to arrive in.
+    fn has_its_qemu(&self) -> bool {
+        let Some((guest, qemu, _)) = &self.qemu else {
+            return true;
+        };
+        let now = guest.inner().qemu();
+        now.is_ok_and(|now| Arc::ptr_eq(&now, qemu))
+    }
+
+    /// The answer to Finish when it is cancelled, which is how a source asks as well: the guest is dropped
+    /// if it is not this host's yet.
+    fn asked(&self, daemon: &Arc<Daemon>) -> Error {
+        let name = &self.names.1;
+        let (word, _) = lock(&self.machine).asked();
+        match word {
+            None => Refusal::Starting.error(name),
+            Some(Word::Runs) => Refusal::NotIncoming.error(name),
+            // Also one that was dropped before, and whose QEMU would not end then.
+            Some(Word::Dropped) => match self.destroy(daemon) {
+                Ok(()) => refused(ErrorCode::MigrateFinishOk, ""),
+                Err(error) => error,
+            },
         }
     }
 
@@ -197,18 +237,30 @@ impl Incoming {
     fn act(&self, daemon: &Arc<Daemon>, actions: Vec<TargetAction>) {
         for action in actions {
             // Starting is done by Finish, which has the answer to give.
-            if action != TargetAction::Destroy {
-                continue;
+            if action == TargetAction::Destroy
+                && let Err(error) = self.destroy(daemon)
+            {
+                error!(%error, name = self.names.1, "the process of a guest that does not arrive is still there");
             }
-            if let Some((guest, ..)) = &self.qemu {
-                let ended = guest
-                    .begin(FINISH)
-                    .and_then(|job| daemon.guests().end(&job, Ending::Failed));
-                if let Err(error) = ended {
-                    warn!(%error, name = self.names.1, "a guest that does not arrive has ended by itself");
-                }
-            }
-            daemon.migrations().forget(self);
         }
+    }
+
+    /// Ends the guest's QEMU, if it is still there; what is known of the guest is forgotten when it has ended.
+    ///
+    /// # Errors
+    /// Code 68 where it cannot be ended now: a source that asks is to ask again.
+    fn destroy(&self, daemon: &Arc<Daemon>) -> Answer<()> {
+        if let Some((guest, ..)) = &self.qemu {
+            let job = guest.begin(FINISH)?;
+            if self.has_its_qemu()
+                && let Err(error) = daemon.guests().end(&job, Ending::Failed)
+                && self.has_its_qemu()
+            {
+                let detail = error.to_string();
+                return Err(refused(ErrorCode::OperationTimeout, detail));
+            }
+        }
+        daemon.migrations().forget(self);
+        Ok(())
     }
 }
