@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 mod client;
+pub(crate) mod moves;
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};

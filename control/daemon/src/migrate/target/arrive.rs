@@ -226,3 +226,32 @@ fn arrived(qemu: &Qemu) -> Answer<pagelift_v3::phase::Incoming> {
         _ => Incoming::Failed,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn what_was_defined_is_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.paths.state = dir.path().join("state");
+        config.paths.run = dir.path().join("run");
+        let daemon = Daemon::new(config).unwrap();
+        let xml = "<domain type='qemu'><name>g</name>\
+                   <uuid>aaaaaaaa-0000-4000-8000-000000000001</uuid><memory>32768</memory>\
+                   <vcpu>1</vcpu><os><type arch='x86_64' machine='pc'>hvm</type></os></domain>";
+        let before = Domain::parse(xml).unwrap();
+        let guest = daemon.guests().define(before.clone()).unwrap();
+        let mut arrived = before.clone();
+        arrived.vcpus = 2;
+        daemon.guests().define(arrived).unwrap();
+        take_back(&daemon, &guest, Some(before.clone()));
+        assert_eq!(guest.inner().definition, Some(before));
+        assert_eq!(daemon.guests().store().all().unwrap().len(), 1);
+        take_back(&daemon, &guest, None);
+        assert_eq!(guest.inner().definition, None);
+        assert!(daemon.guests().store().all().unwrap().is_empty());
+    }
+}
