@@ -2,11 +2,13 @@
 
 mod support;
 
-use std::time::Duration;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use pagelift_rpc::calls::{DomainCreate, DomainDefineXml, DomainLookupByName};
 use pagelift_rpc::message::Message;
-use pagelift_tests::require;
+use pagelift_tests::{PATIENCE, require};
 use support::{Client, Daemon, guest_xml, qemu, virsh};
 
 #[test]
@@ -84,6 +86,54 @@ fn a_guest_that_ended_meanwhile_is_shut_off() {
         daemon.virsh_ok(&["domstate", "--reason", "g1"]).trim(),
         "shut off (crashed)"
     );
+}
+
+/// Somebody else has its monitor when the daemon comes back: that is no reason to end a guest.
+#[test]
+fn a_guest_that_cannot_be_asked_is_kept() {
+    require!(virsh());
+    require!(qemu());
+    let mut daemon = Daemon::start("");
+    let mut holders = Vec::new();
+    for (name, number) in [("g1", 1), ("g2", 2)] {
+        let file = daemon.file("g.xml", &guest_xml(name, number));
+        daemon.virsh_ok(&["create", &file]);
+    }
+    let qemus = daemon.qemus();
+    daemon.crash_while(|daemon| {
+        for number in [1, 2] {
+            let path = format!("run/guests/aaaaaaaa-0000-4000-8000-00000000000{number}/qmp");
+            let mut holder = UnixStream::connect(daemon.dir().join(path)).unwrap();
+            // The greeting: it is this client's turn.
+            assert!(holder.read(&mut [0; 1000]).unwrap() > 0);
+            holders.push(holder);
+        }
+    });
+    let state = |daemon: &Daemon, name: &str| {
+        let state = daemon.virsh_ok(&["domstate", "--reason", name]);
+        state.trim().to_owned()
+    };
+    // Twice: what is kept of it is not changed by that.
+    for _ in 0..2 {
+        assert_eq!(daemon.qemus(), qemus, "{}", daemon.log());
+        for name in ["g1", "g2"] {
+            assert!(state(&daemon, name).starts_with("no state"));
+            let why = daemon.virsh_fails(&["suspend", name]);
+            assert!(why.contains("does not answer"), "{why}");
+        }
+        daemon.wait_log("a guest that may run cannot be asked");
+        daemon.crash();
+    }
+    daemon.virsh_ok(&["destroy", "g2"]);
+    assert_eq!(daemon.qemus().len(), 1);
+    drop(holders);
+    let deadline = Instant::now() + PATIENCE;
+    while state(&daemon, "g1") != "running (booted)" {
+        assert!(Instant::now() < deadline, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    daemon.virsh_ok(&["suspend", "g1"]);
+    assert_eq!(daemon.qemus().len(), 1);
 }
 
 #[test]

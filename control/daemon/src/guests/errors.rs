@@ -27,6 +27,14 @@ pub(crate) fn not_running() -> Error {
     )
 }
 
+/// It runs, or stands still: a daemon that came back has not got hold of its monitor yet.
+pub(crate) fn unreached() -> Error {
+    invalid(
+        "the monitor of the domain's QEMU does not answer since this daemon has started: it is tried \
+         again every second; another client may hold it (destroy ends the domain)",
+    )
+}
+
 pub(crate) fn invalid(detail: impl Into<String>) -> Error {
     Error::new(ErrorCode::OperationInvalid, ErrorDomain::Qemu, detail)
 }

@@ -66,8 +66,11 @@ pub struct Inner {
 pub struct Active {
     /// What runs.
     pub domain: Domain,
-    /// What it runs in; `None` while that is being started.
+    /// What it runs in; `None` while that is being started, and while it is not reached.
     pub qemu: Option<Arc<Qemu>>,
+    /// The state that it was in when it was last heard of, while its monitor does not answer a daemon that
+    /// has come back.
+    pub unreached: Option<(i32, i32)>,
     /// Why it ends, if that is decided.
     pub ending: Option<Ending>,
 }
@@ -105,12 +108,21 @@ impl Inner {
     /// The process.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, or it is not reached.
     pub fn qemu(&self) -> Result<Arc<Qemu>, Error> {
+        if self.is_unreached() {
+            return Err(errors::unreached());
+        }
         let active = self.active.as_ref();
         active
             .and_then(|active| active.qemu.clone())
             .ok_or_else(errors::not_running)
+    }
+
+    /// Whether its monitor does not answer a daemon that has come back.
+    pub fn is_unreached(&self) -> bool {
+        let active = self.active.as_ref();
+        active.is_some_and(|active| active.unreached.is_some())
     }
 
     /// What runs; if nothing does, what is defined.
@@ -164,6 +176,14 @@ impl Guest {
     /// What it is at the moment.
     pub fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until its process is reached; whether it was not gone by then.
+    pub(crate) fn reached(&self) -> bool {
+        let unreached = |inner: &mut Inner| inner.is_unreached();
+        let waited = self.changed.wait_while(self.inner(), unreached);
+        let inner = waited.unwrap_or_else(PoisonError::into_inner);
+        inner.active.is_some()
     }
 
     /// How it is named on the wire.
@@ -220,7 +240,7 @@ impl Guest {
         let live = inner.active.as_ref().map(|active| LiveRecord {
             xml: active.domain.to_xml(Flavour::Live),
             id: active.domain.live.as_ref().map_or(0, |live| live.id),
-            announced: active.qemu.is_some(),
+            announced: active.qemu.is_some() || active.unreached.is_some(),
         });
         let record = Record {
             definition: inner
@@ -229,7 +249,11 @@ impl Guest {
                 .map(|d| d.to_xml(Flavour::Inactive)),
             autostart: inner.autostart,
             live,
-            state: inner.state,
+            state: inner
+                .active
+                .as_ref()
+                .and_then(|active| active.unreached)
+                .unwrap_or(inner.state),
             migration: inner.migration.clone(),
         };
         let store = &self.shared.store;

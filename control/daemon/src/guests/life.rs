@@ -12,7 +12,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::{Active, Ending, Guest, Guests, Job, errors};
-use crate::driver::qemu::{Launch, Qemu, argv};
+use crate::driver::qemu::{Launch, Qemu, argv, end_leftover};
 
 /// How long the end of a process may take to be noticed.
 const END_PATIENCE: Duration = Duration::from_secs(10);
@@ -136,6 +136,7 @@ impl Guests {
         inner.active = Some(Active {
             domain,
             qemu: None,
+            unreached: None,
             ending: None,
         });
         let launched = guest.save(&inner).and_then(|()| {
@@ -170,12 +171,19 @@ impl Guests {
     pub fn end(&self, job: &Job, why: Ending) -> Result<(), Error> {
         let guest = job.guest();
         let mut inner = guest.inner();
-        let qemu = inner.qemu()?;
+        let qemu = match inner.qemu() {
+            Ok(qemu) => Some(qemu),
+            Err(_) if inner.is_unreached() => None,
+            Err(error) => return Err(error),
+        };
         if let Some(active) = &mut inner.active {
             active.ending = Some(why);
         }
         drop(inner);
-        qemu.end().map_err(errors::internal)?;
+        match qemu {
+            Some(qemu) => qemu.end().map_err(errors::internal)?,
+            None => end_leftover(&guest.shared.start_of(guest.uuid(), false)),
+        }
         let inner = guest.inner();
         let is_there = |inner: &mut super::Inner| inner.active.is_some();
         let waited = guest

@@ -2,18 +2,24 @@
 //!
 //! A QEMU outlives the daemon. One that somebody was told of is taken over, whatever state it is in; one
 //! that was being started is ended, because nobody was told that it runs. A guest whose process is gone
-//! is shut off.
+//! is shut off; one whose process is there and does not answer is tried again until it does.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+use std::thread;
+use std::time::Duration;
 
 use pagelift_rpc::calls::state;
 use pagelift_v3::domain::Domain;
+use serde_json::Value;
 use tracing::{error, info, warn};
 
-use super::{Active, Guest, Guests, StartFlags};
-use crate::driver::qemu::{Qemu, end_leftover};
+use super::{Active, Guest, Guests, Inner, StartFlags};
+use crate::driver::qemu::{Ended, Qemu, Start, end_leftover, is_there};
 use crate::store::{LiveRecord, Record, StoreError};
+
+/// How long after a guest could not be asked it is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Makes the guests that were kept.
 pub(super) fn recover(guests: &Arc<Guests>) -> Result<(), StoreError> {
@@ -59,54 +65,95 @@ fn take_over(
     let ids = &guests.shared.next_id;
     ids.fetch_max(live.id + 1, Ordering::Relaxed);
     let start = guests.shared.start_of(guest.uuid(), false);
-    let adopted = if live.announced {
-        Qemu::adopt(&start).inspect_err(|error| {
-            warn!(name = inner.name, %error, "the process of a guest cannot be found");
-        })
-    } else {
+    if !live.announced {
         end_leftover(&start);
-        inner.state = state::SHUT_OFF_DAEMON;
-        let saved = guest.save(&inner);
-        drop(inner);
-        if let Err(error) = saved {
-            warn!(%error, "a guest that was not started is still kept");
-        }
-        guests.forget_if_gone(guest);
-        return;
-    };
-    match adopted {
+        return gone(guests, guest, inner);
+    }
+    domain.started(live.id, Some(domain.cpu.clone()));
+    inner.active = Some(Active {
+        domain,
+        qemu: None,
+        unreached: Some(record.state),
+        ending: None,
+    });
+    match Qemu::adopt(&start) {
         Ok(qemu) => {
-            let qemu = Arc::new(qemu);
-            domain.started(live.id, Some(domain.cpu.clone()));
-            inner.state = now(&qemu, record.state);
-            inner.active = Some(Active {
-                domain,
-                qemu: Some(Arc::clone(&qemu)),
-                ending: None,
-            });
-            info!(name = inner.name, pid = qemu.pid(), "guest found again");
-            if let Err(error) = guest.save(&inner) {
-                warn!(%error, name = inner.name, "the state of a guest is not kept");
-            }
             drop(inner);
-            guests.watch(guest, &qemu);
+            found(guests, guest, qemu);
         }
-        Err(_) => {
-            // Whatever is left of it cannot be managed.
-            end_leftover(&start);
-            inner.state = state::SHUT_OFF_DAEMON;
-            if let Err(error) = guest.save(&inner) {
-                warn!(%error, name = inner.name, "the state of a guest is not kept");
-            }
+        Err(error) if may_be_there(&start) => {
+            warn!(name = inner.name, %error, "a guest that may run cannot be asked: it is tried again");
+            inner.state = state::UNKNOWN;
             drop(inner);
-            guests.forget_if_gone(guest);
+            search(guests, guest, start);
+        }
+        Err(error) => {
+            warn!(name = inner.name, %error, "the process of a guest is gone");
+            inner.active = None;
+            gone(guests, guest, inner);
         }
     }
 }
 
-/// The state of a guest that was in `kept` when it was last heard of.
-fn now(qemu: &Qemu, kept: (i32, i32)) -> (i32, i32) {
+/// The guest has no process any more.
+fn gone(guests: &Guests, guest: &Guest, mut inner: MutexGuard<'_, Inner>) {
+    inner.state = state::SHUT_OFF_DAEMON;
+    if let Err(error) = guest.save(&inner) {
+        warn!(%error, name = inner.name, "the state of a guest is not kept");
+    }
+    drop(inner);
+    guests.forget_if_gone(guest);
+}
+
+/// The guest's process is there.
+fn found(guests: &Arc<Guests>, guest: &Arc<Guest>, qemu: Qemu) {
+    let qemu = Arc::new(qemu);
     let status = qemu.execute("query-status").unwrap_or_default();
+    let mut inner = guest.inner();
+    if let Some(active) = &mut inner.active {
+        active.qemu = Some(Arc::clone(&qemu));
+        if let Some(kept) = active.unreached.take() {
+            inner.state = now(&status, kept);
+        }
+    }
+    info!(name = inner.name, pid = qemu.pid(), "guest found again");
+    if let Err(error) = guest.save(&inner) {
+        warn!(%error, name = inner.name, "the state of a guest is not kept");
+    }
+    drop(inner);
+    guests.watch(guest, &qemu);
+    guest.changed.notify_all();
+}
+
+/// Whether a guest's process may be there, although its monitor does not answer: somebody else may have
+/// that, or the daemon may lack descriptors. A healthy guest is not ended for it.
+fn may_be_there(start: &Start) -> bool {
+    is_there(start).unwrap_or(true)
+}
+
+/// Goes on looking for the guest's process, in a thread, until it is found or gone.
+fn search(guests: &Arc<Guests>, guest: &Arc<Guest>, start: Start) {
+    let (guests, guest) = (Arc::clone(guests), Arc::clone(guest));
+    let searching = move || {
+        loop {
+            thread::sleep(TRY_AGAIN);
+            match Qemu::adopt(&start) {
+                Ok(qemu) => return found(&guests, &guest, qemu),
+                Err(_) if may_be_there(&start) => {}
+                Err(_) => return guests.ended(&guest, Ended::Crashed),
+            }
+        }
+    };
+    let spawned = thread::Builder::new()
+        .name("search".into())
+        .spawn(searching);
+    if let Err(error) = spawned {
+        error!(%error, "a guest that cannot be asked is not looked for: restart the daemon");
+    }
+}
+
+/// The state of a guest that was in `kept` when it was last heard of.
+fn now(status: &Value, kept: (i32, i32)) -> (i32, i32) {
     let runs = status["running"].as_bool().unwrap_or(false);
     let ran = kept.0 == state::RUNNING_BOOTED.0;
     match (runs, ran) {

@@ -28,7 +28,7 @@ impl Guests {
 
     /// The process has ended. Whoever sees that it has sees all of it: no socket is left, a guest that was
     /// not defined is gone, and the event is on its way.
-    fn ended(&self, guest: &Guest, ended: Ended) {
+    pub(super) fn ended(&self, guest: &Guest, ended: Ended) {
         let wire = Wire {
             id: NO_ID,
             ..guest.wire()

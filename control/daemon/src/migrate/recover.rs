@@ -30,6 +30,7 @@ pub fn recover(daemon: &Arc<Daemon>) {
             continue;
         };
         let (name, active) = (inner.name.clone(), inner.active.is_some());
+        let unreached = inner.is_unreached();
         drop(inner);
         info!(name, phase = record.phase, "a migration was going on");
         if !active {
@@ -37,11 +38,36 @@ pub fn recover(daemon: &Arc<Daemon>) {
                 has_run(daemon, &record);
             }
             forget(&guest);
-        } else if record.source {
-            source(daemon, &guest, &record);
+        } else if unreached && !is_dropped(&record) {
+            later(daemon, &guest, record);
         } else {
-            target(daemon, &guest, &record);
+            settle(daemon, &guest, &record);
         }
+    }
+}
+
+fn settle(daemon: &Arc<Daemon>, guest: &Arc<Guest>, record: &MigrationRecord) {
+    if record.source {
+        source(daemon, guest, record);
+    } else {
+        target(daemon, guest, record);
+    }
+}
+
+/// Whether the guest was to come here and never will: it is ended, whatever its QEMU says.
+fn is_dropped(record: &MigrationRecord) -> bool {
+    !record.source && TargetRecord::from_word(&record.phase) != Some(TargetRecord::Running)
+}
+
+/// Settles the migration of a guest whose QEMU does not answer once it does: what was sent depends on it.
+fn later(daemon: &Arc<Daemon>, guest: &Arc<Guest>, record: MigrationRecord) {
+    let (daemon, guest) = (Arc::clone(daemon), Arc::clone(guest));
+    let settling = move || match guest.reached() {
+        true => settle(&daemon, &guest, &record),
+        false => forget(&guest),
+    };
+    if let Err(error) = thread::Builder::new().name("settle".into()).spawn(settling) {
+        error!(%error, "nobody settles what has become of a guest");
     }
 }
 
@@ -115,7 +141,7 @@ fn source(daemon: &Arc<Daemon>, guest: &Arc<Guest>, record: &MigrationRecord) {
 }
 
 fn target(daemon: &Arc<Daemon>, guest: &Arc<Guest>, record: &MigrationRecord) {
-    if TargetRecord::from_word(&record.phase) != Some(TargetRecord::Running) {
+    if is_dropped(record) {
         let ended = guest
             .begin("remoteDispatchDomainMigratePrepare3Params")
             .and_then(|job| daemon.guests().end(&job, Ending::Failed));

@@ -72,6 +72,8 @@ xdr_structs! {
 
 /// State and reason of [`DomainState`], as pairs.
 pub mod state {
+    /// Not known: it is there, and cannot be asked.
+    pub const UNKNOWN: (i32, i32) = (0, 0);
     /// Started here.
     pub const RUNNING_BOOTED: (i32, i32) = (1, 1);
     /// Came from another host.

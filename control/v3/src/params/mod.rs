@@ -85,7 +85,7 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// Code 74 for a name that the driver does not know, code 8 for a wrong type or one that is there
+    /// Code 74 for a name that the driver does not know or cannot heed, code 8 for a wrong type or one that is there
     /// twice; both in no domain, as libvirt has it.
     pub fn read(driver: Driver, params: &[TypedParam]) -> Result<Self, Error> {
         for (at, param) in params.iter().enumerate() {
@@ -106,6 +106,10 @@ impl Options {
             if !known.repeats && params[..at].iter().any(|p| p.name == *name) {
                 let detail = format!("parameter '{name}' occurs multiple times");
                 return Err(unplaced(ErrorCode::InvalidArgument, detail));
+            }
+            if let (Driver::Qemu, Some(why)) = (driver, known.refused) {
+                let detail = format!("parameter '{name}' not supported: {why}");
+                return Err(unplaced(ErrorCode::ArgumentUnsupported, detail));
             }
         }
         Ok(Self(params.to_vec()))
@@ -188,6 +192,26 @@ mod tests {
             refusal(&twice),
             (8, 0, format!("invalid argument: {words}"))
         );
+    }
+
+    /// What was taken and not heeded would surprise whoever asked for it.
+    #[test]
+    fn what_is_not_heeded_is_refused() {
+        for (param, why) in [
+            (
+                TypedParam::new("graphics_uri", "spice://a:1"),
+                "not sent anywhere",
+            ),
+            (TypedParam::new("disks_port", 49_153), "have to be shared"),
+            (
+                TypedParam::new("disks_uri", "tcp://a:1"),
+                "have to be shared",
+            ),
+        ] {
+            let (code, domain, words) = refusal(&[param]);
+            assert_eq!((code, domain), (74, 0), "{words}");
+            assert!(words.contains(why), "{words}");
+        }
     }
 
     #[test]

@@ -147,7 +147,6 @@ fn check(flags: Flags, options: &Options, uri: Option<&MigrateUri>) -> Result<()
         return invalid("Turn parallel migration on to tune it");
     }
     in_range(options, Param::PARALLEL_CONNECTIONS, 1, 255)?;
-    in_range(options, Param::DISKS_PORT, 1, 65535)?;
     for key in [
         Param::BANDWIDTH,
         Param::BANDWIDTH_POSTCOPY,
@@ -165,19 +164,12 @@ fn check(flags: Flags, options: &Options, uri: Option<&MigrateUri>) -> Result<()
     if disks && !flags.has_any(Flags::STORAGE) {
         return invalid("disks are named, and none is to be copied");
     }
-    if options.has(Param::DISKS_URI) && options.has(Param::DISKS_PORT) {
-        return invalid(
-            "Both port and URI requested for disk migration while being mutually exclusive",
-        );
-    }
     if matches!(uri, Some(MigrateUri::Unix(_))) && options.has(Param::LISTEN_ADDRESS) {
         return invalid(
             "Usage of listen_address is forbidden when migration URI uses unix sockets",
         );
     }
-    let places = options.has(Param::MIGRATE_URI)
-        || options.has(Param::LISTEN_ADDRESS)
-        || options.has(Param::DISKS_PORT);
+    let places = options.has(Param::MIGRATE_URI) || options.has(Param::LISTEN_ADDRESS);
     if flags.has(Flags::TUNNELLED) && places {
         let detail = "a tunnelled migration has no address of its own";
         return Err(refused(ErrorCode::ArgumentUnsupported, detail));

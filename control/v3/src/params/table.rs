@@ -39,6 +39,8 @@ pub struct Param {
     pub vz: bool,
     /// What it says, with unit and range.
     pub text: &'static str,
+    /// Why QEMU's driver refuses it (code 74), if it does.
+    pub refused: Option<&'static str>,
 }
 
 impl Param {
@@ -60,7 +62,10 @@ macro_rules! params {
     (@vz qemu) => { false };
     (@many one) => { false };
     (@many many) => { true };
-    ($($key:ident $name:literal $kind:ident $many:ident $driver:ident $text:literal;)*) => {
+    (@refused) => { None };
+    (@refused $why:literal) => { Some($why) };
+    ($($key:ident $name:literal $kind:ident $many:ident $driver:ident $text:literal
+        $(refused $why:literal)?;)*) => {
         impl Param {
             $(#[doc = $text] pub const $key: Key<params!(@type $kind)> = Key::new($name);)*
         }
@@ -72,6 +77,7 @@ macro_rules! params {
             repeats: params!(@many $many),
             vz: params!(@vz $driver),
             text: $text,
+            refused: params!(@refused $($why)?),
         },)*];
     };
 }
@@ -84,12 +90,15 @@ params! {
     BANDWIDTH "bandwidth" ULLong one vz "The most to send, in MiB/s; 0 is no limit.";
     BANDWIDTH_POSTCOPY "bandwidth.postcopy" ULLong one qemu "The same in post-copy, in MiB/s.";
     BANDWIDTH_SWITCHOVER "bandwidth.avail.switchover" ULLong one qemu "What the downtime is computed with, in MiB/s.";
-    GRAPHICS_URI "graphics_uri" String one qemu "Where viewers of the guest's screen are sent.";
+    GRAPHICS_URI "graphics_uri" String one qemu "Where viewers of the guest's screen are sent."
+        refused "they are not sent anywhere";
     LISTEN_ADDRESS "listen_address" String one qemu "The address that the target listens on.";
     MIGRATE_DISKS "migrate_disks" String many qemu "The target of a disk that is copied.";
     MIGRATE_DISKS_ZEROES "migrate_disks_detect_zeroes" String many qemu "The target of a disk whose zeros are not copied.";
-    DISKS_PORT "disks_port" Int one qemu "The TCP port for disks, 1 to 65535.";
-    DISKS_URI "disks_uri" String one qemu "Where the source is to send disks.";
+    DISKS_PORT "disks_port" Int one qemu "The TCP port for disks."
+        refused "disks have to be shared, they are not copied";
+    DISKS_URI "disks_uri" String one qemu "Where the source is to send disks."
+        refused "disks have to be shared, they are not copied";
     COMPRESSION "compression" String many qemu "How data are compressed: xbzrle, mt, zlib, zstd.";
     MT_LEVEL "compression.mt.level" Int one qemu "The level of mt, 0 to 9.";
     MT_THREADS "compression.mt.threads" Int one qemu "The threads that compress with mt, 1 to 255.";
@@ -126,13 +135,15 @@ mod tests {
             String::from("| parameter | type | repeated | vz | |\n|---|---|---|---|---|\n");
         for param in TABLE {
             let yes = |yes| if yes { "yes" } else { "" };
+            let refused = param.refused.map(|why| format!(" Refused (74): {why}."));
             table += &format!(
-                "| {} | {} | {} | {} | {} |\n",
+                "| {} | {} | {} | {} | {}{} |\n",
                 param.name,
                 param.kind.name(),
                 yes(param.repeats),
                 yes(param.vz),
-                param.text
+                param.text,
+                refused.unwrap_or_default()
             );
         }
         crate::documented(&table);

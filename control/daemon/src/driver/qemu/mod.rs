@@ -12,6 +12,6 @@ mod process;
 
 pub use argv::{Start, Unsupported, argv};
 pub use error::QemuError;
-pub use leftover::end_leftover;
+pub use leftover::{end_leftover, is_there};
 pub use machines::{Machines, version};
 pub use process::{Ended, Launch, Qemu};
