@@ -1,10 +1,12 @@
 //! A guest to be moved inside the lab: memory, and a thread that writes it.
 //!
-//!     lab-guest both ADDRESS MIB        from this process to itself; compares the memory byte by byte
-//!     lab-guest target ADDRESS MIB      waits for a guest
-//!     lab-guest source ADDRESS MIB      moves one; exit code 4 if it stayed, and runs on
-//!     lab-guest late ADDRESS            writes to the target's memory behind its fence
-//!     lab-guest wrong-key ADDRESS       writes with a key that is not the target's
+//! ```text
+//! lab-guest both ADDRESS MIB        from this process to itself; compares the memory byte by byte
+//! lab-guest target ADDRESS MIB      waits for a guest
+//! lab-guest source ADDRESS MIB      moves one; exit code 4 if it stayed, and runs on
+//! lab-guest late ADDRESS            writes to the target's memory behind its fence
+//! lab-guest wrong-key ADDRESS       writes with a key that is not the target's
+//! ```
 //!
 //! With LAB_TOKEN in the environment the two sides know each other by that; under emulation the
 //! handshakes take seconds.
