@@ -36,16 +36,28 @@ fn a_question_about_another_migration_or_by_the_host_itself_touches_nothing() {
     let it = Move::prepared();
     let own = it.cookie.clone();
     let mut it = it.then_performed();
-    assert_eq!(code(it.finish(own, true)), (1, 10), "the host itself");
-    let text = String::from_utf8(it.cookie.clone()).unwrap();
-    let (before, after) = text.split_once("<pagelift id='").unwrap();
-    let digit = if after.starts_with('0') { '1' } else { '0' };
-    let other = format!("{before}<pagelift id='{digit}{}", &after[1..]);
-    assert_eq!(code(it.finish(other.into_bytes(), true)), (42, 10));
+    let other = |cookie: Vec<u8>| {
+        let text = String::from_utf8(cookie).unwrap();
+        let (before, after) = text.split_once("<pagelift id='").unwrap();
+        let digit = if after.starts_with('0') { '1' } else { '0' };
+        format!("{before}<pagelift id='{digit}{}", &after[1..]).into_bytes()
+    };
+    assert_eq!(code(it.finish(other(own), true)), (1, 10));
+    let cookie = other(it.cookie.clone());
+    assert_eq!(code(it.finish(cookie, true)), (42, 10));
     assert_eq!(it.states(), ("paused (migrating)", "paused (migrating)"));
     let mut it = it.then_finished();
     it.confirm(Vec::new(), false).unwrap();
     it.ends(MOVED.0, MOVED.1);
+}
+
+/// libvirt's client does so when it gives up between Prepare and Perform.
+#[test]
+fn a_client_that_hands_back_the_cookie_of_prepare_drops_the_guest() {
+    require!(qemu());
+    let mut it = Move::prepared();
+    assert_eq!(code(it.finish(it.cookie.clone(), true)), (93, 10));
+    it.ends("running (booted)", "none");
 }
 
 #[test]

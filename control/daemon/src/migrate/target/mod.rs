@@ -162,14 +162,15 @@ impl Migrations {
         let Some(name) = request.options.get(Param::DESTINATION_NAME) else {
             return Err(refused(ErrorCode::NoDomain, "missing domain name"));
         };
-        let own = daemon.host().uuid;
-        if Cookie::host(cookie_c) == Some(own) {
-            // A source that was told a wrong address of its target, and asks itself.
-            let detail = format!("Attempt to migrate guest to the same host {own}");
-            return Err(refused(ErrorCode::InternalError, detail));
-        }
         let id = Cookie::number(cookie_c);
         let Some(incoming) = migrations.arriving(name, id) else {
+            let own = daemon.host().uuid;
+            if Cookie::host(cookie_c) == Some(own) {
+                // A source that was told a wrong address of its target, and asks itself. (A client that gives
+                // up after Prepare hands back the cookie of this host as well: there a guest arrives.)
+                let detail = format!("Attempt to migrate guest to the same host {own}");
+                return Err(refused(ErrorCode::InternalError, detail));
+            }
             return Err(migrations.not_arriving(id).error(name));
         };
         match cancelled {
