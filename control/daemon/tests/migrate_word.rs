@@ -3,8 +3,11 @@
 
 mod support;
 
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+
 use pagelift_rpc::calls::{DomainDefineXml, DomainDestroy, DomainSuspend};
-use pagelift_tests::require;
+use pagelift_tests::{Skip, require};
 use pageliftd::store::{MigrationRecord, Record, Store};
 use support::moves::{LIVE, MOVED, Move, PROTECTED_LIVE, STAYS, code, daemon, mute, state};
 use support::{Client, Daemon, guest_xml, qemu};
@@ -188,6 +191,58 @@ fn a_guest_whose_process_has_ended_does_not_arrive_any_more() {
     drop(before);
     let mut it = it.then_performed();
     it.b.kill_qemus();
+    it.confirm(Vec::new(), true).unwrap();
+    it.ends(STAYS, "none");
+}
+
+/// Whether there is a program that can have a disk as QEMU has it.
+fn qemu_io() -> Result<(), Skip> {
+    match Command::new("qemu-io").arg("--version").output() {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err(Skip("no qemu-io; apt-get install qemu-utils".into())),
+    }
+}
+
+#[test]
+fn a_guest_that_cannot_start_leaves_nothing_on_the_target() {
+    require!(qemu());
+    require!(qemu_io());
+    let a = daemon(1);
+    let disk = a.dir().join("disk.raw");
+    std::fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let xml = guest_xml("g1", 1).replace(
+        "<devices>",
+        &format!(
+            "<devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>\
+             <source file='{}'/><target dev='vda' bus='virtio'/></disk>",
+            disk.display()
+        ),
+    );
+    // With UNSAFE, for the disk, and PERSIST_DEST.
+    let mut it = Move::begun_with(a, daemon(2), PROTECTED_LIVE | 0x208, &xml);
+    it.prepare().unwrap();
+    let mut it = it.then_performed();
+    // Somebody else has the disk: QEMU cannot let the guest run.
+    let mut other = Command::new("qemu-io")
+        .args(["-f", "raw"])
+        .arg(&disk)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut prompt = [0; 7];
+    other
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut prompt)
+        .unwrap();
+    assert_eq!(&prompt, b"qemu-io");
+    let finished = it.finish(it.cookie.clone(), false);
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(code(finished), (1, 10));
+    assert_eq!(state(&it.b), "none", "neither running nor defined");
     it.confirm(Vec::new(), true).unwrap();
     it.ends(STAYS, "none");
 }

@@ -17,6 +17,7 @@ use super::{Client, Daemon, guest_xml, parts};
 
 pub(crate) const PROTECTED_LIVE: u32 = 0x101;
 pub(crate) const LIVE: u32 = 0x1;
+const PROTECTED: u32 = 0x100;
 
 /// One that cannot be asked by others.
 pub(crate) fn mute(number: u8) -> Daemon {
@@ -46,7 +47,7 @@ pub(crate) struct Move {
     pub(crate) xml: String,
     pub(crate) cookie: Vec<u8>,
     pub(crate) uri: String,
-    /// Of Begin and Perform.
+    /// Of Begin and Perform; the target is not told of the protection.
     pub(crate) flags: u32,
 }
 
@@ -65,10 +66,13 @@ impl Move {
     }
 
     pub(crate) fn begun_between(a: Daemon, b: Daemon, flags: u32) -> Self {
+        Self::begun_with(a, b, flags, &guest_xml("g1", 1))
+    }
+
+    pub(crate) fn begun_with(a: Daemon, b: Daemon, flags: u32, xml: &str) -> Self {
         let mut source = Client::open(&a);
-        let xml = guest_xml("g1", 1);
         source
-            .call::<pagelift_rpc::calls::DomainDefineXml>(&xml)
+            .call::<pagelift_rpc::calls::DomainDefineXml>(&xml.to_owned())
             .unwrap();
         let guest = source.call::<DomainLookupByName>(&"g1".into()).unwrap();
         source
@@ -107,7 +111,7 @@ impl Move {
             .call::<MigratePrepare3Params>(&PrepareParamsArgs {
                 params: params(&[("destination_xml", &self.xml)]),
                 cookie: Opaque(self.cookie.clone()),
-                flags: LIVE,
+                flags: self.flags & !PROTECTED,
             })?;
         (self.uri, self.cookie) = (prepared.uri.unwrap(), prepared.cookie.0);
         Ok(())
@@ -151,7 +155,7 @@ impl Move {
         let finished = self.target.call::<MigrateFinish3Params>(&FinishParamsArgs {
             params: params(&[("destination_name", "g1")]),
             cookie: Opaque(cookie),
-            flags: LIVE,
+            flags: self.flags & !PROTECTED,
             cancelled: cancelled.into(),
         });
         finished.map(|reply| reply.cookie.0)
