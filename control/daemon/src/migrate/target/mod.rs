@@ -3,6 +3,8 @@
 mod arrive;
 mod build;
 mod place;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex};
 
