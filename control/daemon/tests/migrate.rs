@@ -2,7 +2,9 @@
 
 mod support;
 
+use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -376,6 +378,53 @@ fn a_migration_is_asked_after_and_aborted() {
     // And it moves, when it is let.
     pair.migrate(&["--live"]);
     assert_eq!(state(&pair.b, "g1"), "running (migrated)");
+}
+
+/// A disk that fails while the guest is sent ends the migration, for who asks for it.
+#[test]
+fn a_disk_that_fails_ends_a_migration() {
+    require!(virsh());
+    require!(qemu());
+    let pair = Pair::new();
+    let monitor = pair.a.dir().join("second");
+    let disk = r#"{"driver":"blkdebug","node-name":"bad","image":{"driver":"null-co","size":1048576},"inject-error":[{"event":"none","iotype":"read","errno":5}]}"#;
+    // More than a socket takes: nothing of it is sent to the end before the disk fails.
+    let memory = pair.a.file("memory", &"x".repeat(20 << 20));
+    let args = [
+        "-device",
+        &format!("loader,file={memory},addr=0x100000,force-raw=on"),
+        "-blockdev",
+        disk,
+        "-device",
+        "virtio-blk-pci,drive=bad,rerror=stop,bootindex=1,addr=0x10",
+        "-qmp",
+        &format!("unix:{},server=on,wait=off", monitor.display()),
+    ];
+    let args: String = args
+        .iter()
+        .map(|arg| format!("<qemu:arg value='{arg}'/>\n"))
+        .collect();
+    let xml = guest_xml("g1", 1)
+        .replace(
+            "<domain type='qemu'>",
+            "<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>",
+        )
+        .replace(
+            "</domain>",
+            &format!("<qemu:commandline>\n{args}</qemu:commandline>\n</domain>"),
+        );
+    let file = pair.a.file("g1.xml", &xml);
+    // Its firmware has read nothing yet.
+    pair.a.virsh_ok(&["create", "--paused", &file]);
+    let mut second = UnixStream::connect(&monitor).unwrap();
+    let (child, _hole) = pair.endless(&["--abort-on-error"]);
+    second
+        .write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"cont\"}\n")
+        .unwrap();
+    let why = complaint(child);
+    assert!(why.contains("a disk of the guest has failed"), "{why}");
+    assert_eq!(state(&pair.a, "g1"), "paused (I/O error)");
+    until("the target is clean", || state(&pair.b, "g1") == "none");
 }
 
 /// QEMU may have sent the last of it when somebody lets the guest run on.

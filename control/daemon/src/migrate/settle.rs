@@ -73,7 +73,8 @@ fn resume(daemon: &Daemon, outgoing: &Outgoing) {
     let ran = before.0 == state::RUNNING_BOOTED.0;
     let status = qemu.execute("query-status").unwrap_or_default();
     let runs = status["running"].as_bool().unwrap_or(false);
-    let paused_meanwhile = guest.inner().state == state::PAUSED_USER;
+    let is = guest.inner().state;
+    let paused_meanwhile = is == state::PAUSED_USER || is == state::PAUSED_IO_ERROR;
     let mut now = before;
     if ran && !runs && !paused_meanwhile {
         now = state::RUNNING_MIGRATION_CANCELED;
@@ -87,7 +88,7 @@ fn resume(daemon: &Daemon, outgoing: &Outgoing) {
         }
     }
     if paused_meanwhile {
-        now = state::PAUSED_USER;
+        now = is;
     }
     turn(guest, now);
 }

@@ -117,15 +117,16 @@ impl Outgoing {
         lost: &dyn Fn() -> bool,
     ) -> Answer<()> {
         let mut rounds = 0;
-        let mut given_up = false;
+        let mut given_up = None;
+        let plan = lock(&self.plan);
+        // One that had failed before is moved by a user who takes that risk.
+        let ends_on_error =
+            plan.request.flags.has(Flags::ABORT_ON_ERROR) && plan.before != state::PAUSED_IO_ERROR;
+        drop(plan);
+        let failed = || ends_on_error && self.guest.inner().state == state::PAUSED_IO_ERROR;
         let ended = native::send(qemu.qmp(), uri, |progress| {
             let now = progress.part("ram", "dirty-sync-count").unwrap_or(0);
             lock(&self.running).progress = progress.clone();
-            if !given_up && lost() {
-                given_up = true;
-                let actions = self.step(Source::abort).unwrap_or_default();
-                settle::act(daemon, self, actions, false);
-            }
             while rounds < now {
                 rounds += 1;
                 let wire = self.guest.wire();
@@ -136,6 +137,15 @@ impl Outgoing {
                         domain: wire.clone(),
                         iteration: i32::try_from(rounds).unwrap_or(i32::MAX),
                     });
+            }
+            if given_up.is_none() {
+                given_up = match (failed(), lost()) {
+                    (true, _) => Some("a disk of the guest has failed while it was being sent"),
+                    (false, true) => Some("Lost connection to destination host"),
+                    (false, false) => return,
+                };
+                let actions = self.step(Source::abort).unwrap_or_default();
+                settle::act(daemon, self, actions, false);
             }
         });
         let ended = ended.map_err(|error| {
@@ -154,11 +164,11 @@ impl Outgoing {
             }
             return Ok(());
         }
-        if given_up {
+        if let Some(why) = given_up {
             return Err(Error::new(
                 ErrorCode::OperationFailed,
                 ErrorDomain::Qemu,
-                "Lost connection to destination host",
+                why,
             ));
         }
         let cancelled = lock(&self.machine).is_cancelled();
