@@ -180,7 +180,7 @@ impl Store {
         self.change(|table| table.remove(uuid).map(drop))
     }
 
-    /// Remembers that the migration `id` brought a guest here; the oldest of [`REMEMBERED`] is forgotten.
+    /// Remembers that the migration `id` brought a guest here; the oldest of 1024 is forgotten.
     ///
     /// # Errors
     /// As [`put`](Self::put).
