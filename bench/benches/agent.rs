@@ -1,4 +1,4 @@
-//! What a hand-over asks of the agents: each request is a round trip to a thread inside QEMU, most of
+//! The requests of a hand-over to the agents: each is a round trip to a thread inside QEMU, most of
 //! them while the guest stands still.
 
 #![allow(

@@ -1,4 +1,4 @@
-//! What a move costs.
+//! The cost of a move.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! What tracking costs.
+//! The cost of tracking.
 
 use std::num::NonZeroUsize;
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! What this host is like: its name, its UUID, its processors and memory.
+//! This host: its name, its UUID, its processors and memory.
 
 use std::fs;
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! Which guests a client asks for: in each group of flags, those of any that is set; all if none is.
+//! The filter of a list of guests: in each group of flags, those of any that is set; all if none is.
 
 use super::Inner;
 

@@ -1,4 +1,4 @@
-//! What a daemon that comes back makes of what was kept.
+//! Recovery of the guests that were kept, by a daemon that comes back.
 //!
 //! A QEMU outlives the daemon. One that somebody was told of is taken over, whatever state it is in; one
 //! that was being started is ended, because nobody was told that it runs. A guest whose process is gone

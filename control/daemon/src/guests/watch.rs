@@ -1,4 +1,4 @@
-//! What the QEMU of a guest says, and its end.
+//! The watch over a guest's QEMU: its events, and its end.
 
 use std::fs;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a daemon that comes back makes of migrations that were going on.
+//! Recovery of the migrations that were going on, by a daemon that comes back.
 
 use std::sync::{Arc, Mutex};
 use std::thread;

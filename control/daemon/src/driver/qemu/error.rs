@@ -1,4 +1,4 @@
-//! Why a QEMU cannot be had.
+//! Reasons why a QEMU cannot be had.
 
 use std::io;
 

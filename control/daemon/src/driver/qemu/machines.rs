@@ -1,4 +1,4 @@
-//! What a QEMU program says of itself: its version, and what machine types without one stand for.
+//! The version of a QEMU program, and the machine types that names without a version stand for.
 
 use std::collections::HashMap;
 use std::io::Read;

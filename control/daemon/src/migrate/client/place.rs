@@ -1,4 +1,4 @@
-//! Where a libvirt URI leads, and a connection to there.
+//! The place that a libvirt URI leads to, and a connection to it.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};

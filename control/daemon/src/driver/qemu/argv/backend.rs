@@ -1,4 +1,4 @@
-//! What is behind serial lines and channels on the host.
+//! The host's side of serial lines and channels.
 
 use pagelift_v3::domain::device::Channel;
 use pagelift_v3::domain::{Address, Chardev};
